@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "base/executor.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <future>
+
+namespace pcache {
+namespace {
+
+using std::chrono::hours;
+using std::chrono::milliseconds;
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+TEST(SteppedExecutor, RunsWhatFallsDueInOrderOfTime) {
+  SteppedExecutor executor;
+  std::vector<std::string> ran;
+  executor.every(milliseconds(3), [&] { ran.push_back("three"); });
+  executor.every(milliseconds(2), [&] { ran.push_back("two"); });
+  executor.advance(milliseconds(1));
+  EXPECT_THAT(ran, IsEmpty());
+  executor.advance(milliseconds(4));  // to 5: due at 2, 3, 4
+  EXPECT_THAT(ran, ElementsAre("two", "three", "two"));
+}
+
+TEST(SteppedExecutor, WakeRunsAtTheNextAdvanceEvenByNothing) {
+  SteppedExecutor executor;
+  int ran = 0;
+  const auto id = executor.every(hours(1), [&] { ran++; });
+  executor.advance(milliseconds(0));
+  EXPECT_EQ(ran, 0);
+  executor.wake(id);
+  executor.advance(milliseconds(0));
+  EXPECT_EQ(ran, 1);
+  executor.advance(milliseconds(1));
+  EXPECT_EQ(ran, 1) << "woken once, it is due again after a whole interval";
+}
+
+TEST(SteppedExecutor, ATaskMayAddTasks) {
+  struct {
+    SteppedExecutor executor;
+    int added = 0, ran = 0;
+  } state;
+  // One pointer: small enough to live inside std::function, and so inside the executor's table.
+  state.executor.every(hours(1), [s = &state] {
+    while (s->added < 64) {
+      s->executor.every(hours(1), [s] { s->ran++; });
+      s->added++;
+    }
+  });
+  state.executor.advance(hours(1));
+  EXPECT_EQ(state.added, 64);
+  state.executor.advance(hours(1));
+  EXPECT_EQ(state.ran, 64);
+}
+
+TEST(SteppedExecutor, NothingRunsAfterStop) {
+  SteppedExecutor executor;
+  int ran = 0;
+  executor.every(milliseconds(1), [&] { ran++; });
+  executor.stop();
+  executor.stop();
+  executor.advance(hours(1));
+  EXPECT_EQ(ran, 0);
+}
+
+TEST(ThreadExecutor, RunsATaskAgainAndAgain) {
+  ThreadExecutor executor;
+  std::promise<void> third;
+  int ran = 0;
+  executor.every(milliseconds(1), [&] {
+    if (++ran == 3) third.set_value();
+  });
+  third.get_future().wait();
+  executor.stop();
+  EXPECT_GE(ran, 3);
+}
+
+TEST(ThreadExecutor, WakeDoesNotWaitForTheInterval) {
+  ThreadExecutor executor;
+  std::promise<void> woken;
+  int ran = 0;
+  const auto id = executor.every(hours(1), [&] {
+    if (++ran == 1) woken.set_value();
+  });
+  executor.wake(id);
+  woken.get_future().wait();
+  executor.stop();
+  EXPECT_EQ(ran, 1);
+}
+
+TEST(ThreadExecutor, ATaskMayAddAndWakeTasks) {
+  ThreadExecutor executor;
+  std::promise<void> done;
+  bool first = true;
+  executor.every(milliseconds(1), [&] {
+    if (!first) return;
+    first = false;
+    const auto id = executor.every(hours(1), [&] { done.set_value(); });
+    executor.wake(id);
+  });
+  done.get_future().wait();
+}
+
+TEST(ThreadExecutor, TasksNeverRunAtTheSameTime) {
+  ThreadExecutor executor;
+  int running = 0, most = 0, ran = 0;  // no lock: tsan watches
+  std::promise<void> enough;
+  for (int i = 0; i < 4; i++)
+    executor.every(milliseconds(1), [&] {
+      most = std::max(most, ++running);
+      running--;
+      if (++ran == 40) enough.set_value();
+    });
+  enough.get_future().wait();
+  executor.stop();
+  EXPECT_EQ(most, 1);
+}
+
+TEST(ThreadExecutor, NoTaskRunsAfterStop) {
+  std::atomic<bool> stopped{false}, late{false};
+  ThreadExecutor executor;
+  std::promise<void> ran;
+  std::atomic<bool> once{false};
+  executor.every(milliseconds(1), [&] {
+    if (stopped) late = true;
+    if (!once.exchange(true)) ran.set_value();
+  });
+  ran.get_future().wait();
+  executor.stop();
+  stopped = true;
+  executor.stop();
+  executor.every(milliseconds(0), [&] { late = true; });
+  EXPECT_FALSE(late);
+}
+
+}  // namespace
+}  // namespace pcache
