@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Reads of mapped pmem that survive a bad page: poison or a file truncated under the mapping
+// raises SIGBUS, which becomes `false` here instead of the end of the process.
+//
+// Invariants
+// - A SIGBUS that does not come from checked_copy() goes to the handler that was there before ours
+//   (or kills the process, as it would have).
+// - The handler looks only at the faulting instruction: nothing thread-local, nothing to set up or
+//   tear down around a copy, so a copy costs what memcpy() costs.
+//
+// A SIGBUS handler that the program installs later replaces ours: it must hand on what is not its
+// own. A thread that blocks SIGBUS is killed by a bad page (the kernel's rule for blocked faults).
+#pragma once
+
+#include <cstddef>
+
+namespace pcache {
+
+// Installs the SIGBUS handler; idempotent, thread-safe. Must run before checked_copy().
+void install_checked_copy_handler();
+
+// Copies between ranges that do not overlap; from any thread. False when the source could not be
+// read, or the destination not written (part of it may have been). Sanitizers do not see the
+// accesses: the copy is assembly.
+[[nodiscard]] bool checked_copy(void* dst, const void* src, size_t len_bytes);
+
+}  // namespace pcache

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "pmem/cpu.h"
+
+#include <cpuid.h>
+
+namespace pcache {
+
+namespace {
+
+CpuFeatures detect() {
+  CpuFeatures features;
+  // These two look at XCR0 as well: a CPU that has the instructions is not enough.
+  __builtin_cpu_init();
+  features.avx2 = __builtin_cpu_supports("avx2") != 0;
+  features.avx512f = __builtin_cpu_supports("avx512f") != 0;
+
+  // The compilers' names for these differ, so they are read from leaf 7 directly.
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) {
+    features.clflushopt = (ebx >> 23) & 1;
+    features.clwb = (ebx >> 24) & 1;
+    features.movdir64b = (ecx >> 28) & 1;
+  }
+  return features;
+}
+
+}  // namespace
+
+const CpuFeatures& cpu_features() {
+  static const CpuFeatures features = detect();
+  return features;
+}
+
+}  // namespace pcache

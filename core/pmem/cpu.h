@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What this CPU can do for stores and copies, asked once. x86-64 only.
+#pragma once
+
+#include <cstddef>
+
+namespace pcache {
+
+// The unit in which the CPU moves memory to and from the media.
+inline constexpr size_t kLineBytes = 64;
+
+struct CpuFeatures {
+  bool avx2 = false;     // with the operating system's support for the registers
+  bool avx512f = false;  // likewise
+  bool clflushopt = false;
+  bool clwb = false;
+  bool movdir64b = false;
+};
+
+const CpuFeatures& cpu_features();
+
+}  // namespace pcache

@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Opening is a list of steps over one Mapping; what a step took or changed is undone by ~Mapping()
+// unless the last step was reached: the path first, then the lock, and only then anything that
+// changes the file.
+#include "pmem/pmem.h"
+
+#include <fcntl.h>
+#include <libpmem2.h>
+#include <linux/magic.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <cinttypes>
+
+#include "pmem/checked_copy.h"
+
+namespace pcache {
+
+const char* pmem_kind_name(PmemKind kind) {
+  switch (kind) {
+    case PmemKind::kDevdax:
+      return "devdax";
+    case PmemKind::kFsdax:
+      return "fsdax";
+    case PmemKind::kEmulated:
+      return "emulated";
+    case PmemKind::kSimulated:
+      return "simulated";
+  }
+  return "?";
+}
+
+struct Pmem::Mapping {
+  explicit Mapping(const PmemOptions& options) : opt(options) {}
+  ~Mapping();
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+
+  // In the order in which open() calls them.
+  Status check_options();
+  Status open_file();
+  Status lock();
+  Status extend();
+  Status map();
+  Status allocate_holes();
+  Status populate();
+
+  const char* path() const { return opt.path.c_str(); }
+  Status allocate(int mode, uint64_t bytes);
+  Status new_map(struct pmem2_source* source, struct pmem2_config* config);
+
+  const PmemOptions opt;
+  const PersistOps* ops = nullptr;
+  int fd = -1;
+  struct stat st = {};
+  bool locked = false;    // nothing is changed, and so nothing undone, without the lock
+  bool created = false;   // by us: the file goes again when a later step fails
+  bool extended = false;  // from st.st_size: likewise cut back
+  bool done = false;      // every step has succeeded
+  struct pmem2_map* pmem_map = nullptr;
+  PmemKind kind = PmemKind::kEmulated;
+};
+
+Pmem::Mapping::~Mapping() {
+  if (pmem_map) pmem2_map_delete(&pmem_map);
+  if (fd < 0) return;
+  const bool undo = locked && !done;
+  if (undo && created)
+    unlink(path());
+  else if (undo && extended && ftruncate(fd, st.st_size) != 0)
+    extended = false;  // nothing better is left to do: the file stays longer than it was
+  close(fd);           // and with it the lock
+}
+
+namespace {
+
+// Null for what can be mapped: regular files and character devices.
+const char* unmappable_type(mode_t mode) {
+  switch (mode & S_IFMT) {
+    case S_IFREG:
+    case S_IFCHR:
+      return nullptr;
+    case S_IFDIR:
+      return "a directory";
+    case S_IFBLK:
+      return "a block device";
+    case S_IFSOCK:
+      return "a socket";
+    case S_IFIFO:
+      return "a FIFO";
+    default:
+      return "neither a file nor a device";
+  }
+}
+
+// What the kernel says, because libpmem2 can be told otherwise by an environment variable.
+bool kernel_denies_dax(int fd) {
+  struct statx stx;
+  if (statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &stx) != 0) return false;
+  return (stx.stx_attributes_mask & STATX_ATTR_DAX) && !(stx.stx_attributes & STATX_ATTR_DAX);
+}
+
+Error not_dax(const char* path) {
+  return make_error(EINVAL,
+                    "cache device %s: the file is not on a DAX file system: its memory is the page "
+                    "cache, which does not survive power loss; use a devdax device or a file on a "
+                    "file system mounted with -o dax, or take it all the same with emulate_pmem=1",
+                    path);
+}
+
+// libpmem2's codes are negative errnos, and its own from PMEM2_E_UNKNOWN down.
+Error pmem2_error(int code, const char* path, const char* what) {
+  return make_error(code > PMEM2_E_UNKNOWN ? -code : EINVAL, "cache device %s: %s: %s", path, what,
+                    pmem2_errormsg());
+}
+
+}  // namespace
+
+Status Pmem::Mapping::check_options() {
+  Result<const PersistOps*> method = find_persist_method(opt.persist);
+  if (!method) return method.error();
+  ops = method.value();
+  if (opt.create_bytes > 0 && !opt.emulate)
+    return make_error(EINVAL,
+                      "cache device %s: cache_size makes or extends emulated files only; add "
+                      "emulate_pmem=1 or leave cache_size out",
+                      path());
+  if (opt.create_bytes > 0 && opt.read_only)
+    return make_error(EINVAL, "cache device %s: cache_size contradicts opening it for reading only",
+                      path());
+  return {};
+}
+
+Status Pmem::Mapping::open_file() {
+  const int access = opt.read_only ? O_RDONLY : O_RDWR;
+  if (opt.create_bytes > 0) {
+    fd = ::open(path(), access | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    created = fd >= 0;
+    if (fd < 0 && errno != EEXIST)
+      return error_errno(errno, "cache device %s: cannot create the file", path());
+  }
+  if (fd < 0) {
+    // Looked at first: to open a FIFO may wait, and to open a device may have effects.
+    if (stat(path(), &st) != 0) {
+      if (errno == ENOENT)
+        return make_error(ENOENT,
+                          "cache device %s: no such file or device; to make an emulated one give "
+                          "its size with cache_size=BYTES and emulate_pmem=1",
+                          path());
+      return error_errno(errno, "cache device %s: cannot be opened", path());
+    }
+    if (const char* type = unmappable_type(st.st_mode))
+      return make_error(EINVAL,
+                        "cache device %s: is %s; expected a devdax character device or a file",
+                        path(), type);
+    fd = ::open(path(), access | O_CLOEXEC);
+    if (fd < 0) return error_errno(errno, "cache device %s: cannot be opened", path());
+  }
+  return {};
+}
+
+Status Pmem::Mapping::lock() {
+  if (flock(fd, (opt.read_only ? LOCK_SH : LOCK_EX) | LOCK_NB) != 0) {
+    if (errno == EWOULDBLOCK)
+      return make_error(
+          EBUSY,
+          "cache device %s: in use: another process, or another open in this one, has "
+          "it; close that one first",
+          path());
+    return error_errno(errno, "cache device %s: cannot be locked", path());
+  }
+  // Whoever had the lock may have changed or removed the file: what counts is what is there now.
+  struct stat now;
+  if (fstat(fd, &st) != 0) return error_errno(errno, "cache device %s: fstat", path());
+  if (stat(path(), &now) != 0 || now.st_dev != st.st_dev || now.st_ino != st.st_ino)
+    return make_error(
+        EBUSY, "cache device %s: was removed or replaced while it was opened; try again", path());
+  locked = true;
+  return {};
+}
+
+// Allocated and not only sized: on a full file system this is an error here, and not a SIGBUS in
+// the middle of a later store.
+Status Pmem::Mapping::allocate(int mode, uint64_t bytes) {
+  int error;
+  do {
+    error = fallocate(fd, mode, 0, static_cast<off_t>(bytes)) == 0 ? 0 : errno;
+  } while (error == EINTR);
+  if (error == 0) return {};
+  if (error == EOPNOTSUPP) {
+    if ((mode & FALLOC_FL_KEEP_SIZE) || ftruncate(fd, static_cast<off_t>(bytes)) == 0) return {};
+    error = errno;
+  }
+  struct statvfs fs;
+  const uint64_t free_bytes = fstatvfs(fd, &fs) == 0 ? uint64_t{fs.f_bavail} * fs.f_frsize : 0;
+  return error_errno(error,
+                     "cache device %s: cannot allocate its %" PRIu64 " bytes (%" PRIu64
+                     " are free on its file system)",
+                     path(), bytes, free_bytes);
+}
+
+Status Pmem::Mapping::extend() {
+  if (opt.create_bytes == 0) return {};
+  if (!S_ISREG(st.st_mode))
+    return make_error(
+        EINVAL, "cache device %s: a device cannot be made larger; leave cache_size out", path());
+  if (opt.create_bytes > static_cast<uint64_t>(INT64_MAX))
+    return make_error(EINVAL, "cache device %s: cache_size %" PRIu64 " is larger than any file",
+                      path(), opt.create_bytes);
+  if (opt.create_bytes <= static_cast<uint64_t>(st.st_size)) return {};  // never made smaller
+  extended = true;
+  return allocate(0, opt.create_bytes);
+}
+
+Status Pmem::Mapping::new_map(struct pmem2_source* source, struct pmem2_config* config) {
+  size_t size = 0, alignment = 0;
+  if (int rc = pmem2_source_size(source, &size)) return pmem2_error(rc, path(), "size");
+  if (int rc = pmem2_source_alignment(source, &alignment))
+    return pmem2_error(rc, path(), "alignment");
+  const size_t length = size - size % alignment;
+  if (length == 0)
+    return make_error(
+        EINVAL,
+        "cache device %s: has %zu bytes, at least %zu are needed to map it; give it a "
+        "size (emulated files: cache_size=BYTES)",
+        path(), size, alignment);
+
+  const pmem2_granularity needed =
+      opt.emulate ? PMEM2_GRANULARITY_PAGE : PMEM2_GRANULARITY_CACHE_LINE;
+  const unsigned protection = PMEM2_PROT_READ | (opt.read_only ? 0 : PMEM2_PROT_WRITE);
+  int rc = pmem2_config_set_required_store_granularity(config, needed);
+  if (rc == 0) rc = pmem2_config_set_length(config, length);
+  if (rc == 0) rc = pmem2_config_set_protection(config, protection);
+  if (rc == 0) rc = pmem2_map_new(&pmem_map, config, source);
+  if (rc == PMEM2_E_GRANULARITY_NOT_SUPPORTED) return not_dax(path());
+  if (rc != 0) return pmem2_error(rc, path(), "cannot be mapped");
+  return {};
+}
+
+Status Pmem::Mapping::map() {
+  struct pmem2_source* source = nullptr;
+  struct pmem2_config* config = nullptr;
+  if (int rc = pmem2_source_from_fd(&source, fd)) {
+    if (S_ISCHR(st.st_mode))
+      return make_error(EINVAL, "cache device %s: is a character device, but not a devdax one (%s)",
+                        path(), pmem2_errormsg());
+    return pmem2_error(rc, path(), "not usable as pmem");
+  }
+  Status mapped;
+  if (int rc = pmem2_config_new(&config))
+    mapped = pmem2_error(rc, path(), "cannot be mapped");
+  else
+    mapped = new_map(source, config);
+  pmem2_config_delete(&config);
+  pmem2_source_delete(&source);
+  if (!mapped) return mapped;
+
+  const bool page_cache = pmem2_map_get_store_granularity(pmem_map) == PMEM2_GRANULARITY_PAGE;
+  if (S_ISCHR(st.st_mode))
+    kind = PmemKind::kDevdax;
+  else
+    kind = page_cache || kernel_denies_dax(fd) ? PmemKind::kEmulated : PmemKind::kFsdax;
+  if (kind == PmemKind::kEmulated && !opt.emulate) return not_dax(path());
+  return {};
+}
+
+Status Pmem::Mapping::allocate_holes() {
+  if (!S_ISREG(st.st_mode) || opt.read_only) return {};
+  return allocate(FALLOC_FL_KEEP_SIZE, pmem2_map_get_size(pmem_map));
+}
+
+// A first touch of a page costs as much as storing it, and a log touches ever new ones: that would
+// be measured instead of the cache. Real pmem is mapped in large pages, where it does not show. A
+// help only: what it cannot do is done by faults later. Not for files on a disk, which it would
+// rewrite.
+Status Pmem::Mapping::populate() {
+  struct statfs fs;
+  if (opt.read_only || fstatfs(fd, &fs) != 0 || fs.f_type != TMPFS_MAGIC) return {};
+  madvise(pmem2_map_get_address(pmem_map), pmem2_map_get_size(pmem_map), MADV_POPULATE_WRITE);
+  return {};
+}
+
+Result<std::unique_ptr<Pmem>> Pmem::open(const PmemOptions& options, const Log& log) {
+  auto mapping = std::make_unique<Mapping>(options);
+  using Step = Status (Mapping::*)();
+  for (const Step step :
+       {&Mapping::check_options, &Mapping::open_file, &Mapping::lock, &Mapping::extend,
+        &Mapping::map, &Mapping::allocate_holes, &Mapping::populate})
+    if (Status status = (mapping.get()->*step)(); !status) return status.error();
+  mapping->done = true;
+  if (mapping->kind == PmemKind::kEmulated)
+    log.print(LogLevel::kWarning,
+              "cache device %s: emulated pmem: the memory is the page cache, writes do not survive "
+              "power loss",
+              mapping->path());
+  return std::unique_ptr<Pmem>(new Pmem(std::move(mapping)));
+}
+
+Pmem::Pmem(std::unique_ptr<Mapping> mapping)
+    : base_(static_cast<std::byte*>(pmem2_map_get_address(mapping->pmem_map))),
+      size_(pmem2_map_get_size(mapping->pmem_map)),
+      ops_(mapping->ops),
+      kind_(mapping->kind),
+      mapping_(std::move(mapping)) {
+  install_checked_copy_handler();
+}
+
+Pmem::Pmem(std::byte* base, uint64_t size_bytes, const PersistOps* ops, void* ctx)
+    : base_(base), size_(size_bytes), ops_(ops), ctx_(ctx) {
+  install_checked_copy_handler();
+}
+
+Pmem::~Pmem() = default;
+
+bool Pmem::load(void* dst, MediaOff src, size_t len_bytes) const {
+  PCACHE_DCHECK(len_bytes <= size_ && src.v <= size_ - len_bytes);
+  return checked_copy(dst, base_ + src.v, len_bytes);
+}
+
+}  // namespace pcache

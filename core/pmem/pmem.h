@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Pmem: one mapped cache device, and the one primitive through which every media store passes.
+//
+// Invariants
+// - No code outside this class writes to the mapping. What store() wrote is durable after the next
+//   fence() of the same thread (see persist.h).
+// - Reads go through load(), which reports a bad page instead of dying.
+// - store() and fence() may be called from any thread; the callers order stores to one place.
+//   A store is published to other threads by a lock or a fence, never by a plain release store
+//   (see persist.h).
+// - While the object lives its file is locked against other processes and other opens.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "base/ids.h"
+#include "base/log.h"
+#include "base/result.h"
+#include "pmem/persist.h"
+
+namespace pcache {
+
+enum class PmemKind { kDevdax, kFsdax, kEmulated, kSimulated };
+const char* pmem_kind_name(PmemKind kind);
+
+struct PmemOptions {
+  std::string path;
+  std::string persist = "auto";
+  bool emulate = false;  // accept a file that is not on a DAX file system
+  // With `emulate` only: create or extend the file to this size, never shrink it; 0: as it is.
+  uint64_t create_bytes = 0;
+  bool read_only = false;  // map for reading; the lock is a shared one, store() is a bug
+};
+
+class Pmem {
+ public:
+  // ENOENT, EINVAL (no DAX and not `emulate`, no file or devdax, empty, contradicting options),
+  // EBUSY (locked elsewhere), ENOSPC, ENOTSUP (persist method). A failed open leaves the file as it
+  // was. Warns by `log` when the memory is emulated.
+  static Result<std::unique_ptr<Pmem>> open(const PmemOptions& options, const Log& log);
+  // Over memory of the caller's, for tests and simulators; `ctx` is handed to `ops`.
+  Pmem(std::byte* base, uint64_t size_bytes, const PersistOps* ops, void* ctx);
+  ~Pmem();
+  Pmem(const Pmem&) = delete;
+  Pmem& operator=(const Pmem&) = delete;
+
+  uint64_t size_bytes() const { return size_; }
+  PmemKind kind() const { return kind_; }
+  const char* persist_name() const { return ops_->name; }
+
+  // `dst + len <= size_bytes()` is the caller's duty (numbers from media are checked before).
+  void store(MediaOff dst, const void* src, size_t len_bytes) {
+    PCACHE_DCHECK(len_bytes <= size_ && dst.v <= size_ - len_bytes);
+    ops_->copy(ctx_, base_ + dst.v, src, len_bytes);
+  }
+  void fence() { ops_->fence(ctx_); }
+
+  // False: the media could not be read there (EIO for the request).
+  [[nodiscard]] bool load(void* dst, MediaOff src, size_t len_bytes) const;
+
+  // Asks the CPU to fetch the start of what will be loaded.
+  void prefetch(MediaOff src) const { __builtin_prefetch(base_ + src.v); }
+
+ private:
+  struct Mapping;  // libpmem2 objects and the locked file
+  explicit Pmem(std::unique_ptr<Mapping> mapping);
+
+  std::byte* base_ = nullptr;
+  uint64_t size_ = 0;
+  const PersistOps* ops_ = nullptr;
+  void* ctx_ = nullptr;
+  PmemKind kind_ = PmemKind::kSimulated;
+  std::unique_ptr<Mapping> mapping_;
+};
+
+}  // namespace pcache
