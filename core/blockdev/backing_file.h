@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// BackingFile: the backing device opened, locked and measured, before any way to do I/O is chosen.
+//
+// Invariants
+// - Nobody else who locks has it open: flock on both kinds, and O_EXCL on a block device, which
+//   also keeps it from being mounted, as long as `fd` is open or I/O on it is in flight.
+// - Nothing is written to it here.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "base/log.h"
+#include "base/result.h"
+#include "blockdev/block_device.h"
+#include "blockdev/block_io.h"
+#include "blockdev/unique_fd.h"
+
+namespace pcache {
+
+struct BackingFile {
+  std::string path;
+  UniqueFd fd;
+  uint64_t size_bytes = 0;  // a multiple of align.block_bytes, not 0
+  DirectIoAlign align;
+  DeviceIdentity identity;
+};
+
+// Errors: ENOENT, EACCES, ...: from open; EINVAL: no O_DIRECT there, or size 0; EBUSY: in use;
+// ENOTBLK: neither a regular file nor a block device.
+Result<BackingFile> open_backing_file(const BlockDeviceOptions& options, const Log& log);
+
+}  // namespace pcache

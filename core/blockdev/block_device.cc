@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "blockdev/block_device.h"
+
+#include "blockdev/backing_file.h"
+#include "blockdev/thread_device.h"
+#include "blockdev/uring_device.h"
+
+namespace pcache {
+
+Result<std::unique_ptr<BlockDevice>> open_block_device_with(const BlockDeviceOptions& options,
+                                                            const Log& log, UringInit init) {
+  auto file = open_backing_file(options, log);
+  if (!file) return file.error();
+  if (options.io_mode == IoMode::kThreads) return make_thread_device(file.take());
+
+  // Asked once, here: a queue opened later does not choose for itself.
+  if (Status probed = probe_uring(init); !probed) {
+    const Error& why = probed.error();
+    if (options.io_mode == IoMode::kUring)
+      return make_error(why.code, "backing device %s: %s", options.path.c_str(), why.text.c_str());
+    log.print(LogLevel::kWarning, "backing device %s: using threads for I/O, which is slower: %s",
+              options.path.c_str(), why.text.c_str());
+    return make_thread_device(file.take());
+  }
+  return make_uring_device(file.take(), init);
+}
+
+Result<std::unique_ptr<BlockDevice>> open_block_device(const BlockDeviceOptions& options,
+                                                       const Log& log) {
+  return open_block_device_with(options, log, &io_uring_queue_init_params);
+}
+
+}  // namespace pcache

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Over an imitation of /sys/dev/block, with its links into a tree of devices.
+#include "blockdev/device_identity.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+
+namespace pcache {
+namespace {
+
+namespace fs = std::filesystem;
+
+class DiskIdentityTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string name = testing::TempDir() + "pcache-sysfs-XXXXXX";
+    root_ = mkdtemp(name.data());
+    fs::create_directory(root_ / "dev");
+    fs::create_directories(root_ / "devices/sda/sda1");
+    fs::create_directory_symlink(root_ / "devices/sda", root_ / "dev/8:0");
+    fs::create_directory_symlink(root_ / "devices/sda/sda1", root_ / "dev/8:1");
+    put("sda/sda1/partition", "1\n");
+    put("sda/sda1/start", "2048\n");
+  }
+  void TearDown() override { fs::remove_all(root_); }
+
+  void put(const std::string& attribute, const std::string& value) {
+    const fs::path path = root_ / "devices" / attribute;
+    fs::create_directories(path.parent_path());
+    std::ofstream(path) << value;
+  }
+  DeviceIdentity identity(unsigned minor) { return disk_identity(root_ / "dev", 8, minor); }
+
+  fs::path root_;
+};
+
+TEST_F(DiskIdentityTest, PrefersTheMostLasting) {
+  put("sda/serial", "");
+  EXPECT_EQ(identity(0).text, "disk maj:min=8:0");
+  EXPECT_FALSE(identity(0).stable);
+  put("sda/loop/backing_file", "/images/a b.img\n");
+  put("sda/loop/offset", "0\n");
+  EXPECT_EQ(identity(0).text, "disk loop=/images/a_b.img");
+  put("sda/serial", "S123\n");
+  EXPECT_EQ(identity(0).text, "disk serial=S123");
+  put("sda/device/wwid", "t10.ATA     QEMU   HARDDISK  \n");
+  EXPECT_EQ(identity(0).text, "disk wwid=t10.ATA_QEMU_HARDDISK");
+  EXPECT_TRUE(identity(0).stable);
+}
+
+TEST_F(DiskIdentityTest, PartitionIsItsDiskAndStart) {
+  put("sda/wwid", "eui.0025\n");
+  EXPECT_EQ(identity(1).text, "disk wwid=eui.0025 start=2048");
+}
+
+TEST_F(DiskIdentityTest, StackedDevices) {
+  put("sda/dm/uuid", "LVM-abc\n");
+  EXPECT_EQ(identity(0).text, "disk dm=LVM-abc");
+}
+
+TEST_F(DiskIdentityTest, LoopOffsetTellsTwoLoopsOfOneFileApart) {
+  put("sda/loop/backing_file", "/images/a.img\n");
+  put("sda/loop/offset", "1048576\n");
+  EXPECT_EQ(identity(0).text, "disk loop=/images/a.img offset=1048576");
+}
+
+TEST_F(DiskIdentityTest, UnknownDeviceHasItsNumber) {
+  EXPECT_EQ(identity(7).text, "disk maj:min=8:7");
+  EXPECT_FALSE(identity(7).stable);
+}
+
+}  // namespace
+}  // namespace pcache

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "blockdev/uring_queue.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "blockdev/deadline.h"
+
+namespace pcache {
+
+namespace {
+
+constexpr unsigned kMaxDepth = 1u << 14;  // so that a ring, one larger, is never clamped below it
+constexpr int64_t kShortOfMemoryNs = 1'000'000;
+
+int enter(int fd, unsigned to_submit) {
+  const long rc = syscall(__NR_io_uring_enter, fd, to_submit, 0, 0, nullptr, 0);
+  return rc < 0 ? -errno : static_cast<int>(rc);
+}
+
+// Pushes and sleeps until one completion can be had. 0 or more: look again.
+int enter_and_wait(int fd, unsigned to_submit, int64_t timeout_ns) {
+  __kernel_timespec ts = {};
+  ts.tv_sec = timeout_ns / 1'000'000'000;
+  ts.tv_nsec = timeout_ns % 1'000'000'000;
+  io_uring_getevents_arg arg = {};
+  arg.sigmask_sz = _NSIG / 8;
+  arg.ts = reinterpret_cast<uint64_t>(&ts);
+  const long rc = syscall(__NR_io_uring_enter, fd, to_submit, 1,
+                          IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG, &arg, sizeof arg);
+  return rc < 0 ? -errno : static_cast<int>(rc);
+}
+
+// The kernel could not take entries now; they stay in the ring.
+bool short_of_memory(int rc) { return rc == -EAGAIN || rc == -ENOMEM || rc == -EBUSY; }
+
+}  // namespace
+
+Result<std::unique_ptr<UringQueue>> UringQueue::open(const BackingFile& file, unsigned depth,
+                                                     UringInit init, int64_t longest_sleep_ns) {
+  depth = std::clamp(depth, 1u, kMaxDepth);
+  auto ring = make_ring(depth + 1, init);
+  if (!ring) return ring.error();
+  UringHandle handle = ring.take();
+  PCACHE_CHECK(*handle->sq.kring_entries > depth);
+  // The file is not registered with the ring, although that would save two reference counts a
+  // request: a ring is torn down some time after its process has been killed, and until then a
+  // registered file would stay open and locked, so that a restart found the device in use.
+  return std::unique_ptr<UringQueue>(
+      new UringQueue(file, depth, std::move(handle), longest_sleep_ns));
+}
+
+UringQueue::UringQueue(const BackingFile& file, unsigned depth, UringHandle ring,
+                       int64_t longest_sleep_ns)
+    : file_(file),
+      depth_(depth),
+      longest_sleep_ns_(longest_sleep_ns),
+      ring_fd_(ring->ring_fd),
+      ring_(std::move(ring)) {}
+
+UringQueue::~UringQueue() {
+  MutexLock lock(mu_);  // after the last poll() of another thread has left
+  PCACHE_CHECK(in_flight_.load() == 0);
+}
+
+void UringQueue::submit(BlockIo* io) {
+  PCACHE_CHECK(io->op == BlockOp::kFlush ||
+               (io->off <= file_.size_bytes && io->len <= file_.size_bytes - io->off));
+  prepare_io(io, this, file_.align, bounce_);  // a failure is in io->result, see start()
+  MutexLock lock(mu_);
+  in_flight_.fetch_add(1, std::memory_order_relaxed);
+  if (in_ring_ == depth_) {
+    backlog_.push(io);
+  } else {
+    in_ring_++;
+    start(io);
+  }
+}
+
+io_uring_sqe* UringQueue::next_entry() {
+  io_uring_sqe* sqe = io_uring_get_sqe(ring_.get());
+  PCACHE_CHECK(sqe != nullptr);
+  return sqe;
+}
+
+void UringQueue::start(BlockIo* io) {
+  io_uring_sqe* sqe = next_entry();
+  const int fd = file_.fd.get();
+  if (io->result != 0) {
+    io_uring_prep_nop(sqe);  // failed already: comes back like all others, through fd() too
+  } else if (io->op == BlockOp::kRead) {
+    io_uring_prep_read(sqe, fd, transfer_buffer(io), transfer_len(io), transfer_off(io));
+  } else if (io->op == BlockOp::kWrite) {
+    io_uring_prep_write(sqe, fd, transfer_buffer(io), transfer_len(io), transfer_off(io));
+  } else {
+    io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
+  }
+  io_uring_sqe_set_data(sqe, io);
+}
+
+// Shows the kernel the prepared entries; returns how many it has not taken yet. liburing does this
+// only together with its own system call, which wait() needs apart.
+unsigned UringQueue::publish() {
+  io_uring_sq& sq = ring_->sq;
+  const unsigned mask = *sq.kring_mask;
+  for (; sq.sqe_head != sq.sqe_tail; sq.sqe_head++)
+    sq.array[sq.sqe_head & mask] = sq.sqe_head & mask;
+  __atomic_store_n(sq.ktail, sq.sqe_tail, __ATOMIC_RELEASE);
+  return io_uring_sq_ready(ring_.get());
+}
+
+void UringQueue::push() {
+  while (const unsigned count = publish()) {
+    const int rc = enter(ring_fd_, count);
+    if (rc == -EINTR) continue;
+    if (rc == 0 || short_of_memory(rc)) return;
+    PCACHE_CHECK(rc > 0);
+  }
+}
+
+void UringQueue::kick() {
+  MutexLock lock(mu_);
+  push();
+}
+
+void UringQueue::post_wake() {
+  wake_posted_ = true;
+  io_uring_sqe* sqe = next_entry();
+  io_uring_prep_nop(sqe);
+  io_uring_sqe_set_data(sqe, nullptr);
+}
+
+BlockIoList UringQueue::reap(Reaper reaper) {
+  BlockIoList finished;
+  unsigned head = 0, count = 0;
+  bool wake_seen = false;
+  io_uring_cqe* cqe = nullptr;
+  io_uring_for_each_cqe(ring_.get(), head, cqe) {
+    count++;
+    auto* io = static_cast<BlockIo*>(io_uring_cqe_get_data(cqe));
+    if (!io) {
+      wake_seen = true;
+    } else if (io->result == 0 && !account_transfer(io, cqe->res, file_.align.block_bytes)) {
+      start(io);
+    } else {
+      finished.push(io);
+      in_ring_--;
+    }
+  }
+  if (count == 0) return finished;
+  io_uring_cq_advance(ring_.get(), count);
+  while (in_ring_ < depth_ && !backlog_.empty()) {
+    in_ring_++;
+    start(backlog_.pop());
+  }
+  if (wake_seen) {
+    wake_posted_ = false;
+    if (waiting_ && reaper == Reaper::kPoller) post_wake();  // it was meant for the waiter
+  }
+  return finished;
+}
+
+unsigned UringQueue::report(BlockIoList finished, Reaper reaper) {
+  const unsigned count = report_finished(finished, bounce_);
+  MutexLock lock(mu_);
+  in_flight_.fetch_sub(count, std::memory_order_relaxed);
+  reported_ += count;
+  const bool wake = waiting_ && !wake_posted_;
+  if (wake) post_wake();
+  // What `done` submitted: a poller may not be back soon, a waiter is and then pushes as it sleeps.
+  if (wake || reaper == Reaper::kPoller) push();
+  return count;
+}
+
+unsigned UringQueue::poll() {
+  BlockIoList finished;
+  {
+    MutexLock lock(mu_);
+    finished = reap(Reaper::kPoller);
+    if (finished.empty()) {
+      push();
+      return 0;
+    }
+  }
+  return report(finished, Reaper::kPoller);
+}
+
+unsigned UringQueue::wait(int64_t timeout_ns) {
+  const Deadline deadline(timeout_ns);
+  BlockIoList finished;
+  uint64_t reported_before = 0;
+  bool first = true;
+  for (;;) {
+    unsigned to_submit = 0;
+    int64_t left_ns = 0;
+    {
+      MutexLock lock(mu_);
+      if (first) {
+        PCACHE_CHECK(!waiting_);
+        reported_before = reported_;
+        first = false;
+      }
+      finished = reap(Reaper::kWaiter);
+      left_ns = deadline.left_ns(longest_sleep_ns_);
+      waiting_ = finished.empty() && reported_ == reported_before && left_ns > 0 && in_flight() > 0;
+      if (!waiting_) {
+        push();
+        break;
+      }
+      to_submit = publish();
+    }
+    const int rc = enter_and_wait(ring_fd_, to_submit, left_ns);
+    if (short_of_memory(rc)) {
+      const timespec pause = {0, std::min(left_ns, kShortOfMemoryNs)};
+      ppoll(nullptr, 0, &pause, nullptr);
+    } else {
+      PCACHE_CHECK(rc >= 0 || rc == -ETIME || rc == -EINTR);
+    }
+  }
+  return finished.empty() ? 0 : report(finished, Reaper::kWaiter);
+}
+
+}  // namespace pcache

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Making an io_uring, or telling in a person's words why there is none.
+#pragma once
+
+#include <liburing.h>
+
+#include <memory>
+
+#include "base/result.h"
+
+namespace pcache {
+
+// io_uring_queue_init_params(), or what a test puts in its place.
+using UringInit = int (*)(unsigned entries, io_uring* ring, io_uring_params* params);
+
+struct UringExit {
+  void operator()(io_uring* ring) const {
+    io_uring_queue_exit(ring);
+    delete ring;
+  }
+};
+using UringHandle = std::unique_ptr<io_uring, UringExit>;
+
+// The error says what to do; its code is the kernel's, or EOPNOTSUPP for a kernel that is too old.
+Result<UringHandle> make_ring(unsigned entries, UringInit init);
+
+// Whether make_ring() can be expected to work here.
+Status probe_uring(UringInit init);
+
+}  // namespace pcache
