@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "format/codec.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace pcache {
+
+using namespace media;
+
+uint32_t segments_of_device(uint64_t device_bytes) {
+  if (device_bytes <= kSegmentsOff) return 0;
+  const uint64_t n = (device_bytes - kSegmentsOff) / kSegmentBytes;
+  return static_cast<uint32_t>(std::min<uint64_t>(n, kMaxSegments));
+}
+
+Superblock make_superblock(uint32_t seg_num) {
+  Superblock sb{};
+  sb.magic = kSuperblockMagic;
+  sb.seg_num = seg_num;
+  sb.crc = record_crc(sb);
+  return sb;
+}
+
+Result<SuperblockState> validate_superblock(const Superblock& sb, uint64_t device_bytes) {
+  if (sb.magic == 0) return SuperblockState::kBlank;
+  if (sb.magic != kSuperblockMagic)
+    return make_error(EUCLEAN,
+                      "superblock at 4096: magic is %#llx, expected %#llx: not a pcache device",
+                      static_cast<unsigned long long>(sb.magic),
+                      static_cast<unsigned long long>(kSuperblockMagic));
+  const uint32_t crc = record_crc(sb);
+  if (sb.crc != crc)
+    return make_error(EUCLEAN,
+                      "superblock at 4096: crc is %#x, expected %#x: damaged (the only copy)",
+                      sb.crc, crc);
+  if (sb.flags & kSuperblockBigEndian)
+    return make_error(
+        EUCLEAN, "superblock at 4096: written on a big-endian machine, this one is little-endian");
+  const uint32_t fit = segments_of_device(device_bytes);
+  if (sb.seg_num == 0 || sb.seg_num > fit)
+    return make_error(EUCLEAN,
+                      "superblock at 4096: names %u segments, the device of %llu bytes holds %u",
+                      sb.seg_num, static_cast<unsigned long long>(device_bytes), fit);
+  return SuperblockState::kValid;
+}
+
+CacheInfo make_cache_info(const CacheInfoFields& fields) {
+  CacheInfo info{};
+  info.seg_id = fields.first_seg;
+  info.n_segs = fields.n_segs;
+  info.flags = (fields.data_crc ? kInfoDataCrc : 0) | (fields.init_done ? kInfoInitDone : 0) |
+               (fields.mode & kInfoModeMask) << kInfoModeShift |
+               (fields.gc_percent & kInfoGcMask) << kInfoGcShift;
+  return info;
+}
+
+Result<CacheInfoFields> parse_cache_info(const CacheInfo& info, uint32_t seg_num) {
+  CacheInfoFields fields;
+  fields.first_seg = info.seg_id;
+  fields.n_segs = info.n_segs;
+  fields.data_crc = info.flags & kInfoDataCrc;
+  fields.init_done = info.flags & kInfoInitDone;
+  fields.mode = info.flags >> kInfoModeShift & kInfoModeMask;
+  fields.gc_percent = info.flags >> kInfoGcShift & kInfoGcMask;
+  if (fields.n_segs == 0 || fields.n_segs > seg_num || fields.first_seg >= seg_num)
+    return make_error(
+        EUCLEAN, "cache_info: %u segments from segment %u on, the superblock names %u segments",
+        fields.n_segs, fields.first_seg, seg_num);
+  if (!fields.init_done)
+    return make_error(EUCLEAN, "cache_info: init_done is not set: its formatting was not finished");
+  if (fields.mode != kModeWriteback)
+    return make_error(EUCLEAN, "cache_info: cache mode %u, only 0 (writeback) is supported",
+                      fields.mode);
+  if (fields.gc_percent > kGcPercentMax) {
+    fields.gc_percent = kGcPercentMax;
+    fields.gc_percent_clamped = true;
+  }
+  return fields;
+}
+
+Result<CachePos> validate_position(const TailPos& pos, const Bounds& bounds) {
+  if (pos.cache_seg_id >= bounds.n_segs)
+    return make_error(EUCLEAN, "position names segment %u of %u", pos.cache_seg_id, bounds.n_segs);
+  if (pos.seg_off > kSegDataBytes - sizeof(KsetHeader) || pos.seg_off % 8 != 0)
+    return make_error(EUCLEAN, "position names offset %u, a kset can start at 0..%zu in steps of 8",
+                      pos.seg_off, kSegDataBytes - sizeof(KsetHeader));
+  return CachePos{SegId{pos.cache_seg_id}, pos.seg_off};
+}
+
+Status validate_key(const Key& key, const Bounds& bounds) {
+  if (key.len == 0 || key.len % kSectorBytes || key.off % kSectorBytes)
+    return make_error(EUCLEAN, "range %llu+%u is not in whole sectors",
+                      static_cast<unsigned long long>(key.off), key.len);
+  if (key.len > kRangeBytes || key.off % kRangeBytes + key.len > kRangeBytes)
+    return make_error(EUCLEAN, "range %llu+%u crosses a 4 MiB boundary",
+                      static_cast<unsigned long long>(key.off), key.len);
+  if (key.off > bounds.device_bytes || key.len > bounds.device_bytes - key.off)
+    return make_error(EUCLEAN, "range %llu+%u is past the backing device's %llu bytes",
+                      static_cast<unsigned long long>(key.off), key.len,
+                      static_cast<unsigned long long>(bounds.device_bytes));
+  if (key.cache_seg_id >= bounds.n_segs)
+    return make_error(EUCLEAN, "data in segment %u of %u", key.cache_seg_id, bounds.n_segs);
+  if (key.cache_seg_off % kSectorBytes || key.cache_seg_off > kSegDataBytes ||
+      key.len > kSegDataBytes - key.cache_seg_off)
+    return make_error(EUCLEAN, "data at %u+%u of its segment, whose data area has %u bytes",
+                      key.cache_seg_off, key.len, kSegDataBytes);
+  if (key.flags & ~kKeyClean)
+    return make_error(EUCLEAN, "key flags %#x, only CLEAN (0x2) may be on media", key.flags);
+  return {};
+}
+
+void seal_kset(KsetHeader* header, std::span<const Key> keys) {
+  PCACHE_DCHECK(!keys.empty() && keys.size() <= kKeysPerKset);
+  PCACHE_DCHECK(reinterpret_cast<const Key*>(header + 1) == keys.data());
+  header->key_num = static_cast<uint32_t>(keys.size());
+  header->magic = kKsetMagic;
+  header->flags = 0;
+  header->crc = crc32c(kCrcSeed, reinterpret_cast<const char*>(header) + kCrcStart,
+                       kset_bytes(header->key_num) - kCrcStart);
+}
+
+KsetHeader make_last_kset(SegId next) {
+  KsetHeader header{};
+  header.key_num = next.v;
+  header.magic = kKsetMagic;
+  header.flags = kKsetLast;
+  header.crc = record_crc(header);
+  return header;
+}
+
+KsetState classify_kset(std::span<const std::byte> bytes) {
+  KsetHeader header;
+  if (bytes.size() < sizeof header) return KsetState::kNone;
+  memcpy(&header, bytes.data(), sizeof header);
+  if (header.magic != kKsetMagic) return KsetState::kNone;
+  if (header.flags & kKsetLast)
+    return header.crc == record_crc(header) ? KsetState::kLast : KsetState::kBroken;
+  if (header.key_num == 0 || header.key_num > kKeysPerKset ||
+      kset_bytes(header.key_num) > bytes.size())
+    return KsetState::kBroken;
+  const uint32_t crc =
+      crc32c(kCrcSeed, bytes.data() + kCrcStart, kset_bytes(header.key_num) - kCrcStart);
+  return header.crc == crc ? KsetState::kKeys : KsetState::kBroken;
+}
+
+}  // namespace pcache

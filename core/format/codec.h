@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Checksums and bounds of media records. Every number from media passes here before it is used,
+// whatever its crc says (hazard 13).
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "base/crc32c.h"
+#include "base/ids.h"
+#include "base/result.h"
+#include "format/media.h"
+
+namespace pcache {
+
+// The crc of a fixed-size record: all bytes behind its crc field.
+template <typename Record>
+uint32_t record_crc(const Record& record) {
+  return crc32c(media::kCrcSeed, reinterpret_cast<const char*>(&record) + media::kCrcStart,
+                sizeof record - media::kCrcStart);
+}
+
+// What `data_crc` of a key holds.
+inline uint32_t data_crc32c(const void* data, size_t len_bytes) {
+  return crc32c(media::kCrcSeed, data, len_bytes);
+}
+
+// How many segments a device of that size holds at most.
+uint32_t segments_of_device(uint64_t device_bytes);
+
+media::Superblock make_superblock(uint32_t seg_num);
+enum class SuperblockState { kBlank, kValid };
+// EUCLEAN with a text for a foreign, torn, big-endian or impossible superblock.
+Result<SuperblockState> validate_superblock(const media::Superblock& sb, uint64_t device_bytes);
+
+struct CacheInfoFields {
+  uint32_t first_seg = 0;
+  uint32_t n_segs = 0;
+  bool data_crc = false;
+  bool init_done = false;
+  uint32_t mode = media::kModeWriteback;
+  uint32_t gc_percent = media::kGcPercentDefault;
+  bool gc_percent_clamped = false;  // the media said something above 90
+};
+media::CacheInfo make_cache_info(const CacheInfoFields& fields);
+Result<CacheInfoFields> parse_cache_info(const media::CacheInfo& info, uint32_t seg_num);
+
+// Bounds against which positions and keys are checked.
+struct Bounds {
+  uint32_t n_segs = 0;        // length of the segment chain
+  uint64_t device_bytes = 0;  // backing device
+};
+
+// A tail: where a kset header may stand. A log position never lies behind the last place of a LAST
+// kset.
+Result<CachePos> validate_position(const media::TailPos& pos, const Bounds& bounds);
+
+Status validate_key(const media::Key& key, const Bounds& bounds);
+
+// Fills magic, flags, key_num and crc of a kset whose keys follow `header` in memory.
+void seal_kset(media::KsetHeader* header, std::span<const media::Key> keys);
+media::KsetHeader make_last_kset(SegId next);
+
+inline uint32_t kset_bytes(uint32_t key_num) {
+  return static_cast<uint32_t>(sizeof(media::KsetHeader) + key_num * sizeof(media::Key));
+}
+
+enum class KsetState {
+  kNone,    // no magic: the log ends here
+  kKeys,    // valid, with keys
+  kLast,    // valid, leads to another segment
+  kBroken,  // magic, but the crc or the count is wrong: torn or damaged
+};
+// `bytes`: from the header on, as many as the segment's data area still has (at most
+// kMaxKsetBytes).
+KsetState classify_kset(std::span<const std::byte> bytes);
+
+}  // namespace pcache

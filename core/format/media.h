@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The on-media format, byte-compatible with Linux's dm-pcache: structures and constants, no logic.
+// Shared by everything that reads or writes media. Native-endian (little-endian machines only),
+// natural alignment, reserved bytes written as zero.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace pcache::media {
+
+inline constexpr uint32_t kCrcSeed = 0x3B15A;
+
+inline constexpr uint64_t kIdentityOff = 0;  // ours; the kernel does not use the first 4 KiB
+inline constexpr uint64_t kSuperblockOff = 4096;
+inline constexpr uint64_t kCacheInfoOff = 8192;
+inline constexpr uint64_t kCacheInfoStride = 4096;
+inline constexpr uint64_t kCacheCtrlOff = 16384;
+inline constexpr uint64_t kSegmentsOff = 20480;
+inline constexpr uint64_t kSegmentBytes = 16u << 20;
+inline constexpr uint32_t kMaxSegments = 1048576;
+inline constexpr uint64_t kMinDeviceBytes = 512ull << 20;
+
+inline constexpr uint64_t kSegInfoStride = 4096;
+inline constexpr uint64_t kSegCtrlOff = 8192;  // in the segment
+inline constexpr uint64_t kSegDataOff = 12288;
+inline constexpr uint32_t kSegDataBytes = kSegmentBytes - kSegDataOff;
+
+inline constexpr uint64_t kSuperblockMagic = 0x65B05EFA96C596EF;
+inline constexpr uint64_t kKsetMagic = 0x676894A64E164F1A;
+inline constexpr uint32_t kKeysPerKset = 128;
+
+// Every structure that carries one begins with its crc, which covers the bytes behind it.
+inline constexpr size_t kCrcStart = 4;
+
+inline constexpr uint32_t kSuperblockBigEndian = 1u << 0;
+
+struct Superblock {
+  uint32_t crc;
+  uint32_t flags;
+  uint64_t magic;
+  uint32_t seg_num;
+  uint32_t padding;
+};
+static_assert(sizeof(Superblock) == 24 && offsetof(Superblock, magic) == 8 &&
+              offsetof(Superblock, seg_num) == 16);
+
+// At the start of every record that is kept in two replicas.
+struct MetaHeader {
+  uint32_t crc;
+  uint8_t seq;
+  uint8_t version;
+  uint16_t res;
+};
+static_assert(sizeof(MetaHeader) == 8 && offsetof(MetaHeader, seq) == 4);
+
+inline constexpr uint32_t kInfoDataCrc = 1u << 0;
+inline constexpr uint32_t kInfoInitDone = 1u << 1;
+inline constexpr uint32_t kInfoModeShift = 2, kInfoModeMask = 0xf;
+inline constexpr uint32_t kInfoGcShift = 6, kInfoGcMask = 0x7f;
+inline constexpr uint32_t kModeWriteback = 0;
+inline constexpr uint32_t kGcPercentMax = 90, kGcPercentDefault = 70;
+
+struct CacheInfo {
+  MetaHeader header;
+  uint32_t seg_id;  // physical id of the first cache segment
+  uint32_t n_segs;
+  uint32_t flags;
+  uint32_t reserved;
+};
+static_assert(sizeof(CacheInfo) == 24 && offsetof(CacheInfo, flags) == 16);
+
+struct TailPos {
+  MetaHeader header;
+  uint32_t cache_seg_id;
+  uint32_t seg_off;
+};
+static_assert(sizeof(TailPos) == 16);
+
+struct CacheCtrl {
+  TailPos key_tail[2];
+  TailPos dirty_tail[2];
+};
+static_assert(sizeof(CacheCtrl) == 64 && offsetof(CacheCtrl, dirty_tail) == 32);
+
+inline constexpr uint32_t kSegHasNext = 1u << 0;
+inline constexpr uint32_t kSegTypeShift = 1, kSegTypeMask = 0xf;
+inline constexpr uint32_t kSegTypeCacheData = 1;
+
+struct SegmentInfo {
+  MetaHeader header;
+  uint32_t flags;
+  uint32_t next_seg;
+};
+static_assert(sizeof(SegmentInfo) == 16);
+
+struct SegmentGen {
+  MetaHeader header;
+  uint64_t gen;
+};
+static_assert(sizeof(SegmentGen) == 16);
+
+inline constexpr uint64_t kKsetLast = 1u << 0;
+
+struct KsetHeader {
+  uint32_t crc;
+  uint32_t key_num;  // in a LAST kset: the segment where the log goes on
+  uint64_t magic;
+  uint64_t flags;
+};
+static_assert(sizeof(KsetHeader) == 24 && offsetof(KsetHeader, magic) == 8);
+
+inline constexpr uint32_t kKeyEmpty = 1u << 0;  // never on media
+inline constexpr uint32_t kKeyClean = 1u << 1;
+
+struct Key {
+  uint64_t off;
+  uint32_t len;
+  uint32_t flags;
+  uint32_t cache_seg_id;
+  uint32_t cache_seg_off;
+  uint64_t seg_gen;
+  uint32_t data_crc;
+  uint32_t reserved;
+};
+static_assert(sizeof(Key) == 40 && offsetof(Key, seg_gen) == 24 && offsetof(Key, data_crc) == 32);
+
+inline constexpr uint32_t kMaxKsetBytes = sizeof(KsetHeader) + kKeysPerKset * sizeof(Key);
+
+// Identity block, ours: which backing device the cache belongs to.
+inline constexpr uint64_t kIdentityMagic = 0x4449454843414350;  // "PCACHEID"
+inline constexpr uint32_t kIdentityVersion = 1;
+
+struct Identity {
+  uint32_t crc;
+  uint32_t version;
+  uint64_t magic;
+  uint8_t uuid[16];
+  uint64_t backing_bytes;
+  uint64_t created_unix_s;
+  char backing[464];  // text, NUL-padded
+};
+static_assert(sizeof(Identity) == 512);
+
+}  // namespace pcache::media

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// A record kept in two replicas.
+//
+// Invariants
+// - The newest valid replica wins, newest by signed 8-bit difference of `seq`.
+// - write() always goes to the replica that is NOT the newest valid one, also the first write after
+//   a load (hazard 2), so that a torn write leaves the newest in place.
+// - The place of a replica is base + index * stride; the index is remembered, never computed from
+//   addresses (hazard 3).
+// - version and res are written as zero and not required to be.
+// One thread at a time; owners bring their own lock.
+#pragma once
+
+#include <optional>
+
+#include "format/codec.h"
+#include "pmem/pmem.h"
+
+namespace pcache {
+
+enum class ReplicaState : uint8_t { kValid, kInvalid, kUnreadable };
+
+struct ReplicaPlace {
+  MediaOff base;
+  uint64_t stride = 0;
+  int first_slot = 1;  // where the very first record of a fresh format goes (the kernel's choice)
+};
+
+template <typename Record>
+class Replicated {
+ public:
+  Replicated() = default;
+  explicit Replicated(const ReplicaPlace& place) : place_(place), newest_(1 - place.first_slot) {}
+
+  // Reads both; nothing when neither is valid (see state() for why).
+  std::optional<Record> load(const Pmem& pmem) {
+    Record record[2];
+    for (int i = 0; i < 2; i++) {
+      if (!pmem.load(&record[i], slot(i), sizeof(Record)))
+        state_[i] = ReplicaState::kUnreadable;
+      else
+        state_[i] = record[i].header.crc == record_crc(record[i]) ? ReplicaState::kValid
+                                                                  : ReplicaState::kInvalid;
+    }
+    const bool valid[2] = {state_[0] == ReplicaState::kValid, state_[1] == ReplicaState::kValid};
+    if (!valid[0] && !valid[1]) return std::nullopt;
+    if (valid[0] && valid[1])
+      newest_ = static_cast<int8_t>(record[1].header.seq - record[0].header.seq) > 0 ? 1 : 0;
+    else
+      newest_ = valid[1] ? 1 : 0;
+    seq_ = record[newest_].header.seq;
+    return record[newest_];
+  }
+
+  // Stores the record over the older replica. Durable after the caller's next fence; until then the
+  // newest one stands, so two writes need a fence between them.
+  void write(Pmem& pmem, Record record) {
+    newest_ = 1 - newest_;
+    seq_++;
+    record.header = {};
+    record.header.seq = seq_;
+    record.header.crc = record_crc(record);
+    pmem.store(slot(newest_), &record, sizeof record);
+    state_[newest_] = ReplicaState::kValid;
+  }
+
+  ReplicaState state(int index) const { return state_[index]; }
+  int newest() const { return newest_; }
+  uint8_t seq() const { return seq_; }
+  MediaOff slot(int index) const {
+    return place_.base + static_cast<uint64_t>(index) * place_.stride;
+  }
+
+ private:
+  ReplicaPlace place_;
+  int newest_ = 0;
+  uint8_t seq_ = 0;
+  ReplicaState state_[2] = {ReplicaState::kInvalid, ReplicaState::kInvalid};
+};
+
+}  // namespace pcache
