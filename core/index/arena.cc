@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "index/arena.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace pcache::index_impl {
+
+namespace {
+constexpr uint64_t kHugePageBytes = 2u << 20;
+}  // namespace
+
+Reservation::~Reservation() {
+  if (mapping_ != nullptr) munmap(mapping_, mapping_bytes_);
+}
+
+Status Reservation::map(uint64_t bytes, Pages pages, const char* what) {
+  PCACHE_CHECK(mapping_ == nullptr && bytes > 0);
+  const uint64_t total = bytes + kHugePageBytes;
+  void* p = mmap(nullptr, total, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (p == MAP_FAILED)
+    return error_errno(ENOMEM,
+                       "index: cannot reserve %llu bytes of address space for %s; "
+                       "raise the limit (ulimit -v) or vm.overcommit_memory",
+                       static_cast<unsigned long long>(total), what);
+  mapping_ = p;
+  mapping_bytes_ = total;
+  const auto address = reinterpret_cast<uintptr_t>(p);
+  const auto aligned = (address + kHugePageBytes - 1) & ~(kHugePageBytes - 1);
+  base_ = static_cast<std::byte*>(p) + (aligned - address);
+  // Random access over many MiB is bound by the TLB; without huge pages it is only slower.
+  if (pages == Pages::kHuge) (void)madvise(base_, bytes, MADV_HUGEPAGE);
+  return {};
+}
+
+Status Arena::create(uint64_t objects, uint32_t object_bytes, const char* what) {
+  PCACHE_CHECK(objects >= 1 && object_bytes % sizeof(uint64_t) == 0);
+  objects = std::min(objects, kMaxObjects);
+  object_bytes_ = object_bytes;
+  end_ = objects + 1;
+  reserve_ = std::min<uint64_t>(objects / 16, 4096);
+  return memory_.map(end_ * object_bytes, Reservation::Pages::kHuge, what);
+}
+
+std::atomic<uint64_t>& Arena::link(uint32_t handle) const {
+  return reinterpret_cast<std::atomic<uint64_t>*>(base() + uint64_t{handle} * object_bytes_)[1];
+}
+
+bool Arena::ensure(Pool& pool, uint32_t count, Claim claim) {
+  const uint32_t have = pool.free_count + (pool.limit - pool.next);
+  if (have >= count) return true;
+  const uint64_t need = count - have;
+  const uint64_t end = claim == Claim::kOrdinary ? end_ - reserve_ : end_;
+  uint64_t start = bump_.load(std::memory_order_relaxed);
+  uint64_t got;
+  do {
+    if (start + need > end) return false;
+    got = std::min<uint64_t>(std::max<uint64_t>(need, kBatch), end - start);
+  } while (!bump_.compare_exchange_weak(start, start + got, std::memory_order_relaxed));
+  if (start != pool.limit) {
+    while (pool.next != pool.limit) give(pool, pool.next++);
+    pool.next = static_cast<uint32_t>(start);
+  }
+  pool.limit = static_cast<uint32_t>(start + got);
+  return true;
+}
+
+uint32_t Arena::take(Pool& pool) {
+  if (pool.free_head == 0) {
+    PCACHE_CHECK(pool.next != pool.limit);
+    return pool.next++;
+  }
+  const uint32_t handle = pool.free_head;
+  std::atomic<uint64_t>& word = link(handle);
+  pool.free_head = static_cast<uint32_t>(word.load(std::memory_order_relaxed));
+  --pool.free_count;
+  word.store(0, std::memory_order_release);
+  return handle;
+}
+
+void Arena::give(Pool& pool, uint32_t handle) {
+  PCACHE_DCHECK(handle != 0 && handle < end_);
+  // Release: a stale reader that sees the link also sees the change that freed the object.
+  link(handle).store(pool.free_head, std::memory_order_release);
+  pool.free_head = handle;
+  ++pool.free_count;
+}
+
+}  // namespace pcache::index_impl

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Arena: objects of one size in one virtual reservation, named by 32-bit handles.
+//
+// Invariants
+// - The reservation is never unmapped before the arena dies and an object is never used as another
+//   type: a reader without a lock that follows a stale handle reads garbage, never unmapped memory.
+// - The second 64-bit word of a free object is its link (top bits 0); nothing else of it is
+// written.
+// - Handle 0 is none. Objects never used before are all zero.
+// - A Pool belongs to one stripe and is guarded by that stripe's lock, which the caller holds; only
+//   the arena's bump pointer is shared between stripes.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include "base/result.h"
+
+namespace pcache::index_impl {
+
+// Zeroed memory that costs nothing until it is touched.
+class Reservation {
+ public:
+  enum class Pages { kSmall, kHuge };
+
+  Reservation() = default;
+  ~Reservation();
+  Reservation(const Reservation&) = delete;
+  Reservation& operator=(const Reservation&) = delete;
+
+  Status map(uint64_t bytes, Pages pages, const char* what);
+  std::byte* base() const { return base_; }
+
+ private:
+  std::byte* base_ = nullptr;  // aligned to a huge page
+  void* mapping_ = nullptr;
+  size_t mapping_bytes_ = 0;
+};
+
+class Arena {
+ public:
+  // Handles have 32 bits, and so has one past the last of them.
+  static constexpr uint64_t kMaxObjects = UINT32_MAX - 1;
+  static constexpr uint32_t kBatch = 64;
+
+  // One stripe's free objects: given back ones, and a batch never used yet.
+  struct Pool {
+    uint32_t free_head = 0;
+    uint32_t free_count = 0;
+    uint32_t next = 0;
+    uint32_t limit = 0;
+  };
+
+  // The last objects of the reservation are kept for changes that have no way to fail.
+  enum class Claim { kOrdinary, kFromReserve };
+
+  Status create(uint64_t objects, uint32_t object_bytes, const char* what);
+
+  std::byte* base() const { return memory_.base(); }
+
+  // Makes sure that the next `count` calls of take() on `pool` succeed. False: exhausted.
+  bool ensure(Pool& pool, uint32_t count, Claim claim);
+  uint32_t take(Pool& pool);
+  void give(Pool& pool, uint32_t handle);
+
+ private:
+  std::atomic<uint64_t>& link(uint32_t handle) const;
+
+  Reservation memory_;
+  uint32_t object_bytes_ = 0;
+  uint64_t end_ = 0;  // one past the last handle
+  uint64_t reserve_ = 0;
+  std::atomic<uint64_t> bump_{1};
+};
+
+}  // namespace pcache::index_impl

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "index/index.h"
+
+#include <bit>
+#include <utility>
+
+#include "base/check.h"
+#include "index/edit.h"
+
+namespace pcache {
+
+using index_impl::RangeEdit;
+
+namespace {
+
+using index_impl::Cell;
+using index_impl::kSectorsPerPage;
+using index_impl::Slot;
+
+struct InsertOp {
+  static constexpr bool kCreates = true, kPrepared = true;
+  const Cell whole;
+
+  bool wants(Cell, uint32_t) const { return true; }
+  Cell apply(Cell, uint32_t at, uint32_t) const { return whole.after(at); }
+};
+
+struct BeginFillOp {
+  static constexpr bool kCreates = true, kPrepared = true;
+  const Slot token;
+
+  bool wants(Cell old, uint32_t) const { return old.slot.is_empty(); }
+  Cell apply(Cell, uint32_t, uint32_t) const { return {token, {}}; }
+};
+
+struct FinishFillOp {
+  static constexpr bool kCreates = false, kPrepared = true;
+  const Slot token;
+  const Cell whole;
+  const uint64_t extent_off;
+  std::vector<Extent>* const runs;
+  const size_t first_run;
+
+  bool wants(Cell old, uint32_t) const { return old.slot.bits == token.bits; }
+  Cell apply(Cell, uint32_t at, uint32_t n) const {
+    const Extent piece{extent_off + uint64_t{at} * kSectorBytes, uint64_t{n} * kSectorBytes};
+    if (runs->size() > first_run && runs->back().end() == piece.off) {
+      runs->back().len += piece.len;
+    } else {
+      runs->push_back(piece);
+    }
+    return whole.after(at);
+  }
+};
+
+struct AbandonFillOp {
+  static constexpr bool kCreates = false, kPrepared = false;
+  const Slot token;
+
+  bool wants(Cell old, uint32_t) const { return old.slot.bits == token.bits; }
+  Cell apply(Cell, uint32_t, uint32_t) const { return {}; }
+  // A fill that loses more of its placeholders only installs less.
+  Cell without_memory(Cell) const { return {}; }
+};
+
+struct SetCrcOp {
+  static constexpr bool kCreates = false, kPrepared = false;
+  const Cell whole;
+
+  bool wants(Cell old, uint32_t at) const { return old.slot.same_place(whole.after(at).slot); }
+  Cell apply(Cell old, uint32_t at, uint32_t) const { return {old.slot, whole.after(at).check}; }
+  // What it says now stays true: the data has not moved.
+  Cell without_memory(Cell page) const { return page; }
+};
+
+struct RemoveOp {
+  static constexpr bool kCreates = false, kPrepared = false;
+  const Cell start;
+  uint64_t sectors = 0;
+
+  bool wants(Cell old, uint32_t at) const { return old.slot.same_place(start.after(at).slot); }
+  Cell apply(Cell, uint32_t, uint32_t n) {
+    sectors += n;
+    return {};
+  }
+  // Keeping it would let reads find what the segment holds next. Forgetting more than asked for is
+  // harmless while the backing device has the same bytes, and the end of them otherwise.
+  Cell without_memory(Cell page) {
+    PCACHE_CHECK(page.slot.clean());
+    sectors += kSectorsPerPage;
+    return {};
+  }
+};
+
+struct MarkCleanOp {
+  static constexpr bool kCreates = false, kPrepared = false;
+  const Cell start;
+  uint64_t sectors = 0;
+
+  bool wants(Cell old, uint32_t at) const {
+    return !old.slot.clean() && old.slot.same_place(start.after(at).slot);
+  }
+  Cell apply(Cell old, uint32_t, uint32_t n) {
+    sectors += n;
+    return {{old.slot.bits | Slot::kCleanBit}, old.check};
+  }
+  // Dirty though it is clean costs a write more, never data.
+  Cell without_memory(Cell page) const { return page; }
+};
+
+Cell cell_at(CachePos pos) { return {Slot::mapped(pos, false), {}}; }
+
+Error no_memory(const Extent& extent) {
+  return make_error(ENOMEM, "index: no room for the extent at %llu, %llu bytes",
+                    static_cast<unsigned long long>(extent.off),
+                    static_cast<unsigned long long>(extent.len));
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Index>> Index::create(const IndexOptions& options) {
+  if (options.device_bytes == 0 || options.device_bytes % kSectorBytes != 0)
+    return make_error(EINVAL, "index: device of %llu bytes, expected a multiple of 512",
+                      static_cast<unsigned long long>(options.device_bytes));
+  if (!std::has_single_bit(options.stripes))
+    return make_error(EINVAL, "index: %u stripes, expected a power of two", options.stripes);
+  std::unique_ptr<Index> index(new Index);
+  if (Status s = index->reserve(options); !s) return s.error();
+  return index;
+}
+
+Status Index::reserve(const IndexOptions& options) {
+  with_crc_ = options.with_crc;
+  block_shift_ = with_crc_ ? 7 : 6;
+  stripe_mask_ = options.stripes - 1;
+  device_bytes_ = options.device_bytes;
+  stripes_ = std::make_unique<Stripe[]>(options.stripes);
+
+  // The most the device can need, and what may lie unused in the stripes' batches and the reserve.
+  constexpr uint64_t kBlockBytes = uint64_t{kSlotsPerBlock} * kPageBytes;
+  const uint64_t slack = uint64_t{options.stripes} * Arena::kBatch + 4096;
+  const uint64_t ranges = range_of(device_bytes_ - 1) + 1;
+  uint64_t blocks = device_bytes_ / kPageBytes + device_bytes_ / kBlockBytes + 2 + slack;
+  if (options.max_blocks != 0) blocks = options.max_blocks;
+
+  Status s = directory_memory_.map(ranges * sizeof(uint32_t),
+                                   index_impl::Reservation::Pages::kSmall, "the index's directory");
+  if (s) s = shards_.create(ranges + slack, sizeof(Shard), "the index's shards");
+  if (s) s = blocks_.create(blocks, 1u << block_shift_, "the index's blocks");
+  if (!s) return s;
+  directory_ = reinterpret_cast<std::atomic<uint32_t>*>(directory_memory_.base());
+  shards_base_ = shards_.base();
+  blocks_base_ = blocks_.base();
+  return {};
+}
+
+Status Index::insert_any(const Extent& extent, const Location& location) {
+  RangeEdit edit(*this, extent);
+  if (!edit.prepare<InsertOp>()) return no_memory(extent);
+  InsertOp op{whole_cell(extent, location)};
+  edit.run(op);
+  return {};
+}
+
+Status Index::begin_fill(const Extent& extent, FillToken token) {
+  RangeEdit edit(*this, extent);
+  if (!edit.prepare<BeginFillOp>()) return no_memory(extent);
+  BeginFillOp op{Slot::fill(token.v)};
+  edit.run(op);
+  return {};
+}
+
+Status Index::finish_fill(const Extent& extent, FillToken token, const Location& location,
+                          std::vector<Extent>* runs) {
+  RangeEdit edit(*this, extent);
+  if (!edit.prepare<FinishFillOp>()) return no_memory(extent);
+  FinishFillOp op{Slot::fill(token.v), whole_cell(extent, location), extent.off, runs,
+                  runs->size()};
+  edit.run(op);
+  return {};
+}
+
+void Index::abandon_fill(const Extent& extent, FillToken token) {
+  AbandonFillOp op{Slot::fill(token.v)};
+  RangeEdit(*this, extent).run(op);
+}
+
+void Index::set_crc(const Extent& run, CachePos pos, uint32_t crc) {
+  if (!with_crc_) return;
+  SetCrcOp op{whole_cell(run, {pos, false, crc})};
+  RangeEdit(*this, run).run(op);
+}
+
+uint64_t Index::remove(const Extent& extent, CachePos pos) {
+  RemoveOp op{cell_at(pos)};
+  RangeEdit(*this, extent).run(op);
+  return op.sectors * kSectorBytes;
+}
+
+uint64_t Index::mark_clean(const Extent& extent, CachePos pos) {
+  MarkCleanOp op{cell_at(pos)};
+  RangeEdit(*this, extent).run(op);
+  return op.sectors * kSectorBytes;
+}
+
+uint64_t Index::mapped_bytes() const {
+  uint64_t sectors = 0;
+  for (uint64_t i = 0; i <= stripe_mask_; ++i)
+    sectors += stripes_[i].mapped_sectors.load(std::memory_order_relaxed);
+  return sectors * kSectorBytes;
+}
+
+uint64_t Index::memory_bytes() const {
+  uint64_t bytes = 0;
+  for (uint64_t i = 0; i <= stripe_mask_; ++i)
+    bytes += stripes_[i].memory_bytes.load(std::memory_order_relaxed);
+  return bytes;
+}
+
+}  // namespace pcache

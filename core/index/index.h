@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Index: where each logical sector lives in the cache. In DRAM only, rebuilt by replay.
+//
+// Structure: a radix of fan-out 8 under each 4 MiB range of the backing device.
+//   directory  one u32 per range -> Shard                      (lazily touched)
+//   Shard      sequence counter + 128 u32 -> page Block         (one per range that holds anything)
+//   page Block 8 slots of 8 bytes, one per 4 KiB page           (+ 8 check words with data_crc on)
+//   a page that is not one contiguous piece: its slot -> sector Block, 8 slots, one per sector
+// A whole cached page costs 8 bytes (16 with data_crc); a page is never in more than 8 pieces, so
+// small writes cannot degrade later reads without bound. Slots do not move while their page is
+// used.
+//
+// Invariants
+// - Changes to a range are made under the lock of its stripe (range % stripes), which the caller
+//   holds; they are bracketed by the shard's sequence counter (odd while a change is under way).
+// - lookup() takes no lock and writes nothing: what it returned holds only if still_valid() says so
+//   afterwards. Blocks and shards live in arenas that are never unmapped and are type-stable, so a
+//   reader that lost the race reads garbage at worst, never unmapped memory.
+// - Slots hold sector-granular positions: offsets, lengths and positions are multiples of 512.
+// - "Fill" marks are the placeholders of read misses: a fill installs its data only in sectors that
+//   still carry its token, so it can never put older data over newer (hazard 7).
+// - What a change needs is allocated before anything is changed. A change that has no way to fail
+//   and must split a page draws on a reserve; index.cc says what it does when even that is gone.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/result.h"
+#include "index/arena.h"
+#include "index/shard.h"
+#include "index/slot.h"
+
+namespace pcache {
+
+// Identifies one fill for ever (never reused); 1 .. 2^60-1.
+struct FillToken {
+  uint64_t v = 0;
+  bool operator==(const FillToken&) const = default;
+};
+
+// Where an extent's data lies, and what verifies it. `pos` is the place of the extent's first byte.
+struct Location {
+  CachePos pos;
+  bool clean = false;  // same bytes on the backing device
+  uint32_t crc = 0;    // data_crc of the whole extent as it was appended (data_crc on)
+};
+
+struct Piece {
+  enum class Kind : uint8_t { kMiss, kHit, kFill };
+  Kind kind = Kind::kMiss;
+  bool clean = false;
+  Extent extent;
+  CachePos pos;  // kHit: of the piece's first byte
+  // kHit: the whole extent as appended, of which this piece may be a cut (data_crc off: the piece).
+  CachePos whole_pos;
+  uint32_t whole_len = 0;
+  uint32_t crc = 0;
+  FillToken token;  // kFill
+};
+
+struct IndexOptions {
+  uint64_t device_bytes = 0;  // of the backing device, a multiple of 512
+  uint32_t stripes = 1;       // a power of two
+  bool with_crc = false;
+  uint64_t max_blocks = 0;  // tests only: room for so many blocks; 0: what the device can need
+};
+
+namespace index_impl {
+class RangeEdit;
+}
+
+class Index {
+ public:
+  // EINVAL for options that make no sense, ENOMEM when the address space cannot be reserved.
+  static Result<std::unique_ptr<Index>> create(const IndexOptions& options);
+  Index(const Index&) = delete;
+  Index& operator=(const Index&) = delete;
+
+  struct Snapshot {
+    const void* shard = nullptr;
+    uint32_t handle = 0;
+    uint64_t seq = 0;
+    uint64_t range = 0;
+  };
+
+  // Describes `extent` (inside one 4 MiB range) from its start by pieces in ascending order without
+  // gaps: neighbours are merged when they continue each other (same kind, both clean or both not,
+  // contiguous positions; with data_crc also the same whole extent; fills: same token). Stops when
+  // `out` is full (it holds at least one). Returns how many. The pieces fit together: they are what
+  // one moment showed, though perhaps of another range when still_valid() says no.
+  // Waits (spins) while a change of that range is under way. Any thread, no lock.
+  size_t lookup(const Extent& extent, std::span<Piece> out, Snapshot* snapshot) const;
+  bool still_valid(const Snapshot& snapshot) const;
+
+  // All below: the caller holds the stripe lock of extent's range; extent inside one range.
+
+  // Maps the whole extent to `location`, whatever was there before. ENOMEM leaves it as it was.
+  Status insert(const Extent& extent, const Location& location);
+  // Puts `token` on every sector of `extent` that is not mapped and carries no other token.
+  Status begin_fill(const Extent& extent, FillToken token);
+  // Maps the sectors of `extent` that still carry `token` and appends the runs it mapped to `runs`,
+  // in ascending order and as long as can be. `location` is for the whole extent, which must lie
+  // there in full; with data_crc on readers verify by that until the caller gives each run its own
+  // crc by set_crc(). ENOMEM leaves it as it was.
+  Status finish_fill(const Extent& extent, FillToken token, const Location& location,
+                     std::vector<Extent>* runs);
+  // Takes `token` off wherever it still stands in `extent`.
+  void abandon_fill(const Extent& extent, FillToken token);
+  // Makes `run` (mapped contiguously from `pos`) one extent of its own with this crc.
+  void set_crc(const Extent& run, CachePos pos, uint32_t crc);
+  // Forgets the sectors of `extent` that are still mapped to their place in [pos, pos + len).
+  // Returns the bytes forgotten.
+  uint64_t remove(const Extent& extent, CachePos pos);
+  // Marks those sectors clean. Returns the bytes that were dirty before.
+  uint64_t mark_clean(const Extent& extent, CachePos pos);
+
+  // Approximate when called while changes are under way. Bytes.
+  uint64_t mapped_bytes() const;
+  uint64_t memory_bytes() const;  // of the blocks and shards in use
+
+ private:
+  friend class index_impl::RangeEdit;
+  using Arena = index_impl::Arena;
+  using Cell = index_impl::Cell;
+  using CheckWord = index_impl::CheckWord;
+  using Shard = index_impl::Shard;
+  using Slot = index_impl::Slot;
+  using Stripe = index_impl::Stripe;
+  using Word = index_impl::Word;
+  static constexpr uint32_t kSectorsPerPage = index_impl::kSectorsPerPage;
+  static constexpr uint32_t kSlotsPerBlock = index_impl::kSlotsPerBlock;
+
+  Index() = default;
+  Status reserve(const IndexOptions& options);
+
+  // The fast paths: one whole page, no structure to change. False / 0: take the general path.
+  [[gnu::always_inline]] bool insert_page(uint64_t off, const Location& location);
+  [[gnu::always_inline]] size_t lookup_page(uint64_t off, Piece* out, Snapshot* snapshot) const;
+  Status insert_any(const Extent& extent, const Location& location);
+  size_t lookup_any(const Extent& extent, std::span<Piece> out, Snapshot* snapshot) const;
+  // What the shard shows for `extent`, without looking at the sequence.
+  size_t read_pieces(const Shard& shard, const Extent& extent, std::span<Piece> out) const;
+
+  Shard* shard(uint32_t handle) const { return reinterpret_cast<Shard*>(shards_base_) + handle; }
+  Word* block(uint32_t handle) const {
+    return reinterpret_cast<Word*>(blocks_base_ + (uint64_t{handle} << block_shift_));
+  }
+  Cell load_cell(const Word* block, uint32_t i) const {
+    Cell cell{{block[i].load(std::memory_order_acquire)}, {}};
+    if (with_crc_) cell.check.bits = block[kSlotsPerBlock + i].load(std::memory_order_acquire);
+    return cell;
+  }
+  void store_cell(Word* block, uint32_t i, Cell cell) const {
+    if (with_crc_) block[kSlotsPerBlock + i].store(cell.check.bits, std::memory_order_release);
+    block[i].store(cell.slot.bits, std::memory_order_release);
+  }
+  Cell whole_cell(const Extent& extent, const Location& location) const {
+    Cell cell{Slot::mapped(location.pos, location.clean), {}};
+    if (with_crc_) cell.check = CheckWord::whole(location.crc, extent.len / kSectorBytes);
+    return cell;
+  }
+  void describe(Cell cell, const Extent& extent, Piece* out) const;
+  Stripe& stripe_of(uint64_t range) const { return stripes_[range & stripe_mask_]; }
+
+  std::atomic<uint32_t>* directory_ = nullptr;
+  std::byte* shards_base_ = nullptr;
+  std::byte* blocks_base_ = nullptr;
+  uint32_t block_shift_ = 6;  // log2 of a block's bytes
+  bool with_crc_ = false;
+  uint64_t stripe_mask_ = 0;
+  uint64_t device_bytes_ = 0;
+  std::unique_ptr<Stripe[]> stripes_;
+  index_impl::Reservation directory_memory_;
+  Arena shards_;
+  Arena blocks_;
+};
+
+inline Status Index::insert(const Extent& extent, const Location& location) {
+  if (extent.len == kPageBytes && extent.off % kPageBytes == 0 && insert_page(extent.off, location))
+      [[likely]]
+    return {};
+  return insert_any(extent, location);
+}
+
+inline size_t Index::lookup(const Extent& extent, std::span<Piece> out, Snapshot* snapshot) const {
+  PCACHE_DCHECK(!out.empty());
+  if (extent.len == kPageBytes && extent.off % kPageBytes == 0) [[likely]] {
+    const size_t n = lookup_page(extent.off, out.data(), snapshot);
+    if (n != 0) [[likely]]
+      return n;
+  }
+  return lookup_any(extent, out, snapshot);
+}
+
+inline bool Index::still_valid(const Snapshot& snapshot) const {
+  index_impl::load_barrier();
+  if (directory_[snapshot.range].load(std::memory_order_acquire) != snapshot.handle) return false;
+  return snapshot.handle == 0 ||
+         shard(snapshot.handle)->seq.load(std::memory_order_relaxed) == snapshot.seq;
+}
+
+inline bool Index::insert_page(uint64_t off, const Location& location) {
+  PCACHE_DCHECK(off + kPageBytes <= device_bytes_);
+  const uint64_t range = range_of(off);
+  const uint32_t shard_handle = directory_[range].load(std::memory_order_relaxed);
+  if (shard_handle == 0) [[unlikely]]
+    return false;
+  Shard* const s = shard(shard_handle);
+  const uint32_t page = off / kPageBytes % (Shard::kBlocks * kSlotsPerBlock);
+  const uint32_t block_handle = s->block[page / kSlotsPerBlock].load(std::memory_order_relaxed);
+  if (block_handle == 0) [[unlikely]]
+    return false;
+  Word* const words = block(block_handle);
+  const uint32_t i = page % kSlotsPerBlock;
+  const Slot old{words[i].load(std::memory_order_relaxed)};
+  if (!old.is_mapped()) [[unlikely]] {
+    if (old.is_split()) return false;
+    Stripe::add(stripe_of(range).mapped_sectors, kSectorsPerPage);
+  }
+  const uint64_t opened = s->open();
+  store_cell(words, i, whole_cell({off, kPageBytes}, location));
+  s->close(opened);
+  return true;
+}
+
+inline void Index::describe(Cell cell, const Extent& extent, Piece* out) const {
+  // Every field of `out` is written, whatever it held.
+  out->extent = extent;
+  if (cell.slot.is_mapped()) [[likely]] {
+    const CachePos pos = cell.slot.pos();
+    out->kind = Piece::Kind::kHit;
+    out->clean = cell.slot.clean();
+    out->pos = pos;
+    out->token = FillToken{};
+    if (with_crc_) {
+      out->whole_pos = {pos.seg, pos.off - cell.check.delta_bytes()};
+      out->whole_len = cell.check.len_bytes();
+      out->crc = cell.check.crc();
+    } else {
+      out->whole_pos = pos;
+      out->whole_len = static_cast<uint32_t>(extent.len);
+      out->crc = 0;
+    }
+    return;
+  }
+  const bool fill = cell.slot.is_fill();
+  out->kind = fill ? Piece::Kind::kFill : Piece::Kind::kMiss;
+  out->clean = false;
+  out->pos = out->whole_pos = CachePos{};
+  out->whole_len = out->crc = 0;
+  out->token = FillToken{fill ? cell.slot.token() : 0};
+}
+
+inline size_t Index::lookup_page(uint64_t off, Piece* out, Snapshot* snapshot) const {
+  PCACHE_DCHECK(off + kPageBytes <= device_bytes_);
+  const uint64_t range = range_of(off);
+  const uint32_t shard_handle = directory_[range].load(std::memory_order_acquire);
+  if (shard_handle == 0) [[unlikely]]
+    return 0;
+  const Shard* const s = shard(shard_handle);
+  const uint64_t seq = s->seq.load(std::memory_order_acquire);
+  const uint32_t page = off / kPageBytes % (Shard::kBlocks * kSlotsPerBlock);
+  const uint32_t block_handle = s->block[page / kSlotsPerBlock].load(std::memory_order_acquire);
+  if (seq % 2 != 0 || block_handle == 0) [[unlikely]]
+    return 0;
+  const Cell cell = load_cell(block(block_handle), page % kSlotsPerBlock);
+  // A block that went to another use might show half a page as a whole one.
+  if (cell.slot.is_split() || s->seq.load(std::memory_order_relaxed) != seq) [[unlikely]]
+    return 0;
+  describe(cell, {off, kPageBytes}, out);
+  *snapshot = Snapshot{s, shard_handle, seq, range};
+  return 1;
+}
+
+}  // namespace pcache

@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The index's rules one by one; overlaps are in index_overlap_test.cc.
+#include "index/index.h"
+
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "index/index_model.h"
+
+namespace pcache {
+namespace {
+
+constexpr uint64_t kDevice = 2ull * kRangeBytes + 5 * kSectorBytes;
+
+std::vector<Piece> look(const Index& index, const Extent& e, size_t room = 64) {
+  std::vector<Piece> pieces(room);
+  Index::Snapshot snapshot;
+  pieces.resize(index.lookup(e, pieces, &snapshot));
+  return pieces;
+}
+
+TEST(IndexOptions, NonsenseIsRefused) {
+  EXPECT_EQ(Index::create({.device_bytes = 0}).error().code, EINVAL);
+  EXPECT_EQ(Index::create({.device_bytes = 1000}).error().code, EINVAL);
+  EXPECT_EQ(Index::create({.device_bytes = 4096, .stripes = 0}).error().code, EINVAL);
+  EXPECT_EQ(Index::create({.device_bytes = 4096, .stripes = 3}).error().code, EINVAL);
+}
+
+class Rules : public testing::TestWithParam<bool> {
+ protected:
+  IndexModel m_{{.device_bytes = kDevice, .stripes = 2, .with_crc = GetParam()}};
+};
+
+TEST_P(Rules, EmptyIndexIsOneMiss) {
+  EXPECT_EQ(m_.verify(sectors(0, 8192)), 1u);
+  EXPECT_EQ(m_.verify(sectors(16384, 5)), 1u);
+  EXPECT_EQ(m_.index().memory_bytes(), 0u);
+}
+
+TEST_P(Rules, FirstAndLastSectorsOfRangesAndDevice) {
+  for (const uint64_t s : {0, 8191, 8192, 16383, 16384, 16388})
+    m_.insert(sectors(s, 1), {place(1, static_cast<uint32_t>(s)), false, 1});
+  m_.verify_all();
+  m_.insert(sectors(0, 8192), {place(2, 0), false, 2});
+  m_.insert(sectors(16384, 5), {place(3, 0), false, 2});
+  EXPECT_EQ(m_.verify(sectors(0, 8192)), 1u);
+  EXPECT_EQ(m_.verify(sectors(16384, 5)), 1u);
+  m_.verify_all();
+}
+
+TEST_P(Rules, WholePageJoinsSplitPage) {
+  m_.insert(sectors(80, 8), {place(1, 0), false, 1});
+  const uint64_t plain = m_.index().memory_bytes();
+  m_.insert(sectors(83, 2), {place(2, 0), false, 2});
+  EXPECT_GT(m_.index().memory_bytes(), plain);
+  m_.insert(sectors(80, 8), {place(3, 0), false, 3});
+  EXPECT_EQ(m_.index().memory_bytes(), plain);
+  m_.verify_all();
+}
+
+TEST_P(Rules, EightContiguousSectorsJoinUnlessTheyVerifyApart) {
+  for (uint32_t i = 0; i < 8; ++i) m_.insert(sectors(80 + i, 1), {place(1, 40 + i), false, 9});
+  EXPECT_EQ(m_.verify(sectors(80, 8)), GetParam() ? 8u : 1u);
+  m_.verify_all();
+}
+
+TEST_P(Rules, CleanAndDirtyHalvesJoinWhenBothAreClean) {
+  m_.insert(sectors(80, 8), {place(1, 40), false, 9});
+  m_.mark_clean(sectors(80, 4), place(1, 40));
+  EXPECT_EQ(m_.verify(sectors(80, 8)), 2u);
+  m_.mark_clean(sectors(80, 8), place(1, 40));
+  EXPECT_EQ(m_.verify(sectors(80, 8)), 1u);
+  m_.verify_all();
+}
+
+TEST_P(Rules, EndOfASegmentIsNotContinuedByTheNext) {
+  m_.insert(sectors(80, 8), {place(1, 32760), false, 9});
+  m_.insert(sectors(88, 8), {place(2, 0), false, 9});
+  EXPECT_EQ(m_.verify(sectors(80, 16)), 2u);
+}
+
+TEST_P(Rules, LookupStopsWhenFull) {
+  for (uint32_t i = 0; i < 6; ++i) m_.insert(sectors(16 * i, 8), {place(1, 100 * i), false, 1});
+  const auto pieces = look(m_.index(), sectors(0, 96), 3);
+  ASSERT_EQ(pieces.size(), 3u);
+  EXPECT_EQ(pieces[2].extent, sectors(16, 8));
+  EXPECT_EQ(look(m_.index(), sectors(4, 92), 1)[0].extent, sectors(4, 4));
+}
+
+TEST_P(Rules, SnapshotEndsWithAnyChangeOfItsRangeOnly) {
+  Index& index = m_.index();
+  Piece piece;
+  Index::Snapshot none, some;
+  index.lookup(sectors(80, 8), {&piece, 1}, &none);
+  EXPECT_TRUE(index.still_valid(none));
+  m_.insert(sectors(80, 8), {place(1, 0), false, 1});
+  EXPECT_FALSE(index.still_valid(none));
+  index.lookup(sectors(80, 8), {&piece, 1}, &some);
+  m_.insert(sectors(8192, 8), {place(1, 8), false, 1});
+  EXPECT_TRUE(index.still_valid(some));
+  m_.insert(sectors(88, 8), {place(1, 16), false, 1});
+  EXPECT_FALSE(index.still_valid(some));
+  // The shard goes, and comes back for the range two further on, of the same stripe.
+  index.lookup(sectors(80, 8), {&piece, 1}, &some);
+  m_.remove(sectors(80, 16), place(1, 0));
+  m_.remove(sectors(88, 8), place(1, 16));
+  m_.insert(sectors(16384, 1), {place(1, 24), false, 1});
+  EXPECT_FALSE(index.still_valid(some));
+  m_.verify_all();
+}
+
+TEST_P(Rules, ShardThatWentToAnotherRangeIsNoticed) {
+  // A reader that took the handle from the directory and then slept until the shard served range 2.
+  m_.insert(sectors(0, 8), {place(1, 0), false, 1});
+  Piece piece;
+  Index::Snapshot snapshot;
+  m_.index().lookup(sectors(0, 8), {&piece, 1}, &snapshot);
+  snapshot.range = 2;
+  EXPECT_FALSE(m_.index().still_valid(snapshot));
+  m_.insert(sectors(16384, 1), {place(1, 8), false, 1});
+  EXPECT_FALSE(m_.index().still_valid(snapshot));
+}
+
+TEST_P(Rules, FillIsInstalledWhereNothingNewerCame) {
+  m_.begin_fill(sectors(64, 64), {1});
+  EXPECT_EQ(look(m_.index(), sectors(64, 64))[0].token, FillToken{1});
+  m_.insert(sectors(70, 3), {place(1, 0), false, 1});
+  m_.insert(sectors(96, 8), {place(1, 8), false, 2});
+  const auto runs = m_.finish_fill(sectors(64, 64), {1}, {place(2, 0), true, 3});
+  EXPECT_EQ(runs, (std::vector<Extent>{sectors(64, 6), sectors(73, 23), sectors(104, 24)}));
+  m_.verify_all();
+}
+
+TEST_P(Rules, WrittenAndRemovedMeanwhileIsNotFilledEither) {
+  m_.begin_fill(sectors(64, 8), {1});
+  m_.insert(sectors(64, 8), {place(1, 0), false, 1});
+  m_.remove(sectors(64, 8), place(1, 0));
+  EXPECT_TRUE(m_.finish_fill(sectors(64, 8), {1}, {place(2, 0), true, 3}).empty());
+  EXPECT_EQ(m_.index().memory_bytes(), 0u);
+}
+
+TEST_P(Rules, SecondFillLeavesTheFirstAlone) {
+  m_.begin_fill(sectors(64, 20), {1});
+  m_.begin_fill(sectors(70, 40), {2});
+  m_.verify_all();
+  EXPECT_EQ(m_.finish_fill(sectors(70, 40), {2}, {place(2, 0), true, 3}),
+            (std::vector<Extent>{sectors(84, 26)}));
+  m_.abandon_fill(sectors(60, 60), {1});
+  EXPECT_EQ(m_.verify(sectors(64, 64)), 3u);
+  m_.verify_all();
+}
+
+TEST_P(Rules, FillFinishedInPartsAndAbandonedForTheRest) {
+  m_.begin_fill(sectors(64, 64), {1});
+  m_.finish_fill(sectors(67, 10), {1}, {place(2, 0), true, 3});
+  m_.verify_all();
+  m_.finish_fill(sectors(77, 30), {1}, {place(2, 500), true, 3});
+  m_.abandon_fill(sectors(64, 64), {1});
+  m_.verify_all();
+  EXPECT_EQ(m_.index().mapped_bytes(), 40u * kSectorBytes);
+}
+
+TEST_P(Rules, FinishedFillIsVerifiableBeforeItsRunsHaveTheirOwnCrc) {
+  m_.begin_fill(sectors(64, 64), {1});
+  m_.insert(sectors(70, 3), {place(1, 0), false, 1});
+  m_.finish_fill(sectors(64, 64), {1}, {place(2, 8), true, 0x77}, /*set_crc=*/false);
+  m_.verify_all();  // whole extent: 64 sectors from place(2, 8)
+}
+
+TEST_P(Rules, SetCrcOfAPartSplitsWhatVerifiedTogether) {
+  m_.insert(sectors(64, 64), {place(1, 0), false, 0xa});
+  m_.set_crc(sectors(67, 9), place(1, 3), 0xb);
+  EXPECT_EQ(m_.verify(sectors(64, 64)), GetParam() ? 3u : 1u);
+  m_.set_crc(sectors(80, 9), place(1, 3), 0xc);  // not the place it is mapped to
+  m_.verify_all();
+}
+
+TEST_P(Rules, CutsKeepTheWholeExtentTheyAreVerifiedBy) {
+  m_.insert(sectors(0, 8192), {place(1, 0), false, 0xa});
+  m_.insert(sectors(4001, 1), {place(2, 0), false, 0xb});
+  const auto pieces = look(m_.index(), sectors(4000, 192));
+  ASSERT_EQ(pieces.size(), 3u);
+  EXPECT_EQ(pieces[2].pos, place(1, 4002));
+  EXPECT_EQ(pieces[2].whole_pos, GetParam() ? place(1, 0) : place(1, 4002));
+  EXPECT_EQ(pieces[2].whole_len, GetParam() ? kRangeBytes : 190 * kSectorBytes);
+  EXPECT_EQ(pieces[2].crc, GetParam() ? 0xau : 0u);
+  m_.verify_all();
+}
+
+TEST_P(Rules, RemoveAndMarkCleanActOnTheExactPlaceOnly) {
+  m_.insert(sectors(64, 32), {place(1, 0), false, 1});
+  m_.insert(sectors(70, 4), {place(2, 6), false, 1});
+  EXPECT_EQ(m_.mark_clean(sectors(64, 32), place(1, 1)), 0u);
+  EXPECT_EQ(m_.remove(sectors(64, 32), place(3, 0)), 0u);
+  EXPECT_EQ(m_.mark_clean(sectors(64, 32), place(1, 0)), 28u * kSectorBytes);
+  EXPECT_EQ(m_.mark_clean(sectors(64, 32), place(1, 0)), 0u);
+  EXPECT_EQ(m_.remove(sectors(72, 8), place(1, 8)), 6u * kSectorBytes);
+  m_.verify_all();
+}
+
+TEST_P(Rules, NothingIsDoneWhereNothingIs) {
+  EXPECT_EQ(m_.remove(sectors(64, 32), place(1, 1)), 0u);
+  EXPECT_EQ(m_.mark_clean(sectors(64, 32), place(1, 1)), 0u);
+  m_.abandon_fill(sectors(64, 32), {5});
+  EXPECT_TRUE(m_.finish_fill(sectors(64, 32), {5}, {place(1, 0), true, 1}).empty());
+  EXPECT_EQ(m_.index().memory_bytes(), 0u);
+}
+
+INSTANTIATE_TEST_SUITE_P(Crc, Rules, testing::Bool());
+
+TEST(IndexMemory, ExhaustionLeavesEverythingAsItWas) {
+  IndexModel m({.device_bytes = kDevice, .stripes = 1, .max_blocks = 2});
+  m.insert(sectors(0, 8), {place(1, 0), false, 1});
+  m.insert(sectors(64, 8), {place(1, 8), true, 1});
+  Index& index = m.index();
+  EXPECT_EQ(index.insert(sectors(128, 8), {place(2, 0)}).error().code, ENOMEM);
+  EXPECT_EQ(index.insert(sectors(0, 4), {place(2, 0)}).error().code, ENOMEM);
+  EXPECT_EQ(index.insert(sectors(0, 256), {place(2, 0)}).error().code, ENOMEM);
+  EXPECT_EQ(index.insert(sectors(8192, 8), {place(2, 0)}).error().code, ENOMEM);
+  EXPECT_EQ(index.begin_fill(sectors(68, 256), {4}).error().code, ENOMEM);
+  m.verify_all();
+  m.insert(sectors(8, 8), {place(2, 0), false, 1});
+  // Half of a clean page cannot be kept: all of it is forgotten, never too little.
+  EXPECT_EQ(index.mark_clean(sectors(0, 4), place(1, 0)), 0u);
+  EXPECT_EQ(index.remove(sectors(64, 4), place(1, 8)), 8u * kSectorBytes);
+  EXPECT_EQ(index.mapped_bytes(), 16u * kSectorBytes);
+  m.insert(sectors(0, 4), {place(2, 100), false, 1});  // in the block that this gave back
+}
+
+TEST(IndexMemory, FillsGiveWayToExhaustion) {
+  IndexModel m({.device_bytes = kDevice, .stripes = 1, .max_blocks = 1});
+  m.begin_fill(sectors(0, 16), {4});
+  std::vector<Extent> runs;
+  EXPECT_EQ(m.index().finish_fill(sectors(0, 12), {4}, {place(1, 0), true}, &runs).error().code,
+            ENOMEM);
+  EXPECT_TRUE(runs.empty());
+  m.verify_all();
+  m.index().abandon_fill(sectors(0, 12), {4});
+  EXPECT_EQ(m.index().memory_bytes(), 0u);
+}
+
+TEST(IndexMemory, ReserveIsForWhatCannotFail) {
+  IndexModel m({.device_bytes = kDevice, .stripes = 1, .max_blocks = 32});
+  for (uint32_t i = 0; i < 30; ++i) m.insert(sectors(64 * i, 8), {place(1, 8 * i), false, 1});
+  EXPECT_EQ(m.index().insert(sectors(64 * 30, 8), {place(2, 0)}).error().code, ENOMEM);
+  m.remove(sectors(0, 4), place(1, 0));
+  m.mark_clean(sectors(64, 4), place(1, 8));
+  m.verify_all();
+}
+
+#if !PCACHE_TEST_SANITIZED
+uint64_t resident_bytes() {
+  unsigned long total = 0, resident = 0;
+  FILE* f = fopen("/proc/self/statm", "r");
+  if (f == nullptr || fscanf(f, "%lu %lu", &total, &resident) != 2) ADD_FAILURE();
+  if (f != nullptr) fclose(f);
+  return resident * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+}
+
+TEST(IndexMemory, HugeSparseDevicesCostAlmostNothing) {
+  for (const uint64_t device : {8ull << 40, 1ull << 50}) {
+    const uint64_t before = resident_bytes();
+    auto index = Index::create({.device_bytes = device, .stripes = 64, .with_crc = true}).take();
+    EXPECT_LT(resident_bytes() - before, 1u << 20);
+    ASSERT_TRUE(index->insert({0, 4096}, {place(1, 0)}).ok());
+    ASSERT_TRUE(index->insert({device - 4096, 4096}, {place(1, 8)}).ok());
+    EXPECT_EQ(look(*index, {device - 4096, 4096})[0].pos, place(1, 8));
+    EXPECT_LT(resident_bytes() - before, 6u << 20);  // two huge pages, and small ones
+  }
+}
+
+TEST(IndexMemory, NoAddressSpaceIsAnError) {
+  auto try_it = [] {
+    const rlimit limit{1u << 30, 1u << 30};
+    setrlimit(RLIMIT_AS, &limit);
+    const auto index = Index::create({.device_bytes = 8ull << 40});
+    _exit(!index.ok() && index.error().code == ENOMEM ? 0 : 1);
+  };
+  EXPECT_EXIT(try_it(), testing::ExitedWithCode(0), "");
+}
+#endif
+
+}  // namespace
+}  // namespace pcache
