@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "segment/format_device.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+
+#include "testing/crash_states.h"
+#include "testing/image.h"
+
+namespace pcache {
+namespace {
+
+using namespace media;
+using ::testing::HasSubstr;
+
+constexpr uint64_t kDeviceBytes = 512 << 20;
+
+std::string golden(const std::string& name) {
+  const char* dir = getenv("PCACHE_GOLDEN");
+  return (dir ? std::string(dir) : std::string(PCACHE_SOURCE_DIR) + "/../shared/golden") + "/" +
+         name;
+}
+
+// The first byte that differs from what zstd unpacks, or -1.
+int64_t first_difference(const std::string& path, const MemoryPmem& memory) {
+  FILE* pipe = popen(("zstd -qdc --long=27 '" + path + "'").c_str(), "r");
+  if (!pipe) return 0;
+  std::vector<std::byte> chunk(1 << 20);
+  uint64_t at = 0;
+  int64_t different = -1;
+  while (const size_t n = fread(chunk.data(), 1, chunk.size(), pipe)) {
+    if (different < 0 &&
+        (at + n > memory.size_bytes() || memcmp(memory.data() + at, chunk.data(), n)))
+      for (size_t i = 0; i < n && different < 0; i++)
+        if (at + i >= memory.size_bytes() || memory.data()[at + i] != chunk[i])
+          different = static_cast<int64_t>(at + i);
+    at += n;
+  }
+  EXPECT_EQ(pclose(pipe), 0) << path;
+  EXPECT_EQ(at, memory.size_bytes()) << path;
+  return different;
+}
+
+TEST(FormatDevice, IsByteForByteWhatTheKernelWrites) {
+  const char* dir = getenv("PCACHE_GOLDEN");
+  if (dir && std::string(dir) == "none")
+    GTEST_SKIP() << "PCACHE_GOLDEN=none: no images to compare with";
+  const std::string path = golden("a_empty_crcoff.pmem.zst");
+  if (!std::filesystem::exists(path))
+    FAIL() << path << " is missing: set PCACHE_GOLDEN to the directory of the golden images, or to "
+           << "\"none\" to do without the comparison";
+  MemoryPmem memory(kDeviceBytes);
+  format_device(memory.pmem(), {});
+  EXPECT_EQ(first_difference(path, memory), -1);
+}
+
+TEST(FormatDevice, OverGarbageItLeavesTheSameRecords) {
+  MemoryPmem fresh(device_bytes(3)), used(device_bytes(3));
+  const std::vector<std::byte> garbage(64 << 10, std::byte{0x5a});
+  for (const uint64_t off : {kCacheInfoOff, segment_off(0).v, segment_off(1).v, segment_off(2).v})
+    used.poke(MediaOff{off}, garbage.data(), off == kCacheInfoOff ? 12 << 10 : garbage.size());
+  format_device(fresh.pmem(), {});
+  format_device(used.pmem(), {});
+  for (const PmemEvent& event : fresh.journal()) {
+    if (event.fence) continue;
+    EXPECT_EQ(memcmp(fresh.data() + event.off.v, used.data() + event.off.v, event.bytes.size()), 0)
+        << "at " << event.off.v;
+  }
+}
+
+TEST(FormatDevice, OptionsGoIntoCacheInfo) {
+  MemoryPmem memory(device_bytes(4));
+  format_device(memory.pmem(), {true, 33});
+  const auto frame = load_frame(memory.pmem(), Log());
+  ASSERT_TRUE(frame.ok());
+  EXPECT_TRUE(frame.value().info.data_crc);
+  EXPECT_EQ(frame.value().info.gc_percent, 33u);
+  EXPECT_EQ(frame.value().chain, (std::vector<uint32_t>{0, 1, 2, 3}));
+}
+
+class FormatCrash : public ::testing::Test {
+ protected:
+  // Of a device that was in use before, its superblock wiped to have it formatted.
+  FormatCrash() {
+    const std::vector<std::byte> old(64 << 10, std::byte{0xa5});
+    for (uint32_t i = 0; i < 31; i++) memory_.poke(segment_off(i), old.data(), old.size());
+    memory_.checkpoint();
+    format_device(memory_.pmem(), {});
+  }
+  // Blank or complete, never half.
+  void check(std::span<const KeptStore> kept, const std::string& what) {
+    const auto image = memory_.crash_image(kept);
+    const auto state = probe_device(image->pmem());
+    if (!state) {
+      refused_++;
+      if (refused_ <= 3) ADD_FAILURE() << what << ": " << state.error().text;
+      return;
+    }
+    if (state.value() == DeviceState::kBlank) {
+      blank_++;
+      return;
+    }
+    complete_++;
+    const auto frame = load_frame(image->pmem(), Log());
+    ASSERT_TRUE(frame.ok()) << what << ": " << frame.error().text;
+    ASSERT_EQ(frame.value().chain.size(), 31u) << what;
+    for (const PmemEvent& event : memory_.journal()) {
+      if (event.fence) continue;
+      ASSERT_EQ(
+          memcmp(image->data() + event.off.v, memory_.data() + event.off.v, event.bytes.size()), 0)
+          << what;
+    }
+  }
+  MemoryPmem memory_{kDeviceBytes};
+  int refused_ = 0, blank_ = 0, complete_ = 0;
+};
+
+TEST_F(FormatCrash, AtEveryStoreAndFence) {
+  CrashOptions whole_stores;
+  whole_stores.tear_up_to_bytes = 0;
+  whole_stores.samples = 10;
+  for_each_crash_state(
+      memory_.journal(), whole_stores,
+      [&](std::span<const KeptStore> kept, const std::string& what) { check(kept, what); });
+  EXPECT_EQ(refused_, 0);
+  EXPECT_GT(blank_, 100);
+  EXPECT_GT(complete_, 0);
+}
+
+// The superblock is 24 bytes; the CPU writes no more than 8 of them as a whole.
+TEST_F(FormatCrash, WithTheSuperblockTorn) {
+  const Journal& journal = memory_.journal();
+  const size_t sb = find_store(journal, MediaOff{kSuperblockOff}, 100);
+  ASSERT_LT(sb, journal.size());
+  Journal before(journal.begin(), journal.begin() + static_cast<ptrdiff_t>(sb));
+  std::vector<KeptStore> durable;
+  for (const PmemEvent& event : before)
+    if (!event.fence) durable.push_back({event.off, event.bytes});
+  const Journal end(journal.begin() + static_cast<ptrdiff_t>(sb), journal.end());
+  for_each_crash_state(end, {}, [&](std::span<const KeptStore> kept, const std::string& what) {
+    std::vector<KeptStore> all = durable;
+    all.insert(all.end(), kept.begin(), kept.end());
+    check(all, what);
+  });
+  EXPECT_EQ(refused_, 0) << "a format that a crash interrupted must be blank, or complete";
+}
+
+class Frame : public ::testing::Test {
+ protected:
+  // Of the first segment's newest segment_info and so on; a fresh format's is in slot 0, the last's
+  // in 1.
+  void patch_segment_info(uint32_t physical, uint32_t flags, uint32_t next) {
+    SegmentInfo info{};
+    info.header.seq = 2;
+    info.flags = flags;
+    info.next_seg = next;
+    info.header.crc = record_crc(info);
+    image_.memory().poke(segment_info_place(physical).base, info);
+  }
+  void patch_cache_info(uint32_t first, uint32_t n) {
+    CacheInfoFields fields;
+    fields.first_seg = first;
+    fields.n_segs = n;
+    fields.init_done = true;
+    CacheInfo info = make_cache_info(fields);
+    info.header.seq = 1;
+    info.header.crc = record_crc(info);
+    image_.memory().poke(MediaOff{kCacheInfoOff + kCacheInfoStride}, info);
+  }
+  std::string error() {
+    image_.memory().forbid_stores();  // never formatted again, nor repaired
+    const auto frame = load_frame(image_.pmem(), log_.log());
+    image_.memory().allow_stores();
+    return frame ? "no error" : frame.error().text;
+  }
+  static constexpr uint32_t kData = kSegTypeCacheData << kSegTypeShift;
+  static constexpr uint32_t kDataWithNext = kData | kSegHasNext;
+  Image image_{5};
+  LogLines log_;
+};
+
+TEST_F(Frame, AChainInAnyOrder) {
+  patch_segment_info(0, kDataWithNext, 4);
+  patch_segment_info(4, kDataWithNext, 2);
+  patch_cache_info(0, 3);
+  const auto frame = load_frame(image_.pmem(), Log());
+  ASSERT_TRUE(frame.ok()) << frame.error().text;
+  EXPECT_EQ(frame.value().chain, (std::vector<uint32_t>{0, 4, 2}));
+}
+
+TEST_F(Frame, ACycleIsRefused) {
+  patch_segment_info(2, kDataWithNext, 0);
+  EXPECT_THAT(error(), HasSubstr("segment 0 comes again as number 3 of 5"));
+}
+
+TEST_F(Frame, ASegmentThatLeadsToItselfIsRefused) {
+  patch_segment_info(0, kDataWithNext, 0);
+  EXPECT_THAT(error(), HasSubstr("cycle"));
+}
+
+TEST_F(Frame, ALinkOutOfRangeIsRefused) {
+  for (const uint32_t next : {5u, 1048576u, ~0u}) {
+    patch_segment_info(1, kDataWithNext, next);
+    EXPECT_THAT(error(), HasSubstr("leads to segment " + std::to_string(next) + " of 5"));
+  }
+}
+
+TEST_F(Frame, AChainThatEndsEarlyIsRefused) {
+  patch_segment_info(1, kData, 0);
+  EXPECT_THAT(error(), HasSubstr("segment chain: segment 1 (number 1 of 5)"));
+}
+
+TEST_F(Frame, SegmentInfoTornInBothReplicasIsRefused) {
+  image_.memory().flip_bit(segment_info_place(3).base + 8);
+  EXPECT_THAT(error(), HasSubstr("(number 3 of 5)")) << "the older one says that it is the last";
+  image_.memory().flip_bit(segment_info_place(3).base + kSegInfoStride + 8);
+  EXPECT_THAT(error(), HasSubstr("segment 3: neither replica of its segment_info is valid"));
+}
+
+TEST_F(Frame, UnreadableSegmentInfoIsRefused) {
+  image_.memory().make_unreadable(segment_info_place(3).base);
+  image_.memory().make_unreadable(segment_info_place(3).base + kSegInfoStride);
+  EXPECT_THAT(error(), HasSubstr("segment 3"));
+}
+
+TEST_F(Frame, CacheInfoOutOfRangeIsRefused) {
+  patch_cache_info(5, 1);
+  EXPECT_THAT(error(), HasSubstr("1 segments from segment 5 on"));
+  patch_cache_info(0, 6);
+  EXPECT_THAT(error(), HasSubstr("6 segments"));
+}
+
+// Hazard 21.
+TEST_F(Frame, MissingCacheInfoIsRefusedAndNeverFormattedAgain) {
+  image_.memory().flip_bit(MediaOff{kCacheInfoOff + kCacheInfoStride + 8});
+  EXPECT_THAT(error(), HasSubstr("cache_info at 8192 and 12288: neither replica is valid"));
+}
+
+TEST_F(Frame, GcPercentOutOfRangeIsClampedWithAWarning) {
+  CacheInfoFields fields;
+  fields.n_segs = 5;
+  fields.init_done = true;
+  fields.gc_percent = 127;
+  CacheInfo info = make_cache_info(fields);
+  info.header.seq = 1;
+  info.header.crc = record_crc(info);
+  image_.memory().poke(MediaOff{kCacheInfoOff + kCacheInfoStride}, info);
+  EXPECT_EQ(error(), "no error");
+  ASSERT_EQ(log_.lines.size(), 1u);
+  EXPECT_THAT(log_.lines[0], HasSubstr("gc_percent"));
+}
+
+TEST_F(Frame, WriteCacheInfoGoesToTheOtherSlotAndIsFenced) {
+  auto frame = load_frame(image_.pmem(), Log());
+  ASSERT_TRUE(frame.ok());
+  frame.value().info.gc_percent = 12;
+  write_cache_info(image_.pmem(), frame.value());
+  const Journal& journal = image_.memory().journal();
+  ASSERT_EQ(journal.size(), 2u);
+  EXPECT_EQ(journal[0].off.v, kCacheInfoOff);
+  EXPECT_TRUE(journal[1].fence);
+  EXPECT_EQ(load_frame(image_.pmem(), Log()).value().info.gc_percent, 12u);
+}
+
+class Probe : public ::testing::Test {
+ protected:
+  std::string verdict() {
+    const auto state = probe_device(memory_.pmem());
+    if (!state) return state.error().text;
+    return state.value() == DeviceState::kBlank ? "blank" : "formatted";
+  }
+  MemoryPmem memory_{kDeviceBytes};
+};
+
+TEST_F(Probe, ZerosAreBlankAndAFormatIsFormatted) {
+  EXPECT_EQ(verdict(), "blank");
+  format_device(memory_.pmem(), {});
+  EXPECT_EQ(verdict(), "formatted");
+}
+
+TEST_F(Probe, TooSmall) {
+  MemoryPmem small(kDeviceBytes - 4096);
+  const auto state = probe_device(small.pmem());
+  ASSERT_FALSE(state.ok());
+  EXPECT_EQ(state.error().code, EINVAL);
+  EXPECT_THAT(state.error().text, HasSubstr("536866816 bytes, at least 536870912"));
+}
+
+TEST_F(Probe, AForeignFirstPageIsNotBlank) {
+  memory_.poke(MediaOff{0}, uint64_t{0x4d5a});
+  EXPECT_THAT(verdict(), HasSubstr("hold something else"));
+}
+
+TEST_F(Probe, AnUnreadableSuperblock) {
+  memory_.make_unreadable(MediaOff{kSuperblockOff});
+  const auto state = probe_device(memory_.pmem());
+  ASSERT_FALSE(state.ok());
+  EXPECT_EQ(state.error().code, EIO);
+}
+
+TEST_F(Probe, ALostSuperblockOverALogWithDataIsNotBlank) {
+  format_device(memory_.pmem(), {});
+  memory_.poke(segment_data_off(0), make_last_kset(SegId{1}));
+  memory_.poke(MediaOff{kSuperblockOff}, Superblock{});
+  EXPECT_THAT(verdict(), HasSubstr("damaged, not blank"));
+}
+
+TEST_F(Probe, ALostMagicIsNotBlank) {
+  format_device(memory_.pmem(), {});
+  memory_.poke(segment_data_off(0), make_last_kset(SegId{1}));
+  memory_.poke(MediaOff{kSuperblockOff} + offsetof(Superblock, magic), uint64_t{0});
+  EXPECT_THAT(verdict(), HasSubstr("damaged, not blank"));
+}
+
+}  // namespace
+}  // namespace pcache

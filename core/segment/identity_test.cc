@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "segment/identity.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "testing/crash_states.h"
+#include "testing/memory_pmem.h"
+
+namespace pcache {
+namespace {
+
+using media::Identity;
+using ::testing::HasSubstr;
+
+const BackingIdentity kDisk{"disk serial=A", 64 << 20}, kOther{"disk serial=B", 64 << 20};
+
+class IdentityBlock : public ::testing::Test {
+ protected:
+  MemoryPmem memory_{64 << 10};
+};
+
+TEST_F(IdentityBlock, NothingOnABlankDevice) {
+  const auto loaded = load_identity(memory_.pmem());
+  ASSERT_TRUE(loaded.ok());
+  EXPECT_FALSE(loaded.value());
+}
+
+TEST_F(IdentityBlock, RoundTrip) {
+  write_identity(memory_.pmem(), kDisk, 1234);
+  const auto loaded = load_identity(memory_.pmem());
+  ASSERT_TRUE(loaded.ok() && loaded.value());
+  EXPECT_STREQ(loaded.value()->backing, "disk serial=A");
+  EXPECT_EQ(loaded.value()->backing_bytes, 64u << 20);
+  EXPECT_EQ(loaded.value()->created_unix_s, 1234u);
+  EXPECT_EQ(loaded.value()->uuid[6] >> 4, 4);
+  EXPECT_TRUE(compare_identity(*loaded.value(), kDisk).ok());
+}
+
+TEST_F(IdentityBlock, TextTooLongForTheBlockStillMatchesItself) {
+  const BackingIdentity longer{std::string(1000, 'x'), 512};
+  write_identity(memory_.pmem(), longer, 0);
+  const auto loaded = load_identity(memory_.pmem());
+  ASSERT_TRUE(loaded.ok() && loaded.value());
+  EXPECT_TRUE(compare_identity(*loaded.value(), longer).ok());
+}
+
+TEST_F(IdentityBlock, AMismatchNamesBoth) {
+  write_identity(memory_.pmem(), kDisk, 0);
+  const auto loaded = load_identity(memory_.pmem());
+  ASSERT_TRUE(loaded.ok() && loaded.value());
+  const auto device = compare_identity(*loaded.value(), kOther);
+  ASSERT_FALSE(device.ok());
+  EXPECT_EQ(device.error().code, EXDEV);
+  EXPECT_THAT(device.error().text, HasSubstr("\"disk serial=A\""));
+  EXPECT_THAT(device.error().text, HasSubstr("\"disk serial=B\""));
+  const auto size = compare_identity(*loaded.value(), {"disk serial=A", 32 << 20});
+  ASSERT_FALSE(size.ok());
+  EXPECT_EQ(size.error().code, EXDEV);
+  EXPECT_THAT(size.error().text, HasSubstr("67108864 bytes"));
+  EXPECT_THAT(size.error().text, HasSubstr("33554432"));
+}
+
+TEST_F(IdentityBlock, EveryDamagedWordIsNoticed) {
+  write_identity(memory_.pmem(), kDisk, 0);
+  for (uint64_t off = 0; off < sizeof(Identity); off += 8) {
+    memory_.flip_bit(MediaOff{off});
+    const auto loaded = load_identity(memory_.pmem());
+    ASSERT_FALSE(loaded.ok()) << off;
+    EXPECT_EQ(loaded.error().code, EUCLEAN);
+    memory_.flip_bit(MediaOff{off});
+  }
+}
+
+TEST_F(IdentityBlock, AMediaErrorIsAnError) {
+  memory_.make_unreadable(MediaOff{0});
+  const auto loaded = load_identity(memory_.pmem());
+  ASSERT_FALSE(loaded.ok());
+  EXPECT_EQ(loaded.error().code, EIO);
+}
+
+class IdentityCrash : public IdentityBlock {
+ protected:
+  // In every crash state the block is one of `allowed` ("none" for no block).
+  void write_and_check(const BackingIdentity& backing, const std::vector<std::string>& allowed) {
+    memory_.checkpoint();
+    write_identity(memory_.pmem(), backing, 0);
+    CrashOptions torn;
+    torn.tear_up_to_bytes = sizeof(Identity);
+    int damaged = 0;
+    for_each_crash_state(
+        memory_.journal(), torn, [&](std::span<const KeptStore> kept, const std::string& what) {
+          const auto loaded = load_identity(memory_.crash_image(kept)->pmem());
+          if (!loaded) {
+            if (damaged++ == 0) ADD_FAILURE() << what << ": " << loaded.error().text;
+            return;
+          }
+          EXPECT_THAT(allowed,
+                      ::testing::Contains(loaded.value() ? loaded.value()->backing : "none"));
+        });
+    EXPECT_EQ(damaged, 0);
+  }
+};
+
+TEST_F(IdentityCrash, FirstWriteTornAtAnyWord) {
+  write_and_check(kDisk, {"none", "disk serial=A"});
+}
+
+// As an attach with force does; the crash must not leave a cache that attaches only with force.
+TEST_F(IdentityCrash, RewriteTornAtAnyWord) {
+  write_identity(memory_.pmem(), kDisk, 0);
+  write_and_check(kOther, {"none", "disk serial=A", "disk serial=B"});
+}
+
+}  // namespace
+}  // namespace pcache

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// SegmentTable: the cache segments, who uses them, and handing them out.
+//
+// Invariants
+// - A segment is free, a log segment, or a data segment. A data segment is in use while references
+// are
+//   held: one for each key of the log (or of a kset still open) that names it with its current
+//   generation, and a bias while a data head fills it. The last reference going frees it.
+// - A freed segment's generation is increased, durably, before it can be handed out again.
+// - `generation()` changes only when the segment is freed: a reader that saw the same generation
+//   before and after its copy has read data of that life.
+// - Data may not take the last `log_reserve` free segments: the log can always roll, so what is
+//   acknowledged can always be made durable and, later, reclaimed (hazard 9).
+// Threads: generation() and media() from any thread without lock; the rest is locked inside.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "base/mutex.h"
+#include "format/layout.h"
+#include "pmem/pmem.h"
+
+namespace pcache {
+
+enum class SegmentUse : uint8_t { kFree, kLog, kData };
+
+struct SegmentCounts {
+  uint32_t total = 0, free = 0, log = 0, data = 0, log_reserve = 0;
+};
+
+class SegmentTable {
+ public:
+  struct Options {
+    std::vector<uint32_t> chain;  // physical number of each SegId
+    uint32_t log_reserve = 2;
+  };
+  // Loads every segment's generation. A segment with no valid generation record starts at 0 and is
+  // raised by the keys that replay finds; `torn` counts the records of which a replica was not
+  // valid.
+  SegmentTable(Pmem& pmem, Options options);
+
+  uint32_t size() const { return static_cast<uint32_t>(segments_.size()); }
+  MediaOff media(CachePos pos) const { return MediaOff{segments_[pos.seg.v].data_off + pos.off}; }
+  uint64_t generation(SegId seg) const {
+    return segments_[seg.v].gen.load(std::memory_order_acquire);
+  }
+
+  // While replaying, one thread. Nothing is written before persist_raised().
+  void raise_generation(SegId seg, uint64_t gen);  // the log proved a younger life
+  bool holds_keys(SegId seg) const {
+    return segments_[seg.v].refs.load(std::memory_order_relaxed) > 0;
+  }
+  void replay_log_segment(SegId seg);
+  // One more reference. False: it is a log segment, the image is damaged.
+  [[nodiscard]] bool replay_key(SegId seg);
+  void persist_raised();
+
+  std::optional<SegId> take_for_log();
+  // With the bias of one filling head, see finish_fill().
+  std::optional<SegId> take_for_data();
+  // The head is done with it, having handed out `keys` places (each is one reference).
+  void finish_filling(SegId seg, int64_t keys);
+  // More, or fewer, keys name it than places were handed out.
+  void add_refs(SegId seg, int64_t n);
+  // One reference less; frees the segment with the last.
+  void drop_refs(SegId seg, int64_t n = 1);
+
+  SegmentCounts counts() const;
+  uint32_t torn_records() const { return torn_records_; }
+
+ private:
+  struct Segment {
+    std::atomic<uint64_t> gen{0};
+    std::atomic<int64_t> refs{0};
+    uint64_t data_off = 0;
+    bool raised = false;                   // under mu_
+    SegmentUse use = SegmentUse::kFree;    // under mu_
+    Replicated<media::SegmentGen> record;  // under mu_
+  };
+  static constexpr int64_t kFillingBias = int64_t{1} << 40;
+
+  std::optional<SegId> take(SegmentUse use, uint32_t keep_free) EXCLUDES(mu_);
+  void release(SegId seg) EXCLUDES(mu_);
+  void persist_generation(Segment& segment, uint64_t gen) REQUIRES(mu_);
+
+  Pmem& pmem_;
+  std::vector<Segment> segments_;
+  const uint32_t log_reserve_;
+  uint32_t torn_records_ = 0;
+  mutable Mutex mu_;
+  uint32_t free_ GUARDED_BY(mu_) = 0;
+  uint32_t log_ GUARDED_BY(mu_) = 0;
+  uint32_t next_ GUARDED_BY(mu_) = 0;  // next fit: where the search for a free one goes on
+};
+
+}  // namespace pcache

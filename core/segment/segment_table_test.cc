@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "segment/segment_table.h"
+
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "testing/crash_states.h"
+#include "testing/image.h"
+
+namespace pcache {
+namespace {
+
+using media::SegmentGen;
+
+class Segments : public ::testing::Test {
+ protected:
+  uint64_t durable_generation(uint32_t physical) {
+    Replicated<SegmentGen> record(segment_gen_place(physical));
+    const auto gen = record.load(image_.pmem());
+    return gen ? gen->gen : ~0ull;
+  }
+  Image image_{6};
+};
+
+TEST_F(Segments, NextFitGoesRoundAndStopsAtTheReserve) {
+  const auto table = image_.table(2);
+  for (uint32_t i = 0; i < 4; i++) EXPECT_EQ(table->take_for_data(), SegId{i});
+  EXPECT_FALSE(table->take_for_data()) << "the last two are the log's";
+  EXPECT_EQ(table->take_for_log(), SegId{4});
+  table->finish_filling(SegId{1}, 0);
+  table->finish_filling(SegId{2}, 0);  // free: 1, 2, 5; the search goes on behind 4
+  EXPECT_EQ(table->take_for_data(), SegId{5});
+  EXPECT_FALSE(table->take_for_data());
+  EXPECT_EQ(table->take_for_log(), SegId{1});
+}
+
+TEST_F(Segments, CountsAddUp) {
+  const auto table = image_.table(2);
+  ASSERT_TRUE(table->take_for_log());
+  ASSERT_TRUE(table->take_for_data());
+  const SegmentCounts counts = table->counts();
+  EXPECT_EQ(counts.total, 6u);
+  EXPECT_EQ(counts.free, 4u);
+  EXPECT_EQ(counts.log, 1u);
+  EXPECT_EQ(counts.data, 1u);
+  EXPECT_EQ(counts.log_reserve, 2u);
+}
+
+TEST_F(Segments, TheLogMayTakeTheLastOne) {
+  const auto table = image_.table(6);
+  EXPECT_FALSE(table->take_for_data());
+  for (int i = 0; i < 6; i++) EXPECT_TRUE(table->take_for_log());
+  EXPECT_FALSE(table->take_for_log());
+}
+
+TEST_F(Segments, TheBiasKeepsAFillingSegment) {
+  const auto table = image_.table(0);
+  const SegId seg = *table->take_for_data();
+  table->drop_refs(seg);  // a place that no key came to name
+  EXPECT_EQ(table->generation(seg), 0u);
+  table->finish_filling(seg, 1);
+  EXPECT_EQ(table->generation(seg), 1u) << "the one place was given back: freed with the bias";
+}
+
+TEST_F(Segments, TheLastReferenceFreesIt) {
+  const auto table = image_.table(0);
+  const SegId seg = *table->take_for_data();
+  table->add_refs(seg, 2);        // one place, but three keys
+  table->finish_filling(seg, 1);  // 1 + 2 references stand
+  table->drop_refs(seg, 2);
+  EXPECT_EQ(table->counts().data, 1u);
+  table->drop_refs(seg);
+  EXPECT_EQ(table->counts().data, 0u);
+  EXPECT_EQ(table->generation(seg), 1u);
+  EXPECT_EQ(durable_generation(0), 1u);
+}
+
+// Rule 6, hazard 8: in every crash state a segment was handed out again only if its new generation
+// is durable. take() after the free is marked in the journal by a store of ours into its data area.
+TEST_F(Segments, TheGenerationIsDurableBeforeReuse) {
+  const auto table = image_.table(0);
+  const SegId seg = *table->take_for_data();
+  table->finish_filling(seg, 0);
+  for (int i = 0; i < 5; i++) ASSERT_NE(table->take_for_data(), seg);
+  ASSERT_EQ(table->take_for_data(), seg);
+  const uint64_t mark = 1;
+  image_.pmem().store(table->media({seg, 0}), &mark, sizeof mark);
+
+  const Journal& journal = image_.memory().journal();
+  const size_t gen = find_store(journal, segment_gen_place(seg.v).base);
+  const size_t reuse = find_store(journal, table->media({seg, 0}));
+  ASSERT_LT(gen, reuse);
+  EXPECT_GE(count_fences(journal, gen, reuse), 1u);
+  for_each_crash_state(journal, {}, [&](std::span<const KeptStore> kept, const std::string& what) {
+    const auto crashed = image_.memory().crash_image(kept);
+    const bool reused = crashed->peek<uint64_t>(table->media({seg, 0})) == mark;
+    const uint64_t seen = image_.table(crashed->pmem())->generation(seg);
+    EXPECT_LE(seen, 1u) << what;
+    if (reused) {
+      EXPECT_EQ(seen, 1u) << what;
+    }
+  });
+}
+
+TEST_F(Segments, GenerationsAreLoadedAndTornOnesCounted) {
+  image_.generation(SegId{2}, 7);  // to slot 0, as slot 1 has the format's
+  image_.generation(SegId{3}, 9);
+  image_.memory().flip_bit(segment_gen_place(3).base + offsetof(SegmentGen, gen));  // the newest
+  for (const uint64_t slot : {0, 16})
+    image_.memory().flip_bit(segment_gen_place(4).base + slot + offsetof(SegmentGen, gen));
+  const auto table = image_.table();
+  EXPECT_EQ(table->generation(SegId{2}), 7u);
+  EXPECT_EQ(table->generation(SegId{3}), 0u) << "the older replica stands";
+  EXPECT_EQ(table->generation(SegId{4}), 0u);
+  EXPECT_EQ(table->torn_records(), 1u);
+}
+
+TEST_F(Segments, MediaFollowsTheChain) {
+  SegmentTable table(image_.pmem(), {{5, 3, 0}, 0});
+  EXPECT_EQ(table.media({SegId{0}, 512}), segment_data_off(5) + 512);
+  EXPECT_EQ(table.media({SegId{1}, 0}), segment_data_off(3));
+  const SegId seg = *table.take_for_data();
+  table.finish_filling(seg, 0);
+  EXPECT_EQ(durable_generation(5), 1u);
+  EXPECT_EQ(durable_generation(0), 0u);
+}
+
+TEST_F(Segments, ReplayTakesUseAndReferences) {
+  const auto table = image_.table(0);
+  table->replay_log_segment(SegId{0});
+  EXPECT_FALSE(table->replay_key(SegId{0})) << "a log segment";
+  EXPECT_FALSE(table->holds_keys(SegId{2}));
+  EXPECT_TRUE(table->replay_key(SegId{2}));
+  EXPECT_TRUE(table->replay_key(SegId{2}));
+  EXPECT_TRUE(table->holds_keys(SegId{2}));
+  EXPECT_EQ(table->counts().data, 1u);
+  EXPECT_EQ(table->take_for_data(), SegId{1});
+  EXPECT_EQ(table->take_for_data(), SegId{3});
+  table->drop_refs(SegId{2}, 2);
+  EXPECT_EQ(table->generation(SegId{2}), 1u);
+}
+
+TEST_F(Segments, RaisedGenerationsAreWrittenOnlyByPersistRaised) {
+  const auto table = image_.table();
+  table->raise_generation(SegId{3}, 5);
+  table->raise_generation(SegId{3}, 6);
+  EXPECT_EQ(table->generation(SegId{3}), 6u);
+  EXPECT_TRUE(image_.memory().journal().empty());
+  table->persist_raised();
+  EXPECT_EQ(durable_generation(3), 6u);
+  EXPECT_EQ(durable_generation(2), 0u);
+  const size_t events = image_.memory().journal().size();
+  EXPECT_EQ(events, 2u) << "one store, one fence";
+  table->persist_raised();
+  EXPECT_EQ(image_.memory().journal().size(), events) << "once only";
+}
+
+using SegmentsDeathTest = Segments;
+
+TEST_F(SegmentsDeathTest, DroppingMoreThanWasTakenIsOurBug) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const auto table = image_.table(0);
+  ASSERT_TRUE(table->replay_key(SegId{1}));
+  EXPECT_DEATH(table->drop_refs(SegId{1}, 2), "before >= n");
+  EXPECT_DEATH(table->drop_refs(SegId{2}), "before >= n");
+}
+
+TEST_F(SegmentsDeathTest, RaisingToNoMoreIsOurBug) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const auto table = image_.table(0);
+  EXPECT_DEATH(table->raise_generation(SegId{1}, 0), "gen >");
+}
+
+TEST_F(Segments, ManyThreadsTakeAndFree) {
+  image_.memory().set_recording(false);
+  const auto table = image_.table(1);
+  const auto work = [&] {
+    for (int i = 0; i < 2000; i++) {
+      const auto seg = table->take_for_data();
+      if (!seg) continue;
+      const uint64_t gen = table->generation(*seg);
+      table->add_refs(*seg, 1);
+      table->finish_filling(*seg, 1);
+      table->drop_refs(*seg);
+      table->drop_refs(*seg);  // the segment may be another's from here on
+      EXPECT_GT(table->generation(*seg), gen);
+    }
+  };
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 3; i++) threads.emplace_back(work);
+  for (auto& thread : threads) thread.join();
+  EXPECT_EQ(table->counts().free, 6u);
+}
+
+}  // namespace
+}  // namespace pcache
