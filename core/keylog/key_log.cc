@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "keylog/key_log.h"
+
+namespace pcache {
+
+using media::KsetHeader;
+
+namespace {
+
+// What makes a header valid: crc, key_num and magic, two words that are zero until the second step.
+// The flags behind them are written in the first, so that a torn header always has a zero among the
+// two.
+constexpr size_t kCommitBytes = offsetof(KsetHeader, flags);
+
+}  // namespace
+
+KeyLog::KeyLog(Pmem& pmem, SegmentTable& segments, CachePos head)
+    : pmem_(pmem), segments_(segments), head_(head) {
+  // A torn header may stand here. It is invalid, but step 1 of an append must not make it valid by
+  // putting keys behind it.
+  constexpr KsetHeader kCleared{};
+  pmem_.store(segments_.media(head), &kCleared, sizeof kCleared);
+  pmem_.fence();
+}
+
+KsetBuffer* KeyLog::get_buffer() {
+  MutexLock lock(queue_mu_);
+  if (!free_) {
+    buffers_.push_back(std::make_unique<KsetBuffer>());
+    return buffers_.back().get();
+  }
+  KsetBuffer* kset = free_;
+  free_ = kset->next;
+  kset->next = nullptr;
+  kset->n = 0;
+  return kset;
+}
+
+KeyLog::Ticket KeyLog::seal(KsetBuffer* kset) {
+  PCACHE_DCHECK(kset->n > 0);
+  seal_kset(&kset->header, {kset->keys, kset->n});
+  MutexLock lock(queue_mu_);
+  (queue_tail_ ? queue_tail_->next : queue_head_) = kset;
+  queue_tail_ = kset;
+  const Ticket ticket = sealed_.load(std::memory_order_relaxed) + 1;
+  sealed_.store(ticket, std::memory_order_release);
+  return ticket;
+}
+
+Status KeyLog::commit(Ticket ticket) {
+  MutexLock writer(writer_mu_);
+  if (committed_ >= ticket) return {};
+  KsetBuffer* list;
+  {
+    MutexLock lock(queue_mu_);
+    list = queue_head_;
+    if (left_over_) {
+      left_over_tail_->next = list;
+      if (queue_tail_) left_over_tail_ = queue_tail_;
+      list = left_over_;
+    } else {
+      left_over_tail_ = queue_tail_;
+    }
+    queue_head_ = queue_tail_ = nullptr;
+  }
+  left_over_ = append_group(list);
+
+  MutexLock lock(queue_mu_);
+  while (list != left_over_) {
+    KsetBuffer* next = list->next;
+    list->next = free_;
+    free_ = list;
+    list = next;
+    committed_++;
+  }
+  if (committed_ >= ticket) return {};
+  return make_error(ENOSPC,
+                    "cache full: no free segment for the log (writeback and reclaim are not "
+                    "there yet): use a larger cache device");
+}
+
+KsetBuffer* KeyLog::append_group(KsetBuffer* list) {
+  Group group;
+  group.end = head_;
+  KsetBuffer* kset = list;
+  while (kset && append_one(group, *kset)) kset = kset->next;
+  if (group.end == head_) return kset;
+
+  constexpr KsetHeader kCleared{};
+  pmem_.store(segments_.media(group.end), &kCleared, sizeof kCleared);
+  pmem_.fence();
+  pmem_.store(segments_.media(head_), &group.first_header, kCommitBytes);
+  pmem_.fence();
+  head_ = group.end;
+  counters_.ksets += group.done.ksets;
+  counters_.keys += group.done.keys;
+  counters_.rolls += group.done.rolls;
+  counters_.groups++;
+  return kset;
+}
+
+bool KeyLog::append_one(Group& group, KsetBuffer& kset) {
+  const uint32_t bytes = kset_bytes(kset.n);
+  // Behind every kset there is room for one header more: the next one's, or that of a LAST kset.
+  if (media::kSegDataBytes - group.end.off < bytes + sizeof(KsetHeader)) {
+    const auto next = segments_.take_for_log();
+    if (!next) return false;
+    put(group, make_last_kset(*next), 0);
+    group.end = CachePos{*next, 0};
+    group.done.rolls++;
+  }
+  put(group, kset.header, kset.n * sizeof(media::Key));
+  group.end = group.end + bytes;
+  group.done.ksets++;
+  group.done.keys += kset.n;
+  return true;
+}
+
+void KeyLog::put(Group& group, const KsetHeader& header, size_t keys_bytes) {
+  const MediaOff at = segments_.media(group.end);
+  if (!group.first_pending) {
+    group.first_pending = true;
+    group.first_header = header;
+    pmem_.store(at + kCommitBytes, reinterpret_cast<const char*>(&header) + kCommitBytes,
+                sizeof header - kCommitBytes + keys_bytes);
+    return;
+  }
+  pmem_.store(at, &header, sizeof header + keys_bytes);
+}
+
+CachePos KeyLog::head() const {
+  MutexLock lock(writer_mu_);
+  return head_;
+}
+
+KeyLog::Counters KeyLog::counters() const {
+  MutexLock lock(writer_mu_);
+  return counters_;
+}
+
+}  // namespace pcache

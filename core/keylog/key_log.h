@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// KeyLog: the log of ksets on media, and its head.
+//
+// How a group of ksets becomes durable, with two fences whatever its size (also across a segment's
+// end):
+//   1. everything but the first header's crc, key_num and magic: bodies, later headers, LAST ksets,
+//   and
+//      zeros over the header behind the last one                                   - fence -
+//   2. those two words, which stood cleared until now and so ended the log         - fence -
+// Until (2) replay stops at the cleared header; from (2) on it finds the whole group and then the
+// cleared header behind it. A stale kset from a segment's earlier life is never reached (hazard 1).
+//
+// Invariants
+// - The header at head() is cleared and durable whenever no append is under way.
+// - Ksets reach the media in the order of seal(), which is called under the lock of the stripe that
+//   filled them, so the log keeps the order of the keys of one range.
+// - The data that a sealed kset's keys name is durable: who adds a key has fenced its data before.
+// - commit(t) returns when everything sealed up to ticket t is durable. One thread writes for all
+//   that wait (group commit).
+// Locks: stripe -> queue_mu_; writer_mu_ -> queue_mu_. No stripe lock is taken with either held.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <vector>
+
+#include "base/mutex.h"
+#include "keylog/kset_buffer.h"
+#include "pmem/pmem.h"
+#include "segment/segment_table.h"
+
+namespace pcache {
+
+class KeyLog {
+ public:
+  using Ticket = uint64_t;
+
+  // `head`: where replay ended. Clears the header there if it is not.
+  KeyLog(Pmem& pmem, SegmentTable& segments, CachePos head);
+
+  // An empty buffer for an open kset.
+  KsetBuffer* get_buffer() EXCLUDES(queue_mu_);
+  // Hands a non-empty kset over; the caller holds the lock of its stripe.
+  Ticket seal(KsetBuffer* kset) EXCLUDES(queue_mu_);
+  // ENOSPC: no segment is free for the log; what is sealed stays queued for the next try.
+  Status commit(Ticket ticket) EXCLUDES(writer_mu_, queue_mu_);
+
+  Ticket last_sealed() const { return sealed_.load(std::memory_order_acquire); }
+  CachePos head() const EXCLUDES(writer_mu_);
+
+  struct Counters {
+    uint64_t ksets = 0, groups = 0, keys = 0, rolls = 0;
+  };
+  Counters counters() const EXCLUDES(writer_mu_);
+
+ private:
+  // What one group leaves to do after the first fence.
+  struct Group {
+    CachePos end;                // the new head
+    bool first_pending = false;  // the first header waits for the fence
+    media::KsetHeader first_header;
+    Counters done;
+  };
+  bool append_one(Group& group, KsetBuffer& kset) REQUIRES(writer_mu_);
+  // `header` has its keys behind it in memory, `keys_bytes` of them.
+  void put(Group& group, const media::KsetHeader& header, size_t keys_bytes) REQUIRES(writer_mu_);
+  // Appends from the front of `list`; returns the first that found no room.
+  KsetBuffer* append_group(KsetBuffer* list) REQUIRES(writer_mu_);
+
+  Pmem& pmem_;
+  SegmentTable& segments_;
+
+  mutable Mutex writer_mu_;
+  CachePos head_ GUARDED_BY(writer_mu_);
+  KsetBuffer* left_over_ GUARDED_BY(writer_mu_) = nullptr;  // taken from the queue, no room yet
+  KsetBuffer* left_over_tail_ GUARDED_BY(writer_mu_) = nullptr;
+  Ticket committed_ GUARDED_BY(writer_mu_) = 0;
+  Counters counters_ GUARDED_BY(writer_mu_);
+
+  Mutex queue_mu_ ACQUIRED_AFTER(writer_mu_);
+  KsetBuffer* queue_head_ GUARDED_BY(queue_mu_) = nullptr;
+  KsetBuffer* queue_tail_ GUARDED_BY(queue_mu_) = nullptr;
+  KsetBuffer* free_ GUARDED_BY(queue_mu_) = nullptr;
+  std::vector<std::unique_ptr<KsetBuffer>> buffers_ GUARDED_BY(queue_mu_);
+  std::atomic<Ticket> sealed_{0};  // written under queue_mu_
+};
+
+}  // namespace pcache

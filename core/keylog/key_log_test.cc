@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "keylog/key_log.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <thread>
+
+#include "keylog/log_for_test.h"
+#include "testing/crash_states.h"
+
+namespace pcache {
+namespace {
+
+using media::kSegDataBytes;
+using media::KsetHeader;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using Names = std::vector<std::string>;
+
+class LogTest : public ::testing::Test {
+ protected:
+  // A log whose head stands at `head`, in segment 0.
+  void start(CachePos head, uint32_t segments = 4, uint32_t log_reserve = 0) {
+    image_ = std::make_unique<Image>(segments);
+    from_ = head;
+    table_ = image_->table(log_reserve);
+    table_->replay_log_segment(head.seg);
+    log_ = std::make_unique<KeyLog>(image_->pmem(), *table_, head);
+    image_->memory().checkpoint();
+  }
+  Names read() { return read_log(image_->pmem(), *table_, from_); }
+  const Journal& journal() { return image_->memory().journal(); }
+  MediaOff media(CachePos pos) { return table_->media(pos); }
+
+  std::unique_ptr<Image> image_;
+  CachePos from_;
+  std::unique_ptr<SegmentTable> table_;
+  std::unique_ptr<KeyLog> log_;
+};
+using KeyLogAppend = LogTest;
+using KeyLogRoll = LogTest;
+using KeyLogFull = LogTest;
+using KeyLogThreads = LogTest;
+
+TEST_F(KeyLogAppend, WhatIsCommittedIsReadBack) {
+  start({});
+  EXPECT_THAT(read(), IsEmpty());
+  for (const uint32_t n : {1u, 128u, 7u}) ASSERT_TRUE(log_->commit(seal_named(*log_, n, n)).ok());
+  EXPECT_THAT(read(), ElementsAre("1x1", "128x128", "7x7"));
+  EXPECT_EQ(log_->head().off, kset_bytes(1) + kset_bytes(128) + kset_bytes(7));
+  EXPECT_EQ(log_->counters().ksets, 3u);
+  EXPECT_EQ(log_->counters().groups, 3u);
+  EXPECT_EQ(log_->counters().keys, 136u);
+}
+
+TEST_F(KeyLogAppend, SealedIsNotYetWritten) {
+  start({});
+  seal_named(*log_, 1, 1);
+  EXPECT_THAT(journal(), IsEmpty());
+  EXPECT_THAT(read(), IsEmpty());
+}
+
+TEST_F(KeyLogAppend, AGroupTakesTwoFencesWhateverItsSize) {
+  for (const uint32_t ksets : {1u, 2u, 5u, 40u}) {
+    start({});
+    for (uint32_t i = 0; i < ksets; i++) seal_named(*log_, i, 3);
+    ASSERT_TRUE(log_->commit(log_->last_sealed()).ok());
+    EXPECT_EQ(count_fences(journal()), 2u) << ksets;
+    EXPECT_TRUE(journal().back().fence);
+    EXPECT_EQ(read().size(), ksets);
+    EXPECT_EQ(log_->counters().groups, 1u);
+  }
+}
+
+TEST_F(KeyLogAppend, ACommitOfWhatIsDurableDoesNothing) {
+  start({});
+  const auto ticket = seal_named(*log_, 1, 1);
+  ASSERT_TRUE(log_->commit(ticket).ok());
+  const size_t events = journal().size();
+  ASSERT_TRUE(log_->commit(ticket).ok());
+  ASSERT_TRUE(log_->commit(0).ok());
+  EXPECT_EQ(journal().size(), events);
+}
+
+// Hazard 1: first the header behind the group is cleared, then the fence, then the first header.
+TEST_F(KeyLogAppend, TheNextHeaderIsClearedAndFencedBeforeTheFirstIsStored) {
+  for (const uint32_t ksets : {1u, 3u}) {
+    start({});
+    for (uint32_t i = 0; i < ksets; i++) seal_named(*log_, i, 2);
+    ASSERT_TRUE(log_->commit(log_->last_sealed()).ok());
+    const size_t clear = find_store(journal(), media(log_->head()));
+    const size_t first = find_store(journal(), media(from_));
+    ASSERT_LT(clear, first);
+    ASSERT_LT(first, journal().size());
+    EXPECT_GE(count_fences(journal(), clear, first), 1u);
+    EXPECT_GE(count_fences(journal(), first), 1u);
+  }
+}
+
+TEST_F(KeyLogAppend, AnAttachClearsATornHeaderAtTheHead) {
+  Image image(4);
+  KsetHeader torn = make_last_kset(SegId{1});
+  torn.crc ^= 1;
+  image.memory().poke(segment_data_off(0) + 640, torn);
+  const auto table = image.table();
+  KeyLog log(image.pmem(), *table, {SegId{0}, 640});
+  EXPECT_EQ(image.memory().peek<KsetHeader>(segment_data_off(0) + 640).magic, 0u);
+  EXPECT_TRUE(image.memory().journal().back().fence);
+}
+
+TEST_F(KeyLogRoll, AKsetThatExactlyFitsStaysAndTheNextRolls) {
+  start({SegId{0}, kSegDataBytes - kset_bytes(2) - uint32_t{sizeof(KsetHeader)}});
+  ASSERT_TRUE(log_->commit(seal_named(*log_, 10, 2)).ok());
+  EXPECT_EQ(log_->head(), (CachePos{SegId{0}, kSegDataBytes - uint32_t{sizeof(KsetHeader)}}));
+  EXPECT_THAT(read(), ElementsAre("10x2"));
+  ASSERT_TRUE(log_->commit(seal_named(*log_, 11, 1)).ok());
+  EXPECT_EQ(log_->head(), (CachePos{SegId{1}, kset_bytes(1)}));
+  EXPECT_THAT(read(), ElementsAre("10x2", "LAST", "11x1"));
+}
+
+TEST_F(KeyLogRoll, OneKeyTooManyRolls) {
+  start({SegId{0}, kSegDataBytes - kset_bytes(2) - uint32_t{sizeof(KsetHeader)} + 8});
+  ASSERT_TRUE(log_->commit(seal_named(*log_, 10, 2)).ok());
+  EXPECT_THAT(read(), ElementsAre("LAST", "10x2"));
+  EXPECT_EQ(log_->counters().rolls, 1u);
+}
+
+TEST_F(KeyLogRoll, AGroupThatRollsStillTakesTwoFences) {
+  start({SegId{0}, kSegDataBytes - 2 * kset_bytes(3)});
+  for (uint32_t i = 0; i < 4; i++) seal_named(*log_, i, 3);
+  ASSERT_TRUE(log_->commit(log_->last_sealed()).ok());
+  EXPECT_EQ(count_fences(journal()), 2u);
+  EXPECT_THAT(read(), ElementsAre("0x3", "LAST", "1x3", "2x3", "3x3"));
+}
+
+TEST_F(KeyLogRoll, ChainsThroughManySegments) {
+  constexpr uint32_t kFull = media::kKeysPerKset;
+  start({}, 5);
+  image_->memory().set_recording(false);
+  const uint32_t per_segment = (kSegDataBytes - sizeof(KsetHeader)) / kset_bytes(kFull);
+  const uint32_t ksets = 4 * per_segment + 1;
+  for (uint32_t i = 0; i < ksets; i++) {
+    seal_named(*log_, i % 1000, kFull);
+    if (i % 100 == 0) {
+      ASSERT_TRUE(log_->commit(log_->last_sealed()).ok());
+    }
+  }
+  ASSERT_TRUE(log_->commit(log_->last_sealed()).ok());
+  EXPECT_EQ(log_->counters().rolls, 4u);
+  EXPECT_EQ(log_->head().seg, SegId{4});
+  const Names found = read();
+  EXPECT_EQ(found.size(), ksets + 4u);
+  EXPECT_EQ(std::count(found.begin(), found.end(), "LAST"), 4);
+}
+
+// The log's old life left valid ksets everywhere a reader could run into.
+class KeyLogCrash : public LogTest {
+ protected:
+  static constexpr uint32_t kStale = 900;
+
+  void plant_stale(CachePos at, const std::vector<uint32_t>& sizes) {
+    for (const uint32_t n : sizes) at = image_->kset(at, named_keys(kStale, n));
+  }
+  // Everything acknowledged stands; of the group all or nothing; nothing stale; the log attaches
+  // and takes the next kset.
+  void check_all_crashes(const Names& acknowledged, const Names& with_group,
+                         const CrashOptions& options) {
+    int nothing = 0, all = 0, failures = 0;
+    for_each_crash_state(
+        journal(), options, [&](std::span<const KeptStore> kept, const std::string& what) {
+          if (failures >= 3) return;
+          const auto image = image_->memory().crash_image(kept);
+          const auto table = image_->table(image->pmem(), 0);
+          CachePos end;
+          Names found = read_log(image->pmem(), *table, from_, &end);
+          if (!found.empty() && found.back() == "torn") found.pop_back();
+          if (found != acknowledged && found != with_group) {
+            failures++;
+            ADD_FAILURE() << what << ": found " << ::testing::PrintToString(found);
+            return;
+          }
+          (found == with_group ? all : nothing)++;
+          table->replay_log_segment(end.seg);
+          KeyLog log(image->pmem(), *table, end);
+          ASSERT_TRUE(log.commit(seal_named(log, 77, 1)).ok());
+          Names later = read_log(image->pmem(), *table, from_);
+          ASSERT_GT(later.size(), found.size()) << what;
+          EXPECT_TRUE(std::equal(found.begin(), found.end(), later.begin())) << what;
+          EXPECT_EQ(later.back(), "77x1") << what;
+        });
+    EXPECT_GT(nothing, 0);
+    EXPECT_GT(all, 0);
+  }
+  void check_all_crashes(const Names& acknowledged, const Names& with_group) {
+    check_all_crashes(acknowledged, with_group, {});
+    CrashOptions torn_bodies;
+    torn_bodies.tear_up_to_bytes = 400;
+    torn_bodies.seed = 7;
+    check_all_crashes(acknowledged, with_group, torn_bodies);
+  }
+};
+
+TEST_F(KeyLogCrash, OneKset) {
+  start({});
+  plant_stale(from_, {1, 1, 1, 1, 1, 1});
+  image_->clear_header(from_);
+  ASSERT_TRUE(log_->commit(seal_named(*log_, 1, 1)).ok());
+  image_->memory().checkpoint();
+  ASSERT_TRUE(log_->commit(seal_named(*log_, 2, 1)).ok());
+  check_all_crashes({"1x1"}, {"1x1", "2x1"});
+}
+
+TEST_F(KeyLogCrash, AGroupOverStaleKsetsOfTheSameShape) {
+  start({});
+  plant_stale(from_, {2, 1, 3, 1, 1, 1});
+  image_->clear_header(from_);
+  ASSERT_TRUE(log_->commit(seal_named(*log_, 1, 2)).ok());
+  image_->memory().checkpoint();
+  for (const auto& [name, n] : {std::pair{2u, 1u}, {3u, 3u}, {4u, 1u}}) seal_named(*log_, name, n);
+  ASSERT_TRUE(log_->commit(log_->last_sealed()).ok());
+  check_all_crashes({"1x2"}, {"1x2", "2x1", "3x3", "4x1"});
+}
+
+TEST_F(KeyLogCrash, AGroupThatRollsInItsMiddleOntoStaleKsets) {
+  const uint32_t end = sizeof(KsetHeader);
+  start({SegId{0}, kSegDataBytes - kset_bytes(1) - kset_bytes(2) - end});
+  plant_stale({SegId{1}, 0}, {3, 1, 1, 1});
+  ASSERT_TRUE(log_->commit(seal_named(*log_, 1, 1)).ok());
+  image_->memory().checkpoint();
+  for (const auto& [name, n] : {std::pair{2u, 2u}, {3u, 3u}}) seal_named(*log_, name, n);
+  ASSERT_TRUE(log_->commit(log_->last_sealed()).ok());
+  check_all_crashes({"1x1"}, {"1x1", "2x2", "LAST", "3x3"});
+}
+
+// The first header of this group is the LAST kset's own.
+TEST_F(KeyLogCrash, AGroupThatBeginsWithItsRoll) {
+  start({SegId{0}, kSegDataBytes - kset_bytes(1) - uint32_t{sizeof(KsetHeader)}});
+  plant_stale({SegId{1}, 0}, {3, 1, 1, 1});
+  ASSERT_TRUE(log_->commit(seal_named(*log_, 1, 1)).ok());
+  image_->memory().checkpoint();
+  seal_named(*log_, 2, 3);
+  ASSERT_TRUE(log_->commit(log_->last_sealed()).ok());
+  check_all_crashes({"1x1"}, {"1x1", "LAST", "2x3"});
+}
+
+// The twin that must fail: without the fence between the cleared header and the kset, a crash
+// brings the stale kset back.
+TEST_F(KeyLogCrash, TheTestSeesAMissingFence) {
+  start({});
+  plant_stale(from_, {1, 1, 1});
+  image_->clear_header(from_);
+  image_->memory().checkpoint();
+  ASSERT_TRUE(log_->commit(seal_named(*log_, 2, 1)).ok());
+  Journal without;
+  size_t fences = 0;
+  for (const PmemEvent& event : journal())
+    if (!event.fence || fences++ > 0) without.push_back(event);
+  int stale = 0;
+  for_each_crash_state(without, {}, [&](std::span<const KeptStore> kept, const std::string&) {
+    const auto image = image_->memory().crash_image(kept);
+    for (const auto& name : read_log(image->pmem(), *table_, from_)) stale += name == "900x1";
+  });
+  EXPECT_GT(stale, 0);
+}
+
+TEST_F(KeyLogFull, ENOSPCKeepsWhatIsSealedForLater) {
+  start({SegId{0}, kSegDataBytes - kset_bytes(1) - uint32_t{sizeof(KsetHeader)}}, 2);
+  const SegId data = *table_->take_for_data();
+  const auto fits = seal_named(*log_, 1, 1);
+  const auto too_many = seal_named(*log_, 2, 1);
+  const Status full = log_->commit(too_many);
+  ASSERT_FALSE(full.ok());
+  EXPECT_EQ(full.error().code, ENOSPC);
+  EXPECT_THAT(full.error().text, HasSubstr("cache full"));
+  EXPECT_TRUE(log_->commit(fits).ok()) << "what had room is durable";
+  EXPECT_THAT(read(), ElementsAre("1x1"));
+
+  const size_t events = journal().size();
+  seal_named(*log_, 3, 1);
+  EXPECT_FALSE(log_->commit(too_many).ok());
+  EXPECT_EQ(journal().size(), events) << "a try without room writes nothing";
+
+  table_->finish_filling(data, 0);
+  seal_named(*log_, 4, 1);
+  EXPECT_TRUE(log_->commit(log_->last_sealed()).ok());
+  EXPECT_THAT(read(), ElementsAre("1x1", "LAST", "2x1", "3x1", "4x1"));
+  EXPECT_TRUE(log_->commit(too_many).ok());
+}
+
+TEST_F(KeyLogFull, BuffersAreUsedAgain) {
+  start({});
+  KsetBuffer* first = log_->get_buffer();
+  first->keys[first->n++] = named_keys(1, 1)[0];
+  ASSERT_TRUE(log_->commit(log_->seal(first)).ok());
+  KsetBuffer* again = log_->get_buffer();
+  EXPECT_EQ(again, first);
+  EXPECT_EQ(again->n, 0u);
+  EXPECT_EQ(again->next, nullptr);
+}
+
+TEST_F(KeyLogThreads, EveryCommitIsDurableOnReturnAndOrderIsKept) {
+  constexpr uint32_t kThreads = 3, kEach = 300;
+  start({});
+  image_->memory().set_recording(false);
+  std::vector<std::thread> threads;
+  for (uint32_t t = 0; t < kThreads; t++)
+    threads.emplace_back([&, t] {
+      for (uint32_t i = 0; i < kEach; i++) {
+        const auto ticket = seal_named(*log_, t, 1 + i % media::kKeysPerKset);
+        if (i % 4 != 3) {
+          ASSERT_TRUE(log_->commit(ticket).ok());
+        }
+      }
+    });
+  for (auto& thread : threads) thread.join();
+  ASSERT_TRUE(log_->commit(log_->last_sealed()).ok());
+  EXPECT_EQ(log_->counters().ksets, kThreads * kEach);
+
+  std::map<std::string, uint32_t> next;
+  for (const std::string& name : read()) {
+    const auto x = name.find('x');
+    uint32_t& i = next[name.substr(0, x)];
+    EXPECT_EQ(name.substr(x + 1), std::to_string(1 + i % media::kKeysPerKset));
+    i++;
+  }
+  for (uint32_t t = 0; t < kThreads; t++) EXPECT_EQ(next[std::to_string(t)], kEach);
+}
+
+}  // namespace
+}  // namespace pcache

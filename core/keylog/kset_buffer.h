@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// KsetBuffer: one kset in DRAM, laid out as it goes to media: the header and its keys in one piece.
+// An open kset is under its stripe's lock; from KeyLog::seal() on it belongs to the log.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "format/codec.h"
+
+namespace pcache {
+
+struct KsetBuffer {
+  media::KsetHeader header;
+  media::Key keys[media::kKeysPerKset];
+  uint32_t n = 0;
+  KsetBuffer* next = nullptr;
+
+  bool full() const { return n == media::kKeysPerKset; }
+};
+static_assert(offsetof(KsetBuffer, keys) == sizeof(media::KsetHeader));
+
+}  // namespace pcache

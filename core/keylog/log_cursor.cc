@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "keylog/log_cursor.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace pcache {
+
+using media::KsetHeader;
+
+LogCursor::LogCursor(const Pmem& pmem, const SegmentTable& segments, CachePos from)
+    : pmem_(pmem), segments_(segments), pos_(from), passed_(segments.size()) {
+  passed_[from.seg.v] = true;
+}
+
+// Loads only what the header says is there: most ksets of a synchronous writer hold one key.
+std::span<const std::byte> LogCursor::load(CachePos at, std::byte* buffer, bool* unreadable) const {
+  const uint32_t room = std::min(media::kSegDataBytes - at.off, media::kMaxKsetBytes);
+  if (room < sizeof(KsetHeader)) return {};
+  *unreadable = !pmem_.load(buffer, segments_.media(at), sizeof(KsetHeader));
+  if (*unreadable) return {};
+  KsetHeader header;
+  memcpy(&header, buffer, sizeof header);
+  if (header.magic != media::kKsetMagic || header.flags & media::kKsetLast ||
+      header.key_num > media::kKeysPerKset)
+    return {buffer, sizeof header};
+  const uint32_t bytes = std::min(kset_bytes(header.key_num), room);
+  *unreadable = !pmem_.load(buffer + sizeof header, segments_.media(at) + sizeof header,
+                            bytes - sizeof header);
+  return {buffer, bytes};
+}
+
+Result<LogItem> LogCursor::next() {
+  bool unreadable = false;
+  const auto bytes = load(pos_, buffer_, &unreadable);
+  if (unreadable) return make_error(EIO, "log at segment %u:%u: media error", pos_.seg.v, pos_.off);
+  const KsetState state = classify_kset(bytes);
+  if (state == KsetState::kNone || state == KsetState::kBroken) return end_or_damage();
+
+  LogItem item;
+  item.pos = pos_;
+  KsetHeader header;
+  memcpy(&header, buffer_, sizeof header);
+  if (state == KsetState::kLast) {
+    item.kind = LogItem::Kind::kLast;
+    item.next = CachePos{SegId{header.key_num}, 0};
+    if (header.key_num >= segments_.size())
+      return make_error(EUCLEAN, "log at segment %u:%u: LAST kset leads to segment %u of %u",
+                        pos_.seg.v, pos_.off, header.key_num, segments_.size());
+    if (passed_[header.key_num])
+      return make_error(EUCLEAN,
+                        "log at segment %u:%u: LAST kset leads back to segment %u: a cycle",
+                        pos_.seg.v, pos_.off, header.key_num);
+    passed_[header.key_num] = true;
+  } else {
+    // Every writer leaves room for the next header: without it the next one would be outside.
+    if (kset_bytes(header.key_num) > media::kSegDataBytes - sizeof header - pos_.off)
+      return make_error(EUCLEAN, "log at segment %u:%u: kset leaves no room for a header behind it",
+                        pos_.seg.v, pos_.off);
+    item.kind = LogItem::Kind::kKeys;
+    item.keys = {reinterpret_cast<const media::Key*>(buffer_ + sizeof header), header.key_num};
+    item.next = pos_ + kset_bytes(header.key_num);
+  }
+  pos_ = item.next;
+  return item;
+}
+
+namespace {
+
+// Whether the bytes become a valid kset when one field of the header is put right: then it was a
+// whole kset once, and that field was damaged. Nothing else can satisfy a crc over the rest.
+bool one_field_was_damaged(std::span<std::byte> window, uint32_t n_segs) {
+  KsetHeader found;
+  memcpy(&found, window.data(), sizeof found);
+  const auto valid = [&](const KsetHeader& header) {
+    memcpy(window.data(), &header, sizeof header);
+    const KsetState state = classify_kset(window);
+    return state == KsetState::kKeys || state == KsetState::kLast;
+  };
+  KsetHeader header = found;
+  header.magic = media::kKsetMagic;
+  if (valid(header)) return true;
+  for (const uint64_t flags : {uint64_t{0}, media::kKsetLast}) {
+    header = found;
+    header.flags = flags;
+    if (valid(header)) return true;
+  }
+  header = found;
+  const uint32_t most = found.flags & media::kKsetLast ? n_segs - 1 : media::kKeysPerKset;
+  for (header.key_num = 0; header.key_num <= most; header.key_num++)
+    if (valid(header)) return true;
+  memcpy(window.data(), &found, sizeof found);
+  return false;
+}
+
+}  // namespace
+
+// Our own commit writes the first header last, over zeros, in 8-byte words: torn, one of its first
+// two words is still zero. A header that is whole and yet wrong was damaged later - or, written by
+// the kernel target, which writes header and keys together, was torn; then no valid kset follows
+// it.
+Result<LogItem> LogCursor::end_or_damage() const {
+  LogItem item;
+  item.pos = item.next = pos_;
+  const uint32_t room = std::min(media::kSegDataBytes - pos_.off, media::kMaxKsetBytes);
+  if (room < sizeof(KsetHeader)) return item;
+  const auto unreadable = [this] {
+    return make_error(EIO, "log at segment %u:%u: media error", pos_.seg.v, pos_.off);
+  };
+  KsetHeader header;
+  if (!pmem_.load(&header, segments_.media(pos_), sizeof header)) return unreadable();
+  const uint64_t first_word = uint64_t{header.key_num} << 32 | header.crc;
+  item.torn = first_word != 0 || header.magic != 0 || header.flags != 0;
+  if (first_word == 0 || header.magic == 0) return item;
+  alignas(8) std::byte window[media::kMaxKsetBytes];
+  if (!pmem_.load(window, segments_.media(pos_), room)) return unreadable();
+  if (one_field_was_damaged({window, room}, segments_.size()))
+    return make_error(EUCLEAN,
+                      "log at segment %u:%u: one field of the kset's header is damaged: the log "
+                      "does not end here",
+                      pos_.seg.v, pos_.off);
+  if (const auto follower = valid_follower(header))
+    return make_error(EUCLEAN,
+                      "log at segment %u:%u: kset fails its crc and a valid one follows at "
+                      "segment %u:%u: acknowledged data is behind it",
+                      pos_.seg.v, pos_.off, follower->seg.v, follower->off);
+  return item;
+}
+
+std::optional<CachePos> LogCursor::valid_follower(const KsetHeader& header) const {
+  CachePos follower;
+  if (header.flags & media::kKsetLast) {
+    if (header.key_num >= segments_.size() || passed_[header.key_num]) return std::nullopt;
+    follower = CachePos{SegId{header.key_num}, 0};
+  } else {
+    if (header.key_num == 0 || header.key_num > media::kKeysPerKset ||
+        kset_bytes(header.key_num) > media::kSegDataBytes - pos_.off)
+      return std::nullopt;
+    follower = pos_ + kset_bytes(header.key_num);
+  }
+  alignas(8) std::byte buffer[media::kMaxKsetBytes];
+  bool unreadable = false;
+  const KsetState state = classify_kset(load(follower, buffer, &unreadable));
+  if (state == KsetState::kKeys || state == KsetState::kLast) return follower;
+  return std::nullopt;
+}
+
+}  // namespace pcache

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// LogCursor: the one reader of the log, for replay, writeback, reclaim and the tools.
+//
+// Invariants
+// - next() gives one of three: an item, the end of the log, or an error. The end is where the
+// header
+//   is cleared, or torn by a crash while it was written. A kset that is broken while valid ksets of
+//   the log follow it is not the end but damage: what follows was acknowledged.
+// - Nothing from media is trusted: a LAST kset to a segment that is out of range or was passed
+// already
+//   is an error.
+// One thread.
+#pragma once
+
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "base/result.h"
+#include "format/codec.h"
+#include "segment/segment_table.h"
+
+namespace pcache {
+
+struct LogItem {
+  enum class Kind { kKeys, kLast, kEnd };
+  Kind kind = Kind::kEnd;
+  CachePos pos;                      // of the kset's header
+  CachePos next;                     // where the log goes on (kEnd: same as pos)
+  std::span<const media::Key> keys;  // valid until the next call
+  bool torn = false;                 // kEnd: something was there, and it was not valid
+};
+
+class LogCursor {
+ public:
+  LogCursor(const Pmem& pmem, const SegmentTable& segments, CachePos from);
+  Result<LogItem> next();
+  CachePos pos() const { return pos_; }
+
+ private:
+  std::span<const std::byte> load(CachePos at, std::byte* buffer, bool* unreadable) const;
+  Result<LogItem> end_or_damage() const;
+  // Where a kset with this header leads to, if a valid kset stands there.
+  std::optional<CachePos> valid_follower(const media::KsetHeader& header) const;
+
+  const Pmem& pmem_;
+  const SegmentTable& segments_;
+  CachePos pos_;
+  std::vector<bool> passed_;  // segments the log has been through
+  alignas(8) std::byte buffer_[media::kMaxKsetBytes];
+};
+
+}  // namespace pcache

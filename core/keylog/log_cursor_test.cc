@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What ends the log, what goes on, and what is damage.
+#include "keylog/log_cursor.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+
+#include "keylog/log_for_test.h"
+
+namespace pcache {
+namespace {
+
+using media::kSegDataBytes;
+using media::KsetHeader;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using Names = std::vector<std::string>;
+
+constexpr uint32_t kHeader = sizeof(KsetHeader);
+
+class Cursor : public ::testing::Test {
+ protected:
+  Names read(CachePos from = {}, CachePos* end = nullptr) {
+    return read_log(image_.pmem(), *table_, from, end);
+  }
+  CachePos put(CachePos at, uint32_t name, uint32_t n) {
+    return image_.kset(at, named_keys(name, n));
+  }
+  void change(CachePos at, const std::function<void(KsetHeader&)>& change) {
+    auto header = image_.memory().peek<KsetHeader>(image_.off(at));
+    change(header);
+    image_.memory().poke(image_.off(at), header);
+  }
+  Image image_{5};
+  const std::unique_ptr<SegmentTable> table_ = image_.table();
+};
+
+TEST_F(Cursor, AnEmptyLog) {
+  CachePos end{SegId{9}, 9};
+  EXPECT_THAT(read({}, &end), IsEmpty());
+  EXPECT_EQ(end, CachePos{});
+}
+
+TEST_F(Cursor, TellsWhereItIs) {
+  const CachePos second = put({}, 1, 3);
+  const CachePos third = image_.last(put(second, 2, 1), SegId{3});
+  LogCursor cursor(image_.pmem(), *table_, {});
+  auto item = cursor.next();
+  ASSERT_TRUE(item.ok());
+  EXPECT_EQ(item.value().pos, CachePos{});
+  EXPECT_EQ(item.value().next, second);
+  EXPECT_EQ(item.value().keys.size(), 3u);
+  EXPECT_EQ(item.value().keys[2].off, 1ull * kRangeBytes + 1024);
+  ASSERT_TRUE(cursor.next().ok());
+  item = cursor.next();
+  ASSERT_TRUE(item.ok());
+  EXPECT_EQ(item.value().kind, LogItem::Kind::kLast);
+  EXPECT_EQ(item.value().next, third);
+  for (int i = 0; i < 2; i++) {  // the end stays the end
+    item = cursor.next();
+    ASSERT_TRUE(item.ok());
+    EXPECT_EQ(item.value().kind, LogItem::Kind::kEnd);
+    EXPECT_EQ(item.value().pos, third);
+    EXPECT_FALSE(item.value().torn);
+  }
+}
+
+TEST_F(Cursor, CrossesSegments) {
+  put(image_.last(put(image_.last(put({}, 1, 1), SegId{4}), 2, 128), SegId{1}), 3, 1);
+  EXPECT_THAT(read(), ElementsAre("1x1", "LAST", "2x128", "LAST", "3x1"));
+}
+
+TEST_F(Cursor, LastKsetsThatLeadNowhere) {
+  const CachePos at = put({}, 1, 1);
+  const struct {
+    uint32_t next;
+    const char* error;
+  } rows[] = {{5, "segment 5 of 5"}, {~0u, "segment 4294967295 of 5"}, {0, "a cycle"}};
+  for (const auto& row : rows) {
+    image_.last(at, SegId{row.next});
+    EXPECT_THAT(read(), ElementsAre("1x1", HasSubstr(row.error)));
+  }
+  image_.last(image_.last(at, SegId{2}), SegId{2});
+  EXPECT_THAT(read(), ElementsAre("1x1", "LAST", HasSubstr("a cycle")));
+}
+
+// As our own commit leaves them: the header's first two words are what is torn.
+TEST_F(Cursor, ATornHeaderIsTheEnd) {
+  const CachePos at = put({}, 1, 1);
+  const struct {
+    const char* name;
+    std::function<void(KsetHeader&)> torn;
+  } rows[] = {
+      {"magic missing", [](KsetHeader& h) { h.magic = 0; }},
+      {"crc and key_num missing", [](KsetHeader& h) { h.crc = h.key_num = 0; }},
+  };
+  for (const bool follower : {false, true})
+    for (const auto& row : rows) {
+      const CachePos behind = put(at, 2, 2);
+      if (follower) put(behind, 3, 1);
+      change(at, row.torn);
+      CachePos end;
+      EXPECT_THAT(read({}, &end), ElementsAre("1x1", "torn")) << row.name;
+      EXPECT_EQ(end, at);
+    }
+}
+
+TEST_F(Cursor, ATornLastHeaderIsTheEnd) {
+  const CachePos at = put({}, 1, 1);
+  put({SegId{3}, 0}, 2, 1);
+  image_.last(at, SegId{3});
+  change(at, [](KsetHeader& h) { h.magic = 0; });
+  EXPECT_THAT(read(), ElementsAre("1x1", "torn"));
+  image_.last(at, SegId{3});
+  change(at, [](KsetHeader& h) { h.crc = h.key_num = 0; });
+  EXPECT_THAT(read(), ElementsAre("1x1", "torn"));
+  change(at, [](KsetHeader& h) { h = {}, h.flags = media::kKsetLast; });
+  EXPECT_THAT(read(), ElementsAre("1x1", "torn")) << "the third word alone";
+}
+
+TEST_F(Cursor, OneDamagedFieldIsDamageEvenAtTheEnd) {
+  const CachePos at = put({}, 1, 1);
+  const struct {
+    const char* name;
+    std::function<void(KsetHeader&)> damage;
+  } rows[] = {
+      {"magic", [](KsetHeader& h) { h.magic ^= 1; }},
+      {"key_num less", [](KsetHeader& h) { h.key_num = 1; }},
+      {"key_num more", [](KsetHeader& h) { h.key_num = 3; }},
+      {"key_num 0", [](KsetHeader& h) { h.key_num = 0; }},
+      {"key_num huge", [](KsetHeader& h) { h.key_num = ~0u; }},
+      {"flags say LAST", [](KsetHeader& h) { h.flags = media::kKsetLast; }},
+      {"unknown flag", [](KsetHeader& h) { h.flags = 1u << 7; }},
+  };
+  for (const auto& row : rows) {
+    put(at, 2, 2);
+    change(at, row.damage);
+    EXPECT_THAT(read(), ElementsAre("1x1", HasSubstr("one field"))) << row.name;
+  }
+}
+
+TEST_F(Cursor, ADamagedLastHeaderIsDamage) {
+  for (const uint32_t next : {2u, 0u, 7u}) {
+    const CachePos at = put({}, 1, 1);
+    image_.last(at, SegId{3});
+    change(at, [&](KsetHeader& h) { h.key_num = next; });
+    EXPECT_THAT(read(), ElementsAre("1x1", HasSubstr("one field"))) << next;
+  }
+}
+
+TEST_F(Cursor, ABrokenBodyIsTheEndOnlyIfNothingValidFollows) {
+  const CachePos at = put({}, 1, 1);
+  const CachePos behind = put(at, 2, 2);
+  image_.memory().flip_bit(image_.off(at) + kHeader + 5);
+  EXPECT_THAT(read(), ElementsAre("1x1", "torn")) << "the kernel target tears so";
+  put(behind, 3, 1);
+  EXPECT_THAT(read(), ElementsAre("1x1", HasSubstr("a valid one follows at segment 0")));
+  image_.last(behind, SegId{2});
+  EXPECT_THAT(read(), ElementsAre("1x1", HasSubstr("a valid one follows")));
+}
+
+TEST_F(Cursor, AWrongCrcFieldWithAFollowerIsDamage) {
+  const CachePos behind = put({}, 1, 1);
+  put(behind, 2, 1);
+  change({}, [](KsetHeader& h) { h.crc ^= 1; });
+  EXPECT_THAT(read(), ElementsAre(HasSubstr("a valid one follows")));
+}
+
+TEST_F(Cursor, ABrokenLastKsetWithAFollowerIsDamage) {
+  const CachePos at = put({}, 1, 1);
+  image_.last(at, SegId{3});
+  change(at, [](KsetHeader& h) { h.crc ^= 1; });
+  EXPECT_THAT(read(), ElementsAre("1x1", "torn"));
+  put({SegId{3}, 0}, 2, 1);
+  EXPECT_THAT(read(), ElementsAre("1x1", HasSubstr("a valid one follows at segment 3:0")));
+}
+
+TEST_F(Cursor, AtTheSegmentsEnd) {
+  CachePos end;
+  const CachePos last_place{SegId{0}, kSegDataBytes - kHeader};
+  EXPECT_THAT(read(last_place, &end), IsEmpty());
+  EXPECT_EQ(end, last_place);
+  put(image_.last(last_place, SegId{3}), 2, 1);
+  EXPECT_THAT(read(last_place), ElementsAre("LAST", "2x1"));
+  const CachePos fits{SegId{0}, kSegDataBytes - kHeader - kset_bytes(4)};
+  put(fits, 1, 4);
+  EXPECT_THAT(read(fits), ElementsAre("1x4", "LAST", "2x1"));
+}
+
+// Behind every kset there is room for one header. Where a crafted kset leaves none, the log could
+// not go on: a head there would be outside the segment (hazards 13, 15).
+TEST_F(Cursor, AKsetThatLeavesNoRoomForAHeaderIsDamage) {
+  for (const uint32_t room : {0u, 8u, 16u}) {
+    Image image(5);
+    const CachePos at{SegId{0}, kSegDataBytes - kset_bytes(4) - room};
+    image.kset(at, named_keys(1, 4));
+    CachePos end;
+    const Names found = read_log(image.pmem(), *image.table(), at, &end);
+    const bool refused = !found.empty() && found.back().starts_with("error");
+    EXPECT_TRUE(refused || end.off <= kSegDataBytes - kHeader)
+        << "the log's head would be at " << end.off << " of " << kSegDataBytes;
+  }
+}
+
+TEST_F(Cursor, AKsetThatWouldOverrunItsSegmentIsNotOne) {
+  const CachePos at{SegId{0}, kSegDataBytes - kset_bytes(4) + 8};
+  image_.kset(at, named_keys(1, 4));  // its last bytes stand in the next segment's info
+  const Names found = read(at);
+  ASSERT_EQ(found.size(), 1u);
+  EXPECT_NE(found[0], "1x4");
+}
+
+TEST_F(Cursor, MediaErrors) {
+  // The second kset's header and the third's keys on pages of their own.
+  const CachePos second{SegId{0}, 2 * kPageBytes};
+  image_.memory().make_unreadable(image_.off(second));
+  EXPECT_THAT(read(second), ElementsAre(HasSubstr("log at segment 0:8192: media error")));
+  const CachePos across{SegId{1}, kPageBytes - 100};
+  image_.kset(across, named_keys(1, 50));
+  image_.memory().make_unreadable(image_.off({SegId{1}, kPageBytes}));
+  EXPECT_THAT(read(across), ElementsAre(HasSubstr("media error")));
+  LogCursor cursor(image_.pmem(), *table_, second);
+  EXPECT_EQ(cursor.next().error().code, EIO);
+}
+
+// An empty log may end right before a bad page; nothing there was ever acknowledged.
+TEST_F(Cursor, ABadPageBehindTheClearedHeaderDoesNotHurt) {
+  const CachePos at{SegId{0}, kPageBytes - kHeader};
+  image_.memory().make_unreadable(image_.off({SegId{0}, kPageBytes}));
+  EXPECT_THAT(read(at), IsEmpty());
+}
+
+}  // namespace
+}  // namespace pcache

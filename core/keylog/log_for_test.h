@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// For the tests of the key log: ksets told apart by a name that their keys' offsets carry.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "keylog/key_log.h"
+#include "keylog/log_cursor.h"
+#include "testing/image.h"
+
+namespace pcache {
+
+inline constexpr SegId kDataSeg{2};  // what the keys name
+
+// `n` keys of a kset called `name`.
+inline std::vector<media::Key> named_keys(uint32_t name, uint32_t n) {
+  std::vector<media::Key> keys;
+  for (uint32_t i = 0; i < n; i++)
+    keys.push_back(make_key({uint64_t{name} * kRangeBytes + i * kSectorBytes, kSectorBytes},
+                            {kDataSeg, i * kSectorBytes}));
+  return keys;
+}
+
+inline KeyLog::Ticket seal_named(KeyLog& log, uint32_t name, uint32_t n) {
+  KsetBuffer* kset = log.get_buffer();
+  for (const media::Key& key : named_keys(name, n)) kset->keys[kset->n++] = key;
+  return log.seal(kset);
+}
+
+// What a reader finds: "NAMExKEYS" of each kset, "LAST", "error: TEXT"; "torn" when the log ends
+// so.
+inline std::vector<std::string> read_log(const Pmem& pmem, const SegmentTable& table, CachePos from,
+                                         CachePos* end = nullptr) {
+  std::vector<std::string> found;
+  LogCursor cursor(pmem, table, from);
+  for (;;) {
+    const auto next = cursor.next();
+    if (!next) {
+      found.push_back("error: " + next.error().text);
+      return found;
+    }
+    const LogItem& item = next.value();
+    if (item.kind == LogItem::Kind::kEnd) {
+      if (item.torn) found.push_back("torn");
+      if (end) *end = item.pos;
+      return found;
+    }
+    if (item.kind == LogItem::Kind::kLast)
+      found.push_back("LAST");
+    else
+      found.push_back(std::to_string(range_of(item.keys[0].off)) + "x" +
+                      std::to_string(item.keys.size()));
+  }
+}
+
+}  // namespace pcache

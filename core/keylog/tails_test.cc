@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "keylog/tails.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "testing/crash_states.h"
+#include "testing/image.h"
+
+namespace pcache {
+namespace {
+
+using media::TailPos;
+using ::testing::HasSubstr;
+
+const Bounds kBounds{4, 1 << 30};
+
+class TailsTest : public ::testing::Test {
+ protected:
+  Result<Tails> load() { return Tails::load(image_.pmem(), kBounds); }
+  std::string error() {
+    const auto tails = load();
+    return tails ? "no error" : tails.error().text;
+  }
+  Image image_{4};
+};
+
+TEST_F(TailsTest, BothStandAtTheStartOfAFreshFormat) {
+  const auto tails = load();
+  ASSERT_TRUE(tails.ok());
+  EXPECT_EQ(tails.value().key_tail(), CachePos{});
+  EXPECT_EQ(tails.value().dirty_tail(), CachePos{});
+}
+
+TEST_F(TailsTest, MoveEachForItself) {
+  auto tails = load().take();
+  const CachePos a{SegId{1}, 64}, b{SegId{3}, 128};
+  tails.set_dirty_tail(image_.pmem(), b);
+  tails.set_key_tail(image_.pmem(), a);
+  EXPECT_EQ(tails.key_tail(), a);
+  EXPECT_EQ(tails.dirty_tail(), b);
+  EXPECT_EQ(load().value().key_tail(), a);
+  EXPECT_EQ(load().value().dirty_tail(), b);
+}
+
+TEST_F(TailsTest, DurableOnReturnAndAlternating) {
+  auto tails = load().take();  // the format's record is in slot 0
+  for (uint32_t i = 1; i <= 4; i++) {
+    image_.memory().checkpoint();
+    tails.set_key_tail(image_.pmem(), {SegId{0}, 8 * i});
+    const Journal& journal = image_.memory().journal();
+    ASSERT_EQ(journal.size(), 2u);
+    EXPECT_EQ(journal[0].off, key_tail_place().base + 16 * (i % 2));
+    EXPECT_TRUE(journal[1].fence);
+  }
+}
+
+TEST_F(TailsTest, PositionsOutOfBoundsAreRefused) {
+  image_.key_tail({SegId{4}, 0});
+  EXPECT_THAT(error(), HasSubstr("key_tail: position names segment 4 of 4"));
+  image_.key_tail({});
+  image_.dirty_tail({SegId{0}, media::kSegDataBytes});
+  EXPECT_THAT(error(), HasSubstr("dirty_tail: position names offset"));
+}
+
+TEST_F(TailsTest, NeitherReplicaValidIsRefused) {
+  image_.memory().flip_bit(dirty_tail_place().base + 12);
+  EXPECT_THAT(error(), HasSubstr("dirty_tail at 16416 and 16432: neither replica is valid"));
+  image_.memory().make_unreadable(key_tail_place().base);
+  EXPECT_THAT(error(), HasSubstr("key_tail at 16384"));
+}
+
+// Hazard 2: the first move after a load, torn, leaves the position that was loaded.
+TEST_F(TailsTest, ACrashLeavesTheOldPositionOrTheNew) {
+  const CachePos before{SegId{1}, 64}, after{SegId{2}, 1 << 20};
+  for (const int moves : {1, 2}) {  // the newest in slot 1, in slot 0
+    for (int i = 0; i < moves; i++) {
+      image_.key_tail(before);
+      image_.dirty_tail(before);
+    }
+    auto tails = load().take();
+    image_.memory().checkpoint();
+    tails.set_dirty_tail(image_.pmem(), after);
+    tails.set_key_tail(image_.pmem(), after);
+    for_each_crash_state(
+        image_.memory().journal(), {},
+        [&](std::span<const KeptStore> kept, const std::string& what) {
+          const auto image = image_.memory().crash_image(kept);
+          const auto loaded = Tails::load(image->pmem(), kBounds);
+          ASSERT_TRUE(loaded.ok()) << what;
+          for (const CachePos pos : {loaded.value().key_tail(), loaded.value().dirty_tail()})
+            EXPECT_TRUE(pos == before || pos == after) << what;
+          if (loaded.value().key_tail() == after) {
+            EXPECT_EQ(loaded.value().dirty_tail(), after) << what;
+          }
+        });
+  }
+}
+
+}  // namespace
+}  // namespace pcache
