@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What every request needs of the cache it belongs to, and the counters it leaves behind.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "base/log.h"
+#include "blockdev/block_device.h"
+#include "index/index.h"
+#include "keylog/key_log.h"
+#include "pmem/pmem.h"
+#include "request/stripes.h"
+#include "segment/data_head.h"
+#include "segment/segment_table.h"
+
+namespace pcache {
+
+// Events of the whole cache that are rare, or that any thread may count.
+struct SharedCounters {
+  std::atomic<uint64_t> fills{0};  // gaps read from the backing device
+  std::atomic<uint64_t> fill_bytes{0};
+  std::atomic<uint64_t> fill_joins{0};      // reads that waited for another's fill
+  std::atomic<uint64_t> fills_uncached{0};  // read, but no space to keep it
+  std::atomic<uint64_t> clean_dropped{0};   // bad CLEAN extents, read from the backing device again
+  std::atomic<uint64_t> dirty_bad{0};       // reads refused because dirty data is bad
+  std::atomic<uint64_t> backing_errors{0};
+  std::atomic<uint64_t> full{0};  // writes that found no space
+};
+
+// Each queue's own; written by its thread, read by anyone.
+struct alignas(64) QueueCounters {
+  std::atomic<uint64_t> writes{0}, write_bytes{0};
+  std::atomic<uint64_t> reads{0}, read_bytes{0};
+  std::atomic<uint64_t> read_hits{0}, read_partial{0}, read_misses{0};
+  std::atomic<uint64_t> flushes{0}, fua{0}, errors{0};
+};
+// One writer: no locked instruction needed.
+inline void count(std::atomic<uint64_t>& counter, uint64_t n = 1) {
+  counter.store(counter.load(std::memory_order_relaxed) + n, std::memory_order_relaxed);
+}
+
+struct RequestContext {
+  RequestContext(Pmem& pmem, SegmentTable& segments, Index& index, KeyLog& log, Stripes& stripes,
+                 BlockDevice& backing, const Log& messages)
+      : pmem(pmem),
+        segments(segments),
+        index(index),
+        log(log),
+        stripes(stripes),
+        backing(backing),
+        messages(messages) {}
+
+  Pmem& pmem;
+  SegmentTable& segments;
+  Index& index;
+  KeyLog& log;
+  Stripes& stripes;
+  BlockDevice& backing;
+  const Log& messages;
+  bool data_crc = false;
+  uint64_t logical_bytes = 0;
+  uint32_t block_bytes = 512;
+  // With data_crc, extents are kept this short: a read of part of one has to check all of it.
+  uint32_t max_extent_bytes = kRangeBytes;
+  std::vector<std::unique_ptr<DataHead>> heads;
+  SharedCounters counters;
+
+  // The part of a range that one key may cover: to its 4 MiB boundary, no longer than an extent may
+  // be.
+  uint32_t key_len(uint64_t off, uint64_t len) const {
+    const uint64_t to_boundary = kRangeBytes - off % kRangeBytes;
+    uint64_t n = len < to_boundary ? len : to_boundary;
+    return static_cast<uint32_t>(n < max_extent_bytes ? n : max_extent_bytes);
+  }
+  media::Key make_key(const Extent& extent, CachePos pos, bool clean, uint32_t crc) const {
+    media::Key key{};
+    key.off = extent.off;
+    key.len = static_cast<uint32_t>(extent.len);
+    key.flags = clean ? media::kKeyClean : 0;
+    key.cache_seg_id = pos.seg.v;
+    key.cache_seg_off = pos.off;
+    key.seg_gen = segments.generation(pos.seg);
+    key.data_crc = crc;
+    return key;
+  }
+};
+
+inline constexpr uint32_t kCrcExtentBytes = 16 << 10;
+
+}  // namespace pcache

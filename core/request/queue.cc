@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "request/queue.h"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "request/fill.h"
+#include "request/write_path.h"
+
+namespace pcache {
+
+namespace {
+
+int64_t now_ns() {
+  return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
+}
+
+}  // namespace
+
+void QueueSet::add(Queue* queue) {
+  MutexLock lock(mu_);
+  queues_.push_back(queue);
+}
+
+void QueueSet::remove(Queue* queue, const QueueCounters& counters) {
+  MutexLock lock(mu_);
+  std::erase(queues_, queue);
+  constexpr std::atomic<uint64_t> QueueCounters::*kAll[] = {
+      &QueueCounters::writes,      &QueueCounters::write_bytes, &QueueCounters::reads,
+      &QueueCounters::read_bytes,  &QueueCounters::read_hits,   &QueueCounters::read_partial,
+      &QueueCounters::read_misses, &QueueCounters::flushes,     &QueueCounters::fua,
+      &QueueCounters::errors};
+  for (auto member : kAll) gone_.*member += (counters.*member).load(std::memory_order_relaxed);
+}
+
+std::vector<int> QueueSet::fds() {
+  MutexLock lock(mu_);
+  std::vector<int> fds;
+  for (Queue* queue : queues_) fds.push_back(queue->device().fd());
+  return fds;
+}
+
+void QueueSet::poll_all() {
+  MutexLock lock(mu_);
+  for (Queue* queue : queues_) queue->device().poll();
+}
+
+size_t QueueSet::size() {
+  MutexLock lock(mu_);
+  return queues_.size();
+}
+
+Result<std::unique_ptr<Queue>> Queue::create(RequestContext& ctx, QueueSet& set, DataHead& head,
+                                             uint32_t depth) {
+  auto device = ctx.backing.open_queue(depth);
+  if (!device) return device.error();
+  const int wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+  if (wake_fd < 0) return error_errno(errno, "queue: no eventfd");
+  std::unique_ptr<Queue> queue(new Queue(ctx, set, head, depth, device.take(), wake_fd));
+  set.add(queue.get());
+  return queue;
+}
+
+Queue::Queue(RequestContext& ctx, QueueSet& set, DataHead& head, uint32_t depth,
+             std::unique_ptr<BlockQueue> device, int wake_fd)
+    : ctx_(ctx),
+      set_(set),
+      head_(head),
+      depth_(depth),
+      device_(std::move(device)),
+      wake_fd_(wake_fd),
+      read_path_(ctx, *this) {
+  for (uint32_t i = 0; i < depth; i++) {
+    all_pending_.push_back(std::make_unique<PendingRead>());
+    all_pending_.back()->queue = this;
+    free_pending_.push_back(all_pending_.back().get());
+  }
+}
+
+Queue::~Queue() {
+  pcache_request* done[16];
+  while (in_flight_ > 0) reap(done, 1, 16, -1);
+  set_.remove(this, counters_);
+  close(wake_fd_);
+}
+
+int Queue::check(const pcache_request& request) const {
+  if (request.op > PCACHE_OP_FLUSH) return -EINVAL;
+  if (request.op == PCACHE_OP_FLUSH) return 0;
+  if (request.buf == nullptr || request.len == 0) return -EINVAL;
+  if (request.off % ctx_.block_bytes != 0 || request.len % ctx_.block_bytes != 0) return -EINVAL;
+  if (request.off > ctx_.logical_bytes || request.len > ctx_.logical_bytes - request.off)
+    return -ENXIO;
+  return 0;
+}
+
+int Queue::submit(pcache_request* request) {
+  request->result = check(*request);
+  if (request->result) {
+    count(counters_.errors);
+    return 1;
+  }
+  if (request->op == PCACHE_OP_READ) {
+    if (in_flight_ >= depth_) return -EAGAIN;
+    return start_read(request);
+  }
+  int result = 0;
+  if (request->op == PCACHE_OP_WRITE) {
+    const bool fua = request->flags & PCACHE_REQ_FUA;
+    if (request->flags & PCACHE_REQ_PREFLUSH) {
+      const Status flushed = ctx_.stripes.flush();
+      if (!flushed) result = -flushed.error().code;
+    }
+    if (result == 0) result = write_extents(ctx_, head_, request->off, request->len, request->buf);
+    if (result == 0 && fua) {
+      const Status flushed = ctx_.stripes.flush();
+      if (!flushed) result = -flushed.error().code;
+    }
+    count(counters_.writes);
+    count(counters_.write_bytes, request->len);
+    if (fua) count(counters_.fua);
+  } else {
+    const Status flushed = ctx_.stripes.flush();
+    if (!flushed) result = -flushed.error().code;
+    count(counters_.flushes);
+  }
+  if (result) count(counters_.errors);
+  request->result = result;
+  return 1;
+}
+
+bool Queue::start_read(pcache_request* request) {
+  count(counters_.reads);
+  count(counters_.read_bytes, request->len);
+  const auto started = read_path_.start(request);
+  if (!started.pending) {
+    count(started.error ? counters_.errors : counters_.read_hits);
+    request->result = -started.error;
+    return true;
+  }
+  count(started.fetched_bytes == request->len ? counters_.read_misses : counters_.read_partial);
+  in_flight_++;
+  if (started.pending->joined) joined_++;
+  device_->kick();
+  finish_part(started.pending, started.error);  // the part that stood for the submission
+  return false;
+}
+
+PendingRead* Queue::lend_pending(pcache_request* request) {
+  PCACHE_CHECK(!free_pending_.empty());
+  PendingRead* read = free_pending_.back();
+  free_pending_.pop_back();
+  read->request = request;
+  read->joined = false;
+  read->error.store(0, std::memory_order_relaxed);
+  read->parts.store(1, std::memory_order_relaxed);
+  return read;
+}
+
+Fill* Queue::lend_fill() {
+  MutexLock lock(done_mu_);
+  if (free_fills_.empty()) {
+    all_fills_.push_back(std::make_unique<Fill>());
+    return all_fills_.back().get();
+  }
+  Fill* fill = free_fills_.back();
+  free_fills_.pop_back();
+  return fill;
+}
+
+void Queue::return_fill(Fill* fill) {
+  MutexLock lock(done_mu_);
+  free_fills_.push_back(fill);
+}
+
+void Queue::complete(PendingRead* read) {
+  MutexLock lock(done_mu_);
+  done_.push_back(read);
+  if (waiting_) {
+    waiting_ = false;
+    const uint64_t one = 1;
+    PCACHE_CHECK(write(wake_fd_, &one, sizeof one) == sizeof one);
+  }
+}
+
+uint32_t Queue::take_done(pcache_request** done, uint32_t max) {
+  MutexLock lock(done_mu_);
+  uint32_t n = 0;
+  while (n < max && !done_.empty()) {
+    PendingRead* read = done_.front();
+    done_.pop_front();
+    read->request->result = -read->error.load(std::memory_order_relaxed);
+    if (read->request->result) count(counters_.errors);
+    if (read->joined) joined_--;
+    done[n++] = read->request;
+    free_pending_.push_back(read);
+    in_flight_--;
+  }
+  return n;
+}
+
+int Queue::reap(pcache_request** done, uint32_t min, uint32_t max, int64_t timeout_ns) {
+  const int64_t deadline = timeout_ns < 0 ? -1 : now_ns() + timeout_ns;
+  uint32_t n = take_done(done, max);
+  if (n < max && in_flight_ > 0) {
+    device_->poll();
+    n += take_done(done + n, max - n);
+  }
+  while (n < min && n < max && in_flight_ > 0) {
+    const int64_t left = deadline < 0 ? -1 : std::max<int64_t>(deadline - now_ns(), 0);
+    wait(left);
+    n += take_done(done + n, max - n);
+    if (left == 0) break;
+  }
+  return static_cast<int>(n);
+}
+
+void Queue::wait(int64_t timeout_ns) {
+  if (joined_ > 0)
+    wait_for_others(timeout_ns);
+  else
+    device_->wait(timeout_ns);
+}
+
+// A read of ours waits for another queue's fill: whoever polls that queue's ring completes it, and
+// that may as well be us.
+void Queue::wait_for_others(int64_t timeout_ns) {
+  std::vector<pollfd> fds;
+  fds.push_back({wake_fd_, POLLIN, 0});
+  for (const int fd : set_.fds()) fds.push_back({fd, POLLIN, 0});
+  {
+    MutexLock lock(done_mu_);
+    if (!done_.empty()) return;
+    waiting_ = true;
+  }
+  const timespec timeout{timeout_ns / 1000000000, timeout_ns % 1000000000};
+  ppoll(fds.data(), fds.size(), timeout_ns < 0 ? nullptr : &timeout, nullptr);
+  {
+    MutexLock lock(done_mu_);
+    waiting_ = false;
+  }
+  uint64_t woken;
+  while (read(wake_fd_, &woken, sizeof woken) > 0) {
+  }
+  set_.poll_all();
+}
+
+}  // namespace pcache

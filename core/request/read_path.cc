@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "request/read_path.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "request/fill.h"
+#include "request/hit.h"
+#include "request/queue.h"
+
+namespace pcache {
+
+namespace {
+
+constexpr size_t kPieces = 4;  // mostly one is enough, and they are initialised for every read
+
+Extent within_range(const Extent& extent) {
+  const uint64_t to_boundary = kRangeBytes - extent.off % kRangeBytes;
+  return {extent.off, std::min(extent.len, to_boundary)};
+}
+
+}  // namespace
+
+ReadPath::Started ReadPath::start(pcache_request* request) {
+  request_ = request;
+  pending_ = nullptr;
+  Started started;
+  Extent todo{request->off, request->len};
+  auto* dst = static_cast<std::byte*>(request->buf);
+  while (todo.len > 0 && started.error == 0) {
+    uint64_t covered = 0;
+    const Extent part = within_range(todo);
+    started.error = copy_hits(part, dst, &covered);
+    if (started.error == 0 && covered == 0) {
+      started.error = fetch(part, dst, &covered);
+      started.fetched_bytes += covered;
+    }
+    todo.off += covered;
+    todo.len -= covered;
+    dst += covered;
+  }
+  started.pending = pending_;
+  return started;
+}
+
+int ReadPath::copy_hits(Extent todo, std::byte* dst, uint64_t* covered) {
+  while (todo.len > 0) {
+    Piece pieces[kPieces];
+    uint64_t gens[kPieces];
+    Index::Snapshot snapshot;
+    const size_t n = ctx_.index.lookup(todo, pieces, &snapshot);
+    size_t hits = 0;
+    for (; hits < n && pieces[hits].kind == Piece::Kind::kHit; hits++)
+      gens[hits] = ctx_.segments.generation(pieces[hits].pos.seg);
+    if (!ctx_.index.still_valid(snapshot)) continue;
+    for (size_t i = 0; i < hits; i++) {
+      const HitResult got = copy_hit(ctx_, pieces[i], gens[i], dst);
+      if (got == HitResult::kGone) break;
+      if (got == HitResult::kBad) {
+        if (const int error = handle_bad(pieces[i])) return error;
+        break;
+      }
+      const uint64_t len = pieces[i].extent.len;
+      *covered += len;
+      dst += len;
+      todo.off += len;
+      todo.len -= len;
+    }
+    if (hits < n && todo.off == pieces[hits].extent.off) return 0;  // a gap stands at the front
+  }
+  return 0;
+}
+
+// Bad data that is also on the backing device is forgotten and read from there; bad dirty data is
+// an error, each time it is read.
+int ReadPath::handle_bad(const Piece& piece) {
+  if (!piece.clean) {
+    ctx_.counters.dirty_bad.fetch_add(1, std::memory_order_relaxed);
+    ctx_.messages.print(
+        LogLevel::kError,
+        "dirty data of range %llu+%llu is damaged (segment %u:%u): reads of it fail",
+        static_cast<unsigned long long>(piece.extent.off),
+        static_cast<unsigned long long>(piece.extent.len), piece.pos.seg.v, piece.pos.off);
+    return EIO;
+  }
+  Stripe& stripe = ctx_.stripes.of(piece.extent.off);
+  MutexLock lock(stripe.mu);
+  if (ctx_.index.remove(piece.extent, piece.pos) > 0)
+    ctx_.counters.clean_dropped.fetch_add(1, std::memory_order_relaxed);
+  return 0;
+}
+
+PendingRead* ReadPath::pending_read() {
+  if (!pending_) pending_ = queue_.lend_pending(request_);
+  return pending_;
+}
+
+int ReadPath::fetch(Extent todo, std::byte* dst, uint64_t* covered) {
+  Stripe& stripe = ctx_.stripes.of(todo.off);
+  Fill* fill = nullptr;
+  {
+    MutexLock lock(stripe.mu);
+    Piece piece;
+    Index::Snapshot snapshot;
+    ctx_.index.lookup(todo, {&piece, 1}, &snapshot);
+    if (piece.kind == Piece::Kind::kHit) return 0;  // somebody cached it meanwhile
+    PendingRead* read = pending_read();
+    read->parts.fetch_add(1, std::memory_order_relaxed);
+    *covered = piece.extent.len;
+    if (piece.kind == Piece::Kind::kFill) {
+      Fill* other = stripe.fills.find(piece.token);
+      PCACHE_CHECK(other != nullptr);
+      other->joins.push_back({read, piece.extent, dst});
+      read->joined |= other->owner->queue != read->queue;
+      ctx_.counters.fill_joins.fetch_add(1, std::memory_order_relaxed);
+      return 0;
+    }
+    fill = queue_.lend_fill();
+    fill->extent = piece.extent;
+    fill->owner = read;
+    fill->token = stripe.fills.add(fill);
+    if (!ctx_.index.begin_fill(piece.extent, fill->token)) {
+      // No memory for the marks: read it all the same, uncached and unshared.
+      stripe.fills.remove(fill->token);
+      fill->token = {};
+    }
+  }
+  start_fill(ctx_, queue_, fill, dst);
+  return 0;
+}
+
+}  // namespace pcache

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The read path: hits are copied at once in the caller's thread; each gap becomes one Fill, a read
+// of the backing device straight into the request's buffer, whose data is then cached as CLEAN
+// keys.
+//
+// Invariants
+// - A gap is fetched once: its sectors carry the fill's token in the index from before the device
+// read
+//   starts, and a second reader joins the fill instead.
+// - A fill puts its data only where its token still stands: a write in between has taken it off.
+// - A joined reader gets its bytes from the first reader's buffer before that request is completed.
+// - A fill that finds no free segment, or whose device read fails, takes its tokens off; a full
+// cache
+//   never fails a read.
+// Threads: a fill is completed by whoever polls its owner's block queue.
+#pragma once
+
+#include <atomic>
+#include <vector>
+
+#include "pcache.h"
+#include "request/context.h"
+
+namespace pcache {
+
+class Queue;
+
+// A read of which not all was cached.
+struct PendingRead {
+  Queue* queue = nullptr;
+  pcache_request* request = nullptr;
+  std::atomic<uint32_t> parts{0};  // fills it waits for, and one while it is being submitted
+  std::atomic<int> error{0};       // positive errno, the first
+  bool joined = false;             // waits for another queue's fill
+};
+
+struct FillJoin {
+  PendingRead* read;
+  Extent extent;
+  std::byte* dst;
+};
+
+struct Fill {
+  BlockIo io;
+  Extent extent;
+  FillToken token;
+  PendingRead* owner = nullptr;
+  std::vector<FillJoin> joins;  // under the stripe's lock
+};
+
+class ReadPath {
+ public:
+  ReadPath(RequestContext& ctx, Queue& queue) : ctx_(ctx), queue_(queue) {}
+
+  struct Started {
+    int error = 0;                   // positive errno
+    uint64_t fetched_bytes = 0;      // of gaps
+    PendingRead* pending = nullptr;  // gaps are under way in it; nullptr: the read is complete
+  };
+  Started start(pcache_request* request);
+
+ private:
+  // Copies the hits at the front of `todo`; stops at the first gap. Returns the bytes covered.
+  int copy_hits(Extent todo, std::byte* dst, uint64_t* covered);
+  int handle_bad(const Piece& piece);
+  // Starts or joins fills for the gap at the front of `todo` (which lies in one range).
+  int fetch(Extent todo, std::byte* dst, uint64_t* covered);
+  PendingRead* pending_read();
+
+  RequestContext& ctx_;
+  Queue& queue_;
+  pcache_request* request_ = nullptr;
+  PendingRead* pending_ = nullptr;
+};
+
+}  // namespace pcache

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "request/stripes.h"
+
+#include <gmock/gmock.h>
+
+#include <set>
+
+#include "request/request_for_test.h"
+
+namespace pcache {
+namespace {
+
+TEST(FillTable, TokensAreNeverUsedTwice) {
+  FillTable table;
+  Fill* const fill = reinterpret_cast<Fill*>(0x1000);
+  std::set<uint64_t> seen;
+  for (int i = 0; i < 1000; i++) {
+    const FillToken token = table.add(fill);
+    EXPECT_NE(token.v, 0u);
+    EXPECT_LT(token.v, 1ull << 60) << "an index slot has no more room";
+    EXPECT_TRUE(seen.insert(token.v).second);
+    EXPECT_EQ(table.find(token), fill);
+    table.remove(token);
+    EXPECT_EQ(table.find(token), nullptr);
+  }
+}
+
+TEST(FillTable, FindsEachOfMany) {
+  FillTable table;
+  const auto fill = [](uintptr_t i) { return reinterpret_cast<Fill*>(0x1000 + 64 * i); };
+  std::vector<FillToken> tokens;
+  for (uintptr_t i = 0; i < 50; i++) tokens.push_back(table.add(fill(i)));
+  for (uintptr_t i = 0; i < 50; i += 2) table.remove(tokens[i]);
+  const FillToken again = table.add(fill(99));  // in a place used before
+  for (uintptr_t i = 0; i < 50; i++) {
+    EXPECT_EQ(table.find(tokens[i]), i % 2 ? fill(i) : nullptr);
+  }
+  EXPECT_EQ(table.find(again), fill(99));
+  EXPECT_EQ(table.find(FillToken{}), nullptr);
+}
+
+class StripesTest : public RequestTest {};
+
+TEST_F(StripesTest, ARangeAlwaysHasTheSameStripe) {
+  start();
+  for (uint64_t range = 0; range < 8; range++) {
+    Stripe* const stripe = &stripes_->of(range * kRangeBytes);
+    EXPECT_EQ(stripe, &stripes_->of((range + 1) * kRangeBytes - 1));
+    EXPECT_EQ(stripe, &stripes_->of((range + 4) * kRangeBytes));
+    EXPECT_NE(stripe, &stripes_->of((range + 1) * kRangeBytes));
+  }
+}
+
+TEST_F(StripesTest, CloseOldClosesWhatItHasSeenBefore) {
+  start();
+  ASSERT_EQ(write(0, filled(512, 1)), 0);
+  ASSERT_TRUE(stripes_->close_old().ok());
+  ASSERT_EQ(write(kRangeBytes, filled(512, 2)), 0);
+  ASSERT_TRUE(stripes_->close_old().ok());
+  EXPECT_EQ(logged_keys().size(), 1u) << "the younger one stands through one more tick";
+  ASSERT_TRUE(stripes_->close_old().ok());
+  EXPECT_EQ(logged_keys().size(), 2u);
+}
+
+// What a tick could not write for want of space, a later tick writes: its keys are acknowledged,
+// and nobody may come to flush them.
+TEST_F(StripesTest, CloseOldTriesAgainWhatFoundNoRoom) {
+  RequestOptions options;
+  options.segments = 3;
+  options.log_reserve = 0;
+  options.log_head = media::kSegDataBytes - 128;  // one kset of one key, and a LAST
+  start(options);
+  const SegId taken = *table_->take_for_data();
+  ASSERT_EQ(write(0, filled(512, 1), PCACHE_REQ_FUA), 0);
+  ASSERT_EQ(write(0, filled(512, 2)), 0);
+  ASSERT_TRUE(stripes_->close_old().ok());
+  EXPECT_FALSE(stripes_->close_old().ok()) << "no room for the log";
+  table_->finish_filling(taken, 0);  // there is now
+  ASSERT_TRUE(stripes_->close_old().ok());
+  EXPECT_EQ(logged_keys().size(), 2u) << "still queued in memory only";
+}
+
+}  // namespace
+}  // namespace pcache

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Writes, flush and FUA: what is stored where, what reaches the log, and when.
+#include "request/write_path.h"
+
+#include <gmock/gmock.h>
+
+#include "request/request_for_test.h"
+#include "testing/crash_states.h"
+
+namespace pcache {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+class WritePath : public RequestTest {
+ protected:
+  static std::string text(const media::Key& key) {
+    return std::to_string(key.off) + "+" + std::to_string(key.len) + "@" +
+           std::to_string(key.cache_seg_id) + ":" + std::to_string(key.cache_seg_off);
+  }
+  std::vector<std::string> logged() {
+    std::vector<std::string> texts;
+    for (const auto& key : logged_keys()) texts.push_back(text(key));
+    return texts;
+  }
+};
+
+TEST_F(WritePath, IsReadBackWithoutTheDevice) {
+  start();
+  ASSERT_EQ(write(512, filled(1024, 1)), 0);
+  EXPECT_EQ(read_sectors(512, 1024), "11");
+  EXPECT_THAT(device_->reads(), IsEmpty());
+  EXPECT_EQ(mapped(0, 2048), ".DD.");
+}
+
+TEST_F(WritePath, DataIsFencedBeforeItsKsetIsWritten) {
+  start();
+  ASSERT_EQ(write(0, filled(4096, 1), PCACHE_REQ_FUA), 0);
+  const Journal& journal = image_->memory().journal();
+  const size_t data = find_store(journal, table_->media({SegId{1}, 0}));
+  const size_t kset = find_store(journal, table_->media({SegId{0}, 0}));
+  ASSERT_LT(data, kset);
+  ASSERT_LT(kset, journal.size());
+  EXPECT_GE(count_fences(journal, data, kset), 2u) << "the data's, and the one before the header";
+  EXPECT_TRUE(journal.back().fence);
+}
+
+TEST_F(WritePath, OneKeyForEachRangeAndPlace) {
+  start();
+  ASSERT_EQ(write(kRangeBytes - 1024, filled(4096, 1), PCACHE_REQ_FUA), 0);
+  EXPECT_THAT(logged(), ElementsAre("4193280+1024@1:0", "4194304+3072@1:1024"));
+}
+
+TEST_F(WritePath, SplitAtASegmentsEnd) {
+  start();
+  ASSERT_TRUE(ctx_->heads[0]->allocate(media::kSegDataBytes - 1024));
+  ASSERT_EQ(write(0, filled(4096, 1), PCACHE_REQ_FUA), 0);
+  EXPECT_THAT(logged(), ElementsAre("0+1024@1:16763904", "1024+3072@2:0"));
+  EXPECT_EQ(read_sectors(0, 4096), "11111111");
+}
+
+TEST_F(WritePath, WithDataCrcExtentsAreShortAndCarryTheirCrc) {
+  RequestOptions options;
+  options.data_crc = true;
+  start(options);
+  const Bytes data = device_bytes(12345 * 512, 40 << 10);
+  ASSERT_EQ(write(0, data, PCACHE_REQ_FUA), 0);
+  const auto keys = logged_keys();
+  ASSERT_EQ(keys.size(), 3u);
+  for (const auto& key : keys) {
+    EXPECT_LE(key.len, kCrcExtentBytes);
+    EXPECT_EQ(key.data_crc, data_crc32c(data.data() + key.off, key.len));
+  }
+  EXPECT_EQ(read(0, data.size()), data);
+}
+
+TEST_F(WritePath, AWholeMegabyteAcrossARange) {
+  start();
+  const Bytes data = device_bytes(777 * 512, 1 << 20);
+  ASSERT_EQ(write(kRangeBytes - (512 << 10), data), 0);
+  EXPECT_EQ(read(kRangeBytes - (512 << 10), data.size()), data);
+}
+
+TEST_F(WritePath, MoreExtentsThanOneFenceTakes) {
+  RequestOptions options;
+  options.data_crc = true;
+  start(options);
+  const Bytes data = device_bytes(31 * 512, 3 << 20);  // 192 extents of 16 KiB
+  ASSERT_EQ(write(0, data), 0);
+  EXPECT_EQ(read(0, data.size()), data);
+}
+
+TEST_F(WritePath, AFullCacheIsENOSPCAndGivesItsReferencesBack) {
+  RequestOptions options;
+  options.segments = 3;  // log, one for data, one reserved
+  start(options);
+  int result = 0;
+  for (uint64_t i = 0; i < 20 && result == 0; i++) result = write(i << 20, filled(1 << 20, 1));
+  EXPECT_EQ(result, -ENOSPC);
+  EXPECT_EQ(ctx_->counters.full.load(), 1u);
+  EXPECT_EQ(write(0, filled(512, 2)), -ENOSPC);
+  EXPECT_EQ(read_sectors(0, 512), "1") << "what was acknowledged stands (hazard 27)";
+  const size_t keys_of_data = [&] {
+    EXPECT_EQ(flush(), 0);
+    return logged_keys().size();
+  }();
+  queue_.reset();
+  ctx_->heads.clear();
+  table_->drop_refs(SegId{1}, static_cast<int64_t>(keys_of_data) - 1);
+  EXPECT_EQ(table_->counts().data, 1u) << "one reference for each key, and no more";
+  table_->drop_refs(SegId{1});
+  EXPECT_EQ(table_->counts().data, 0u);
+}
+
+TEST_F(WritePath, NoMemoryForTheIndexGivesReferencesBack) {
+  RequestOptions options;
+  options.max_index_blocks = 1;
+  start(options);
+  int result = 0;
+  uint64_t good = 0;
+  for (uint64_t i = 0; i < 20000 && result == 0; i++) {
+    result = write(i * 1536, filled(512, 1));  // splits a page each
+    good += result == 0;
+  }
+  ASSERT_EQ(result, -ENOMEM);
+  ASSERT_EQ(flush(), 0);
+  EXPECT_EQ(logged_keys().size(), good);
+  queue_.reset();
+  ctx_->heads.clear();
+  table_->drop_refs(SegId{1}, static_cast<int64_t>(good));
+  EXPECT_EQ(table_->counts().data, 0u);
+}
+
+TEST_F(WritePath, AFullKsetIsCommittedWithoutAFlush) {
+  start();
+  for (uint32_t i = 0; i < media::kKeysPerKset - 1; i++)
+    ASSERT_EQ(write(i * 512, filled(512, 1)), 0);
+  EXPECT_THAT(logged_keys(), IsEmpty());
+  EXPECT_EQ(stripes_->open_keys(), media::kKeysPerKset - 1);
+  ASSERT_EQ(write(1 << 20, filled(512, 1)), 0);
+  EXPECT_EQ(logged_keys().size(), media::kKeysPerKset);
+  EXPECT_EQ(stripes_->open_keys(), 0u);
+}
+
+TEST_F(WritePath, FlushClosesEveryOpenKset) {
+  start();
+  for (uint64_t range = 0; range < 8; range++)  // over all four stripes, twice
+    ASSERT_EQ(write(range * kRangeBytes, filled(512, 1)), 0);
+  EXPECT_EQ(stripes_->open_keys(), 8u);
+  ASSERT_EQ(flush(), 0);
+  EXPECT_EQ(stripes_->open_keys(), 0u);
+  EXPECT_EQ(logged_keys().size(), 8u);
+  EXPECT_TRUE(image_->memory().journal().back().fence);
+  const size_t events = image_->memory().journal().size();
+  ASSERT_EQ(flush(), 0);
+  EXPECT_EQ(image_->memory().journal().size(), events) << "nothing to do";
+}
+
+TEST_F(WritePath, TheLogKeepsTheOrderOfOneRange) {
+  start();
+  for (uint32_t i = 0; i < 300; i++) ASSERT_EQ(write(8192, filled(512, i % 10)), 0);
+  ASSERT_EQ(flush(), 0);
+  const auto keys = logged_keys();
+  ASSERT_EQ(keys.size(), 300u);
+  for (uint32_t i = 0; i < 300; i++) EXPECT_EQ(keys[i].cache_seg_off, i * 512);
+}
+
+TEST_F(WritePath, FuaClosesAllItsKsets) {
+  start();
+  ASSERT_EQ(write(0, filled(512, 1)), 0);
+  ASSERT_EQ(write(kRangeBytes - 512, filled(1024, 2), PCACHE_REQ_FUA), 0);
+  EXPECT_THAT(logged(), ElementsAre("0+512@1:0", "4193792+512@1:512", "4194304+512@1:1024"));
+}
+
+// Hazard 6: a write with PREFLUSH does both, the flush first.
+TEST_F(WritePath, PreflushMakesEarlierWritesDurableAndWrites) {
+  start();
+  ASSERT_EQ(write(0, filled(512, 1)), 0);
+  ASSERT_EQ(write(512, filled(512, 2), PCACHE_REQ_PREFLUSH), 0);
+  EXPECT_THAT(logged(), ElementsAre("0+512@1:0"));
+  EXPECT_EQ(read_sectors(0, 1024), "12");
+  ASSERT_EQ(write(1024, filled(512, 3), PCACHE_REQ_PREFLUSH | PCACHE_REQ_FUA), 0);
+  EXPECT_EQ(logged().size(), 3u);
+}
+
+TEST_F(WritePath, AFlushThatFindsNoRoomInTheLogIsAnErrorUntilThereIs) {
+  RequestOptions options;
+  options.segments = 3;
+  options.log_reserve = 0;
+  options.log_head = media::kSegDataBytes - 128;  // one kset of one key, and a LAST
+  start(options);
+  const SegId taken = *table_->take_for_data();
+  ASSERT_EQ(write(0, filled(512, 1), PCACHE_REQ_FUA), 0);
+  EXPECT_EQ(write(0, filled(512, 2), PCACHE_REQ_FUA), -ENOSPC);
+  EXPECT_EQ(write(0, filled(512, 3)), 0);
+  EXPECT_EQ(flush(), -ENOSPC);
+  EXPECT_EQ(flush(), -ENOSPC) << "what is not durable stays an error";
+  EXPECT_EQ(write(0, filled(512, 4), PCACHE_REQ_PREFLUSH), -ENOSPC);
+  EXPECT_EQ(read_sectors(0, 512), "3");
+  EXPECT_EQ(logged_keys().size(), 1u);
+  table_->finish_filling(taken, 0);
+  EXPECT_EQ(flush(), 0);
+  EXPECT_EQ(logged_keys().size(), 3u);
+}
+
+// Every FUA-acknowledged write is found after every crash, and nothing that was never written is.
+TEST_F(WritePath, CrashAtEveryStoreAndFence) {
+  start();
+  for (int i = 1; i <= 4; i++) ASSERT_EQ(write((i % 2) * 512, filled(1024, i), PCACHE_REQ_FUA), 0);
+  const Journal& journal = image_->memory().journal();
+  for_each_crash_state(journal, {}, [&](std::span<const KeptStore> kept, const std::string& what) {
+    const auto image = image_->memory().crash_image(kept);
+    const auto table = image_->table(image->pmem());
+    LogCursor cursor(image->pmem(), *table, CachePos{});
+    for (int i = 1;; i++) {
+      const auto item = cursor.next();
+      ASSERT_TRUE(item.ok()) << what << item.error().text;
+      if (item.value().kind == LogItem::Kind::kEnd) break;
+      const media::Key& key = item.value().keys[0];
+      const auto data =
+          image->data() + table->media({SegId{key.cache_seg_id}, key.cache_seg_off}).v;
+      EXPECT_EQ(memcmp(data, filled(1024, i).data(), 1024), 0) << what;
+    }
+  });
+}
+
+}  // namespace
+}  // namespace pcache
