@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "background/replay.h"
+
+namespace pcache {
+
+using media::Key;
+
+namespace {
+
+Error bad_key(const LogItem& item, size_t index, const Error& why) {
+  return make_error(why.code, "log at segment %u:%u: key %zu: %s", item.pos.seg.v, item.pos.off,
+                    index, why.text.c_str());
+}
+
+class Replay {
+ public:
+  Replay(SegmentTable& segments, Index& index, const Tails& tails, const Bounds& bounds)
+      : segments_(segments), index_(index), tails_(tails), bounds_(bounds) {}
+
+  Result<ReplayResult> run(const Pmem& pmem) {
+    LogCursor cursor(pmem, segments_, tails_.key_tail());
+    segments_.replay_log_segment(tails_.key_tail().seg);
+    for (;;) {
+      if (cursor.pos() == tails_.dirty_tail()) dirty_ = true;
+      auto next = cursor.next();
+      if (!next) return next.error();
+      const LogItem& item = next.value();
+      if (item.kind == LogItem::Kind::kEnd) {
+        result_.head = item.pos;
+        result_.torn_tail = item.torn;
+        break;
+      }
+      if (item.kind == LogItem::Kind::kLast) {
+        if (segments_.holds_keys(item.next.seg))
+          return make_error(
+              EUCLEAN, "log at segment %u:%u: leads to segment %u, which holds data of live keys",
+              item.pos.seg.v, item.pos.off, item.next.seg.v);
+        segments_.replay_log_segment(item.next.seg);
+        continue;
+      }
+      result_.ksets++;
+      for (size_t i = 0; i < item.keys.size(); i++)
+        if (auto applied = apply(item.keys[i]); !applied) return bad_key(item, i, applied.error());
+      if (result_.generations_lost) return result_;
+    }
+    if (!dirty_)
+      return make_error(
+          EUCLEAN, "dirty_tail %u:%u is not a kset between key_tail %u:%u and the log's end %u:%u",
+          tails_.dirty_tail().seg.v, tails_.dirty_tail().off, tails_.key_tail().seg.v,
+          tails_.key_tail().off, result_.head.seg.v, result_.head.off);
+    return result_;
+  }
+
+ private:
+  Status apply(const Key& key) {
+    if (auto valid = validate_key(key, bounds_); !valid) return valid;
+    const SegId seg{key.cache_seg_id};
+    const uint64_t gen = segments_.generation(seg);
+    if (key.seg_gen > gen) {
+      result_.generations_lost = true;
+      return {};
+    }
+    if (key.seg_gen < gen) {
+      // Its data is gone; it holds no reference, so reclaim must not drop one for it (hazard 26).
+      result_.dead_keys++;
+      return {};
+    }
+    if (!segments_.replay_key(seg))
+      return make_error(EUCLEAN, "data in segment %u, which is part of the log", seg.v);
+    const bool clean = key.flags & media::kKeyClean || !dirty_;
+    result_.keys++;
+    if (!clean) {
+      result_.dirty_keys++;
+      result_.dirty_bytes += key.len;
+    }
+    return index_.insert({key.off, key.len},
+                         Location{CachePos{seg, key.cache_seg_off}, clean, key.data_crc});
+  }
+
+  SegmentTable& segments_;
+  Index& index_;
+  const Tails& tails_;
+  const Bounds& bounds_;
+  bool dirty_ = false;  // dirty_tail has been reached
+  ReplayResult result_;
+};
+
+}  // namespace
+
+Result<ReplayResult> replay(const Pmem& pmem, SegmentTable& segments, Index& index,
+                            const Tails& tails, const Bounds& bounds) {
+  return Replay(segments, index, tails, bounds).run(pmem);
+}
+
+Status raise_generations(const Pmem& pmem, SegmentTable& segments, const Tails& tails,
+                         const Bounds& bounds) {
+  LogCursor cursor(pmem, segments, tails.key_tail());
+  for (;;) {
+    auto next = cursor.next();
+    if (!next) return next.error();
+    if (next.value().kind == LogItem::Kind::kEnd) return {};
+    const LogItem& item = next.value();
+    for (size_t i = 0; i < item.keys.size(); i++) {
+      const Key& key = item.keys[i];
+      if (auto valid = validate_key(key, bounds); !valid) return bad_key(item, i, valid.error());
+      const SegId seg{key.cache_seg_id};
+      if (key.seg_gen > segments.generation(seg)) segments.raise_generation(seg, key.seg_gen);
+    }
+  }
+}
+
+}  // namespace pcache

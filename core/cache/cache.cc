@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "cache/cache.h"
+
+#include <time.h>
+
+#include <algorithm>
+#include <bit>
+#include <thread>
+
+namespace pcache {
+
+namespace {
+
+// More than two to a CPU: two writers rarely meet in one, and a flush rarely finds many open.
+uint32_t stripe_count() {
+  const uint32_t cpus = std::max(1u, std::thread::hardware_concurrency());
+  return std::clamp(std::bit_ceil(2 * cpus), 4u, 128u);
+}
+
+// Each head holds a segment that may stay part empty; a small cache cannot afford many.
+uint32_t head_count(uint32_t n_segs) { return std::clamp(n_segs / 16, 1u, 64u); }
+
+// A data segment of 512-byte FUA writes makes an eighth of a segment of log (64 bytes a write). So
+// the log needs its next segment, one for what the open heads can still write, and one to roll
+// into.
+uint32_t log_reserve(uint32_t n_segs) { return 2 + (head_count(n_segs) + 7) / 8; }
+
+BackingIdentity identity_of(const BlockDevice& device) {
+  return {device.identity().text, device.size_bytes()};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Cache>> Cache::open(const Options& options) {
+  // The backing device first: its errors must not leave a new cache file behind.
+  auto backing = open_block_device(options.backing, options.log);
+  if (!backing) return backing.error();
+  auto pmem = Pmem::open(options.pmem, options.log);
+  if (!pmem) return pmem.error();
+  Devices devices{pmem.take(), backing.take(), std::make_unique<ThreadExecutor>()};
+  auto cache = attach(std::move(devices), options);
+  if (!cache)
+    return make_error(cache.error().code, "%s: %s", options.pmem.path.c_str(),
+                      cache.error().text.c_str());
+  return cache;
+}
+
+Result<std::unique_ptr<Cache>> Cache::attach(Devices devices, const Options& options) {
+  std::unique_ptr<Cache> cache(new Cache(std::move(devices), options));
+  constexpr Status (Cache::*kSteps[])() = {
+      &Cache::probe,           &Cache::check_identity,
+      &Cache::format_if_blank, &Cache::load_frame_and_options,
+      &Cache::load_log,
+  };
+  for (auto step : kSteps)
+    if (auto done = (cache.get()->*step)(); !done) return done.error();
+  cache->wire();
+  cache->write_attached();
+  cache->start_background();
+  return cache;
+}
+
+Cache::Cache(Devices devices, const Options& options)
+    : devices_(std::move(devices)), options_(options), messages_(options.log) {}
+
+Cache::~Cache() {
+  const Status closed = close();
+  if (!closed) messages_.print(LogLevel::kError, "close: %s", closed.error().text.c_str());
+}
+
+Status Cache::probe() {
+  auto state = probe_device(*devices_.pmem);
+  if (!state) return state.error();
+  blank_ = state.value() == DeviceState::kBlank;
+  return {};
+}
+
+Status Cache::format_if_blank() {
+  if (!blank_) return {};
+  FormatOptions format;
+  format.data_crc = options_.data_crc.value_or(false);
+  format.gc_percent = options_.gc_percent.value_or(media::kGcPercentDefault);
+  format_device(*devices_.pmem, format);
+  return {};
+}
+
+Status Cache::check_identity() {
+  auto identity = load_identity(*devices_.pmem);
+  if (!identity) {
+    if (!options_.force) return identity.error();
+    messages_.print(LogLevel::kWarning, "%s: written anew (force)", identity.error().text.c_str());
+    return {};
+  }
+  identity_ = identity.value();
+  if (!identity_) {
+    if (!blank_)
+      messages_.print(LogLevel::kNotice,
+                      "the cache has no identity block (made by the kernel target?): taken as "
+                      "belonging to %s",
+                      devices_.backing->identity().text.c_str());
+    return {};
+  }
+  auto same = compare_identity(*identity_, identity_of(*devices_.backing));
+  if (same) return {};
+  if (!options_.force) return same;
+  messages_.print(LogLevel::kWarning, "%s: attached all the same (force)",
+                  same.error().text.c_str());
+  identity_.reset();
+  return {};
+}
+
+Status Cache::load_frame_and_options() {
+  auto frame = load_frame(*devices_.pmem, messages_);
+  if (!frame) return frame.error();
+  frame_ = frame.take();
+  if (options_.data_crc && *options_.data_crc != frame_.info.data_crc)
+    return make_error(
+        EINVAL,
+        "option data_crc: %d was asked for, the cache was formatted with %d; leave the option "
+        "out or format anew",
+        *options_.data_crc, frame_.info.data_crc);
+  if (options_.gc_percent) frame_.info.gc_percent = *options_.gc_percent;
+  return {};
+}
+
+Status Cache::load_log() {
+  const Bounds bounds{frame_.info.n_segs, devices_.backing->size_bytes()};
+  auto tails = Tails::load(*devices_.pmem, bounds);
+  if (!tails) return tails.error();
+  tails_ = tails.take();
+  for (bool again = false;; again = true) {
+    segments_ = std::make_unique<SegmentTable>(
+        *devices_.pmem, SegmentTable::Options{frame_.chain, log_reserve(frame_.info.n_segs)});
+    auto index = Index::create({bounds.device_bytes, stripe_count(), frame_.info.data_crc});
+    if (!index) return index.error();
+    index_ = index.take();
+    if (again)
+      if (auto raised = raise_generations(*devices_.pmem, *segments_, tails_, bounds); !raised)
+        return raised;
+    auto replayed = replay(*devices_.pmem, *segments_, *index_, tails_, bounds);
+    if (!replayed) return replayed.error();
+    replayed_ = replayed.value();
+    if (!replayed_.generations_lost) break;
+    PCACHE_CHECK(!again);
+    messages_.print(LogLevel::kWarning,
+                    "a segment's newest generation record is lost; taken from the log instead");
+  }
+  if (replayed_.torn_tail)
+    messages_.print(LogLevel::kNotice,
+                    "the log ends in a torn kset at segment %u:%u, as a crash leaves it",
+                    replayed_.head.seg.v, replayed_.head.off);
+  return {};
+}
+
+void Cache::wire() {
+  log_ = std::make_unique<KeyLog>(*devices_.pmem, *segments_, replayed_.head);
+  stripes_ = std::make_unique<Stripes>(stripe_count(), *log_);
+  context_ = std::make_unique<RequestContext>(*devices_.pmem, *segments_, *index_, *log_, *stripes_,
+                                              *devices_.backing, messages_);
+  context_->data_crc = frame_.info.data_crc;
+  context_->logical_bytes = devices_.backing->size_bytes();
+  context_->block_bytes = devices_.backing->logical_block_bytes();
+  if (frame_.info.data_crc) context_->max_extent_bytes = kCrcExtentBytes;
+  for (uint32_t i = 0; i < head_count(frame_.info.n_segs); i++)
+    context_->heads.push_back(std::make_unique<DataHead>(*segments_));
+}
+
+void Cache::write_attached() {
+  write_cache_info(*devices_.pmem, frame_);
+  if (!identity_)
+    write_identity(*devices_.pmem, identity_of(*devices_.backing),
+                   static_cast<uint64_t>(time(nullptr)));
+  segments_->persist_raised();
+}
+
+void Cache::start_background() {
+  // Seen open at two ticks means open for one interval at least and two at most.
+  const auto interval = std::chrono::milliseconds(std::max(1u, options_.flush_delay_ms / 2));
+  devices_.executor->every(interval, [this] { close_old_ksets(); });
+}
+
+void Cache::close_old_ksets() {
+  const Status closed = stripes_->close_old();
+  if (!closed && !close_failed_.exchange(true))
+    messages_.print(LogLevel::kError, "closing ksets by time: %s", closed.error().text.c_str());
+}
+
+Result<std::unique_ptr<Queue>> Cache::create_queue(uint32_t depth) {
+  if (depth == 0 || depth > 65536)
+    return make_error(EINVAL, "queue depth: %u is not in 1..65536", depth);
+  const uint32_t head = next_head_.fetch_add(1) % context_->heads.size();
+  return Queue::create(*context_, queues_, *context_->heads[head], depth);
+}
+
+Status Cache::close() {
+  if (closed_ || !context_) return {};
+  PCACHE_CHECK(queues_.size() == 0);
+  closed_ = true;
+  devices_.executor->stop();
+  return stripes_->flush();
+}
+
+}  // namespace pcache

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Cache: all parts of one attached cache, wired together; opening and closing it.
+//
+// Who owns what: Cache owns every part. The parts below know nothing of it; requests see them as a
+// RequestContext. Members are in the order of construction; destruction runs it backwards, which
+// also unwinds an opening that failed half-way.
+//
+// What opening writes, in order, once everything was checked and replayed: cleared header at the
+// log's head, cache_info (as every attach of the kernel target does), identity block, raised
+// generations. A crash between any two of them leaves an image that attaches the same.
+#pragma once
+
+#include <memory>
+
+#include "background/replay.h"
+#include "base/executor.h"
+#include "cache/options.h"
+#include "request/queue.h"
+#include "segment/format_device.h"
+#include "segment/identity.h"
+
+namespace pcache {
+
+class Cache {
+ public:
+  // Opens the devices that `options` name.
+  static Result<std::unique_ptr<Cache>> open(const Options& options);
+  // Over devices that are open already; tests bring simulated ones and a stepped executor.
+  struct Devices {
+    std::unique_ptr<Pmem> pmem;
+    std::unique_ptr<BlockDevice> backing;
+    std::unique_ptr<Executor> executor;
+  };
+  static Result<std::unique_ptr<Cache>> attach(Devices devices, const Options& options);
+  ~Cache();
+
+  // Closes open ksets and stops background work; what it returns is what pcache_close() returns.
+  // No queue may be left.
+  Status close();
+
+  Result<std::unique_ptr<Queue>> create_queue(uint32_t depth);
+
+  // For status and tests.
+  const DeviceFrame& frame() const { return frame_; }
+  const Tails& tails() const { return tails_; }
+  const ReplayResult& replayed() const { return replayed_; }
+  const Pmem& pmem() const { return *devices_.pmem; }
+  const BlockDevice& backing() const { return *devices_.backing; }
+  const SegmentTable& segments() const { return *segments_; }
+  const KeyLog& log() const { return *log_; }
+  const Index& index() const { return *index_; }
+  const Stripes& stripes() const { return *stripes_; }
+  RequestContext& context() { return *context_; }
+  QueueSet& queues() { return queues_; }
+
+ private:
+  Cache(Devices devices, const Options& options);
+  // The steps of attach(), in order.
+  Status probe();
+  Status check_identity();
+  Status format_if_blank();
+  Status load_frame_and_options();
+  Status load_log();
+  void wire();
+  void write_attached();
+  void start_background();
+  void close_old_ksets();
+
+  Devices devices_;
+  const Options options_;
+  Log messages_;
+  std::optional<media::Identity> identity_;
+  bool blank_ = false;  // when it was found
+  DeviceFrame frame_;
+  Tails tails_;
+  ReplayResult replayed_;
+  std::unique_ptr<SegmentTable> segments_;
+  std::unique_ptr<Index> index_;
+  std::unique_ptr<KeyLog> log_;
+  std::unique_ptr<Stripes> stripes_;
+  std::unique_ptr<RequestContext> context_;
+  QueueSet queues_;
+  std::atomic<uint32_t> next_head_{0};
+  std::atomic<bool> close_failed_{false};  // a timed close of ksets failed; said once
+  bool closed_ = false;
+};
+
+}  // namespace pcache

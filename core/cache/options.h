@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Options of a cache, checked: what pcache_options becomes inside.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "base/log.h"
+#include "base/result.h"
+#include "blockdev/block_device.h"
+#include "pcache.h"
+#include "pmem/pmem.h"
+
+namespace pcache {
+
+struct Options {
+  PmemOptions pmem;
+  BlockDeviceOptions backing;
+  std::optional<bool> data_crc;        // nothing: what the media says
+  std::optional<uint32_t> gc_percent;  // nothing: what the media says
+  bool force = false;
+  uint32_t flush_delay_ms = 1000;
+  Log log;
+};
+
+// EINVAL naming the option, the value and what is allowed.
+Result<Options> check_options(const pcache_options& raw);
+
+}  // namespace pcache

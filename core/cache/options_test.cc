@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "cache/options.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+
+namespace pcache {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+pcache_options good() {
+  pcache_options raw{};
+  raw.size = sizeof raw;
+  raw.data_crc = raw.gc_percent = PCACHE_FROM_MEDIA;
+  raw.flush_delay_ms = 1000;
+  raw.cache_path = "/cache";
+  raw.backing_path = "/backing";
+  return raw;
+}
+
+TEST(CheckOptions, Table) {
+  const struct {
+    const char* name;
+    std::function<void(pcache_options&)> change;
+    const char* verdict;
+  } rows[] = {
+      {"as they are", [](auto&) {}, "ok"},
+      {"size", [](auto& o) { o.size--; }, "pcache_options: size is 79, this library's is 80"},
+      {"no cache", [](auto& o) { o.cache_path = nullptr; }, "option cache_path: missing"},
+      {"empty cache", [](auto& o) { o.cache_path = ""; }, "option cache_path: missing"},
+      {"no backing", [](auto& o) { o.backing_path = nullptr; }, "option backing_path: missing"},
+      {"empty backing", [](auto& o) { o.backing_path = ""; }, "option backing_path: missing"},
+      {"emulate 2", [](auto& o) { o.emulate_pmem = 2; }, "option emulate_pmem: 2 is not 0 or 1"},
+      {"emulate -1", [](auto& o) { o.emulate_pmem = -1; }, "option emulate_pmem: -1 is not 0 or 1"},
+      {"force 2", [](auto& o) { o.force = 2; }, "option force: 2"},
+      {"crc 0", [](auto& o) { o.data_crc = 0; }, "ok"},
+      {"crc 1", [](auto& o) { o.data_crc = 1; }, "ok"},
+      {"crc 2", [](auto& o) { o.data_crc = 2; }, "option data_crc: 2 is not 0, 1 or -1"},
+      {"crc -2", [](auto& o) { o.data_crc = -2; }, "option data_crc: -2"},
+      {"gc 0", [](auto& o) { o.gc_percent = 0; }, "ok"},
+      {"gc 90", [](auto& o) { o.gc_percent = 90; }, "ok"},
+      {"gc 91", [](auto& o) { o.gc_percent = 91; }, "option gc_percent: 91 is not in 0..90"},
+      {"gc 256", [](auto& o) { o.gc_percent = 256; }, "option gc_percent: 256"},  // hazard 16
+      {"gc -2", [](auto& o) { o.gc_percent = -2; }, "option gc_percent: -2"},
+      {"io 3", [](auto& o) { o.io_mode = 3; }, "option io_mode: 3"},
+      {"io -1", [](auto& o) { o.io_mode = -1; }, "option io_mode: -1"},
+      {"delay 0", [](auto& o) { o.flush_delay_ms = 0; },
+       "option flush_delay_ms: 0 is not in 1..60000"},
+      {"delay 60000", [](auto& o) { o.flush_delay_ms = 60000; }, "ok"},
+      {"delay 60001", [](auto& o) { o.flush_delay_ms = 60001; }, "option flush_delay_ms: 60001"},
+      {"size of a device", [](auto& o) { o.cache_size = 1 << 30; },
+       "option cache_size: only files"},
+      {"too small", [](auto& o) { o.emulate_pmem = 1, o.cache_size = (512 << 20) - 1; },
+       "option cache_size: 536870911 bytes, at least 536870912"},
+      {"smallest", [](auto& o) { o.emulate_pmem = 1, o.cache_size = 512 << 20; }, "ok"},
+      {"persist auto", [](auto& o) { o.persist = "auto"; }, "ok"},
+      {"persist empty", [](auto& o) { o.persist = ""; }, "ok"},
+      {"persist unknown", [](auto& o) { o.persist = "hope"; }, "persist=hope: unknown method"},
+  };
+  for (const auto& row : rows) {
+    pcache_options raw = good();
+    row.change(raw);
+    const auto options = check_options(raw);
+    EXPECT_THAT(options ? "ok" : options.error().text, HasSubstr(row.verdict)) << row.name;
+  }
+}
+
+TEST(CheckOptions, FromMediaIsNothing) {
+  const auto options = check_options(good());
+  ASSERT_TRUE(options.ok());
+  EXPECT_FALSE(options.value().data_crc);
+  EXPECT_FALSE(options.value().gc_percent);
+}
+
+TEST(CheckOptions, ValuesArriveInside) {
+  pcache_options raw = good();
+  raw.emulate_pmem = raw.data_crc = raw.force = 1;
+  raw.gc_percent = 0;
+  raw.cache_size = 1 << 30;
+  raw.persist = "flushcache";
+  raw.io_mode = PCACHE_IO_THREADS;
+  raw.flush_delay_ms = 7;
+  const auto checked = check_options(raw);
+  ASSERT_TRUE(checked.ok());
+  const Options& options = checked.value();
+  EXPECT_EQ(options.pmem.path, "/cache");
+  EXPECT_EQ(options.backing.path, "/backing");
+  EXPECT_TRUE(options.pmem.emulate);
+  EXPECT_EQ(options.pmem.create_bytes, 1u << 30);
+  EXPECT_EQ(options.pmem.persist, "flushcache");
+  EXPECT_EQ(options.backing.io_mode, IoMode::kThreads);
+  EXPECT_EQ(options.data_crc, true);
+  EXPECT_EQ(options.gc_percent, 0u);
+  EXPECT_TRUE(options.force);
+  EXPECT_EQ(options.flush_delay_ms, 7u);
+}
+
+TEST(CheckOptions, TheLogGoesToTheCallersFunction) {
+  std::vector<std::string> lines;
+  pcache_options raw = good();
+  raw.log = [](void* ctx, pcache_log_level level, const char* line) {
+    static_cast<std::vector<std::string>*>(ctx)->push_back(std::to_string(level) + " " + line);
+  };
+  raw.log_ctx = &lines;
+  const auto options = check_options(raw);
+  ASSERT_TRUE(options.ok());
+  options.value().log.print(LogLevel::kNotice, "number %d", 5);
+  EXPECT_THAT(lines, ElementsAre("2 number 5"));
+}
+
+}  // namespace
+}  // namespace pcache

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The C ABI over Cache and Queue. Nothing throws past here.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "cache/cache.h"
+#include "cache/status.h"
+#include "capi/error.h"
+#include "pcache.h"
+
+struct pcache_cache {
+  std::unique_ptr<pcache::Cache> cache;
+};
+struct pcache_queue {
+  std::unique_ptr<pcache::Queue> queue;
+};
+
+using pcache::fail;
+using pcache::guarded;
+
+PCACHE_EXPORT void pcache_options_init(pcache_options* options) {
+  *options = {};
+  options->size = sizeof *options;
+  options->data_crc = PCACHE_FROM_MEDIA;
+  options->gc_percent = PCACHE_FROM_MEDIA;
+  options->flush_delay_ms = 1000;
+}
+
+PCACHE_EXPORT int pcache_open(const pcache_options* options, pcache_cache** out,
+                              pcache_error* err) {
+  return guarded(err, [&]() -> int {
+    *out = nullptr;
+    auto checked = pcache::check_options(*options);
+    if (!checked) return fail(checked.error(), err);
+    auto cache = pcache::Cache::open(checked.value());
+    if (!cache) return fail(cache.error(), err);
+    *out = new pcache_cache{cache.take()};
+    return 0;
+  });
+}
+
+PCACHE_EXPORT int pcache_close(pcache_cache* cache, pcache_error* err) {
+  return guarded(err, [&]() -> int {
+    if (!cache) return 0;
+    const auto closed = cache->cache->close();
+    delete cache;
+    return closed ? 0 : fail(closed.error(), err);
+  });
+}
+
+PCACHE_EXPORT int pcache_get_info(const pcache_cache* cache, pcache_info* info) {
+  if (info->size != sizeof *info) return -EINVAL;
+  const pcache::Cache& c = *cache->cache;
+  *info = {};
+  info->size = sizeof *info;
+  info->block_size = c.backing().logical_block_bytes();
+  info->logical_bytes = c.backing().size_bytes();
+  info->cache_bytes = c.pmem().size_bytes();
+  info->segments = c.segments().size();
+  info->data_crc = c.frame().info.data_crc;
+  info->gc_percent = static_cast<int32_t>(c.frame().info.gc_percent);
+  info->emulated = c.pmem().kind() == pcache::PmemKind::kEmulated;
+  snprintf(info->persist, sizeof info->persist, "%s", c.pmem().persist_name());
+  snprintf(info->pmem_kind, sizeof info->pmem_kind, "%s", pcache::pmem_kind_name(c.pmem().kind()));
+  snprintf(info->io_mode, sizeof info->io_mode, "%s", c.backing().io_mode_name());
+  return 0;
+}
+
+PCACHE_EXPORT char* pcache_get_status(pcache_cache* cache, pcache_status_format format) {
+  try {
+    const std::string text = format == PCACHE_STATUS_LINE ? pcache::status_line(*cache->cache)
+                                                          : pcache::status_json(*cache->cache);
+    return strdup(text.c_str());
+  } catch (const std::exception&) {
+    return nullptr;
+  }
+}
+
+PCACHE_EXPORT int pcache_queue_create(pcache_cache* cache, uint32_t depth, pcache_queue** out,
+                                      pcache_error* err) {
+  return guarded(err, [&]() -> int {
+    *out = nullptr;
+    auto queue = cache->cache->create_queue(depth);
+    if (!queue) return fail(queue.error(), err);
+    *out = new pcache_queue{queue.take()};
+    return 0;
+  });
+}
+
+PCACHE_EXPORT void pcache_queue_destroy(pcache_queue* queue) { delete queue; }
+
+PCACHE_EXPORT int pcache_submit(pcache_queue* queue, pcache_request* request) {
+  try {
+    return queue->queue->submit(request);
+  } catch (const std::bad_alloc&) {
+    request->result = -ENOMEM;
+    return 1;
+  }
+}
+
+PCACHE_EXPORT int pcache_reap(pcache_queue* queue, pcache_request** done, uint32_t min,
+                              uint32_t max, int64_t timeout_ns) {
+  try {
+    return queue->queue->reap(done, min, max, timeout_ns);
+  } catch (const std::bad_alloc&) {
+    return -ENOMEM;
+  }
+}
+
+PCACHE_EXPORT uint32_t pcache_queue_in_flight(const pcache_queue* queue) {
+  return queue->queue->in_flight();
+}
+
+PCACHE_EXPORT const char* pcache_version(void) { return PCACHE_VERSION; }

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// pcache_raw.h: the measuring bound, straight over Pmem.
+#include <memory>
+
+#include "capi/error.h"
+#include "format/media.h"
+#include "pcache_raw.h"
+#include "pmem/pmem.h"
+
+struct pcache_raw {
+  std::unique_ptr<pcache::Pmem> pmem;
+};
+
+using pcache::fail;
+using pcache::guarded;
+using pcache::make_error;
+using pcache::MediaOff;
+
+PCACHE_EXPORT void pcache_raw_options_init(pcache_raw_options* options) {
+  *options = {};
+  options->size = sizeof *options;
+}
+
+PCACHE_EXPORT int pcache_raw_open(const pcache_raw_options* raw, pcache_raw** out,
+                                  pcache_error* err) {
+  return guarded(err, [&]() -> int {
+    *out = nullptr;
+    if (raw->size != sizeof *raw)
+      return fail(make_error(EINVAL, "pcache_raw_options: size is %u, this library's is %zu",
+                             raw->size, sizeof *raw),
+                  err);
+    if (!raw->cache_path || !*raw->cache_path)
+      return fail(
+          make_error(EINVAL, "option cache_path: missing: the pmem device or file to store to"),
+          err);
+    pcache::PmemOptions options;
+    options.path = raw->cache_path;
+    options.emulate = raw->emulate_pmem;
+    options.create_bytes = raw->cache_size;
+    if (raw->persist && *raw->persist) options.persist = raw->persist;
+    pcache::Log log;
+    if (raw->log)
+      log = pcache::Log(
+          [fn = raw->log, ctx = raw->log_ctx](pcache::LogLevel level, const char* line) {
+            fn(ctx, static_cast<pcache_log_level>(level), line);
+          });
+    auto pmem = pcache::Pmem::open(options, log);
+    if (!pmem) return fail(pmem.error(), err);
+    pcache::media::Superblock sb{};
+    if (pmem.value()->size_bytes() >= pcache::media::kSegmentsOff &&
+        (!pmem.value()->load(&sb, MediaOff{pcache::media::kSuperblockOff}, sizeof sb) ||
+         sb.magic == pcache::media::kSuperblockMagic))
+      return fail(make_error(EEXIST,
+                             "%s: holds a cache; the bound overwrites whatever is there: give it a "
+                             "device or file of its own",
+                             raw->cache_path),
+                  err);
+    *out = new pcache_raw{pmem.take()};
+    return 0;
+  });
+}
+
+PCACHE_EXPORT void pcache_raw_close(pcache_raw* raw) { delete raw; }
+
+PCACHE_EXPORT uint64_t pcache_raw_bytes(const pcache_raw* raw) { return raw->pmem->size_bytes(); }
+
+PCACHE_EXPORT void pcache_raw_store(pcache_raw* raw, uint64_t off, const void* buf, uint64_t len) {
+  raw->pmem->store(MediaOff{off}, buf, len);
+}
+
+PCACHE_EXPORT void pcache_raw_fence(pcache_raw* raw) { raw->pmem->fence(); }
+
+PCACHE_EXPORT int pcache_raw_load(pcache_raw* raw, uint64_t off, void* buf, uint64_t len) {
+  return raw->pmem->load(buf, MediaOff{off}, len) ? 0 : -EIO;
+}

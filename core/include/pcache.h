@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * libpcache: a log-structured write-back cache for a block device in byte-addressable persistent
+ * memory. The on-media format is the one of Linux's dm-pcache.
+ *
+ * Threads: a `pcache_cache` may be used from any thread. A `pcache_queue` belongs to one thread at
+ * a time; different queues of one cache may be used in parallel. A queue may be handed to another
+ * thread when the caller orders the two uses.
+ *
+ * Units: every offset, length and size is in bytes. Requests are aligned to the block size that
+ * pcache_get_info() tells (512, or the backing device's logical block when that is larger).
+ *
+ * Errors: functions return 0 (or a count) on success and a negative errno on failure; a
+ * `struct pcache_error`, where one is taken, gets one line that names the thing, what was
+ * expected, what was found and what to do. Nothing throws and nothing is printed.
+ */
+#ifndef PCACHE_H
+#define PCACHE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define PCACHE_ABI_VERSION 1
+
+typedef struct pcache_cache pcache_cache;
+typedef struct pcache_queue pcache_queue;
+
+struct pcache_error {
+  int32_t code;   /* negative errno, 0 when no error */
+  char text[508]; /* one line, no newline at its end */
+};
+
+enum pcache_log_level { PCACHE_LOG_ERROR = 0, PCACHE_LOG_WARNING = 1, PCACHE_LOG_NOTICE = 2 };
+
+/* Takes one line without newline. May be called from any thread, also after pcache_open(). */
+typedef void (*pcache_log_fn)(void* ctx, enum pcache_log_level level, const char* line);
+
+enum pcache_io_mode {
+  PCACHE_IO_AUTO = 0,    /* io_uring; a thread pool (with a warning) where it is not permitted */
+  PCACHE_IO_URING = 1,   /* io_uring or an error */
+  PCACHE_IO_THREADS = 2, /* thread pool with pread/pwrite */
+};
+
+#define PCACHE_FROM_MEDIA \
+  (-1) /* take what the cache device says, or the default when it is blank */
+
+struct pcache_options {
+  uint32_t size;            /* sizeof(struct pcache_options), set by pcache_options_init() */
+  int32_t emulate_pmem;     /* 1: take any file as pmem. Does NOT survive power loss */
+  const char* cache_path;   /* devdax device, file on a DAX file system, or any file (emulated) */
+  const char* backing_path; /* block device or file; opened with O_DIRECT */
+  uint64_t cache_size;      /* emulated files only: create or extend to this many bytes; 0: as is */
+  int32_t data_crc;         /* 0, 1 or PCACHE_FROM_MEDIA (blank: 0). Against the media: -EINVAL */
+  int32_t gc_percent;       /* 0..90 or PCACHE_FROM_MEDIA (blank: 70); a change is persistent */
+  const char* persist;      /* auto, flushcache, clflushopt, clwb, movdir64b; NULL: auto */
+  int32_t io_mode;          /* enum pcache_io_mode */
+  int32_t force;            /* 1: attach although the identity block names another backing device */
+  uint32_t flush_delay_ms;  /* an open kset is closed at most this long after its first key */
+  uint32_t reserved;
+  pcache_log_fn log; /* NULL: silent */
+  void* log_ctx;
+};
+
+/* Fills in the defaults; call it before setting any field. */
+void pcache_options_init(struct pcache_options* options);
+
+/*
+ * Opens a cache: maps the cache device, formats it when it is blank, checks it, replays its log.
+ * On failure nothing on either device was changed, but for a format that had begun.
+ * -EBUSY: the cache or its backing device is in use. -EUCLEAN: the image is damaged and was left as
+ * it is. -EINVAL: an option is wrong or contradicts the media. -EXDEV: another backing device
+ * belongs to it.
+ */
+int pcache_open(const struct pcache_options* options, pcache_cache** out, struct pcache_error* err);
+
+/*
+ * Closes every open kset and the cache. All queues must have been destroyed. Dirty data stays in
+ * pmem. Returns the first error of the cache's life that has lost or may have lost data, 0 if none.
+ */
+int pcache_close(pcache_cache* cache, struct pcache_error* err);
+
+struct pcache_info {
+  uint32_t size;          /* sizeof(struct pcache_info), set by the caller */
+  uint32_t block_size;    /* alignment of request offsets and lengths */
+  uint64_t logical_bytes; /* size of the cached device: that of the backing device */
+  uint64_t cache_bytes;   /* bytes of the cache device in use */
+  uint32_t segments;      /* 16 MiB segments on the cache device */
+  int32_t data_crc;
+  int32_t gc_percent;
+  int32_t emulated;
+  char persist[16]; /* the method in use */
+  char pmem_kind[16];
+  char io_mode[16];
+};
+int pcache_get_info(const pcache_cache* cache, struct pcache_info* info);
+
+/*
+ * The status as a malloc'd string, to be freed with free(); NULL when memory is out.
+ * PCACHE_STATUS_LINE: the kernel target's fields in its order. PCACHE_STATUS_JSON: one JSON object.
+ */
+enum pcache_status_format { PCACHE_STATUS_LINE = 0, PCACHE_STATUS_JSON = 1 };
+char* pcache_get_status(pcache_cache* cache, enum pcache_status_format format);
+
+enum pcache_op { PCACHE_OP_READ = 0, PCACHE_OP_WRITE = 1, PCACHE_OP_FLUSH = 2 };
+
+#define PCACHE_REQ_FUA 1u      /* WRITE: durable when it completes */
+#define PCACHE_REQ_PREFLUSH 2u /* WRITE: everything completed before it is durable first */
+
+/*
+ * One request. The caller owns it and its buffer, and leaves both alone from pcache_submit() until
+ * it is completed. `result` is 0 or a negative errno; a failed write may have changed any of its
+ * range. A completed WRITE is seen by every later READ of any queue. It is durable after a later
+ * FLUSH (of any queue), or on completion with PCACHE_REQ_FUA.
+ */
+struct pcache_request {
+  uint32_t op;    /* enum pcache_op */
+  uint32_t flags; /* PCACHE_REQ_* */
+  uint64_t off;   /* ignored for FLUSH */
+  uint64_t len;   /* > 0; ignored for FLUSH */
+  void* buf;      /* no alignment asked; page alignment saves a copy on misses */
+  int32_t result;
+  uint32_t reserved;
+  void* user; /* the caller's */
+};
+
+/* `depth`: how many requests may be queued at once, 1..65536. */
+int pcache_queue_create(pcache_cache* cache, uint32_t depth, pcache_queue** out,
+                        struct pcache_error* err);
+
+/* Waits for what is in flight and drops its completions. NULL is allowed. */
+void pcache_queue_destroy(pcache_queue* queue);
+
+/*
+ * Returns 1: completed, see request->result (hits, flushes and refused requests; it will not come
+ * out of pcache_reap()). Returns 0: queued. -EAGAIN: `depth` requests are queued already, reap
+ * first.
+ */
+int pcache_submit(pcache_queue* queue, struct pcache_request* request);
+
+/*
+ * Takes completed requests in the order of their completion: at least `min` (it waits for them, but
+ * for no more than are queued), at most `max`. `timeout_ns` < 0: wait as long as it takes.
+ * Returns the number taken or a negative errno.
+ */
+int pcache_reap(pcache_queue* queue, struct pcache_request** done, uint32_t min, uint32_t max,
+                int64_t timeout_ns);
+
+/* Requests queued and not yet taken by pcache_reap(). */
+uint32_t pcache_queue_in_flight(const pcache_queue* queue);
+
+/* "0.1.0" */
+const char* pcache_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

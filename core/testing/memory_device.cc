@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "testing/memory_device.h"
+
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <cstring>
+
+namespace pcache {
+
+class MemoryQueue : public BlockQueue {
+ public:
+  explicit MemoryQueue(MemoryDevice& device)
+      : device_(device), fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
+    PCACHE_CHECK(fd_ >= 0);
+  }
+  ~MemoryQueue() override {
+    PCACHE_CHECK(in_flight() == 0);
+    close(fd_);
+  }
+
+  void submit(BlockIo* io) override {
+    {
+      std::lock_guard lock(mu_);
+      in_flight_++;
+    }
+    device_.submit(this, io);
+  }
+  void kick() override {}
+  unsigned poll() override {
+    unsigned n = 0;
+    for (;;) {
+      MemoryDevice::Request request;
+      {
+        std::lock_guard lock(mu_);
+        if (completed_.empty()) break;
+        request = std::move(completed_.front());
+        completed_.pop_front();
+        uint64_t drained;
+        if (completed_.empty()) (void)!read(fd_, &drained, sizeof drained);
+      }
+      BlockIo* io = request.io;
+      io->result = request.error;
+      if (io->result == 0 && io->op == BlockOp::kRead)
+        memcpy(io->buf, request.data.data(), io->len);
+      io->done(io);
+      std::lock_guard lock(mu_);
+      in_flight_--;
+      polled_++;
+      changed_.notify_all();
+      n++;
+    }
+    return n;
+  }
+  unsigned wait(int64_t timeout_ns) override {
+    device_.before_wait();
+    {
+      std::unique_lock lock(mu_);
+      const uint64_t before = polled_;
+      const auto ready = [&] {
+        return in_flight_ == 0 || !completed_.empty() || polled_ != before;
+      };
+      if (timeout_ns < 0)
+        changed_.wait(lock, ready);
+      else
+        changed_.wait_for(lock, std::chrono::nanoseconds(timeout_ns), ready);
+    }
+    return poll();
+  }
+  int fd() const override { return fd_; }
+  unsigned in_flight() const override {
+    std::lock_guard lock(mu_);
+    return in_flight_;
+  }
+
+  void complete(MemoryDevice::Request request) {
+    std::lock_guard lock(mu_);
+    completed_.push_back(std::move(request));
+    const uint64_t one = 1;
+    PCACHE_CHECK(write(fd_, &one, sizeof one) == sizeof one);
+    changed_.notify_all();
+  }
+
+ private:
+  MemoryDevice& device_;
+  const int fd_;
+  mutable std::mutex mu_;
+  std::condition_variable changed_;
+  std::deque<MemoryDevice::Request> completed_;
+  unsigned in_flight_ = 0;
+  uint64_t polled_ = 0;
+};
+
+namespace {
+
+std::byte* map_zeros(uint64_t size_bytes) {
+  void* p = mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  PCACHE_CHECK(p != MAP_FAILED);
+  return static_cast<std::byte*>(p);
+}
+
+}  // namespace
+
+MemoryDevice::MemoryDevice(uint64_t size_bytes, uint32_t block_bytes)
+    : size_(size_bytes), block_bytes_(block_bytes), changes_(map_zeros(size_bytes)) {}
+
+MemoryDevice::~MemoryDevice() { munmap(changes_, size_); }
+
+std::vector<std::byte> MemoryDevice::load(uint64_t off, uint64_t len) const {
+  std::vector<std::byte> bytes = pattern(off, len);
+  for (uint64_t i = 0; i < len; i++) bytes[i] ^= changes_[off + i];
+  return bytes;
+}
+
+void MemoryDevice::poke(uint64_t off, std::span<const std::byte> bytes) {
+  const std::vector<std::byte> fresh = pattern(off, bytes.size());
+  for (uint64_t i = 0; i < bytes.size(); i++) changes_[off + i] = bytes[i] ^ fresh[i];
+}
+
+Result<std::unique_ptr<BlockQueue>> MemoryDevice::open_queue(unsigned) {
+  return std::unique_ptr<BlockQueue>(std::make_unique<MemoryQueue>(*this));
+}
+
+std::vector<std::byte> MemoryDevice::pattern(uint64_t off, uint64_t len) {
+  std::vector<std::byte> bytes(len);
+  for (uint64_t at = 0; at + sizeof(uint64_t) <= len; at += sizeof(uint64_t)) {
+    const uint64_t word = (off + at) * 0x9e3779b97f4a7c15 + 1;
+    memcpy(bytes.data() + at, &word, sizeof word);
+  }
+  return bytes;
+}
+
+void MemoryDevice::submit(MemoryQueue* queue, BlockIo* io) {
+  std::lock_guard lock(mu_);
+  PCACHE_CHECK(io->op == BlockOp::kFlush ||
+               (io->off + io->len <= size_ && io->off % block_bytes_ == 0 &&
+                io->len % block_bytes_ == 0 && io->len > 0));
+  Request request{io, queue, {}, error_};
+  if (io->op == BlockOp::kRead) {
+    reads_.push_back({io->off, io->len});
+    request.data = load(io->off, io->len);
+  } else if (io->op == BlockOp::kWrite && error_ == 0) {
+    poke(io->off, {static_cast<const std::byte*>(io->buf), io->len});
+  }
+  if (holding_)
+    held_.push_back(std::move(request));
+  else
+    queue->complete(std::move(request));
+}
+
+void MemoryDevice::hold() {
+  std::lock_guard lock(mu_);
+  holding_ = true;
+}
+
+void MemoryDevice::release_all() {
+  std::lock_guard lock(mu_);
+  holding_ = false;
+  for (Request& request : held_) request.queue->complete(std::move(request));
+  held_.clear();
+}
+
+void MemoryDevice::release(size_t index) {
+  std::lock_guard lock(mu_);
+  PCACHE_CHECK(index < held_.size());
+  Request request = std::move(held_[index]);
+  held_.erase(held_.begin() + static_cast<ptrdiff_t>(index));
+  request.queue->complete(std::move(request));
+}
+
+size_t MemoryDevice::held() const {
+  std::lock_guard lock(mu_);
+  return held_.size();
+}
+
+void MemoryDevice::set_release_on_wait(bool on) {
+  std::lock_guard lock(mu_);
+  release_on_wait_ = on;
+}
+
+void MemoryDevice::before_wait() {
+  {
+    std::lock_guard lock(mu_);
+    if (!release_on_wait_) return;
+  }
+  release_all();
+}
+
+void MemoryDevice::set_error(int error) {
+  std::lock_guard lock(mu_);
+  error_ = error;
+}
+
+std::vector<Extent> MemoryDevice::reads() const {
+  std::lock_guard lock(mu_);
+  return reads_;
+}
+
+}  // namespace pcache

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// MemoryDevice: a backing device in memory whose completions a test holds back and lets go.
+//
+// A read takes its data when it is submitted, as an old platter would, and puts it into the
+// caller's buffer when it completes: what happens in between is a race that the test decides. Any
+// thread, as for every BlockDevice.
+#pragma once
+
+#include <deque>
+#include <mutex>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/ids.h"
+#include "blockdev/block_device.h"
+
+namespace pcache {
+
+class MemoryQueue;
+
+class MemoryDevice : public BlockDevice {
+ public:
+  // Every sector's content tells its number, see pattern().
+  explicit MemoryDevice(uint64_t size_bytes, uint32_t block_bytes = 512);
+  ~MemoryDevice() override;
+
+  uint64_t size_bytes() const override { return size_; }
+  uint32_t logical_block_bytes() const override { return block_bytes_; }
+  const DeviceIdentity& identity() const override { return identity_; }
+  const char* io_mode_name() const override { return "memory"; }
+  Result<std::unique_ptr<BlockQueue>> open_queue(unsigned depth) override;
+
+  void set_identity(std::string text) { identity_.text = std::move(text); }
+  // Behind the queues' back.
+  void poke(uint64_t off, std::span<const std::byte> bytes);
+  // The initial content of the sectors of [off, off + len).
+  static std::vector<std::byte> pattern(uint64_t off, uint64_t len);
+
+  // From now on submitted requests stay held until they are released. Released ones complete when
+  // their queue is polled.
+  void hold();
+  void release_all();          // also ends hold()
+  void release(size_t index);  // the held request number `index`, in order of submission
+  size_t held() const;
+  // wait() of a queue lets go what is held: for a waiter that has nobody else to do it.
+  void set_release_on_wait(bool on);
+  // The requests submitted next complete with this errno; 0: they work again.
+  void set_error(int error);
+  // Extents of all reads submitted so far.
+  std::vector<Extent> reads() const;
+
+ private:
+  friend class MemoryQueue;
+  struct Request {
+    BlockIo* io;
+    MemoryQueue* queue;
+    std::vector<std::byte> data;
+    int error;
+  };
+  void submit(MemoryQueue* queue, BlockIo* io);
+  void before_wait();
+
+  std::vector<std::byte> load(uint64_t off, uint64_t len) const;
+
+  const uint64_t size_;
+  const uint32_t block_bytes_;
+  DeviceIdentity identity_{"memory device", true};
+  std::byte* const
+      changes_;  // content XOR pattern(): zero, and so untouched, where nothing was written
+  mutable std::mutex mu_;
+  bool holding_ = false;
+  bool release_on_wait_ = false;
+  int error_ = 0;
+  std::deque<Request> held_;
+  std::vector<Extent> reads_;
+};
+
+}  // namespace pcache

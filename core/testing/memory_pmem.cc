@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "testing/memory_pmem.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+namespace pcache {
+
+namespace {
+
+int make_base(uint64_t size_bytes) {
+  const int fd = memfd_create("pcache-memory-pmem", MFD_CLOEXEC);
+  PCACHE_CHECK(fd >= 0 && ftruncate(fd, static_cast<off_t>(size_bytes)) == 0);
+  return fd;
+}
+
+std::byte* map_base(int fd, uint64_t size_bytes) {
+  void* p = mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, 0);
+  PCACHE_CHECK(p != MAP_FAILED);
+  return static_cast<std::byte*>(p);
+}
+
+}  // namespace
+
+const PersistOps MemoryPmem::kOps = {"memory", &MemoryPmem::copy, &MemoryPmem::fence,
+                                     [] { return true; }};
+
+MemoryPmem::MemoryPmem(uint64_t size_bytes) : MemoryPmem(size_bytes, make_base(size_bytes)) {}
+
+MemoryPmem::MemoryPmem(uint64_t size_bytes, int base_fd)
+    : size_(size_bytes),
+      base_fd_(base_fd),
+      base_(map_base(base_fd, size_bytes)),
+      pmem_(base_, size_bytes, &kOps, this) {}
+
+MemoryPmem::~MemoryPmem() {
+  munmap(base_, size_);
+  close(base_fd_);
+}
+
+std::unique_ptr<Pmem> MemoryPmem::make_pmem() {
+  return std::make_unique<Pmem>(base_, size_, &kOps, this);
+}
+
+void MemoryPmem::poke(MediaOff off, const void* bytes, size_t len_bytes) {
+  PCACHE_CHECK(len_bytes <= size_ && off.v <= size_ - len_bytes);
+  memcpy(base_ + off.v, bytes, len_bytes);
+  poked_.emplace_back(off.v, len_bytes);
+}
+
+void MemoryPmem::flip_bit(MediaOff off, unsigned bit) {
+  poke(off, peek<std::byte>(off) ^ std::byte(1u << bit));
+}
+
+void MemoryPmem::make_unreadable(MediaOff off) {
+  const uint64_t page = off.v / kPageBytes * kPageBytes;
+  const int empty = memfd_create("pcache-bad-page", MFD_CLOEXEC);
+  PCACHE_CHECK(mmap(base_ + page, kPageBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, empty,
+                    0) != MAP_FAILED);
+  close(empty);
+  unreadable_.insert(page);
+}
+
+// Real pmem loses its poison, too, when it is overwritten.
+void MemoryPmem::mend(uint64_t off, uint64_t len) {
+  for (auto it = unreadable_.begin(); it != unreadable_.end();) {
+    if (*it >= off + len || off >= *it + kPageBytes) {
+      ++it;
+      continue;
+    }
+    PCACHE_CHECK(mmap(base_ + *it, kPageBytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED);
+    it = unreadable_.erase(it);
+  }
+}
+
+void MemoryPmem::forbid_stores() { PCACHE_CHECK(mprotect(base_, size_, PROT_READ) == 0); }
+void MemoryPmem::allow_stores() {
+  PCACHE_CHECK(mprotect(base_, size_, PROT_READ | PROT_WRITE) == 0);
+}
+
+void MemoryPmem::checkpoint() {
+  for (const PmemEvent& event : journal_)
+    if (!event.fence) poked_.emplace_back(event.off.v, event.bytes.size());
+  for (const auto& [off, len] : poked_)
+    PCACHE_CHECK(pwrite(base_fd_, base_ + off, len, static_cast<off_t>(off)) ==
+                 static_cast<ssize_t>(len));
+  poked_.clear();
+  journal_.clear();
+}
+
+std::unique_ptr<MemoryPmem> MemoryPmem::crash_image(std::span<const KeptStore> kept) const {
+  PCACHE_CHECK(poked_.empty());
+  std::unique_ptr<MemoryPmem> image(new MemoryPmem(size_, fcntl(base_fd_, F_DUPFD_CLOEXEC, 0)));
+  for (const KeptStore& store : kept)
+    memcpy(image->base_ + store.off.v, store.bytes.data(), store.bytes.size());
+  return image;
+}
+
+void MemoryPmem::copy(void* self, std::byte* dst, const void* src, size_t len_bytes) {
+  auto* memory = static_cast<MemoryPmem*>(self);
+  if (!memory->recording_) {
+    memcpy(dst, src, len_bytes);
+    return;
+  }
+  const MediaOff off{static_cast<uint64_t>(dst - memory->base_)};
+  std::lock_guard lock(memory->mu_);
+  if (!memory->unreadable_.empty()) memory->mend(off.v, len_bytes);
+  memcpy(dst, src, len_bytes);
+  auto* bytes = static_cast<const std::byte*>(src);
+  memory->journal_.push_back({false, off, {bytes, bytes + len_bytes}});
+}
+
+void MemoryPmem::fence(void* self) {
+  auto* memory = static_cast<MemoryPmem*>(self);
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  if (!memory->recording_) return;
+  std::lock_guard lock(memory->mu_);
+  memory->journal_.push_back({true, {}, {}});
+}
+
+}  // namespace pcache
