@@ -57,7 +57,8 @@ void ThreadExecutor::run() {
 }
 
 Executor::Id SteppedExecutor::every(std::chrono::milliseconds interval, Task task) {
-  entries_.push_back({interval.count(), now_ms_ + interval.count(), std::move(task)});
+  entries_.push_back(
+      {interval.count(), now_ms_ + interval.count(), std::make_shared<Task>(std::move(task))});
   return entries_.size() - 1;
 }
 
@@ -70,7 +71,8 @@ void SteppedExecutor::advance(std::chrono::milliseconds by) {
     if (next == entries_.end() || next->due_ms > until) break;
     now_ms_ = std::max(now_ms_, next->due_ms);
     next->due_ms = now_ms_ + next->interval_ms;
-    next->task();
+    const auto task = next->task;
+    (*task)();
   }
   now_ms_ = until;
 }

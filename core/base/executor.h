@@ -66,7 +66,7 @@ class SteppedExecutor : public Executor {
   struct Entry {
     int64_t interval_ms;
     int64_t due_ms;
-    Task task;
+    std::shared_ptr<Task> task;  // it may add tasks while it runs
   };
   std::vector<Entry> entries_;
   int64_t now_ms_ = 0;

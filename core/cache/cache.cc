@@ -181,7 +181,9 @@ void Cache::start_background() {
 
 void Cache::close_old_ksets() {
   const Status closed = stripes_->close_old();
-  if (!closed && !close_failed_.exchange(true))
+  if (closed)
+    close_failed_ = false;
+  else if (!close_failed_.exchange(true))
     messages_.print(LogLevel::kError, "closing ksets by time: %s", closed.error().text.c_str());
 }
 

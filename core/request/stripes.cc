@@ -65,18 +65,18 @@ Status Stripes::flush() {
 }
 
 Status Stripes::close_old() {
-  KeyLog::Ticket ticket = 0;
   for (uint32_t i = 0; i < count(); i++) {
     Stripe& stripe = stripes_[i];
     if (stripe.open_keys.load(std::memory_order_acquire) == 0) continue;
     MutexLock lock(stripe.mu);
     if (!stripe.kset) continue;
     if (stripe.seen_by_closer)
-      ticket = seal(stripe);
+      seal(stripe);
     else
       stripe.seen_by_closer = true;
   }
-  return ticket ? log_.commit(ticket) : Status();
+  // Also what an earlier commit found no room for.
+  return log_.commit(log_.last_sealed());
 }
 
 uint64_t Stripes::open_keys() const {
