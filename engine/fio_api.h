@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * fio's own headers, in the order in which they work. They come from a configured source tree of
+ * exactly the fio that loads the engine (see CMakeLists.txt).
+ *
+ * fio is loaded with RTLD_LAZY and exports its functions; nothing of it is linked.
+ */
+#ifndef PCACHE_ENGINE_FIO_API_H
+#define PCACHE_ENGINE_FIO_API_H
+
+/* clang-format off: config-host.h first, optgroup.h needs fio.h's types. */
+#include "config-host.h"
+#include "fio.h"
+#include "optgroup.h"
+/* clang-format on */
+
+#include <fcntl.h>
+#include <unistd.h>
+
+/*
+ * Absent when this library is preloaded into something that is not fio, for example the shell that
+ * starts fio: then there is nobody to register with.
+ */
+#pragma weak register_ioengine
+#pragma weak unregister_ioengine
+
+#define ENGINE_EXPORT __attribute__((visibility("default")))
+
+/* Bytes of a file or block device; 0: there is none, or it cannot be read. */
+static inline uint64_t engine_device_bytes(const char* path) {
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  off_t end = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
+
+  if (fd >= 0) close(fd);
+  return end < 0 ? 0 : (uint64_t)end;
+}
+
+/* What fio does for engines without FIO_ASYNCIO_SETS_ISSUE_TIME, but after queue(): too late. */
+static inline void engine_stamp_issue_time(struct thread_data* td, struct io_u* io_u) {
+  if (!fio_fill_issue_time(td)) return;
+  fio_gettime(&io_u->issue_time, NULL);
+  if (td->o.read_iolog_file) td->last_issue = io_u->issue_time;
+}
+
+#endif

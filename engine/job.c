@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "job.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "message.h"
+
+int job_start(struct job* job, const struct thread_data* td) {
+  job->depth = td->o.iodepth;
+  job->write_flags = td->o.sync_io ? PCACHE_REQ_FUA : 0;
+  job->requests = calloc(job->depth, sizeof(*job->requests));
+  job->done = calloc(job->depth, sizeof(struct pcache_request*));
+  if (!job->requests || !job->done) return ENOMEM;
+  return shared_cache_open_queue(job->shared, job->depth, &job->queue);
+}
+
+void job_stop(struct job* job) {
+  shared_cache_close_queue(job->shared, job->queue);
+  free(job->requests);
+  free(job->done);
+  job->queue = NULL;
+  job->requests = NULL;
+  job->done = NULL;
+}
+
+int job_io_u_init(struct thread_data* td, struct io_u* io_u) {
+  struct job* job = td->io_ops_data;
+  struct pcache_request* request;
+
+  if (job->requests_used == job->depth) return ENOSPC;
+  request = &job->requests[job->requests_used++];
+  request->user = io_u;
+  io_u->engine_data = request;
+  return 0;
+}
+
+/* Takes completions into `done`, as many as fit before its end. Their number or a negative errno.
+ */
+static int reap(struct job* job, uint32_t min, int64_t timeout_ns) {
+  uint32_t tail = (job->done_head + job->done_count) % job->depth;
+  uint32_t room = job->depth - tail;
+  int n = pcache_reap(job->queue, job->done + tail, min < room ? min : room, room, timeout_ns);
+
+  if (n > 0) {
+    job->outstanding -= (uint32_t)n;
+    job->done_count += (uint32_t)n;
+  }
+  return n;
+}
+
+/* fio frees the buffers after its io_us: nothing may be in flight by then, whatever went wrong. */
+void job_io_u_free(struct thread_data* td, struct io_u* io_u) {
+  struct job* job = td->io_ops_data;
+
+  while (job && job->queue && job->outstanding) {
+    job->done_count = 0;
+    if (reap(job, 1, -1) < 0) break;
+  }
+  io_u->engine_data = NULL;
+}
+
+static void fill_request(const struct job* job, const struct io_u* io_u,
+                         struct pcache_request* request) {
+  request->off = io_u->offset;
+  request->len = io_u->xfer_buflen;
+  request->buf = io_u->xfer_buf;
+  request->flags = 0;
+  switch (io_u->ddir) {
+    case DDIR_READ:
+      request->op = PCACHE_OP_READ;
+      break;
+    case DDIR_WRITE:
+      request->op = PCACHE_OP_WRITE;
+      request->flags = job->write_flags;
+      if (io_u->flags & IO_U_F_BARRIER) request->flags |= PCACHE_REQ_PREFLUSH;
+      break;
+    default: /* fsync, fdatasync, sync_file_range; their offset and length are stale */
+      request->op = PCACHE_OP_FLUSH;
+  }
+}
+
+static void set_error(struct thread_data* td, struct io_u* io_u,
+                      const struct pcache_request* request) {
+  struct job* job = td->io_ops_data;
+
+  io_u->error = (unsigned int)-request->result;
+  if (request->result == -ENOSPC && !job->said_full) {
+    job->said_full = true;
+    message(
+        "job %s: the cache of %s is full, and this version has no writeback: "
+        "give a larger cache_size, or write less",
+        td->o.name, io_u->file->file_name);
+  }
+}
+
+enum fio_q_status job_queue(struct thread_data* td, struct io_u* io_u) {
+  struct job* job = td->io_ops_data;
+  struct pcache_request* request = io_u->engine_data;
+  int ret;
+
+  /* Never for a sync: fio_io_sync() retries at once and would not reap in between. */
+  if (job->done_count && !job->outstanding && job->hits_in_row >= job->depth && ddir_rw(io_u->ddir))
+    return FIO_Q_BUSY;
+
+  engine_stamp_issue_time(td, io_u);
+  if (io_u->ddir == DDIR_TRIM) { /* from an iolog; trim workloads were refused in setup */
+    io_u->error = EOPNOTSUPP;
+    return FIO_Q_COMPLETED;
+  }
+  fill_request(job, io_u, request);
+  ret = pcache_submit(job->queue, request);
+  if (ret == 0) {
+    job->outstanding++;
+    job->hits_in_row = 0;
+    return FIO_Q_QUEUED;
+  }
+  if (ret == -EAGAIN) return FIO_Q_BUSY;
+  if (ret < 0) request->result = ret;
+  if (job->outstanding || job->done_count) {
+    job->hits_in_row++;
+    job->done[(job->done_head + job->done_count++) % job->depth] = request;
+    return FIO_Q_QUEUED;
+  }
+  set_error(td, io_u, request);
+  return FIO_Q_COMPLETED;
+}
+
+int job_getevents(struct thread_data* td, unsigned int min, unsigned int max,
+                  const struct timespec* timeout) {
+  struct job* job = td->io_ops_data;
+  int64_t timeout_ns = timeout ? (int64_t)timeout->tv_sec * 1000000000 + timeout->tv_nsec : -1;
+  uint32_t count;
+  int ret;
+
+  /* Always, not only when `done` runs short: a miss goes in behind the hits that preceded it. */
+  ret = job->outstanding ? reap(job, 0, 0) : 0;
+  while (ret >= 0 && job->done_count < min && job->outstanding) {
+    ret = reap(job, min - job->done_count, timeout_ns);
+    if (ret == 0) break; /* timeout */
+  }
+  if (ret < 0) return ret;
+
+  count = job->done_count < max ? job->done_count : max;
+  job->delivered = job->done_head;
+  job->done_head = (job->done_head + count) % job->depth;
+  job->done_count -= count;
+  return (int)count;
+}
+
+struct io_u* job_event(struct thread_data* td, int event) {
+  struct job* job = td->io_ops_data;
+  struct pcache_request* request = job->done[(job->delivered + (uint32_t)event) % job->depth];
+  struct io_u* io_u = request->user;
+
+  set_error(td, io_u, request);
+  return io_u;
+}

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * One job's side of the cache: its queue, its requests, and the order in which completions go back
+ * to fio. All of it belongs to the job's thread.
+ *
+ * Invariants:
+ * - With nothing queued (neither in the library nor in `done`) a hit is COMPLETED at once.
+ * - While a miss is outstanding a hit is QUEUED behind what is done already. Otherwise fio's queue
+ *   would not fill, fio would not reap, and the miss would be seen long after it had completed.
+ * - After `depth` hits in a row with no miss outstanding, but completions not yet delivered, new
+ *   requests are refused as BUSY until fio has taken those: otherwise hits would queue behind hits
+ *   for ever. Not before: misses that come back fast must not let the depth drop.
+ */
+#ifndef PCACHE_ENGINE_JOB_H
+#define PCACHE_ENGINE_JOB_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "fio_api.h"
+#include "shared_cache.h"
+
+struct job {
+  struct shared_cache* shared;
+  pcache_queue* queue;
+  struct pcache_request* requests; /* one for each io_u */
+  struct pcache_request** done;    /* ring of `depth`: completed, not yet delivered to fio */
+  uint32_t depth;
+  uint32_t requests_used;
+  uint32_t outstanding; /* queued in the library */
+  uint32_t hits_in_row;
+  uint32_t done_head; /* oldest in `done` */
+  uint32_t done_count;
+  uint32_t delivered; /* index in `done` of the first event of the last getevents() */
+  uint32_t write_flags;
+  bool said_full;
+};
+
+/* fio's hooks of the same names, see ioengines.h there. */
+int job_io_u_init(struct thread_data* td, struct io_u* io_u);
+void job_io_u_free(struct thread_data* td, struct io_u* io_u);
+enum fio_q_status job_queue(struct thread_data* td, struct io_u* io_u);
+int job_getevents(struct thread_data* td, unsigned int min, unsigned int max,
+                  const struct timespec* timeout);
+struct io_u* job_event(struct thread_data* td, int event);
+
+/* Sets up what setup has not: queue and requests. 0 or a positive errno. */
+int job_start(struct job* job, const struct thread_data* td);
+
+/* Waits for what is in flight and frees it all but the reference to the cache. */
+void job_stop(struct job* job);
+
+#endif

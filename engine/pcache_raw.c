@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * fio's external engine "pcache_raw": the bound to which the cache is compared. It stores and loads
+ * the same bytes through the same mapping and persist primitives of libpcache, and does nothing
+ * else. A request for offset X goes to X modulo the size of the map. Every request completes at
+ * once, accounted exactly as a hit of the engine "pcache".
+ *
+ * It overwrites cache_dev. The library refuses a device that holds a cache.
+ */
+#include "pcache_raw.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fio_api.h"
+#include "message.h"
+
+enum { FENCE_EACH, FENCE_NONE };
+
+struct raw_options {
+  void* pad; /* fio's: it reads a magic number here */
+  char* cache_dev;
+  unsigned long long cache_size;
+  char* persist;
+  unsigned int emulate_pmem;
+  int fence;
+};
+
+#define ENGINE_OPTION .category = FIO_OPT_C_ENGINE, .group = FIO_OPT_G_INVALID
+
+static struct fio_option option_table[] = {
+    {
+        .name = "cache_dev",
+        .lname = "Cache device",
+        .type = FIO_OPT_STR_STORE,
+        .off1 = offsetof(struct raw_options, cache_dev),
+        .help = "The pmem to store to and load from. Required. It is overwritten",
+        ENGINE_OPTION,
+    },
+    {
+        .name = "cache_size",
+        .lname = "Cache size",
+        .type = FIO_OPT_STR_VAL,
+        .off1 = offsetof(struct raw_options, cache_size),
+        .help = "With emulate_pmem=1: create the file, or extend it, to this many bytes",
+        ENGINE_OPTION,
+    },
+    {
+        .name = "emulate_pmem",
+        .lname = "Emulate pmem",
+        .type = FIO_OPT_BOOL,
+        .off1 = offsetof(struct raw_options, emulate_pmem),
+        .def = "0",
+        .help = "1: take any file as pmem",
+        ENGINE_OPTION,
+    },
+    {
+        .name = "persist",
+        .lname = "Persist method",
+        .type = FIO_OPT_STR_STORE,
+        .off1 = offsetof(struct raw_options, persist),
+        .help = "auto, flushcache, clflushopt, clwb or movdir64b. Default: auto",
+        ENGINE_OPTION,
+    },
+    {
+        .name = "fence",
+        .lname = "Fence",
+        .type = FIO_OPT_STR,
+        .off1 = offsetof(struct raw_options, fence),
+        .def = "each",
+        .help = "When stores are made durable",
+        .posval =
+            {
+                {.ival = "each", .oval = FENCE_EACH, .help = "A fence after each write"},
+                {.ival = "none", .oval = FENCE_NONE, .help = "Only for fsync and sync=1"},
+            },
+        ENGINE_OPTION,
+    },
+    {.name = NULL},
+};
+
+/* One map for each cache_dev, as the library takes a device only once. Under the lock. */
+struct map {
+  struct map* next;
+  pcache_raw* raw;
+  char* cache_dev;
+  unsigned references;
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct map* maps;
+
+struct raw_job {
+  struct map* map;
+  uint64_t bytes;
+  bool fence_each;
+};
+
+static void log_line(void* ctx, enum pcache_log_level level, const char* line) {
+  (void)ctx;
+  (void)level;
+  message("%s", line);
+}
+
+static struct map* open_map(const struct thread_data* td) {
+  const struct raw_options* eo = td->eo;
+  struct pcache_raw_options options;
+  struct pcache_error error = {0};
+  struct map* map = calloc(1, sizeof(*map));
+  int ret;
+
+  if (!map) return NULL;
+  pcache_raw_options_init(&options);
+  options.cache_path = eo->cache_dev;
+  options.cache_size = eo->cache_size;
+  options.emulate_pmem = (int)eo->emulate_pmem;
+  if (eo->persist) options.persist = eo->persist;
+  options.log = log_line;
+  ret = pcache_raw_open(&options, &map->raw, &error);
+  map->cache_dev = ret ? NULL : strdup(eo->cache_dev);
+  if (!map->cache_dev) {
+    message("job %s: %s", td->o.name, error.text[0] ? error.text : strerror(ret ? -ret : ENOMEM));
+    if (!ret) pcache_raw_close(map->raw);
+    free(map);
+    return NULL;
+  }
+  map->next = maps;
+  maps = map;
+  return map;
+}
+
+static struct map* get_map(const struct thread_data* td) {
+  const struct raw_options* eo = td->eo;
+  struct map* map;
+
+  pthread_mutex_lock(&lock);
+  for (map = maps; map && strcmp(map->cache_dev, eo->cache_dev) != 0; map = map->next)
+    ;
+  if (!map) map = open_map(td);
+  if (map) map->references++;
+  pthread_mutex_unlock(&lock);
+  return map;
+}
+
+static void put_map(struct map* map) {
+  pthread_mutex_lock(&lock);
+  if (--map->references == 0) {
+    struct map** at = &maps;
+
+    while (*at != map) at = &(*at)->next;
+    *at = map->next;
+    pcache_raw_close(map->raw);
+    free(map->cache_dev);
+    free(map);
+  }
+  pthread_mutex_unlock(&lock);
+}
+
+static int raw_setup(struct thread_data* td) {
+  const struct raw_options* eo = td->eo;
+  struct raw_job* job;
+
+  td->o.use_thread = 1; /* a map is shared by all its jobs */
+  if (td->io_ops_data) return 0;
+  if (!eo->cache_dev || td->files_index != 1 || td_trim(td) || !td->o.create_serialize) {
+    message("job %s: pcache_raw needs cache_dev=, one filename=, create_serialize=1 and no trim",
+            td->o.name);
+    return EINVAL;
+  }
+  job = calloc(1, sizeof(*job));
+  if (!job) return ENOMEM;
+  job->map = get_map(td);
+  if (!job->map) {
+    free(job);
+    return EINVAL;
+  }
+  job->fence_each = eo->fence == FENCE_EACH || td->o.sync_io;
+  job->bytes = pcache_raw_bytes(job->map->raw);
+  /* The size of filename, so that one job section serves both engines. */
+  td->files[0]->real_file_size = td->o.filename ? engine_device_bytes(td->files[0]->file_name) : 0;
+  if (!td->files[0]->real_file_size) td->files[0]->real_file_size = job->bytes;
+  td->io_ops_data = job;
+  return 0;
+}
+
+static int raw_init(struct thread_data* td) {
+  if (td->io_ops_data && td->o.use_thread) return 0;
+  message("job %s: was not set up as a thread", td->o.name);
+  return EINVAL;
+}
+
+static void raw_cleanup(struct thread_data* td) {
+  struct raw_job* job = td->io_ops_data;
+
+  if (!job) return;
+  put_map(job->map);
+  free(job);
+  td->io_ops_data = NULL;
+}
+
+static enum fio_q_status raw_queue(struct thread_data* td, struct io_u* io_u) {
+  struct raw_job* job = td->io_ops_data;
+  pcache_raw* raw = job->map->raw;
+  uint64_t len = io_u->xfer_buflen;
+  uint64_t off = io_u->offset % job->bytes;
+
+  engine_stamp_issue_time(td, io_u);
+  if (ddir_rw(io_u->ddir) && len > job->bytes) {
+    io_u->error = EINVAL;
+    return FIO_Q_COMPLETED;
+  }
+  if (off + len > job->bytes) off = job->bytes - len;
+  switch (io_u->ddir) {
+    case DDIR_READ:
+      io_u->error = (unsigned int)-pcache_raw_load(raw, off, io_u->xfer_buf, len);
+      break;
+    case DDIR_WRITE:
+      pcache_raw_store(raw, off, io_u->xfer_buf, len);
+      if (job->fence_each) pcache_raw_fence(raw);
+      break;
+    case DDIR_TRIM:
+      io_u->error = EOPNOTSUPP;
+      break;
+    default:
+      pcache_raw_fence(raw);
+  }
+  return FIO_Q_COMPLETED;
+}
+
+/* Nothing is ever queued. Not FIO_SYNCIO all the same: fio would cap iodepth with a note on stdout.
+ */
+static int raw_getevents(struct thread_data* td, unsigned int min, unsigned int max,
+                         const struct timespec* timeout) {
+  return 0;
+}
+
+static struct io_u* raw_event(struct thread_data* td, int event) { return NULL; }
+
+static int no_op(struct thread_data* td, struct fio_file* file) { return 0; }
+
+static struct ioengine_ops engine = {
+    .name = "pcache_raw",
+    .version = FIO_IOOPS_VERSION,
+    .flags = FIO_DISKLESSIO | FIO_NODISKUTIL | FIO_NOEXTEND | FIO_RAWIO | FIO_MEMALIGN |
+             FIO_ASYNCIO_SETS_ISSUE_TIME | FIO_NO_OFFLOAD,
+    .setup = raw_setup,
+    .init = raw_init,
+    .cleanup = raw_cleanup,
+    .queue = raw_queue,
+    .getevents = raw_getevents,
+    .event = raw_event,
+    .open_file = no_op,
+    .close_file = no_op,
+    .invalidate = no_op,
+    .unlink_file = no_op,
+    .options = option_table,
+    .option_struct_size = sizeof(struct raw_options),
+};
+
+ENGINE_EXPORT void get_ioengine(struct ioengine_ops** ops);
+void get_ioengine(struct ioengine_ops** ops) { *ops = &engine; }
+
+__attribute__((constructor)) static void register_engine(void) {
+  if (register_ioengine) register_ioengine(&engine);
+}
+
+__attribute__((destructor)) static void unregister_engine(void) {
+  if (unregister_ioengine) unregister_ioengine(&engine);
+}

@@ -1,0 +1,357 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "shared_cache.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "message.h"
+
+/* Identity of a file or device under any of its names. */
+struct file_id {
+  dev_t dev; /* of the file's file system; of the device itself when ino is 0 */
+  ino_t ino;
+  bool known; /* false: there is no such file (yet) */
+};
+
+struct shared_cache {
+  struct shared_cache* next;
+  pcache_cache* cache;
+  struct pcache_info info;
+  struct cache_wishes wishes; /* of the job that opened it; strings are ours */
+  struct file_id cache_id;
+  struct file_id backing_id;
+  uint32_t flush_delay_ms; /* in use */
+  unsigned references;
+  unsigned queues; /* of running jobs */
+  pid_t owner;
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct shared_cache* caches; /* under lock */
+
+static struct file_id identify(const char* path) {
+  struct stat st;
+
+  if (stat(path, &st)) return (struct file_id){0};
+  if (S_ISBLK(st.st_mode) || S_ISCHR(st.st_mode))
+    return (struct file_id){.dev = st.st_rdev, .known = true};
+  return (struct file_id){.dev = st.st_dev, .ino = st.st_ino, .known = true};
+}
+
+static bool same_file(struct file_id a, struct file_id b) {
+  return a.known && b.known && a.dev == b.dev && a.ino == b.ino;
+}
+
+static void log_line(void* ctx, enum pcache_log_level level, const char* line) {
+  static const char* const prefix[] = {"error: ", "warning: ", ""};
+
+  (void)ctx;
+  message("%s%s", level <= PCACHE_LOG_NOTICE ? prefix[level] : "", line);
+}
+
+/* ---- Contradictions between the jobs of one cache ---- */
+
+static bool agree(const struct shared_cache* shared, const struct cache_wishes* wishes,
+                  const char* option, const char* first, const char* second) {
+  if (!second || (first && !strcmp(first, second))) return true;
+  message("%s=%s (job %s) contradicts %s=%s (job %s) for the same cache %s: give one value", option,
+          second, wishes->job, option, first ? first : "(not given)", shared->wishes.job,
+          shared->wishes.cache_dev);
+  return false;
+}
+
+/* Negative: not given. */
+static bool agree_number(const struct shared_cache* shared, const struct cache_wishes* wishes,
+                         const char* option, int64_t first, int64_t second) {
+  char text[2][24];
+
+  snprintf(text[0], sizeof(text[0]), "%" PRId64, first);
+  snprintf(text[1], sizeof(text[1]), "%" PRId64, second);
+  return agree(shared, wishes, option, first < 0 ? NULL : text[0], second < 0 ? NULL : text[1]);
+}
+
+static const char* io_mode_name(int mode) {
+  static const char* const names[] = {"auto", "io_uring", "threads"};
+
+  return mode < 0 ? NULL : names[mode];
+}
+
+/*
+ * What the second job does not give it takes from the open cache. What it gives must be what the
+ * cache uses, or what the first job gave where the cache does not tell.
+ */
+static bool options_agree(const struct shared_cache* shared, const struct cache_wishes* wishes) {
+  const struct cache_wishes* first = &shared->wishes;
+  const struct pcache_info* info = &shared->info;
+  const char* persist = wishes->persist;
+  int64_t size = first->cache_size ? (int64_t)first->cache_size : (int64_t)info->cache_bytes;
+
+  if (persist && !strcmp(persist, "auto")) persist = NULL;
+  return agree_number(shared, wishes, "emulate_pmem", first->emulate_pmem,
+                      wishes->emulate_pmem ? 1 : PCACHE_NOT_GIVEN) &&
+         agree_number(shared, wishes, "cache_size", size,
+                      wishes->cache_size ? (int64_t)wishes->cache_size : PCACHE_NOT_GIVEN) &&
+         agree_number(shared, wishes, "data_crc", info->data_crc, wishes->data_crc) &&
+         agree_number(shared, wishes, "gc_percent", info->gc_percent, wishes->gc_percent) &&
+         agree_number(shared, wishes, "flush_delay_ms", shared->flush_delay_ms,
+                      wishes->flush_delay_ms) &&
+         agree(shared, wishes, "persist", info->persist, persist) &&
+         agree(shared, wishes, "io_mode", io_mode_name(first->io_mode),
+               io_mode_name(wishes->io_mode)) &&
+         (!first->stats_file ||
+          agree(shared, wishes, "stats_file", first->stats_file, wishes->stats_file));
+}
+
+/* ---- Finding, opening, closing; all under the lock ---- */
+
+/* 0 with *out: found. 0 without: to be opened. Otherwise a positive errno, and said why. */
+static int find(const struct cache_wishes* wishes, struct file_id cache_id,
+                struct file_id backing_id, struct shared_cache** out) {
+  *out = NULL;
+  for (struct shared_cache* s = caches; s; s = s->next) {
+    bool cache = same_file(s->cache_id, cache_id);
+    bool backing = same_file(s->backing_id, backing_id);
+
+    if (cache && backing) {
+      *out = s;
+    } else if (cache) {
+      message(
+          "job %s: cache_dev=%s is already the cache of %s (job %s), not of %s: "
+          "a cache has one backing device",
+          wishes->job, wishes->cache_dev, s->wishes.backing, s->wishes.job, wishes->backing);
+      return EINVAL;
+    } else if (backing) {
+      message(
+          "job %s: filename=%s is already cached by cache_dev=%s (job %s), not by %s: "
+          "a backing device has one cache",
+          wishes->job, wishes->backing, s->wishes.cache_dev, s->wishes.job, wishes->cache_dev);
+      return EINVAL;
+    } else if (wishes->stats_file && s->wishes.stats_file &&
+               !strcmp(wishes->stats_file, s->wishes.stats_file)) {
+      message("job %s: stats_file=%s is already that of another cache, %s (job %s)", wishes->job,
+              wishes->stats_file, s->wishes.cache_dev, s->wishes.job);
+      return EINVAL;
+    }
+  }
+  return 0;
+}
+
+static void free_entry(struct shared_cache* shared) {
+  free((char*)shared->wishes.job);
+  free((char*)shared->wishes.cache_dev);
+  free((char*)shared->wishes.backing);
+  free((char*)shared->wishes.persist);
+  free((char*)shared->wishes.stats_file);
+  free(shared);
+}
+
+static char* copy(const char* text) { return text ? strdup(text) : NULL; }
+
+static struct shared_cache* new_entry(const struct cache_wishes* wishes) {
+  struct shared_cache* shared = calloc(1, sizeof(*shared));
+
+  if (!shared) return NULL;
+  shared->wishes = *wishes;
+  shared->wishes.job = copy(wishes->job);
+  shared->wishes.cache_dev = copy(wishes->cache_dev);
+  shared->wishes.backing = copy(wishes->backing);
+  shared->wishes.persist = copy(wishes->persist);
+  shared->wishes.stats_file = copy(wishes->stats_file);
+  shared->owner = getpid();
+  return shared;
+}
+
+static int open_cache(struct shared_cache* shared) {
+  const struct cache_wishes* wishes = &shared->wishes;
+  struct pcache_options options;
+  struct pcache_error error = {0};
+  int ret;
+
+  pcache_options_init(&options);
+  options.cache_path = wishes->cache_dev;
+  options.backing_path = wishes->backing;
+  options.emulate_pmem = wishes->emulate_pmem;
+  options.force = wishes->force;
+  options.log = log_line;
+  if (wishes->cache_size) options.cache_size = wishes->cache_size;
+  if (wishes->data_crc != PCACHE_NOT_GIVEN) options.data_crc = wishes->data_crc;
+  if (wishes->gc_percent != PCACHE_NOT_GIVEN) options.gc_percent = wishes->gc_percent;
+  if (wishes->persist) options.persist = wishes->persist;
+  if (wishes->io_mode != PCACHE_NOT_GIVEN) options.io_mode = wishes->io_mode;
+  if (wishes->flush_delay_ms != PCACHE_NOT_GIVEN)
+    options.flush_delay_ms = (uint32_t)wishes->flush_delay_ms;
+
+  ret = pcache_open(&options, &shared->cache, &error);
+  if (ret) {
+    message("job %s: %s", wishes->job, error.text[0] ? error.text : strerror(-ret));
+    return -ret;
+  }
+  shared->flush_delay_ms = options.flush_delay_ms;
+  shared->info.size = sizeof(shared->info);
+  ret = pcache_get_info(shared->cache, &shared->info);
+  if (ret) {
+    message("job %s: pcache_get_info: %s: the library is not the one of this engine", wishes->job,
+            strerror(-ret));
+    pcache_close(shared->cache, NULL);
+    return -ret;
+  }
+  /* Only now: opening may have created the file. */
+  shared->cache_id = identify(wishes->cache_dev);
+  shared->backing_id = identify(wishes->backing);
+  return 0;
+}
+
+/* A reader of the file sees the old status or the new one, never half of it. */
+static int write_stats(struct shared_cache* shared) {
+  const char* path = shared->wishes.stats_file;
+  char* status = pcache_get_status(shared->cache, PCACHE_STATUS_JSON);
+  char* temporary = NULL;
+  FILE* file = NULL;
+  int ret = 0;
+
+  if (!status || asprintf(&temporary, "%s.%d.tmp", path, (int)getpid()) < 0) {
+    temporary = NULL;
+    ret = ENOMEM;
+    goto out;
+  }
+  file = fopen(temporary, "we");
+  if (!file || fprintf(file, "%s\n", status) < 0) ret = errno;
+  if (file && fclose(file) && !ret) ret = errno;
+  if (!ret && rename(temporary, path)) ret = errno;
+  if (ret) unlink(temporary);
+out:
+  if (ret) message("stats_file=%s: not written: %s", path, strerror(ret));
+  free(temporary);
+  free(status);
+  return ret;
+}
+
+static int close_cache(struct shared_cache* shared) {
+  struct pcache_error error = {0};
+  int stats_ret = shared->wishes.stats_file ? write_stats(shared) : 0;
+  int ret = pcache_close(shared->cache, &error);
+
+  if (ret)
+    message("closing %s failed, data may be lost: %s", shared->wishes.cache_dev,
+            error.text[0] ? error.text : strerror(-ret));
+  for (struct shared_cache** at = &caches; *at; at = &(*at)->next) {
+    if (*at == shared) {
+      *at = shared->next;
+      break;
+    }
+  }
+  free_entry(shared);
+  return ret ? -ret : stats_ret;
+}
+
+/* ---- Interface ---- */
+
+static int get_locked(const struct cache_wishes* wishes, struct shared_cache** out) {
+  struct file_id cache_id = identify(wishes->cache_dev);
+  struct file_id backing_id = identify(wishes->backing);
+  struct shared_cache* shared;
+  int ret;
+
+  if (same_file(cache_id, backing_id)) {
+    message("job %s: cache_dev=%s and filename=%s are the same file", wishes->job,
+            wishes->cache_dev, wishes->backing);
+    return EINVAL;
+  }
+  ret = find(wishes, cache_id, backing_id, &shared);
+  if (ret) return ret;
+  if (shared) {
+    if (!options_agree(shared, wishes)) return EINVAL;
+    if (!shared->wishes.stats_file) shared->wishes.stats_file = copy(wishes->stats_file);
+  } else {
+    shared = new_entry(wishes);
+    if (!shared) return ENOMEM;
+    ret = open_cache(shared);
+    if (ret) {
+      free_entry(shared);
+      return ret;
+    }
+    shared->next = caches;
+    caches = shared;
+  }
+  shared->references++;
+  *out = shared;
+  return 0;
+}
+
+int shared_cache_get(const struct cache_wishes* wishes, struct shared_cache** out) {
+  int ret;
+
+  pthread_mutex_lock(&lock);
+  ret = get_locked(wishes, out);
+  pthread_mutex_unlock(&lock);
+  return ret;
+}
+
+int shared_cache_put(struct shared_cache* shared) {
+  int ret = 0;
+
+  pthread_mutex_lock(&lock);
+  if (--shared->references == 0) ret = close_cache(shared);
+  pthread_mutex_unlock(&lock);
+  return ret;
+}
+
+int shared_cache_open_queue(struct shared_cache* shared, uint32_t depth, pcache_queue** out) {
+  struct pcache_error error = {0};
+  int ret;
+
+  pthread_mutex_lock(&lock);
+  ret = pcache_queue_create(shared->cache, depth, out, &error);
+  if (!ret) shared->queues++;
+  pthread_mutex_unlock(&lock);
+  if (ret)
+    message("%s: no queue of depth %" PRIu32 ": %s", shared->wishes.cache_dev, depth,
+            error.text[0] ? error.text : strerror(-ret));
+  return -ret;
+}
+
+void shared_cache_close_queue(struct shared_cache* shared, pcache_queue* queue) {
+  if (!queue) return;
+  pcache_queue_destroy(queue); /* waits for what is in flight: not under the lock */
+  pthread_mutex_lock(&lock);
+  shared->queues--;
+  pthread_mutex_unlock(&lock);
+}
+
+const struct pcache_info* shared_cache_info(const struct shared_cache* shared) {
+  return &shared->info;
+}
+
+/*
+ * Runs before libpcache's own destructors, since this library depends on it. A forked child (fio
+ * forks the jobs of other engines) must not touch its parent's cache.
+ */
+__attribute__((destructor)) static void close_what_is_left(void) {
+  int ret = 0;
+
+  pthread_mutex_lock(&lock);
+  for (struct shared_cache *s = caches, *next; s; s = next) {
+    next = s->next;
+    if (s->owner != getpid()) continue;
+    if (s->queues) {
+      message("%s: fio ended while %u jobs were running: left as after a crash",
+              s->wishes.cache_dev, s->queues);
+      ret = 1;
+    } else if (close_cache(s)) {
+      ret = 1;
+    }
+  }
+  pthread_mutex_unlock(&lock);
+  if (ret) {
+    /* fio has chosen its exit status already, and it may be 0: lost data must not look so. */
+    fflush(NULL);
+    _exit(1);
+  }
+}

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The caches of this process, shared by fio's jobs.
+ *
+ * Invariants:
+ * - One cache per pair of cache device and backing device, identified by device or inode number and
+ *   not by name. A cache device has one backing device and the other way round.
+ * - A cache is open while a job holds a reference. A job takes it in fio's setup, which runs for
+ *   all jobs before the first one starts, so that jobs that follow each other share one cache.
+ * - What is still open when the process ends (jobs that never started get no cleanup) is closed by
+ *   a destructor of this library, unless a job still runs on it.
+ *
+ * Any thread may call these; one mutex covers all, also while a cache is opened or closed.
+ */
+#ifndef PCACHE_ENGINE_SHARED_CACHE_H
+#define PCACHE_ENGINE_SHARED_CACHE_H
+
+#include <stdint.h>
+
+#include "pcache.h"
+
+/* What one job asks for. NULL, 0 for cache_size, and PCACHE_NOT_GIVEN: not given. */
+#define PCACHE_NOT_GIVEN (-1)
+struct cache_wishes {
+  const char* job;
+  const char* cache_dev;
+  const char* backing;
+  const char* persist;
+  const char* stats_file;
+  uint64_t cache_size;
+  int64_t flush_delay_ms;
+  int data_crc;
+  int gc_percent;
+  int io_mode;
+  int emulate_pmem;
+  int force;
+};
+
+struct shared_cache;
+
+/*
+ * Finds or opens the cache and takes a reference. On failure says why and returns a positive errno.
+ * Contradictions between jobs name both jobs and their values.
+ */
+int shared_cache_get(const struct cache_wishes* wishes, struct shared_cache** out);
+
+/*
+ * Drops a reference. The last one writes stats_file and closes the cache. Returns 0 or a positive
+ * errno, then something was lost or not written, and it has been said.
+ */
+int shared_cache_put(struct shared_cache* shared);
+
+/* pcache_queue_create() and pcache_queue_destroy(), counted. The first returns a positive errno. */
+int shared_cache_open_queue(struct shared_cache* shared, uint32_t depth, pcache_queue** out);
+void shared_cache_close_queue(struct shared_cache* shared, pcache_queue* queue);
+
+/* Constant while a reference is held. */
+const struct pcache_info* shared_cache_info(const struct shared_cache* shared);
+
+#endif
