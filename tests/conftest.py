@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Fixtures: a backing file on a real disk, a cache file in /dev/shm, the golden images.
+
+Environment: PCACHE_BUILD, PCACHE_TEST_DIR, PCACHE_GOLDEN; see README.md.
+"""
+
+import faulthandler
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+
+import hypothesis  # noqa: E402
+
+from libpcache import MIB, Cache  # noqa: E402
+from fio import Fio  # noqa: E402
+from support import CACHE_BYTES, SEGMENTS_AT, Golden, Pair, make_backing  # noqa: E402
+
+HANG_SECONDS = 150  # far above any test's time; then all stacks are printed and the run ends
+SHM = pathlib.Path("/dev/shm")
+PREFIX = "pcache-test-"
+
+# hypothesis keeps its first 10 examples small: fewer than some 20 examples show nothing.
+hypothesis.settings.register_profile(
+    "default_", derandomize=True, deadline=None, print_blob=True, database=None,
+    max_examples=24, stateful_step_count=60,
+    suppress_health_check=list(hypothesis.HealthCheck))
+hypothesis.settings.register_profile(
+    "long", derandomize=False, deadline=None, print_blob=True, database=None,
+    max_examples=400, stateful_step_count=120,
+    suppress_health_check=list(hypothesis.HealthCheck))
+hypothesis.settings.load_profile(os.environ.get("PCACHE_HYPOTHESIS", "default_"))
+
+
+def _sweep(folder):
+    """Removes what a killed run left: our directories whose process is gone."""
+    for left in folder.glob(PREFIX + "*"):
+        pid = left.name[len(PREFIX):].split("-")[0]
+        if pid.isdigit() and not pathlib.Path("/proc", pid).exists():
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _own_folder(parent):
+    return pathlib.Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=parent))
+
+
+@pytest.fixture(autouse=True)
+def no_hang():
+    """A test that hangs fails the run, with the stacks of all threads, instead of stopping it."""
+    faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture(scope="session")
+def disk_parent():
+    parent = pathlib.Path(os.environ.get("PCACHE_TEST_DIR", tempfile.gettempdir()))
+    _sweep(parent)
+    probe = _own_folder(parent)
+    try:
+        fd = os.open(probe / "probe", os.O_CREAT | os.O_RDWR | os.O_DIRECT)
+        os.close(fd)
+    except OSError as error:
+        pytest.exit(f"{parent}: no O_DIRECT there ({error}): set PCACHE_TEST_DIR to a directory on "
+                    "ext4, xfs or btrfs", returncode=2)
+    finally:
+        shutil.rmtree(probe)
+    return parent
+
+
+@pytest.fixture(scope="session")
+def shm_parent():
+    _sweep(SHM)
+    free = shutil.disk_usage(SHM).free
+    if free < 3 << 30:
+        pytest.exit(f"{SHM}: {free >> 20} MiB are free, the tests need 3 GiB", returncode=2)
+    return SHM
+
+
+@pytest.fixture
+def disk(disk_parent):
+    """A directory on a real file system, removed afterwards."""
+    folder = _own_folder(disk_parent)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def shm(shm_parent):
+    """A directory in /dev/shm, removed afterwards."""
+    folder = _own_folder(shm_parent)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def backing(disk):
+    """A 16 MiB backing file whose every sector differs."""
+    return make_backing(disk / "backing", 16 * MIB)
+
+
+@pytest.fixture
+def fresh_cache_file(shm):
+    """An empty (sparse) 512 MiB file."""
+    path = shm / "cache"
+    with open(path, "wb") as f:
+        f.truncate(CACHE_BYTES)
+    return path
+
+
+@pytest.fixture(scope="session")
+def used_cache_file(shm_parent):
+    folder = _own_folder(shm_parent)
+    yield folder / "cache"
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def cache_file(used_cache_file):
+    """A blank 512 MiB file with the segments of earlier tests behind its zeroed first 20 KiB.
+
+    Ten times as fast as a sparse one, whose pages must be allocated; and a format that relies on zeros,
+    or a log that runs into ksets of an earlier life, is noticed.
+    """
+    path = used_cache_file
+    with open(path, "r+b" if path.exists() else "wb") as f:
+        f.truncate(CACHE_BYTES)
+        f.write(bytes(SEGMENTS_AT))
+    return path
+
+
+@pytest.fixture
+def pair(cache_file, backing):
+    """The two, with open(); what is left open is closed."""
+    pair = Pair(cache_file, backing)
+    yield pair
+    pair.close_all()
+
+
+@pytest.fixture
+def cache(pair) -> Cache:
+    return pair.open()
+
+
+@pytest.fixture(scope="session")
+def golden(shm_parent, disk_parent):
+    """The kernel's images, each unpacked at most once."""
+    folders = _own_folder(shm_parent), _own_folder(disk_parent)
+    yield Golden(*folders)
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def fio(pair, disk):
+    """fio over the pair, with a folder of its own for what fio leaves behind."""
+    return Fio(pair, disk)

@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""libpcache.so through ctypes: what the system tests drive the cache with.
+
+The library is taken from PCACHE_BUILD (default: build/ of this tree).
+"""
+
+import ctypes as c
+import json
+import mmap
+import os
+import pathlib
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+BUILD = pathlib.Path(os.environ.get("PCACHE_BUILD", ROOT / "build"))
+
+READ, WRITE, FLUSH = 0, 1, 2
+FUA, PREFLUSH = 1, 2
+FROM_MEDIA = -1
+IO_AUTO, IO_URING, IO_THREADS = 0, 1, 2
+ERROR, WARNING, NOTICE = 0, 1, 2
+MIB = 1 << 20
+
+_LOG_FN = c.CFUNCTYPE(None, c.c_void_p, c.c_int, c.c_char_p)
+
+
+class _Error(c.Structure):
+    _fields_ = [("code", c.c_int32), ("text", c.c_char * 508)]
+
+
+class _Options(c.Structure):
+    _fields_ = [
+        ("size", c.c_uint32),
+        ("emulate_pmem", c.c_int32),
+        ("cache_path", c.c_char_p),
+        ("backing_path", c.c_char_p),
+        ("cache_size", c.c_uint64),
+        ("data_crc", c.c_int32),
+        ("gc_percent", c.c_int32),
+        ("persist", c.c_char_p),
+        ("io_mode", c.c_int32),
+        ("force", c.c_int32),
+        ("flush_delay_ms", c.c_uint32),
+        ("reserved", c.c_uint32),
+        ("log", _LOG_FN),
+        ("log_ctx", c.c_void_p),
+    ]
+
+
+class _Info(c.Structure):
+    _fields_ = [
+        ("size", c.c_uint32),
+        ("block_size", c.c_uint32),
+        ("logical_bytes", c.c_uint64),
+        ("cache_bytes", c.c_uint64),
+        ("segments", c.c_uint32),
+        ("data_crc", c.c_int32),
+        ("gc_percent", c.c_int32),
+        ("emulated", c.c_int32),
+        ("persist", c.c_char * 16),
+        ("pmem_kind", c.c_char * 16),
+        ("io_mode", c.c_char * 16),
+    ]
+
+
+class _Request(c.Structure):
+    _fields_ = [
+        ("op", c.c_uint32),
+        ("flags", c.c_uint32),
+        ("off", c.c_uint64),
+        ("len", c.c_uint64),
+        ("buf", c.c_void_p),
+        ("result", c.c_int32),
+        ("reserved", c.c_uint32),
+        ("user", c.c_void_p),
+    ]
+
+
+def _load():
+    if not (BUILD / "lib" / "libpcache.so").exists():
+        raise FileNotFoundError(f"{BUILD}/lib/libpcache.so: build it, or set PCACHE_BUILD")
+    lib = c.CDLL(str(BUILD / "lib" / "libpcache.so"))
+    p = c.POINTER
+    lib.pcache_open.argtypes = [p(_Options), p(c.c_void_p), p(_Error)]
+    lib.pcache_close.argtypes = [c.c_void_p, p(_Error)]
+    lib.pcache_get_info.argtypes = [c.c_void_p, p(_Info)]
+    lib.pcache_get_status.argtypes = [c.c_void_p, c.c_int]
+    lib.pcache_get_status.restype = c.c_void_p
+    lib.pcache_queue_create.argtypes = [c.c_void_p, c.c_uint32, p(c.c_void_p), p(_Error)]
+    lib.pcache_queue_destroy.argtypes = [c.c_void_p]
+    lib.pcache_queue_destroy.restype = None
+    lib.pcache_submit.argtypes = [c.c_void_p, p(_Request)]
+    lib.pcache_reap.argtypes = [c.c_void_p, p(p(_Request)), c.c_uint32, c.c_uint32, c.c_int64]
+    lib.pcache_queue_in_flight.argtypes = [c.c_void_p]
+    lib.pcache_queue_in_flight.restype = c.c_uint32
+    lib.pcache_version.restype = c.c_char_p
+    return lib
+
+
+LIB = _load()
+_libc = c.CDLL(None)
+_libc.free.argtypes = [c.c_void_p]
+
+
+class PcacheError(OSError):
+    """code: positive errno; text: the library's line."""
+
+    def __init__(self, code, text):
+        super().__init__(code, text)
+        self.code, self.text = code, text
+
+
+def _check(rc, err):
+    if rc < 0:
+        raise PcacheError(-rc, err.text.decode())
+
+
+class Request:
+    """One request with a buffer of its own, at `misalign` bytes behind a page boundary."""
+
+    def __init__(self, op, off=0, data=b"", length=None, flags=0, misalign=0):
+        self.len = len(data) if length is None else length
+        self.map = mmap.mmap(-1, max(self.len, 1) + misalign)
+        self.misalign = misalign
+        self.map[misalign:misalign + len(data)] = data
+        self._view = (c.c_char * len(self.map)).from_buffer(self.map)
+        self.raw = _Request(op=op, flags=flags, off=off, len=self.len,
+                            buf=c.addressof(self._view) + misalign)
+
+    @property
+    def data(self):
+        return bytes(self.map[self.misalign:self.misalign + self.len])
+
+    @property
+    def result(self):
+        return self.raw.result
+
+
+class Queue:
+    def __init__(self, cache, depth=64):
+        self._handle = c.c_void_p()
+        err = _Error()
+        _check(LIB.pcache_queue_create(cache._handle, depth, c.byref(self._handle), c.byref(err)), err)
+        self._by_address = {}
+        self._kept = []  # completions that run() saw while it waited for another
+
+    def submit(self, request):
+        """True: completed. False: queued. BlockingIOError: the queue is full."""
+        assert self._handle, "the queue was closed"
+        rc = LIB.pcache_submit(self._handle, c.byref(request.raw))
+        if rc < 0:
+            raise BlockingIOError(-rc, os.strerror(-rc))
+        if rc == 0:
+            self._by_address[c.addressof(request.raw)] = request
+        return rc == 1
+
+    def reap(self, least=1, most=64, timeout_ns=-1):
+        """The completed requests, in the order in which they completed."""
+        kept, self._kept = self._kept[:most], self._kept[most:]
+        least, most = max(least - len(kept), 0), most - len(kept)
+        return kept + (self._reap(least, most, timeout_ns) if most else [])
+
+    def _reap(self, least, most, timeout_ns):
+        done = (c.POINTER(_Request) * most)()
+        n = LIB.pcache_reap(self._handle, done, least, most, timeout_ns)
+        if n < 0:
+            raise OSError(-n, os.strerror(-n))
+        return [self._by_address.pop(c.addressof(done[i].contents)) for i in range(n)]
+
+    def run(self, request):
+        """Submits, waits for this request, raises its error, returns it. Others are kept for reap()."""
+        if not self.submit(request):
+            done = False
+            while not done:
+                for one in self._reap(1, 64, -1):
+                    if one is request:
+                        done = True
+                    else:
+                        self._kept.append(one)
+        if request.result:
+            raise OSError(-request.result, os.strerror(-request.result))
+        return request
+
+    def read(self, off, length, **kwargs):
+        return self.run(Request(READ, off, length=length, **kwargs)).data
+
+    def write(self, off, data, flags=0, **kwargs):
+        self.run(Request(WRITE, off, data, flags=flags, **kwargs))
+
+    def flush(self):
+        self.run(Request(FLUSH))
+
+    def write_each(self, offsets, data, flags=0):
+        """Writes `data` at each of the offsets with as little Python as possible: about 2 us each.
+
+        Returns how many were written and the errno that ended it (0: none).
+        """
+        request = Request(WRITE, 0, data, flags=flags)
+        raw, by_ref, submit, handle = request.raw, c.byref(request.raw), LIB.pcache_submit, self._handle
+        done = 0
+        for raw.off in offsets:
+            if submit(handle, by_ref) != 1:
+                raise AssertionError("a write was queued")
+            if raw.result:
+                return done, -raw.result
+            done += 1
+        return done, 0
+
+    @property
+    def in_flight(self):
+        """Queued and not yet given out by reap()."""
+        return LIB.pcache_queue_in_flight(self._handle) + len(self._kept)
+
+    def close(self):
+        if self._handle:
+            LIB.pcache_queue_destroy(self._handle)
+            self._handle = None
+
+
+class Cache:
+    """An open cache with one queue. A context manager; close() reports the library's error."""
+
+    def __init__(self, cache_path, backing_path, depth=64, **options):
+        self.log = []  # (level, line)
+        self._log_fn = _LOG_FN(lambda _ctx, level, line: self.log.append((level, line.decode())))
+        raw = _Options()
+        LIB.pcache_options_init(c.byref(raw))
+        raw.cache_path = None if cache_path is None else os.fsencode(cache_path)
+        raw.backing_path = None if backing_path is None else os.fsencode(backing_path)
+        raw.emulate_pmem = 1
+        raw.log = self._log_fn
+        for name, value in options.items():
+            setattr(raw, name, value.encode() if isinstance(value, str) else value)
+        self._handle = c.c_void_p()
+        err = _Error()
+        _check(LIB.pcache_open(c.byref(raw), c.byref(self._handle), c.byref(err)), err)
+        self.queue, self._extra = None, []
+        try:
+            self.queue = Queue(self, depth)
+        except BaseException:
+            self.close()
+            raise
+
+    def new_queue(self, depth=64):
+        queue = Queue(self, depth)
+        self._extra.append(queue)
+        return queue
+
+    @property
+    def info(self):
+        info = _Info(size=c.sizeof(_Info))
+        LIB.pcache_get_info(self._handle, c.byref(info))
+        return info
+
+    @property
+    def warnings(self):
+        return [line for level, line in self.log if level == WARNING]
+
+    def _status(self, form):
+        pointer = LIB.pcache_get_status(self._handle, form)
+        text = c.string_at(pointer).decode()
+        _libc.free(pointer)
+        return text
+
+    @property
+    def status(self):
+        return json.loads(self._status(1))
+
+    @property
+    def status_line(self):
+        return self._status(0)
+
+    def close(self):
+        if not self._handle:
+            return
+        for queue in [self.queue] + self._extra:
+            if queue:
+                queue.close()
+        err = _Error()
+        handle, self._handle = self._handle, None
+        _check(LIB.pcache_close(handle, c.byref(err)), err)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+    # The queue's calls, for short tests.
+    def read(self, off, length, **kwargs):
+        return self.queue.read(off, length, **kwargs)
+
+    def write(self, off, data, **kwargs):
+        self.queue.write(off, data, **kwargs)
+
+    def flush(self):
+        self.queue.flush()

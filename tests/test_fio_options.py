@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The engine's options: help, values, contradictions; what fio is told when something is wrong."""
+
+import os
+import subprocess
+
+import pytest
+
+from fio import ENGINE, FIO, OPTIONS, environment, require_engine
+from libpcache import MIB
+from support import Pair, make_backing
+
+SMALL = {"rw": "write", "bs": "4k", "size": "64k"}
+
+
+def enghelp(*option):
+    require_engine()
+    done = subprocess.run([FIO, f"--enghelp={','.join([str(ENGINE), *option])}"], capture_output=True, text=True,
+                          check=False, env=environment())
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_enghelp_has_each_option(option):
+    line, = [line for line in enghelp().splitlines() if line.split(":")[0].strip() == option]
+    assert len(line.split(":", 1)[1].strip()) > 20, "with a text"
+    assert option in enghelp(option)
+
+
+def test_enghelp_has_no_option_that_is_not_tested():
+    names = {line.split(":")[0].strip() for line in enghelp().splitlines() if line[:1].isalpha() and ":" in line}
+    assert set(OPTIONS) <= names
+    assert not {name for name in names - set(OPTIONS) if "_" in name}, "add it to OPTIONS"
+
+
+# ---- Each does what it says ----
+
+def test_options_reach_the_library(fio):
+    fio.run(data_crc=1, gc_percent=42, persist="flushcache", io_mode="threads", **SMALL)
+    stats = fio.stats
+    assert stats["cache"] == {"pmem_kind": "emulated", "persist": "flushcache", "data_crc": True, "gc_percent": 42}
+    assert stats["backing"]["io_mode"] == "threads"
+    fio.run(**SMALL)  # taken from the media
+    assert fio.stats["cache"]["data_crc"] is True and fio.stats["cache"]["gc_percent"] == 42
+
+
+@pytest.mark.parametrize("text,size", [("512m", 512 * MIB), ("536870912", 512 * MIB), ("1g", 1024 * MIB)])
+def test_cache_size_creates_the_file(fio, pair, shm, text, size):
+    pair.cache_path = shm / "new"
+    fio.run(cache_size=text, **SMALL)
+    assert pair.cache_path.stat().st_size == size
+
+
+def test_flush_delay(fio):
+    fio.run(flush_delay_ms=10, rw="write", bs="4k", size="16k", rate_iops=4)
+    assert fio.stats["log"]["ksets"] > 0 and fio.stats["requests"]["flushes"] == 0
+
+
+def test_force(fio, pair, disk):
+    fio.run(**SMALL)
+    pair.backing_path = make_backing(disk / "other", 16 * MIB)
+    fio.refused("force", **SMALL)
+    fio.run(force=1, **SMALL)
+
+
+def test_stats_file_that_cannot_be_written_fails_the_run(fio, disk):
+    fio.refused("stats_file", disk / "no" / "such", stats_file=disk / "no" / "such", **SMALL)
+
+
+# ---- Refused: one line that names it, and no cache made ----
+
+@pytest.mark.parametrize("option,value", [
+    ("data_crc", "2"), ("data_crc", "yes"), ("gc_percent", "91"), ("gc_percent", "-1"), ("gc_percent", "x"),
+    ("gc_percent", "256"), ("persist", "clflush"), ("io_mode", "aio"), ("flush_delay_ms", "0"),
+    ("flush_delay_ms", "x"), ("flush_delay_ms", "99999999"), ("cache_size", "x"), ("cache_size", "511m"),
+    ("cache_size", "1"), ("emulate_pmem", "7"), ("force", "7")])
+def test_bad_values_are_refused(fio, pair, shm, option, value):
+    pair.cache_path = shm / "new"
+    named = {"511m": 511 * MIB}.get(value, value)
+    line = fio.refused(option, named, **{"cache_size": "512m", **SMALL, option: value})
+    assert len(line) < 400
+    assert not pair.cache_path.exists(), "the cache file was made all the same"
+
+
+def test_no_cache_dev(fio):
+    fio.refused("cache_dev", cache_dev=None, **SMALL)
+
+
+def test_no_filename(fio):
+    fio.refused("filename", filename=None, **SMALL)
+
+
+def test_missing_devices(fio, pair, shm, disk):
+    fio.refused(shm / "none", "cache_size", cache_dev=shm / "none", **SMALL)
+    fio.refused(disk / "none", filename=disk / "none", cache_dev=shm / "new", cache_size="512m", **SMALL)
+    assert not (shm / "none").exists() and not (shm / "new").exists() and not (disk / "none").exists()
+
+
+def test_not_emulated(fio, pair):
+    fio.refused(pair.cache_path, "emulate_pmem", emulate_pmem=0, **SMALL)
+
+
+def test_contradiction_to_the_media(fio):
+    fio.run(data_crc=1, **SMALL)
+    fio.refused("data_crc", data_crc=0, **SMALL)
+
+
+def test_one_cache_of_two_backing_devices(fio, pair, disk):
+    other = make_backing(disk / "other", 16 * MIB)
+    before = pair.digests()
+    fio.refused(pair.cache_path, pair.backing_path, other,
+                jobs=[{"name": "a", **SMALL}, {"name": "b", **SMALL, "filename": other}])
+    assert pair.digests()[1] == before[1]
+
+
+def test_one_backing_device_of_two_caches(fio, pair, shm):
+    fio.refused(pair.cache_path, pair.backing_path, shm / "other",
+                jobs=[{"name": "a", **SMALL},
+                      {"name": "b", **SMALL, "cache_dev": shm / "other", "cache_size": "512m"}])
+    assert not (shm / "other").exists()
+
+
+@pytest.mark.parametrize("option,one,two", [("data_crc", 0, 1), ("gc_percent", 10, 20),
+                                            ("persist", "flushcache", "clflushopt"),
+                                            ("flush_delay_ms", 100, 200)])
+def test_jobs_of_one_cache_contradict_each_other(fio, option, one, two):
+    fio.refused(option, one, two, jobs=[{"name": "a", **SMALL, option: one}, {"name": "b", **SMALL, option: two}])
+
+
+def test_link_to_the_cache_is_the_same_cache(fio, pair, shm):
+    os.symlink(pair.cache_path, shm / "link")
+    fio.run({"name": "a", **SMALL}, {"name": "b", **SMALL, "cache_dev": shm / "link"})
+    assert fio.stats["requests"]["writes"] == 32
+
+
+def test_cache_in_use_by_another_process(fio, pair):
+    with pair.open():
+        fio.refused("in use", **SMALL)
+    fio.run(**SMALL)
+
+
+def test_wrong_disk(fio, pair, disk):
+    fio.run(**SMALL)
+    fio.refused(pair.cache_path, "force", filename=make_backing(disk / "other", 16 * MIB), **SMALL)
+
+
+# ---- Workloads that cannot be ----
+
+@pytest.mark.parametrize("options,words", [
+    ({"bs": "1000"}, ["bs", "512"]), ({"bs": "256"}, ["bs", "512"]), ({"offset": "100"}, ["offset", "512"]),
+    ({"size": "17m"}, ["size", "past the end"]), ({"offset": "16m", "size": "64k"}, ["past the end"]),
+    ({"rw": "trim"}, ["trim"]), ({"create_serialize": 0}, ["create_serialize"]),
+    ({"filename": "a:b"}, ["filename", "one"])], ids=str)
+def test_workload_is_refused(fio, options, words):
+    fio.refused(*words, **{**SMALL, **options})
+
+
+def test_damaged_superblock(fio, pair):
+    Pair(pair.cache_path, pair.backing_path).open().close()
+    with open(pair.cache_path, "r+b") as f:
+        f.seek(4096)
+        f.write(b"\xff")
+    before = pair.digests()
+    fio.refused(pair.cache_path, "superblock", **SMALL)
+    assert pair.digests() == before

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Every option of pcache_options: its default, its values, what contradicts, what is persistent."""
+
+import ctypes
+import errno
+
+import pytest
+
+import libpcache
+from libpcache import FUA, IO_AUTO, IO_THREADS, IO_URING, MIB, PcacheError
+from support import PAGE, patch, peek, read_all, stamp, wait_until
+
+METHOD_FLAGS = {"flushcache": "sse2", "clflushopt": "clflushopt", "clwb": "clwb", "movdir64b": "movdir64b"}
+
+
+def refused(pair, code, *words, **options):
+    with pytest.raises(PcacheError) as caught:
+        pair.open(**options)
+    assert caught.value.code == code, caught.value.text
+    for word in words:
+        assert str(word) in caught.value.text, f"{word!r} is not named in: {caught.value.text}"
+
+
+def test_defaults(pair):
+    info = pair.open().info
+    assert (info.data_crc, info.gc_percent, info.emulated, info.block_size) == (0, 70, 1, 512)
+    assert (info.segments, info.cache_bytes, info.logical_bytes) == (31, 512 * MIB, 16 * MIB)
+    assert info.pmem_kind == b"emulated"
+    assert info.persist.decode() in METHOD_FLAGS
+    assert info.io_mode in (b"io_uring", b"threads")
+
+
+@pytest.mark.parametrize("options", [
+    {"emulate_pmem": 2}, {"emulate_pmem": -1}, {"force": 2}, {"force": -1}, {"data_crc": 2}, {"data_crc": -2},
+    {"gc_percent": 91}, {"gc_percent": -2}, {"gc_percent": 256}, {"gc_percent": 2 ** 31 - 1}, {"io_mode": 3},
+    {"io_mode": -1}, {"flush_delay_ms": 0}, {"flush_delay_ms": 2 ** 32 - 1}, {"persist": "clflush"},
+    {"persist": "CLWB"}, {"persist": "clwb "}, {"cache_size": 1}, {"cache_size": 512 * MIB - 1}], ids=str)
+def test_values_out_of_range(pair, shm, options):
+    """Hazard 16. The line names the option and the value; no cache file is made for it."""
+    pair.cache_path = shm / "new"
+    (name, value), = options.items()
+    options = {"cache_size": 512 * MIB, **options}
+    refused(pair, errno.EINVAL, name, value, **options)
+    assert not pair.cache_path.exists()
+
+
+def test_wrong_struct_size_is_refused(pair):
+    """Another version of pcache.h: refused, not guessed at."""
+    for size in (0, 8, ctypes.sizeof(libpcache._Options) + 8):  # pylint: disable=protected-access
+        refused(pair, errno.EINVAL, size, size=size)
+
+
+# ---- data_crc ----
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_data_crc_is_fixed_by_the_format(pair, value):
+    with pair.open(data_crc=value) as cache:
+        assert cache.info.data_crc == value and cache.status["cache"]["data_crc"] == bool(value)
+        cache.write(0, b"d" * PAGE, flags=FUA)
+    before = pair.digests()
+    refused(pair, errno.EINVAL, "data_crc", pair.cache_path, value, 1 - value, data_crc=1 - value)
+    assert pair.digests() == before
+    for given in (-1, value):
+        with pair.open(data_crc=given) as cache:
+            assert cache.info.data_crc == value
+            assert cache.read(0, PAGE) == b"d" * PAGE
+
+
+# ---- gc_percent ----
+
+def test_gc_percent_is_persistent(pair):
+    pair.open(gc_percent=0).close()
+    for given, want in ((-1, 0), (90, 90), (-1, 90), (33, 33), (-1, 33), (-1, 33), (0, 0), (-1, 0)):
+        with pair.open(gc_percent=given) as cache:
+            assert cache.info.gc_percent == want
+            assert cache.status_line.split()[7] == str(want)
+
+
+# ---- cache_size, emulate_pmem ----
+
+def test_cache_size_creates_the_file(pair, shm):
+    pair.cache_path = shm / "new"
+    with pair.open(cache_size=528 * MIB) as cache:
+        assert cache.info.cache_bytes == 528 * MIB and cache.info.segments == 32
+        assert pair.cache_path.stat().st_mode & 0o777 == 0o600
+        cache.write(0, b"n" * PAGE, flags=FUA)
+    with pair.open() as cache:
+        assert cache.read(0, PAGE) == b"n" * PAGE
+
+
+def test_cache_size_extends_and_never_shrinks(pair):
+    with pair.open() as cache:
+        cache.write(0, b"s" * PAGE, flags=FUA)
+    for given, want in ((512 * MIB, 512), (544 * MIB, 544), (512 * MIB, 544), (0, 544)):
+        with pair.open(cache_size=given) as cache:
+            assert pair.cache_path.stat().st_size == want * MIB
+            assert cache.info.segments == 31, "the format counts them once"
+            assert cache.read(0, PAGE) == b"s" * PAGE
+    assert cache.log
+
+
+def test_cache_size_extends_a_small_blank_file(pair, shm):
+    pair.cache_path = shm / "small"
+    pair.cache_path.touch()
+    with pair.open(cache_size=512 * MIB) as cache:
+        assert cache.info.segments == 31
+
+
+def test_cache_size_needs_emulation(pair, shm):
+    pair.cache_path = shm / "new"
+    refused(pair, errno.EINVAL, "cache_size", "emulate_pmem", cache_size=512 * MIB, emulate_pmem=0)
+    assert not pair.cache_path.exists()
+
+
+def test_cache_size_on_a_directory_or_device(pair, shm):
+    for path in (shm, "/dev/null"):
+        pair.cache_path = path
+        refused(pair, errno.EINVAL if path != shm else errno.EINVAL, path, cache_size=512 * MIB)
+
+
+def test_emulation_is_warned_of(pair):
+    cache = pair.open()
+    assert [line for line in cache.warnings if "power loss" in line and str(pair.cache_path) in line]
+
+
+def test_size_that_is_no_multiple_of_a_segment(pair):
+    with pair.open(cache_size=530 * MIB) as cache:
+        assert cache.info.segments == (530 * MIB - 20480) // (16 * MIB) == 33
+        assert cache.info.cache_bytes >= 528 * MIB
+
+
+# ---- persist ----
+
+def cpu_flags():
+    with open("/proc/cpuinfo", encoding="ascii", errors="replace") as f:
+        return set(next(line for line in f if line.startswith("flags")).split(":")[1].split())
+
+
+@pytest.mark.parametrize("method", list(METHOD_FLAGS))
+def test_persist_method(pair, method):
+    """Works where the CPU has it, and is refused by name where it has not."""
+    if METHOD_FLAGS[method] not in cpu_flags():
+        before = pair.digests()
+        refused(pair, errno.EOPNOTSUPP, method, "CPU", persist=method)
+        assert pair.digests() == before
+        return
+    cache = pair.open(persist=method)
+    assert cache.info.persist.decode() == method
+    want = bytearray(stamp(0, 16 * MIB, 0))
+    for tag, (off, length) in enumerate([(0, 512), (512, 4096), (5 * 512, 65536), (3 * MIB, 5 * MIB),
+                                         (4096 - 512, 1024)], 1):
+        for misalign in (0, 1):
+            want[off:off + length] = stamp(off, length, tag)
+            cache.write(off, stamp(off, length, tag), misalign=misalign)
+    assert read_all(cache) == bytes(want)
+    assert read_all(pair.reopen(cache, persist="auto")) == bytes(want)
+
+
+@pytest.mark.parametrize("given", ["auto", ""])
+def test_persist_auto(pair, given):
+    chosen = pair.open(persist=given).info.persist.decode()
+    assert METHOD_FLAGS[chosen] in cpu_flags()
+
+
+def test_unknown_persist_method_lists_the_known(pair):
+    refused(pair, errno.EINVAL, "magic", "flushcache", "clflushopt", "clwb", "movdir64b", persist="magic")
+
+
+# ---- io_mode ----
+
+@pytest.mark.parametrize("mode,name", [(IO_URING, b"io_uring"), (IO_THREADS, b"threads")])
+def test_io_mode(pair, mode, name):
+    """io_uring where it is permitted (its refusal by seccomp is tested in C++ with an injected init)."""
+    try:
+        cache = pair.open(io_mode=mode)
+    except PcacheError as error:
+        assert mode == IO_URING and "io_mode=threads" in error.text
+        assert pair.open(io_mode=IO_AUTO).info.io_mode == b"threads"
+        return
+    assert cache.info.io_mode == name
+    assert read_all(cache) == stamp(0, 16 * MIB, 0)
+
+
+# ---- flush_delay_ms ----
+
+@pytest.mark.parametrize("delay", [1, 50])
+def test_open_ksets_are_closed_by_time(pair, delay):
+    cache = pair.open(flush_delay_ms=delay)
+    for round_ in range(3):
+        for place in range(0, 16, 4):
+            cache.write(place * MIB + round_ * PAGE, b"t" * PAGE)
+        wait_until(lambda: cache.status["log"]["open_keys"] == 0)
+        assert cache.status["log"]["keys"] == 4 * (round_ + 1)
+    assert cache.status["requests"]["flushes"] == 0
+
+
+def test_open_kset_stays_open_for_a_long_delay(pair):
+    cache = pair.open(flush_delay_ms=60000)
+    cache.write(0, b"o" * PAGE)
+    assert cache.status["log"]["open_keys"] == 1
+    cache.flush()
+    assert cache.status["log"]["open_keys"] == 0
+
+
+# ---- log ----
+
+def test_without_a_log_function_it_is_silent(pair, capfd):
+    with pair.open(log=libpcache._LOG_FN()) as cache:  # pylint: disable=protected-access
+        cache.read(0, PAGE)
+        cache.write(0, b"q" * PAGE)
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "")
+
+
+# ---- identity ----
+
+def test_identity_block_is_written_once(pair):
+    pair.open().close()
+    block = peek(pair.cache_path, 0, PAGE)
+    assert block[8:16] == b"PCACHEID"
+    assert str(pair.backing_path.stat().st_ino).encode() in block
+    pair.open().close()
+    assert peek(pair.cache_path, 0, PAGE) == block
+
+
+def test_identity_block_that_was_removed_is_written_again_with_a_notice(pair):
+    pair.open().close()
+    patch(pair.cache_path, 0, bytes(PAGE))
+    with pair.open() as cache:
+        assert any("identity" in line for _level, line in cache.log)
+    assert peek(pair.cache_path, 8, 8) == b"PCACHEID"
+
+
+def test_version(pair):
+    assert libpcache.LIB.pcache_version().decode().count(".") == 2
+    assert pair.open().status["version"] == 1
