@@ -107,6 +107,7 @@ char* pcache_get_status(pcache_cache* cache, enum pcache_status_format format);
 
 enum pcache_op { PCACHE_OP_READ = 0, PCACHE_OP_WRITE = 1, PCACHE_OP_FLUSH = 2 };
 
+/* Other bits of `flags`: -EINVAL. */
 #define PCACHE_REQ_FUA 1u      /* WRITE: durable when it completes */
 #define PCACHE_REQ_PREFLUSH 2u /* WRITE: everything completed before it is durable first */
 

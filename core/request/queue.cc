@@ -90,6 +90,8 @@ Queue::~Queue() {
 
 int Queue::check(const pcache_request& request) const {
   if (request.op > PCACHE_OP_FLUSH) return -EINVAL;
+  // A flag of a later version must not be ignored: it may promise something.
+  if (request.flags & ~(PCACHE_REQ_FUA | PCACHE_REQ_PREFLUSH)) return -EINVAL;
   if (request.op == PCACHE_OP_FLUSH) return 0;
   if (request.buf == nullptr || request.len == 0) return -EINVAL;
   if (request.off % ctx_.block_bytes != 0 || request.len % ctx_.block_bytes != 0) return -EINVAL;
