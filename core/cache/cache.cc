@@ -166,7 +166,8 @@ void Cache::wire() {
 }
 
 void Cache::write_attached() {
-  write_cache_info(*devices_.pmem, frame_);
+  // A fresh format is left as the kernel target leaves it.
+  if (!blank_) write_cache_info(*devices_.pmem, frame_);
   if (!identity_)
     write_identity(*devices_.pmem, identity_of(*devices_.backing),
                    static_cast<uint64_t>(time(nullptr)));
