@@ -166,7 +166,7 @@ int options_to_wishes(const struct thread_data* td, struct cache_wishes* wishes)
   }
   if (parse(td, "cache_size", eo->cache_size, 0, 1LL << 60, true, &cache_size) ||
       parse(td, "gc_percent", eo->gc_percent, 0, 90, false, &gc_percent) ||
-      parse(td, "flush_delay_ms", eo->flush_delay_ms, 0, UINT32_MAX, false, &flush_delay_ms))
+      parse(td, "flush_delay_ms", eo->flush_delay_ms, 1, 60000, false, &flush_delay_ms))
     return EINVAL;
   *wishes = (struct cache_wishes){
       .job = td->o.name,

@@ -28,7 +28,7 @@ PREFIX = "pcache-test-"
 # hypothesis keeps its first 10 examples small: fewer than some 20 examples show nothing.
 hypothesis.settings.register_profile(
     "default_", derandomize=True, deadline=None, print_blob=True, database=None,
-    max_examples=24, stateful_step_count=60,
+    max_examples=18, stateful_step_count=60,
     suppress_health_check=list(hypothesis.HealthCheck))
 hypothesis.settings.register_profile(
     "long", derandomize=False, deadline=None, print_blob=True, database=None,
@@ -49,10 +49,15 @@ def _own_folder(parent):
     return pathlib.Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=parent))
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "hang_seconds(n): the test hangs when it takes longer")
+
+
 @pytest.fixture(autouse=True)
-def no_hang():
+def no_hang(request):
     """A test that hangs fails the run, with the stacks of all threads, instead of stopping it."""
-    faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
+    marker = request.node.get_closest_marker("hang_seconds")
+    faulthandler.dump_traceback_later(marker.args[0] if marker else HANG_SECONDS, exit=True)
     yield
     faulthandler.cancel_dump_traceback_later()
 
