@@ -4,8 +4,7 @@
 // Invariants
 // - A BlockIo and its buffer belong to the queue from submit() until `done` is called.
 // - `done` runs in the thread that calls poll() or wait(), with no lock of the queue held, so it
-// may
-//   submit again and may free the BlockIo; it must not call wait(). `result` is 0 or a positive
+//   may submit again and may free the BlockIo; it must not call wait(). `result` is 0 or a positive
 //   errno; a short transfer is continued, never reported as success.
 // - Ranges lie inside the device and start and end on a logical block: the caller's duty, checked.
 // - Buffers need no alignment: the queue bounces what O_DIRECT cannot take.

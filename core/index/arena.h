@@ -5,7 +5,7 @@
 // - The reservation is never unmapped before the arena dies and an object is never used as another
 //   type: a reader without a lock that follows a stale handle reads garbage, never unmapped memory.
 // - The second 64-bit word of a free object is its link (top bits 0); nothing else of it is
-// written.
+//   written.
 // - Handle 0 is none. Objects never used before are all zero.
 // - A Pool belongs to one stripe and is guarded by that stripe's lock, which the caller holds; only
 //   the arena's bump pointer is shared between stripes.

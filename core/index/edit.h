@@ -11,8 +11,7 @@
 //   bool wants(Cell old, uint32_t at)      whether it changes the cell `at` sectors into the extent
 //   Cell apply(Cell old, uint32_t at, uint32_t n)   what the n sectors that start there become
 //   Cell without_memory(Cell page)         what a whole page becomes that should be split, when
-//   even
-//                                          the reserve is used up (not when kPrepared)
+//                                          even the reserve is used up (not when kPrepared)
 #pragma once
 
 #include <algorithm>

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // KeyLog: the log of ksets on media, and its head.
 //
-// How a group of ksets becomes durable, with two fences whatever its size (also across a segment's
-// end):
-//   1. everything but the first header's crc, key_num and magic: bodies, later headers, LAST ksets,
-//   and
-//      zeros over the header behind the last one                                   - fence -
-//   2. those two words, which stood cleared until now and so ended the log         - fence -
+// How a group of ksets becomes durable, with two fences whatever its size, also when it goes on in
+// the next segment:
+//   1. everything but the first header's crc, key_num and magic: bodies, later headers, LAST
+//      ksets, and zeros over the header behind the last one              - fence -
+//   2. those two words, which stood cleared until now and so ended the log  - fence -
 // Until (2) replay stops at the cleared header; from (2) on it finds the whole group and then the
 // cleared header behind it. A stale kset from a segment's earlier life is never reached (hazard 1).
 //

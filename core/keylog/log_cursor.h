@@ -3,12 +3,10 @@
 //
 // Invariants
 // - next() gives one of three: an item, the end of the log, or an error. The end is where the
-// header
-//   is cleared, or torn by a crash while it was written. A kset that is broken while valid ksets of
-//   the log follow it is not the end but damage: what follows was acknowledged.
+//   header is cleared, or torn by a crash while it was written. A kset that is broken while valid
+//   ksets of the log follow it is not the end but damage: what follows was acknowledged.
 // - Nothing from media is trusted: a LAST kset to a segment that is out of range or was passed
-// already
-//   is an error.
+//   already is an error.
 // One thread.
 #pragma once
 

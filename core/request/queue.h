@@ -3,12 +3,10 @@
 //
 // Invariants
 // - submit(), reap() and the destructor are called by one thread at a time. complete() and the
-// return
-//   of fills come from any thread that polls.
+//   return of fills come from any thread that polls.
 // - A request that is complete when submit() returns never comes out of reap().
 // - A read that joined another queue's fill does not depend on that queue's thread: while it waits,
-// its
-//   own thread polls all queues' rings (help).
+//   its own thread polls all queues' rings (help).
 // Locks: done_mu_ is a leaf. QueueSet::mu_ is taken with nothing else held.
 #pragma once
 

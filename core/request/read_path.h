@@ -5,13 +5,11 @@
 //
 // Invariants
 // - A gap is fetched once: its sectors carry the fill's token in the index from before the device
-// read
-//   starts, and a second reader joins the fill instead.
+//   read starts, and a second reader joins the fill instead.
 // - A fill puts its data only where its token still stands: a write in between has taken it off.
 // - A joined reader gets its bytes from the first reader's buffer before that request is completed.
 // - A fill that finds no free segment, or whose device read fails, takes its tokens off; a full
-// cache
-//   never fails a read.
+//   cache never fails a read.
 // Threads: a fill is completed by whoever polls its owner's block queue.
 #pragma once
 

@@ -4,10 +4,9 @@
 //
 // Invariants
 // - A key enters the open kset in the same critical section that enters its extent into the index,
-// so
-//   index order, kset order and log order agree for overlapping extents.
+//   so index order, kset order and log order agree for overlapping extents.
 // - The data of a key in an open kset is durable (its writer has fenced it) before the key is
-// added.
+//   added.
 // - A range always belongs to the same stripe, so its keys reach the log in order.
 // - No lock is held while user data is copied.
 // Locks: a stripe's lock comes before the log's; two stripe locks are never held together.

@@ -3,8 +3,7 @@
 //
 // Invariants
 // - A segment is free, a log segment, or a data segment. A data segment is in use while references
-// are
-//   held: one for each key of the log (or of a kset still open) that names it with its current
+//   are held: one for each key of the log (or of a kset still open) that names it with its current
 //   generation, and a bias while a data head fills it. The last reference going frees it.
 // - A freed segment's generation is increased, durably, before it can be handed out again.
 // - `generation()` changes only when the segment is freed: a reader that saw the same generation
