@@ -2,26 +2,38 @@
 #include "base/executor.h"
 
 #include <algorithm>
+#include <new>
 
 namespace pcache {
+
+namespace {
+
+// A task that found no memory is run again after this.
+constexpr std::chrono::milliseconds kShortOfMemory{100};
+
+}  // namespace
 
 ThreadExecutor::ThreadExecutor() : thread_([this] { run(); }) {}
 
 ThreadExecutor::~ThreadExecutor() { stop(); }
 
-Executor::Id ThreadExecutor::every(std::chrono::milliseconds interval, Task task) {
+Executor::Id ThreadExecutor::every(Milliseconds interval, Task task) {
   MutexLock lock(mu_);
   entries_.push_back({interval, Clock::now() + interval, std::make_shared<Task>(std::move(task))});
   changed_.notify_one();
   return entries_.size() - 1;
 }
 
-void ThreadExecutor::wake(Id id) {
+void ThreadExecutor::wake(Id id, Milliseconds delay) {
   MutexLock lock(mu_);
-  const auto now = Clock::now();
-  if (entries_[id].due <= now) return;
-  entries_[id].due = now;
+  const auto due = Clock::now() + delay;
+  if (stopping_ || entries_[id].due <= due) return;
+  entries_[id].due = due;
   changed_.notify_one();
+}
+
+Executor::Milliseconds ThreadExecutor::now() const {
+  return std::chrono::duration_cast<Milliseconds>(Clock::now().time_since_epoch());
 }
 
 void ThreadExecutor::stop() {
@@ -49,20 +61,32 @@ void ThreadExecutor::run() {
     }
     next->due = now + next->interval;
     const auto task = next->task;
+    const size_t id = static_cast<size_t>(next - entries_.begin());
     mu_.unlock();
-    (*task)();
+    bool done = true;
+    try {
+      (*task)();
+    } catch (const std::bad_alloc&) {
+      done = false;
+    }
     mu_.lock();
+    if (!done) entries_[id].due = std::min(entries_[id].due, Clock::now() + kShortOfMemory);
   }
   mu_.unlock();
 }
 
-Executor::Id SteppedExecutor::every(std::chrono::milliseconds interval, Task task) {
+Executor::Id SteppedExecutor::every(Milliseconds interval, Task task) {
   entries_.push_back(
       {interval.count(), now_ms_ + interval.count(), std::make_shared<Task>(std::move(task))});
   return entries_.size() - 1;
 }
 
-void SteppedExecutor::advance(std::chrono::milliseconds by) {
+void SteppedExecutor::wake(Id id, Milliseconds delay) {
+  if (id >= entries_.size()) return;  // stopped
+  entries_[id].due_ms = std::min(entries_[id].due_ms, now_ms_ + delay.count());
+}
+
+void SteppedExecutor::advance(Milliseconds by) {
   const int64_t until = now_ms_ + by.count();
   for (;;) {
     auto next =

@@ -4,7 +4,11 @@
 //
 // Invariants
 // - Tasks of one executor never run at the same time as each other.
-// - After stop() returns no task runs any more. stop() is idempotent and not called from a task.
+// - After stop() returns no task runs any more, and wake() does nothing. stop() is idempotent and
+// not
+//   called from a task.
+// - A wake is never lost: one that comes while its task runs makes it run once more.
+// Locks: the executor's is a leaf; wake() may be called with any other held.
 #pragma once
 
 #include <chrono>
@@ -21,11 +25,16 @@ class Executor {
  public:
   using Task = std::function<void()>;
   using Id = size_t;
+  using Milliseconds = std::chrono::milliseconds;
   virtual ~Executor() = default;
   // Runs `task` every `interval` from now on. Any thread.
-  virtual Id every(std::chrono::milliseconds interval, Task task) = 0;
-  // Runs it once more as soon as can be. Any thread; cheap when it is due already.
-  virtual void wake(Id id) = 0;
+  virtual Id every(Milliseconds interval, Task task) = 0;
+  // Runs it once more when `delay` has passed, or when it is due anyway if that is earlier. Any
+  // thread; cheap when it is due already.
+  virtual void wake(Id id, Milliseconds delay) = 0;
+  void wake(Id id) { wake(id, Milliseconds{0}); }
+  // A clock that only goes forward; its zero means nothing.
+  virtual Milliseconds now() const = 0;
   virtual void stop() = 0;
 };
 
@@ -33,14 +42,16 @@ class ThreadExecutor : public Executor {
  public:
   ThreadExecutor();
   ~ThreadExecutor() override;
-  Id every(std::chrono::milliseconds interval, Task task) override EXCLUDES(mu_);
-  void wake(Id id) override EXCLUDES(mu_);
+  Id every(Milliseconds interval, Task task) override EXCLUDES(mu_);
+  using Executor::wake;
+  void wake(Id id, Milliseconds delay) override EXCLUDES(mu_);
+  Milliseconds now() const override;
   void stop() override EXCLUDES(mu_);
 
  private:
   using Clock = std::chrono::steady_clock;
   struct Entry {
-    std::chrono::milliseconds interval;
+    Milliseconds interval;
     Clock::time_point due;
     std::shared_ptr<Task> task;
   };
@@ -56,11 +67,13 @@ class ThreadExecutor : public Executor {
 // One thread only.
 class SteppedExecutor : public Executor {
  public:
-  Id every(std::chrono::milliseconds interval, Task task) override;
-  void wake(Id id) override { entries_[id].due_ms = now_ms_; }
+  Id every(Milliseconds interval, Task task) override;
+  using Executor::wake;
+  void wake(Id id, Milliseconds delay) override;
+  Milliseconds now() const override { return Milliseconds{now_ms_}; }
   void stop() override { entries_.clear(); }
-  // Turns the clock, running what falls due in order of time.
-  void advance(std::chrono::milliseconds by);
+  // Turns the clock, running what falls due in order of time; by 0: what is due now.
+  void advance(Milliseconds by);
 
  private:
   struct Entry {

@@ -39,6 +39,70 @@ TEST(SteppedExecutor, WakeRunsAtTheNextAdvanceEvenByNothing) {
   EXPECT_EQ(ran, 1) << "woken once, it is due again after a whole interval";
 }
 
+TEST(SteppedExecutor, AWakeMayBeForLater) {
+  SteppedExecutor executor;
+  int ran = 0;
+  const auto id = executor.every(milliseconds(1000), [&] { ran++; });
+  executor.wake(id, milliseconds(100));
+  executor.advance(milliseconds(99));
+  EXPECT_EQ(ran, 0);
+  executor.advance(milliseconds(1));
+  EXPECT_EQ(ran, 1);
+  executor.advance(milliseconds(999));
+  EXPECT_EQ(ran, 1) << "a whole interval from then";
+  executor.advance(milliseconds(1));
+  EXPECT_EQ(ran, 2);
+}
+
+TEST(SteppedExecutor, OfTwoWakesTheEarlierCounts) {
+  SteppedExecutor executor;
+  int ran = 0;
+  const auto id = executor.every(milliseconds(50), [&] { ran++; });
+  executor.wake(id, milliseconds(10));
+  executor.wake(id, milliseconds(30));
+  executor.advance(milliseconds(10));
+  EXPECT_EQ(ran, 1);
+  executor.advance(milliseconds(49));
+  EXPECT_EQ(ran, 1) << "the later one went into the earlier";
+  executor.wake(id, milliseconds(1000));
+  executor.advance(milliseconds(1));
+  EXPECT_EQ(ran, 2) << "nor does a wake put off what is due anyway";
+}
+
+TEST(SteppedExecutor, ATaskMayWakeItself) {
+  SteppedExecutor executor;
+  std::vector<int64_t> at;
+  Executor::Id id = 0;
+  id = executor.every(hours(1), [&] {
+    at.push_back(executor.now().count());
+    if (at.size() < 3) executor.wake(id, milliseconds(10));
+  });
+  executor.wake(id);
+  executor.advance(milliseconds(100));
+  EXPECT_THAT(at, ElementsAre(0, 10, 20));
+}
+
+TEST(SteppedExecutor, NowIsWhatWasTurned) {
+  SteppedExecutor executor;
+  const milliseconds start = executor.now();
+  std::vector<int64_t> seen;
+  executor.every(milliseconds(7), [&] { seen.push_back((executor.now() - start).count()); });
+  executor.advance(milliseconds(20));
+  EXPECT_EQ(executor.now() - start, milliseconds(20));
+  EXPECT_THAT(seen, ElementsAre(7, 14)) << "in a task it is when the task fell due";
+}
+
+TEST(SteppedExecutor, AWakeAfterStopDoesNothing) {
+  SteppedExecutor executor;
+  int ran = 0;
+  const auto id = executor.every(milliseconds(1), [&] { ran++; });
+  executor.stop();
+  executor.wake(id);
+  executor.wake(id, milliseconds(10));
+  executor.advance(hours(1));
+  EXPECT_EQ(ran, 0);
+}
+
 TEST(SteppedExecutor, ATaskMayAddTasks) {
   struct {
     SteppedExecutor executor;
@@ -90,6 +154,54 @@ TEST(ThreadExecutor, WakeDoesNotWaitForTheInterval) {
   woken.get_future().wait();
   executor.stop();
   EXPECT_EQ(ran, 1);
+}
+
+TEST(ThreadExecutor, AWakeForLaterIsNotEarly) {
+  ThreadExecutor executor;
+  std::promise<milliseconds> woken;
+  const auto id = executor.every(hours(1), [&] { woken.set_value(executor.now()); });
+  const milliseconds before = executor.now();
+  executor.wake(id, milliseconds(20));
+  executor.wake(id, hours(2));
+  EXPECT_GE(woken.get_future().get() - before, milliseconds(20));
+}
+
+TEST(ThreadExecutor, AWakeAfterStopDoesNothing) {
+  ThreadExecutor executor;
+  int ran = 0;
+  const auto id = executor.every(hours(1), [&] { ran++; });
+  executor.stop();
+  executor.wake(id);
+  executor.wake(id, milliseconds(1));
+  EXPECT_EQ(ran, 0);
+}
+
+// One that comes while the task runs makes it run once more.
+TEST(ThreadExecutor, AWakeWhileItRunsIsNotLost) {
+  ThreadExecutor executor;
+  std::promise<void> again;
+  Executor::Id id = 0;
+  int ran = 0;
+  id = executor.every(hours(1), [&] {
+    if (++ran == 1)
+      executor.wake(id);
+    else
+      again.set_value();
+  });
+  executor.wake(id);
+  again.get_future().wait();
+  executor.stop();
+  EXPECT_EQ(ran, 2);
+}
+
+TEST(ThreadExecutor, TheClockOnlyGoesForward) {
+  ThreadExecutor executor;
+  milliseconds last = executor.now();
+  for (int i = 0; i < 1000; i++) {
+    const milliseconds now = executor.now();
+    ASSERT_GE(now, last);
+    last = now;
+  }
 }
 
 TEST(ThreadExecutor, ATaskMayAddAndWakeTasks) {
