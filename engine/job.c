@@ -49,13 +49,18 @@ static int reap(struct job* job, uint32_t min, int64_t timeout_ns) {
   return n;
 }
 
-/* fio frees the buffers after its io_us: nothing may be in flight by then, whatever went wrong. */
+/*
+ * fio frees the buffers after its io_us: nothing may be in flight by then, whatever went wrong. Not
+ * by reaping: a write may wait for space as long as the backing device fails.
+ */
 void job_io_u_free(struct thread_data* td, struct io_u* io_u) {
   struct job* job = td->io_ops_data;
 
-  while (job && job->queue && job->outstanding) {
+  if (job && job->queue && job->outstanding) {
+    shared_cache_close_queue(job->shared, job->queue);
+    job->queue = NULL;
+    job->outstanding = 0;
     job->done_count = 0;
-    if (reap(job, 1, -1) < 0) break;
   }
   io_u->engine_data = NULL;
 }
@@ -80,18 +85,8 @@ static void fill_request(const struct job* job, const struct io_u* io_u,
   }
 }
 
-static void set_error(struct thread_data* td, struct io_u* io_u,
-                      const struct pcache_request* request) {
-  struct job* job = td->io_ops_data;
-
+static void set_error(struct io_u* io_u, const struct pcache_request* request) {
   io_u->error = (unsigned int)-request->result;
-  if (request->result == -ENOSPC && !job->said_full) {
-    job->said_full = true;
-    message(
-        "job %s: the cache of %s is full, and this version has no writeback: "
-        "give a larger cache_size, or write less",
-        td->o.name, io_u->file->file_name);
-  }
 }
 
 enum fio_q_status job_queue(struct thread_data* td, struct io_u* io_u) {
@@ -122,7 +117,7 @@ enum fio_q_status job_queue(struct thread_data* td, struct io_u* io_u) {
     job->done[(job->done_head + job->done_count++) % job->depth] = request;
     return FIO_Q_QUEUED;
   }
-  set_error(td, io_u, request);
+  set_error(io_u, request);
   return FIO_Q_COMPLETED;
 }
 
@@ -153,6 +148,6 @@ struct io_u* job_event(struct thread_data* td, int event) {
   struct pcache_request* request = job->done[(job->delivered + (uint32_t)event) % job->depth];
   struct io_u* io_u = request->user;
 
-  set_error(td, io_u, request);
+  set_error(io_u, request);
   return io_u;
 }

@@ -33,7 +33,6 @@ struct job {
   uint32_t done_count;
   uint32_t delivered; /* index in `done` of the first event of the last getevents() */
   uint32_t write_flags;
-  bool said_full;
 };
 
 /* fio's hooks of the same names, see ioengines.h there. */

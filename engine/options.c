@@ -121,6 +121,25 @@ struct fio_option engine_option_table[] = {
                 "Default: 1000",
         ENGINE_OPTION,
     },
+    {
+        .name = "writeback_interval_ms",
+        .lname = "Writeback interval",
+        .type = FIO_OPT_STR_STORE,
+        .off1 = offsetof(struct engine_options, writeback_interval_ms),
+        .help = "Idle time between two runs of writeback, in milliseconds; when space is short it "
+                "runs at once. Default: 5000",
+        ENGINE_OPTION,
+    },
+    {
+        .name = "drain",
+        .lname = "Drain at the end",
+        .type = FIO_OPT_BOOL,
+        .off1 = offsetof(struct engine_options, drain),
+        .def = "0",
+        .help = "1: all dirty data is written back when the last job has ended. 0: it stays in the "
+                "cache, where it is safe",
+        ENGINE_OPTION,
+    },
     {.name = NULL},
 };
 
@@ -159,6 +178,7 @@ static int parse(const struct thread_data* td, const char* name, const char* tex
 int options_to_wishes(const struct thread_data* td, struct cache_wishes* wishes) {
   const struct engine_options* eo = td->eo;
   long long cache_size = 0, gc_percent = PCACHE_NOT_GIVEN, flush_delay_ms = PCACHE_NOT_GIVEN;
+  long long writeback_interval_ms = PCACHE_NOT_GIVEN;
 
   if (!eo->cache_dev) {
     message("job %s: cache_dev= is missing: name the pmem device or file", td->o.name);
@@ -166,7 +186,9 @@ int options_to_wishes(const struct thread_data* td, struct cache_wishes* wishes)
   }
   if (parse(td, "cache_size", eo->cache_size, 0, 1LL << 60, true, &cache_size) ||
       parse(td, "gc_percent", eo->gc_percent, 0, 90, false, &gc_percent) ||
-      parse(td, "flush_delay_ms", eo->flush_delay_ms, 1, 60000, false, &flush_delay_ms))
+      parse(td, "flush_delay_ms", eo->flush_delay_ms, 1, 60000, false, &flush_delay_ms) ||
+      parse(td, "writeback_interval_ms", eo->writeback_interval_ms, 1, 3600000, false,
+            &writeback_interval_ms))
     return EINVAL;
   *wishes = (struct cache_wishes){
       .job = td->o.name,
@@ -176,6 +198,8 @@ int options_to_wishes(const struct thread_data* td, struct cache_wishes* wishes)
       .stats_file = eo->stats_file,
       .cache_size = (uint64_t)cache_size,
       .flush_delay_ms = flush_delay_ms,
+      .writeback_interval_ms = writeback_interval_ms,
+      .drain = (int)eo->drain,
       .data_crc = eo->data_crc,
       .gc_percent = (int)gc_percent,
       .io_mode = eo->io_mode,

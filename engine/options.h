@@ -17,12 +17,14 @@ struct engine_options {
   char* cache_size;
   char* gc_percent;
   char* flush_delay_ms;
+  char* writeback_interval_ms;
   char* persist;
   char* stats_file;
   int data_crc;
   int io_mode;
   unsigned int emulate_pmem;
   unsigned int force;
+  unsigned int drain;
 };
 
 extern struct fio_option engine_option_table[];

@@ -28,6 +28,7 @@ struct shared_cache {
   struct file_id cache_id;
   struct file_id backing_id;
   uint32_t flush_delay_ms; /* in use */
+  uint32_t writeback_interval_ms;
   unsigned references;
   unsigned queues; /* of running jobs */
   pid_t owner;
@@ -102,6 +103,10 @@ static bool options_agree(const struct shared_cache* shared, const struct cache_
          agree_number(shared, wishes, "gc_percent", info->gc_percent, wishes->gc_percent) &&
          agree_number(shared, wishes, "flush_delay_ms", shared->flush_delay_ms,
                       wishes->flush_delay_ms) &&
+         agree_number(shared, wishes, "writeback_interval_ms", shared->writeback_interval_ms,
+                      wishes->writeback_interval_ms) &&
+         agree_number(shared, wishes, "drain", first->drain,
+                      wishes->drain ? 1 : PCACHE_NOT_GIVEN) &&
          agree(shared, wishes, "persist", info->persist, persist) &&
          agree(shared, wishes, "io_mode", io_mode_name(first->io_mode),
                io_mode_name(wishes->io_mode)) &&
@@ -187,6 +192,8 @@ static int open_cache(struct shared_cache* shared) {
   if (wishes->io_mode != PCACHE_NOT_GIVEN) options.io_mode = wishes->io_mode;
   if (wishes->flush_delay_ms != PCACHE_NOT_GIVEN)
     options.flush_delay_ms = (uint32_t)wishes->flush_delay_ms;
+  if (wishes->writeback_interval_ms != PCACHE_NOT_GIVEN)
+    options.writeback_interval_ms = (uint32_t)wishes->writeback_interval_ms;
 
   ret = pcache_open(&options, &shared->cache, &error);
   if (ret) {
@@ -194,6 +201,7 @@ static int open_cache(struct shared_cache* shared) {
     return -ret;
   }
   shared->flush_delay_ms = options.flush_delay_ms;
+  shared->writeback_interval_ms = options.writeback_interval_ms;
   shared->info.size = sizeof(shared->info);
   ret = pcache_get_info(shared->cache, &shared->info);
   if (ret) {
@@ -233,8 +241,19 @@ out:
   return ret;
 }
 
+static int drain_cache(struct shared_cache* shared) {
+  struct pcache_error error = {0};
+  int ret = pcache_drain(shared->cache, &error);
+
+  if (ret)
+    message("draining %s failed, what was not written back stays in the cache: %s",
+            shared->wishes.cache_dev, error.text[0] ? error.text : strerror(-ret));
+  return -ret;
+}
+
 static int close_cache(struct shared_cache* shared) {
   struct pcache_error error = {0};
+  int drain_ret = shared->wishes.drain ? drain_cache(shared) : 0; /* before the status is taken */
   int stats_ret = shared->wishes.stats_file ? write_stats(shared) : 0;
   int ret = pcache_close(shared->cache, &error);
 
@@ -248,7 +267,8 @@ static int close_cache(struct shared_cache* shared) {
     }
   }
   free_entry(shared);
-  return ret ? -ret : stats_ret;
+  if (ret) return -ret;
+  return drain_ret ? drain_ret : stats_ret;
 }
 
 /* ---- Interface ---- */

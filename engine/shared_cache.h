@@ -29,11 +29,13 @@ struct cache_wishes {
   const char* stats_file;
   uint64_t cache_size;
   int64_t flush_delay_ms;
+  int64_t writeback_interval_ms;
   int data_crc;
   int gc_percent;
   int io_mode;
   int emulate_pmem;
   int force;
+  int drain;
 };
 
 struct shared_cache;
@@ -45,8 +47,9 @@ struct shared_cache;
 int shared_cache_get(const struct cache_wishes* wishes, struct shared_cache** out);
 
 /*
- * Drops a reference. The last one writes stats_file and closes the cache. Returns 0 or a positive
- * errno, then something was lost or not written, and it has been said.
+ * Drops a reference. The last one drains, if that was asked for, writes stats_file and closes the
+ * cache. Returns 0 or a positive errno, then something was lost or not written, and it has been
+ * said.
  */
 int shared_cache_put(struct shared_cache* shared);
 

@@ -40,6 +40,8 @@ class _Options(c.Structure):
         ("io_mode", c.c_int32),
         ("force", c.c_int32),
         ("flush_delay_ms", c.c_uint32),
+        ("writeback_interval_ms", c.c_uint32),
+        ("drain", c.c_int32),
         ("reserved", c.c_uint32),
         ("log", _LOG_FN),
         ("log_ctx", c.c_void_p),
@@ -82,6 +84,8 @@ def _load():
     p = c.POINTER
     lib.pcache_open.argtypes = [p(_Options), p(c.c_void_p), p(_Error)]
     lib.pcache_close.argtypes = [c.c_void_p, p(_Error)]
+    lib.pcache_drain.argtypes = [c.c_void_p, p(_Error)]
+    lib.pcache_set_gc_percent.argtypes = [c.c_void_p, c.c_int32, p(_Error)]
     lib.pcache_get_info.argtypes = [c.c_void_p, p(_Info)]
     lib.pcache_get_status.argtypes = [c.c_void_p, c.c_int]
     lib.pcache_get_status.restype = c.c_void_p
@@ -166,16 +170,19 @@ class Queue:
             raise OSError(-n, os.strerror(-n))
         return [self._by_address.pop(c.addressof(done[i].contents)) for i in range(n)]
 
+    def _wait_for(self, request):
+        done = False
+        while not done:
+            for one in self._reap(1, 64, -1):
+                if one is request:
+                    done = True
+                else:
+                    self._kept.append(one)
+
     def run(self, request):
         """Submits, waits for this request, raises its error, returns it. Others are kept for reap()."""
         if not self.submit(request):
-            done = False
-            while not done:
-                for one in self._reap(1, 64, -1):
-                    if one is request:
-                        done = True
-                    else:
-                        self._kept.append(one)
+            self._wait_for(request)
         if request.result:
             raise OSError(-request.result, os.strerror(-request.result))
         return request
@@ -192,14 +199,19 @@ class Queue:
     def write_each(self, offsets, data, flags=0):
         """Writes `data` at each of the offsets with as little Python as possible: about 2 us each.
 
-        Returns how many were written and the errno that ended it (0: none).
+        A write that waits for space is waited for. Returns how many were written and the errno that ended it
+        (0: none).
         """
         request = Request(WRITE, 0, data, flags=flags)
         raw, by_ref, submit, handle = request.raw, c.byref(request.raw), LIB.pcache_submit, self._handle
         done = 0
         for raw.off in offsets:
-            if submit(handle, by_ref) != 1:
-                raise AssertionError("a write was queued")
+            rc = submit(handle, by_ref)
+            if rc == 0:
+                self._by_address[c.addressof(raw)] = request
+                self._wait_for(request)
+            elif rc < 0:
+                raise BlockingIOError(-rc, os.strerror(-rc))
             if raw.result:
                 return done, -raw.result
             done += 1
@@ -229,6 +241,7 @@ class Cache:
         raw.emulate_pmem = 1
         raw.log = self._log_fn
         for name, value in options.items():
+            assert hasattr(raw, name), name
             setattr(raw, name, value.encode() if isinstance(value, str) else value)
         self._handle = c.c_void_p()
         err = _Error()
@@ -268,6 +281,15 @@ class Cache:
     @property
     def status_line(self):
         return self._status(0)
+
+    def drain(self):
+        """Everything that had completed is on the backing device then; raises PcacheError."""
+        err = _Error()
+        _check(LIB.pcache_drain(self._handle, c.byref(err)), err)
+
+    def set_gc_percent(self, percent):
+        err = _Error()
+        _check(LIB.pcache_set_gc_percent(self._handle, percent, c.byref(err)), err)
 
     def close(self):
         if not self._handle:

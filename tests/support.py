@@ -9,11 +9,13 @@ import pathlib
 import shutil
 import struct
 import subprocess
+import threading
 import time
+from array import array
 
 import pytest
 
-from libpcache import MIB, Cache, ROOT
+from libpcache import MIB, ROOT, WRITE, Cache, Request
 
 SECTOR = 512
 PAGE = 4096
@@ -131,6 +133,56 @@ def wait_until(condition, seconds=60):
 def read_all(cache, step=MIB):
     size = cache.info.logical_bytes
     return b"".join(cache.read(at, min(step, size - at)) for at in range(0, size, step))
+
+
+def run_threads(*bodies):
+    """Runs each in a thread, started together; raises the first failure."""
+    failures = []
+    start = threading.Barrier(len(bodies))
+
+    def guarded(body):
+        try:
+            start.wait()
+            body()
+        except BaseException as failure:  # pylint: disable=broad-except
+            failures.append(failure)
+
+    threads = [threading.Thread(target=guarded, args=(body,)) for body in bodies]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+class Shadow:
+    """The tag of each sector: what stamped writes leave, cheap to keep and to compare with."""
+
+    def __init__(self, size, tag=0):
+        self.tags = array("Q", [tag]) * (size // SECTOR)
+
+    def wrote(self, off, length, tag):
+        self.tags[off // SECTOR:(off + length) // SECTOR] = array("Q", [tag]) * (length // SECTOR)
+
+    def did(self, requests, order, tag):
+        """Of prepared requests (of that first tag), these were done in this order."""
+        last = {n: at for at, n in enumerate(order)}
+        for n in sorted(last, key=last.get):
+            self.wrote(requests[n].raw.off, requests[n].raw.len, tag + n)
+
+    @property
+    def content(self):
+        words = array("Q", bytes(len(self.tags) * SECTOR))
+        places = array("Q", range(len(self.tags)))
+        for k in range(0, 64, 2):
+            words[k::64], words[k + 1::64] = self.tags, places
+        return words.tobytes()
+
+
+def prepared(extents, tag):
+    """Stamped WRITEs, to be done again and again: the n-th has tag + n."""
+    return [Request(WRITE, off, stamp(off, length, tag + n)) for n, (off, length) in enumerate(extents)]
 
 
 def events(cache):

@@ -339,7 +339,7 @@ def test_counters(cache):
     got = requests(cache)
     assert got == {"writes": 2, "write_bytes": 2 * PAGE, "reads": 3, "read_bytes": 4 * PAGE,
                    "read_hits": 1, "read_partial_hits": 1, "read_misses": 1, "flushes": 1,
-                   "fua_writes": 1, "errors": 0}
+                   "fua_writes": 1, "errors": 0, "waiting_for_space": 0}
 
 
 def test_backing_read_error_reaches_the_request(cache, backing):

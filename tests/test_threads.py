@@ -7,30 +7,9 @@ import threading
 import pytest
 
 from libpcache import FUA, IO_AUTO, IO_THREADS, MIB, READ, Request
-from support import PAGE, RANGE, SECTOR, events, read_all, stamp, tag_of
+from support import PAGE, RANGE, SECTOR, events, read_all, run_threads, stamp, tag_of
 
 IO_MODES = pytest.mark.parametrize("io_mode", [IO_AUTO, IO_THREADS])
-
-
-def run_threads(*bodies):
-    """Runs each in a thread, started together; raises the first failure."""
-    failures = []
-    start = threading.Barrier(len(bodies))
-
-    def guarded(body):
-        try:
-            start.wait()
-            body()
-        except BaseException as failure:  # pylint: disable=broad-except
-            failures.append(failure)
-
-    threads = [threading.Thread(target=guarded, args=(body,)) for body in bodies]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
 
 
 @IO_MODES

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "background/replay.h"
 
+#include <set>
+
+#include "segment/media_crc.h"
+
 namespace pcache {
 
 using media::Key;
@@ -39,6 +43,7 @@ class Replay {
         continue;
       }
       result_.ksets++;
+      if (dirty_) result_.dirty_ksets++;
       for (size_t i = 0; i < item.keys.size(); i++)
         if (auto applied = apply(item.keys[i]); !applied) return bad_key(item, i, applied.error());
       if (result_.generations_lost) return result_;
@@ -61,14 +66,21 @@ class Replay {
       return {};
     }
     if (key.seg_gen < gen) {
-      // Its data is gone; it holds no reference, so reclaim must not drop one for it (hazard 26).
+      // Reclaim has freed its segment, but key_tail had not moved past it when the power went. It
+      // holds no reference, so reclaim must not drop one for it (hazard 26). What stands before it
+      // in the log for the same range is older than what it was: that is on the backing device.
       result_.dead_keys++;
-      return {};
+      return index_.erase({key.off, key.len});
     }
     if (!segments_.replay_key(seg))
       return make_error(EUCLEAN, "data in segment %u, which is part of the log", seg.v);
     const bool clean = key.flags & media::kKeyClean || !dirty_;
     result_.keys++;
+    if (!clean && (key.off | key.len) % bounds_.block_bytes != 0)
+      return make_error(EINVAL,
+                        "dirty range %llu+%u cannot be written to a backing device with blocks of "
+                        "%u bytes; attach it to one with smaller blocks",
+                        static_cast<unsigned long long>(key.off), key.len, bounds_.block_bytes);
     if (!clean) {
       result_.dirty_keys++;
       result_.dirty_bytes += key.len;
@@ -90,6 +102,53 @@ class Replay {
 Result<ReplayResult> replay(const Pmem& pmem, SegmentTable& segments, Index& index,
                             const Tails& tails, const Bounds& bounds) {
   return Replay(segments, index, tails, bounds).run(pmem);
+}
+
+Result<VerifyResult> verify_replayed(const Pmem& pmem, const SegmentTable& segments, Index& index,
+                                     const Tails& tails, const Log& messages) {
+  VerifyResult result;
+  std::set<CachePos> named;  // writeback may have appended a second key for the same data
+  LogCursor cursor(pmem, segments, tails.key_tail());
+  for (;;) {
+    auto next = cursor.next();
+    if (!next) return next.error();
+    if (next.value().kind == LogItem::Kind::kEnd) return result;
+    for (const Key& key : next.value().keys) {
+      const CachePos whole{SegId{key.cache_seg_id}, key.cache_seg_off};
+      if (key.seg_gen != segments.generation(whole.seg)) continue;
+      std::vector<Piece> mapped;
+      bool sound = true;
+      for (uint64_t at = key.off; at < key.off + key.len;) {
+        Piece piece;
+        Index::Snapshot snapshot;
+        index.lookup({at, key.off + key.len - at}, {&piece, 1}, &snapshot);
+        if (piece.kind == Piece::Kind::kHit &&
+            piece.pos == whole + static_cast<uint32_t>(at - key.off))
+          mapped.push_back(piece);
+        at = piece.extent.end();
+      }
+      if (!mapped.empty()) sound = media_crc(pmem, segments, whole, key.len) == key.data_crc;
+      if (sound) continue;
+      bool is_new = false;
+      for (const Piece& piece : mapped) {
+        if (piece.clean) {
+          index.remove(piece.extent, piece.pos);
+          continue;
+        }
+        if (!named.insert(piece.pos).second) continue;
+        is_new = true;
+        messages.print(LogLevel::kError,
+                       "dirty data of range %llu+%llu is damaged (segment %u:%u): reads of it fail",
+                       static_cast<unsigned long long>(piece.extent.off),
+                       static_cast<unsigned long long>(piece.extent.len), piece.pos.seg.v,
+                       piece.pos.off);
+      }
+      if (mapped[0].clean)
+        result.clean_dropped++;
+      else if (is_new)
+        result.dirty_bad++;
+    }
+  }
 }
 
 Status raise_generations(const Pmem& pmem, SegmentTable& segments, const Tails& tails,

@@ -14,8 +14,9 @@ namespace pcache {
 struct ReplayResult {
   CachePos head;
   uint64_t ksets = 0;
-  uint64_t keys = 0;       // live
-  uint64_t dead_keys = 0;  // of a generation that is gone
+  uint64_t keys = 0;         // live
+  uint64_t dead_keys = 0;    // of a generation that is gone
+  uint64_t dirty_ksets = 0;  // behind dirty_tail
   uint64_t dirty_keys = 0;
   uint64_t dirty_bytes = 0;  // as appended; overlaps count twice
   bool torn_tail = false;    // the log ends in something invalid rather than in a cleared header
@@ -26,6 +27,16 @@ struct ReplayResult {
 
 Result<ReplayResult> replay(const Pmem& pmem, SegmentTable& segments, Index& index,
                             const Tails& tails, const Bounds& bounds);
+
+struct VerifyResult {
+  uint64_t clean_dropped = 0;  // damaged, and read from the backing device again when it is needed
+  uint64_t dirty_bad = 0;      // damaged, and nowhere else: reads fail
+};
+// With data_crc, after replay: checks the data of every key of which something is still in the
+// index against its crc (generation before crc, hazard 5: keys that are dead, or wholly
+// overwritten, are not looked at). Names damaged dirty data in the log lines.
+Result<VerifyResult> verify_replayed(const Pmem& pmem, const SegmentTable& segments, Index& index,
+                                     const Tails& tails, const Log& messages);
 
 // Raises each segment's generation to that of the youngest key the log holds for it.
 Status raise_generations(const Pmem& pmem, SegmentTable& segments, const Tails& tails,

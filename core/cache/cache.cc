@@ -25,6 +25,11 @@ uint32_t head_count(uint32_t n_segs) { return std::clamp(n_segs / 16, 1u, 64u); 
 // into.
 uint32_t log_reserve(uint32_t n_segs) { return 2 + (head_count(n_segs) + 7) / 8; }
 
+// A part of the cache as a batch of writeback.
+uint64_t batch_bytes(uint32_t n_segs, uint64_t part, uint64_t most) {
+  return std::clamp<uint64_t>(n_segs * media::kSegmentBytes / part, 8 << 20, most);
+}
+
 BackingIdentity identity_of(const BlockDevice& device) {
   return {device.identity().text, device.size_bytes()};
 }
@@ -37,7 +42,8 @@ Result<std::unique_ptr<Cache>> Cache::open(const Options& options) {
   if (!backing) return backing.error();
   auto pmem = Pmem::open(options.pmem, options.log);
   if (!pmem) return pmem.error();
-  Devices devices{pmem.take(), backing.take(), std::make_unique<ThreadExecutor>()};
+  Devices devices{pmem.take(), backing.take(), std::make_unique<ThreadExecutor>(),
+                  std::make_unique<ThreadExecutor>()};
   auto cache = attach(std::move(devices), options);
   if (!cache)
     return make_error(cache.error().code, "%s: %s", options.pmem.path.c_str(),
@@ -48,15 +54,18 @@ Result<std::unique_ptr<Cache>> Cache::open(const Options& options) {
 Result<std::unique_ptr<Cache>> Cache::attach(Devices devices, const Options& options) {
   std::unique_ptr<Cache> cache(new Cache(std::move(devices), options));
   constexpr Status (Cache::*kSteps[])() = {
-      &Cache::probe,           &Cache::check_identity,
-      &Cache::format_if_blank, &Cache::load_frame_and_options,
+      &Cache::probe,
+      &Cache::check_identity,
+      &Cache::format_if_blank,
+      &Cache::load_frame_and_options,
       &Cache::load_log,
+      &Cache::verify_data,
+      &Cache::wire,
   };
   for (auto step : kSteps)
     if (auto done = (cache.get()->*step)(); !done) return done.error();
-  cache->wire();
   cache->write_attached();
-  cache->start_background();
+  cache->worker_->start();
   return cache;
 }
 
@@ -124,10 +133,9 @@ Status Cache::load_frame_and_options() {
 }
 
 Status Cache::load_log() {
-  const Bounds bounds{frame_.info.n_segs, devices_.backing->size_bytes()};
-  auto tails = Tails::load(*devices_.pmem, bounds);
-  if (!tails) return tails.error();
-  tails_ = tails.take();
+  const Bounds bounds{frame_.info.n_segs, devices_.backing->size_bytes(),
+                      devices_.backing->logical_block_bytes()};
+  if (auto loaded = tails_.load(*devices_.pmem, bounds); !loaded) return loaded;
   for (bool again = false;; again = true) {
     segments_ = std::make_unique<SegmentTable>(
         *devices_.pmem, SegmentTable::Options{frame_.chain, log_reserve(frame_.info.n_segs)});
@@ -152,8 +160,18 @@ Status Cache::load_log() {
   return {};
 }
 
-void Cache::wire() {
-  log_ = std::make_unique<KeyLog>(*devices_.pmem, *segments_, replayed_.head);
+Status Cache::verify_data() {
+  if (!frame_.info.data_crc) return {};
+  auto verified = verify_replayed(*devices_.pmem, *segments_, *index_, tails_, messages_);
+  if (!verified) return verified.error();
+  verified_ = verified.value();
+  return {};
+}
+
+Status Cache::wire() {
+  log_ = std::make_unique<KeyLog>(
+      *devices_.pmem, *segments_,
+      LogMark{replayed_.head, replayed_.dirty_ksets, replayed_.dirty_bytes});
   stripes_ = std::make_unique<Stripes>(stripe_count(), *log_);
   context_ = std::make_unique<RequestContext>(*devices_.pmem, *segments_, *index_, *log_, *stripes_,
                                               *devices_.backing, messages_);
@@ -163,6 +181,42 @@ void Cache::wire() {
   if (frame_.info.data_crc) context_->max_extent_bytes = kCrcExtentBytes;
   for (uint32_t i = 0; i < head_count(frame_.info.n_segs); i++)
     context_->heads.push_back(std::make_unique<DataHead>(*segments_));
+  return wire_background();
+}
+
+// Here the two sides meet that do not know each other: background makes room, requests wait for it.
+Status Cache::wire_background() {
+  parts_ = std::make_unique<BackgroundParts>(
+      BackgroundParts{*devices_.pmem, *segments_, *index_, *log_, *stripes_, tails_,
+                      *devices_.backing, messages_, frame_.info.data_crc});
+  Writeback::Options writing;
+  writing.batch_bytes = batch_bytes(frame_.info.n_segs, 32, 64 << 20);
+  writing.progress = [this](uint64_t bytes) {
+    context_->pace.grant(bytes);
+    context_->deferred.run();
+  };
+  writing.data_lost = [this](int error) { context_->data_lost(error); };
+  auto writeback = Writeback::create(*parts_, writing);
+  if (!writeback) return writeback.error();
+  writeback_ = writeback.take();
+  reclaim_ = std::make_unique<Reclaim>(*parts_);
+  Worker::Options working;
+  working.flush_delay = Worker::Milliseconds{options_.flush_delay_ms};
+  working.writeback_interval = Worker::Milliseconds{options_.writeback_interval_ms};
+  working.gc_percent = frame_.info.gc_percent;
+  working.requests_wait = [this] { return !context_->deferred.empty(); };
+  working.retry_requests = [this] { context_->deferred.run(); };
+  working.idle_batch_bytes = batch_bytes(frame_.info.n_segs, 8, 256 << 20);
+  working.fail_requests = [this](int error) { context_->deferred.fail_all(error); };
+  working.set_pace = [this](bool on) { context_->pace.set(on); };
+  // What is let in while a batch is written must fit before the batch comes free.
+  working.low_segments = 2 + static_cast<uint32_t>(writing.batch_bytes / media::kSegmentBytes);
+  Executor& main = *devices_.executor;
+  Executor& write = devices_.writeback_executor ? *devices_.writeback_executor : main;
+  worker_ = std::make_unique<Worker>(*parts_, *writeback_, *reclaim_, main, write, working);
+  context_->deferred.set_wake([this] { worker_->request_waits(); });
+  segments_->set_events({[this] { worker_->space_taken(); }, [this] { worker_->space_freed(); }});
+  return {};
 }
 
 void Cache::write_attached() {
@@ -174,20 +228,6 @@ void Cache::write_attached() {
   segments_->persist_raised();
 }
 
-void Cache::start_background() {
-  // Seen open at two ticks means open for one interval at least and two at most.
-  const auto interval = std::chrono::milliseconds(std::max(1u, options_.flush_delay_ms / 2));
-  devices_.executor->every(interval, [this] { close_old_ksets(); });
-}
-
-void Cache::close_old_ksets() {
-  const Status closed = stripes_->close_old();
-  if (closed)
-    close_failed_ = false;
-  else if (!close_failed_.exchange(true))
-    messages_.print(LogLevel::kError, "closing ksets by time: %s", closed.error().text.c_str());
-}
-
 Result<std::unique_ptr<Queue>> Cache::create_queue(uint32_t depth) {
   if (depth == 0 || depth > 65536)
     return make_error(EINVAL, "queue depth: %u is not in 1..65536", depth);
@@ -195,12 +235,39 @@ Result<std::unique_ptr<Queue>> Cache::create_queue(uint32_t depth) {
   return Queue::create(*context_, queues_, *context_->heads[head], depth);
 }
 
+Status Cache::set_gc_percent(int64_t percent) {
+  if (percent < 0 || percent > media::kGcPercentMax)
+    return make_error(EINVAL, "gc_percent: %lld is not in 0..%u", static_cast<long long>(percent),
+                      media::kGcPercentMax);
+  {
+    MutexLock lock(frame_mu_);
+    frame_.info.gc_percent = static_cast<uint32_t>(percent);
+    write_cache_info(*devices_.pmem, frame_);
+  }
+  worker_->set_gc_percent(static_cast<uint32_t>(percent));
+  return {};
+}
+
+// A log that is full now is not for ever: what is written back can be reclaimed.
+Status Cache::close_ksets() {
+  Status closed;
+  const auto close_all = [&] {
+    closed = stripes_->close_all();
+    return closed.ok();
+  };
+  worker_->make_room(close_all);
+  return closed;
+}
+
 Status Cache::close() {
-  if (closed_ || !context_) return {};
+  if (closed_ || !worker_) return {};
   PCACHE_CHECK(queues_.size() == 0);
   closed_ = true;
-  devices_.executor->stop();
-  return stripes_->flush();
+  worker_->stop();
+  Status closed = close_ksets();
+  if (closed && options_.drain) closed = worker_->drain();
+  segments_->set_events({});
+  return closed;
 }
 
 }  // namespace pcache

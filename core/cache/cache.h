@@ -13,6 +13,7 @@
 #include <memory>
 
 #include "background/replay.h"
+#include "background/worker.h"
 #include "base/executor.h"
 #include "cache/options.h"
 #include "request/queue.h"
@@ -30,18 +31,26 @@ class Cache {
     std::unique_ptr<Pmem> pmem;
     std::unique_ptr<BlockDevice> backing;
     std::unique_ptr<Executor> executor;
+    std::unique_ptr<Executor> writeback_executor = nullptr;  // nullptr: `executor` does both
   };
   static Result<std::unique_ptr<Cache>> attach(Devices devices, const Options& options);
   ~Cache();
 
-  // Closes open ksets and stops background work; what it returns is what pcache_close() returns.
-  // No queue may be left.
+  // Stops background work, closes open ksets and, if that is the option, drains; what it returns is
+  // what pcache_close() returns. No queue may be left.
   Status close();
+  Status drain() { return worker_->drain(); }
+  Status set_gc_percent(int64_t percent) EXCLUDES(frame_mu_);
+  uint32_t gc_percent() const { return worker_->gc_percent(); }
 
   Result<std::unique_ptr<Queue>> create_queue(uint32_t depth);
 
   // For status and tests.
   const DeviceFrame& frame() const { return frame_; }
+  CacheInfoFields info() EXCLUDES(frame_mu_) {
+    MutexLock lock(frame_mu_);
+    return frame_.info;
+  }
   const Tails& tails() const { return tails_; }
   const ReplayResult& replayed() const { return replayed_; }
   const Pmem& pmem() const { return *devices_.pmem; }
@@ -50,6 +59,10 @@ class Cache {
   const KeyLog& log() const { return *log_; }
   const Index& index() const { return *index_; }
   const Stripes& stripes() const { return *stripes_; }
+  const Writeback& writeback() const { return *writeback_; }
+  const Reclaim& reclaim() const { return *reclaim_; }
+  const Worker& worker() const { return *worker_; }
+  const VerifyResult& verified() const { return verified_; }
   RequestContext& context() { return *context_; }
   QueueSet& queues() { return queues_; }
 
@@ -61,27 +74,34 @@ class Cache {
   Status format_if_blank();
   Status load_frame_and_options();
   Status load_log();
-  void wire();
+  Status verify_data();
+  Status wire();
+  Status wire_background();
   void write_attached();
-  void start_background();
-  void close_old_ksets();
+  Status close_ksets();
 
   Devices devices_;
   const Options options_;
   Log messages_;
   std::optional<media::Identity> identity_;
   bool blank_ = false;  // when it was found
+  // Constant but for gc_percent in it and info_record, which only set_gc_percent() uses later.
   DeviceFrame frame_;
+  Mutex frame_mu_;
   Tails tails_;
   ReplayResult replayed_;
+  VerifyResult verified_;
   std::unique_ptr<SegmentTable> segments_;
   std::unique_ptr<Index> index_;
   std::unique_ptr<KeyLog> log_;
   std::unique_ptr<Stripes> stripes_;
   std::unique_ptr<RequestContext> context_;
+  std::unique_ptr<BackgroundParts> parts_;
+  std::unique_ptr<Writeback> writeback_;
+  std::unique_ptr<Reclaim> reclaim_;
+  std::unique_ptr<Worker> worker_;
   QueueSet queues_;
   std::atomic<uint32_t> next_head_{0};
-  std::atomic<bool> close_failed_{false};  // a timed close of ksets failed; said once
   bool closed_ = false;
 };
 

@@ -9,6 +9,7 @@ namespace pcache {
 namespace {
 
 constexpr uint32_t kMaxFlushDelayMs = 60000;
+constexpr uint32_t kMaxWritebackIntervalMs = 3600000;
 
 Status check_switch(const char* name, int32_t value, int32_t lowest) {
   if (value >= lowest && value <= 1) return {};
@@ -30,6 +31,10 @@ Status check_numbers(const pcache_options& raw) {
   if (raw.flush_delay_ms == 0 || raw.flush_delay_ms > kMaxFlushDelayMs)
     return make_error(EINVAL, "option flush_delay_ms: %u is not in 1..%u", raw.flush_delay_ms,
                       kMaxFlushDelayMs);
+  if (raw.writeback_interval_ms == 0 || raw.writeback_interval_ms > kMaxWritebackIntervalMs)
+    return make_error(EINVAL, "option writeback_interval_ms: %u is not in 1..%u",
+                      raw.writeback_interval_ms, kMaxWritebackIntervalMs);
+  if (auto ok = check_switch("drain", raw.drain, 0); !ok) return ok;
   if (raw.cache_size != 0 && !raw.emulate_pmem)
     return make_error(
         EINVAL,
@@ -72,6 +77,8 @@ Result<Options> check_options(const pcache_options& raw) {
   if (raw.gc_percent != PCACHE_FROM_MEDIA) options.gc_percent = raw.gc_percent;
   options.force = raw.force;
   options.flush_delay_ms = raw.flush_delay_ms;
+  options.writeback_interval_ms = raw.writeback_interval_ms;
+  options.drain = raw.drain;
   return options;
 }
 

@@ -20,6 +20,8 @@ struct Options {
   std::optional<uint32_t> gc_percent;  // nothing: what the media says
   bool force = false;
   uint32_t flush_delay_ms = 1000;
+  uint32_t writeback_interval_ms = 5000;
+  bool drain = false;  // at close
   Log log;
 };
 

@@ -17,6 +17,7 @@ pcache_options good() {
   raw.size = sizeof raw;
   raw.data_crc = raw.gc_percent = PCACHE_FROM_MEDIA;
   raw.flush_delay_ms = 1000;
+  raw.writeback_interval_ms = 5000;
   raw.cache_path = "/cache";
   raw.backing_path = "/backing";
   return raw;
@@ -29,13 +30,19 @@ TEST(CheckOptions, Table) {
     const char* verdict;
   } rows[] = {
       {"as they are", [](auto&) {}, "ok"},
-      {"size", [](auto& o) { o.size--; }, "pcache_options: size is 79, this library's is 80"},
+      {"size", [](auto& o) { o.size--; }, "pcache_options: size is 87, this library's is 88"},
       {"no cache", [](auto& o) { o.cache_path = nullptr; }, "option cache_path: missing"},
       {"empty cache", [](auto& o) { o.cache_path = ""; }, "option cache_path: missing"},
       {"no backing", [](auto& o) { o.backing_path = nullptr; }, "option backing_path: missing"},
       {"empty backing", [](auto& o) { o.backing_path = ""; }, "option backing_path: missing"},
       {"emulate 2", [](auto& o) { o.emulate_pmem = 2; }, "option emulate_pmem: 2 is not 0 or 1"},
       {"emulate -1", [](auto& o) { o.emulate_pmem = -1; }, "option emulate_pmem: -1 is not 0 or 1"},
+      {"drain 2", [](auto& o) { o.drain = 2; }, "option drain: 2 is not 0 or 1"},
+      {"interval 0", [](auto& o) { o.writeback_interval_ms = 0; },
+       "option writeback_interval_ms: 0 is not in 1..3600000"},
+      {"interval most", [](auto& o) { o.writeback_interval_ms = 3600000; }, "ok"},
+      {"interval more", [](auto& o) { o.writeback_interval_ms = 3600001; },
+       "option writeback_interval_ms: 3600001"},
       {"force 2", [](auto& o) { o.force = 2; }, "option force: 2"},
       {"crc 0", [](auto& o) { o.data_crc = 0; }, "ok"},
       {"crc 1", [](auto& o) { o.data_crc = 1; }, "ok"},

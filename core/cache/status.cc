@@ -41,14 +41,77 @@ Json shared(const SharedCounters& c) {
           {"bad_clean_dropped", get(c.clean_dropped)},
           {"bad_dirty_reads", get(c.dirty_bad)},
           {"backing_errors", get(c.backing_errors)},
-          {"writes_on_full_cache", get(c.full)}};
+          {"waits_on_full", get(c.waits)}};
+}
+
+uint64_t get(const std::atomic<uint64_t>& v) { return v.load(std::memory_order_relaxed); }
+
+Json dirty(Cache& cache) {
+  const LogMark head = cache.log().mark();
+  // Read behind the head: they only grow, and never beyond it.
+  const uint64_t ksets = std::min(cache.writeback().passed_ksets(), head.ksets);
+  const uint64_t bytes = std::min(cache.writeback().passed_dirty_bytes(), head.dirty_bytes);
+  return {{"ksets", head.ksets - ksets}, {"bytes", head.dirty_bytes - bytes}};
+}
+
+Json writeback(Cache& cache) {
+  const auto& c = cache.writeback().counters();
+  const Worker::State state = cache.worker().state();
+  return {{"state", state.failing ? "failing" : "ok"},
+          {"last_error", state.last_error},
+          {"backoff_ms", state.backoff.count()},
+          {"errors", get(c.errors)},
+          {"batches", get(c.batches)},
+          {"ksets", get(c.ksets)},
+          {"keys", get(c.keys)},
+          {"bytes", get(c.appended_bytes)},
+          {"writes", get(c.writes)},
+          {"written_bytes", get(c.written_bytes)},
+          {"flushes", get(c.flushes)},
+          {"bad_extents", get(c.bad_keys)}};
+}
+
+Json reclaim(Cache& cache) {
+  const auto& c = cache.reclaim().counters();
+  return {{"ksets", get(c.ksets)},
+          {"keys", get(c.keys)},
+          {"dead_keys", get(c.dead_keys)},
+          {"forgotten_bytes", get(c.forgotten_bytes)},
+          {"bad_clean_extents", get(c.bad_clean)},
+          {"errors", get(c.errors)}};
+}
+
+Json latency(Cache& cache) {
+  constexpr const char* kNames[kLatencyClasses] = {"read_hit",  "read_miss",    "write",
+                                                   "write_fua", "write_waited", "flush"};
+  std::array<Histogram, kLatencyClasses> all;
+  cache.queues().each_counters([&](const QueueCounters& counters) {
+    for (size_t i = 0; i < kLatencyClasses; i++) all[i].merge(counters.latency[i]);
+  });
+  Json json;
+  for (size_t i = 0; i < kLatencyClasses; i++) {
+    const Histogram& h = all[i];
+    const bool sampled = i == static_cast<size_t>(LatencyClass::kReadHit) ||
+                         i == static_cast<size_t>(LatencyClass::kWrite);
+    Json buckets = Json::array();
+    for (size_t b = 0; b < Histogram::kBuckets; b++)
+      if (h.count(b) > 0) buckets.push_back({Histogram::upper_ns(b), h.count(b)});
+    json[kNames[i]] = {{"count", h.count()},
+                       {"timed_one_in", sampled ? kSampling : 1},
+                       {"p50_ns", h.quantile_ns(0.5)},
+                       {"p99_ns", h.quantile_ns(0.99)},
+                       {"p999_ns", h.quantile_ns(0.999)},
+                       {"max_ns", h.max_ns()},
+                       {"buckets", buckets}};
+  }
+  return json;
 }
 
 }  // namespace
 
 std::string status_line(Cache& cache) {
   const SegmentCounts segs = cache.segments().counts();
-  const auto& info = cache.frame().info;
+  const CacheInfoFields info = cache.info();
   char line[256];
   snprintf(line, sizeof line, "0 %llu pcache %x %u %u %u %u %x %s %s %s",
            static_cast<unsigned long long>(cache.backing().size_bytes() / kSectorBytes), 0u,
@@ -68,7 +131,7 @@ std::string status_json(Cache& cache) {
   json["cache"] = {{"pmem_kind", pmem_kind_name(cache.pmem().kind())},
                    {"persist", cache.pmem().persist_name()},
                    {"data_crc", cache.frame().info.data_crc},
-                   {"gc_percent", cache.frame().info.gc_percent}};
+                   {"gc_percent", cache.gc_percent()}};
   json["backing"] = {{"bytes", cache.backing().size_bytes()},
                      {"block_size", cache.backing().logical_block_bytes()},
                      {"io_mode", cache.backing().io_mode_name()},
@@ -84,15 +147,22 @@ std::string status_json(Cache& cache) {
                  {"keys", log.keys},
                  {"rolls", log.rolls},
                  {"open_keys", cache.stripes().open_keys()}};
+  json["dirty"] = dirty(cache);
+  json["writeback"] = writeback(cache);
+  json["reclaim"] = reclaim(cache);
   json["replay"] = {{"ksets", replayed.ksets},
                     {"keys", replayed.keys},
                     {"dead_keys", replayed.dead_keys},
                     {"dirty_keys", replayed.dirty_keys},
                     {"dirty_bytes", replayed.dirty_bytes},
-                    {"torn_tail", replayed.torn_tail}};
+                    {"torn_tail", replayed.torn_tail},
+                    {"bad_clean_dropped", cache.verified().clean_dropped},
+                    {"bad_dirty_extents", cache.verified().dirty_bad}};
   json["index"] = {{"mapped_bytes", cache.index().mapped_bytes()},
                    {"memory_bytes", cache.index().memory_bytes()}};
   json["requests"] = requests(cache);
+  json["requests"]["waiting_for_space"] = cache.context().deferred.count();
+  json["latency"] = latency(cache);
   json["events"] = shared(cache.context().counters);
   // Paths are bytes, JSON is UTF-8: what is not valid is replaced, never thrown at the caller.
   return json.dump(2, ' ', false, Json::error_handler_t::replace);

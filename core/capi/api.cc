@@ -25,6 +25,7 @@ PCACHE_EXPORT void pcache_options_init(pcache_options* options) {
   options->data_crc = PCACHE_FROM_MEDIA;
   options->gc_percent = PCACHE_FROM_MEDIA;
   options->flush_delay_ms = 1000;
+  options->writeback_interval_ms = 5000;
 }
 
 PCACHE_EXPORT int pcache_open(const pcache_options* options, pcache_cache** out,
@@ -49,6 +50,20 @@ PCACHE_EXPORT int pcache_close(pcache_cache* cache, pcache_error* err) {
   });
 }
 
+PCACHE_EXPORT int pcache_drain(pcache_cache* cache, pcache_error* err) {
+  return guarded(err, [&]() -> int {
+    const auto drained = cache->cache->drain();
+    return drained ? 0 : fail(drained.error(), err);
+  });
+}
+
+PCACHE_EXPORT int pcache_set_gc_percent(pcache_cache* cache, int32_t percent, pcache_error* err) {
+  return guarded(err, [&]() -> int {
+    const auto set = cache->cache->set_gc_percent(percent);
+    return set ? 0 : fail(set.error(), err);
+  });
+}
+
 PCACHE_EXPORT int pcache_get_info(const pcache_cache* cache, pcache_info* info) {
   if (info->size != sizeof *info) return -EINVAL;
   const pcache::Cache& c = *cache->cache;
@@ -59,7 +74,7 @@ PCACHE_EXPORT int pcache_get_info(const pcache_cache* cache, pcache_info* info) 
   info->cache_bytes = c.pmem().size_bytes();
   info->segments = c.segments().size();
   info->data_crc = c.frame().info.data_crc;
-  info->gc_percent = static_cast<int32_t>(c.frame().info.gc_percent);
+  info->gc_percent = static_cast<int32_t>(c.gc_percent());
   info->emulated = c.pmem().kind() == pcache::PmemKind::kEmulated;
   snprintf(info->persist, sizeof info->persist, "%s", c.pmem().persist_name());
   snprintf(info->pmem_kind, sizeof info->pmem_kind, "%s", pcache::pmem_kind_name(c.pmem().kind()));

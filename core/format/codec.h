@@ -49,6 +49,7 @@ Result<CacheInfoFields> parse_cache_info(const media::CacheInfo& info, uint32_t 
 struct Bounds {
   uint32_t n_segs = 0;        // length of the segment chain
   uint64_t device_bytes = 0;  // backing device
+  uint32_t block_bytes = kSectorBytes;
 };
 
 // A tail: where a kset header may stand. A log position never lies behind the last place of a LAST

@@ -60,6 +60,8 @@ struct pcache_options {
   int32_t io_mode;          /* enum pcache_io_mode */
   int32_t force;            /* 1: attach although the identity block names another backing device */
   uint32_t flush_delay_ms;  /* an open kset is closed at most this long after its first key */
+  uint32_t writeback_interval_ms; /* idle time between two runs of writeback; pressure wakes it */
+  int32_t drain;                  /* 1: pcache_close() writes all dirty data back first */
   uint32_t reserved;
   pcache_log_fn log; /* NULL: silent */
   void* log_ctx;
@@ -79,9 +81,20 @@ int pcache_open(const struct pcache_options* options, pcache_cache** out, struct
 
 /*
  * Closes every open kset and the cache. All queues must have been destroyed. Dirty data stays in
- * pmem. Returns the first error of the cache's life that has lost or may have lost data, 0 if none.
+ * pmem, or with the option `drain` is written back first. Closes it in any case; returns the error
+ * that kept open ksets from the log or dirty data from the backing device, 0 if none.
  */
 int pcache_close(pcache_cache* cache, struct pcache_error* err);
+
+/*
+ * Writes back everything that had completed when it was called, and flushes the backing device. Any
+ * thread; waits for the device. On failure the data stays dirty in pmem: the backing device's
+ * errno, or -EIO when some of the dirty data is damaged (what is sound has been written back then).
+ */
+int pcache_drain(pcache_cache* cache, struct pcache_error* err);
+
+/* 0..90; persistent. Any thread. */
+int pcache_set_gc_percent(pcache_cache* cache, int32_t percent, struct pcache_error* err);
 
 struct pcache_info {
   uint32_t size;          /* sizeof(struct pcache_info), set by the caller */
@@ -115,7 +128,12 @@ enum pcache_op { PCACHE_OP_READ = 0, PCACHE_OP_WRITE = 1, PCACHE_OP_FLUSH = 2 };
  * One request. The caller owns it and its buffer, and leaves both alone from pcache_submit() until
  * it is completed. `result` is 0 or a negative errno; a failed write may have changed any of its
  * range. A completed WRITE is seen by every later READ of any queue. It is durable after a later
- * FLUSH (of any queue), or on completion with PCACHE_REQ_FUA.
+ * FLUSH (of any queue), or on completion with PCACHE_REQ_FUA: durable in pmem, whether it is
+ * written back or not, so a failing backing device fails no FLUSH. A FLUSH fails with -EIO, once,
+ * when data that an earlier one had made durable turned out to be damaged in pmem.
+ *
+ * A full cache is no error: a WRITE that finds no space waits, in order of arrival, until writeback
+ * and reclaim have made some. While the backing device fails that may be long.
  */
 struct pcache_request {
   uint32_t op;    /* enum pcache_op */
@@ -132,7 +150,10 @@ struct pcache_request {
 int pcache_queue_create(pcache_cache* cache, uint32_t depth, pcache_queue** out,
                         struct pcache_error* err);
 
-/* Waits for what is in flight and drops its completions. NULL is allowed. */
+/*
+ * Waits for what is in flight and drops its completions; a WRITE that waits for space is given up
+ * (-ECANCELED, any part of it may have been written). NULL is allowed.
+ */
 void pcache_queue_destroy(pcache_queue* queue);
 
 /*

@@ -78,18 +78,26 @@ struct RemoveOp {
   const Cell start;
   uint64_t sectors = 0;
 
-  bool wants(Cell old, uint32_t at) const { return old.slot.same_place(start.after(at).slot); }
+  bool wants(Cell old, uint32_t at) const {
+    return old.slot.clean() && old.slot.same_place(start.after(at).slot);
+  }
   Cell apply(Cell, uint32_t, uint32_t n) {
     sectors += n;
     return {};
   }
   // Keeping it would let reads find what the segment holds next. Forgetting more than asked for is
-  // harmless while the backing device has the same bytes, and the end of them otherwise.
-  Cell without_memory(Cell page) {
-    PCACHE_CHECK(page.slot.clean());
+  // harmless: it is clean.
+  Cell without_memory(Cell) {
     sectors += kSectorsPerPage;
     return {};
   }
+};
+
+struct EraseOp {
+  static constexpr bool kCreates = false, kPrepared = true;
+
+  bool wants(Cell old, uint32_t) const { return old.slot.is_mapped(); }
+  Cell apply(Cell, uint32_t, uint32_t) const { return {}; }
 };
 
 struct MarkCleanOp {
@@ -104,7 +112,8 @@ struct MarkCleanOp {
     sectors += n;
     return {{old.slot.bits | Slot::kCleanBit}, old.check};
   }
-  // Dirty though it is clean costs a write more, never data.
+  // Then reclaim will not take it out either: it would outlive its data. The arena has room for all
+  // that the backing device can need, so it does not come to this.
   Cell without_memory(Cell page) const { return page; }
 };
 
@@ -195,6 +204,14 @@ uint64_t Index::remove(const Extent& extent, CachePos pos) {
   RemoveOp op{cell_at(pos)};
   RangeEdit(*this, extent).run(op);
   return op.sectors * kSectorBytes;
+}
+
+Status Index::erase(const Extent& extent) {
+  RangeEdit edit(*this, extent);
+  if (!edit.prepare<EraseOp>()) return no_memory(extent);
+  EraseOp op;
+  edit.run(op);
+  return {};
 }
 
 uint64_t Index::mark_clean(const Extent& extent, CachePos pos) {

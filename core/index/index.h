@@ -113,9 +113,11 @@ class Index {
   void abandon_fill(const Extent& extent, FillToken token);
   // Makes `run` (mapped contiguously from `pos`) one extent of its own with this crc.
   void set_crc(const Extent& run, CachePos pos, uint32_t crc);
-  // Forgets the sectors of `extent` that are still mapped to their place in [pos, pos + len).
-  // Returns the bytes forgotten.
+  // Forgets the sectors of `extent` that are still mapped to their place in [pos, pos + len) and
+  // are clean: dirty ones exist nowhere else. Returns the bytes forgotten.
   uint64_t remove(const Extent& extent, CachePos pos);
+  // Forgets whatever `extent` is mapped to. ENOMEM leaves it as it was. For replay.
+  Status erase(const Extent& extent);
   // Marks those sectors clean. Returns the bytes that were dirty before.
   uint64_t mark_clean(const Extent& extent, CachePos pos);
 

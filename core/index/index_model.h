@@ -105,7 +105,9 @@ class IndexModel {
       if (s.is_fill(token)) s = ModelSector{};
     });
   }
+  // As reclaim does, after writeback: only what is clean goes.
   uint64_t remove(const Extent& e, CachePos pos) {
+    mark_clean(e, pos);
     const uint64_t got = index_->remove(e, pos);
     uint64_t expected = 0;
     for_each(e, [&](ModelSector& s, uint32_t at) {

@@ -230,6 +230,32 @@ TEST(IndexMemory, ExhaustionLeavesEverythingAsItWas) {
   m.insert(sectors(0, 4), {place(2, 100), false, 1});  // in the block that this gave back
 }
 
+// Damaged dirty data stays in the index when reclaim passes an older key of it.
+TEST(Index, RemoveLeavesWhatIsDirty) {
+  IndexModel m({.device_bytes = kDevice, .stripes = 1});
+  m.insert(sectors(0, 8), {place(1, 0), false, 1});
+  m.insert(sectors(16, 8), {place(1, 16), false, 1});
+  m.mark_clean(sectors(16, 4), place(1, 16));
+  EXPECT_EQ(m.index().remove(sectors(0, 8), place(1, 0)), 0u);
+  EXPECT_EQ(m.index().remove(sectors(16, 8), place(1, 16)), 4u * kSectorBytes);
+  EXPECT_EQ(m.index().mapped_bytes(), 12u * kSectorBytes);
+}
+
+TEST(Index, EraseTakesAllThatIsMapped) {
+  IndexModel m({.device_bytes = kDevice, .stripes = 1});
+  m.insert(sectors(0, 8), {place(1, 0), false, 1});
+  m.insert(sectors(12, 8), {place(1, 16), true, 1});
+  ASSERT_TRUE(m.index().erase(sectors(4, 12)).ok());
+  EXPECT_EQ(m.index().mapped_bytes(), 8u * kSectorBytes);
+  Piece pieces[4];
+  Index::Snapshot snapshot;
+  ASSERT_EQ(m.index().lookup(sectors(0, 20), pieces, &snapshot), 3u);
+  EXPECT_EQ(pieces[0].extent, sectors(0, 4));
+  EXPECT_EQ(pieces[1].kind, Piece::Kind::kMiss);
+  EXPECT_EQ(pieces[2].extent, sectors(16, 4));
+  ASSERT_TRUE(m.index().erase(sectors(8192, 8)).ok()) << "where nothing is";
+}
+
 TEST(IndexMemory, FillsGiveWayToExhaustion) {
   IndexModel m({.device_bytes = kDevice, .stripes = 1, .max_blocks = 1});
   m.begin_fill(sectors(0, 16), {4});

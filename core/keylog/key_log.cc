@@ -14,12 +14,12 @@ constexpr size_t kCommitBytes = offsetof(KsetHeader, flags);
 
 }  // namespace
 
-KeyLog::KeyLog(Pmem& pmem, SegmentTable& segments, CachePos head)
-    : pmem_(pmem), segments_(segments), head_(head) {
+KeyLog::KeyLog(Pmem& pmem, SegmentTable& segments, const LogMark& head)
+    : pmem_(pmem), segments_(segments), head_(head), ksets_at_attach_(head.ksets) {
   // A torn header may stand here. It is invalid, but step 1 of an append must not make it valid by
   // putting keys behind it.
   constexpr KsetHeader kCleared{};
-  pmem_.store(segments_.media(head), &kCleared, sizeof kCleared);
+  pmem_.store(segments_.media(head.pos), &kCleared, sizeof kCleared);
   pmem_.fence();
 }
 
@@ -74,24 +74,22 @@ Status KeyLog::commit(Ticket ticket) {
     committed_++;
   }
   if (committed_ >= ticket) return {};
-  return make_error(ENOSPC,
-                    "cache full: no free segment for the log (writeback and reclaim are not "
-                    "there yet): use a larger cache device");
+  return make_error(ENOSPC, "cache full: no free segment for the log");
 }
 
 KsetBuffer* KeyLog::append_group(KsetBuffer* list) {
   Group group;
-  group.end = head_;
+  group.end = head_.pos;
   KsetBuffer* kset = list;
   while (kset && append_one(group, *kset)) kset = kset->next;
-  if (group.end == head_) return kset;
+  if (group.end == head_.pos) return kset;
 
   constexpr KsetHeader kCleared{};
   pmem_.store(segments_.media(group.end), &kCleared, sizeof kCleared);
   pmem_.fence();
-  pmem_.store(segments_.media(head_), &group.first_header, kCommitBytes);
+  pmem_.store(segments_.media(head_.pos), &group.first_header, kCommitBytes);
   pmem_.fence();
-  head_ = group.end;
+  head_ = {group.end, head_.ksets + group.done.ksets, head_.dirty_bytes + group.dirty_bytes};
   counters_.ksets += group.done.ksets;
   counters_.keys += group.done.keys;
   counters_.rolls += group.done.rolls;
@@ -113,6 +111,8 @@ bool KeyLog::append_one(Group& group, KsetBuffer& kset) {
   group.end = group.end + bytes;
   group.done.ksets++;
   group.done.keys += kset.n;
+  for (uint32_t i = 0; i < kset.n; i++)
+    if (!(kset.keys[i].flags & media::kKeyClean)) group.dirty_bytes += kset.keys[i].len;
   return true;
 }
 
@@ -128,7 +128,25 @@ void KeyLog::put(Group& group, const KsetHeader& header, size_t keys_bytes) {
   pmem_.store(at, &header, sizeof header + keys_bytes);
 }
 
-CachePos KeyLog::head() const {
+void KeyLog::end_epoch() {
+  MutexLock lock(writer_mu_);
+  const uint64_t last = epoch_ends_.empty() ? ksets_at_attach_ : epoch_ends_.back();
+  if (head_.ksets != last) epoch_ends_.push_back(head_.ksets);
+}
+
+uint64_t KeyLog::epoch_end_after(uint64_t passed) {
+  MutexLock lock(writer_mu_);
+  if (passed < ksets_at_attach_) return passed + 1;
+  while (!epoch_ends_.empty() && epoch_ends_.front() <= passed) epoch_ends_.pop_front();
+  return epoch_ends_.empty() ? UINT64_MAX : epoch_ends_.front();
+}
+
+bool KeyLog::has_uncommitted() const {
+  MutexLock lock(writer_mu_);
+  return committed_ < last_sealed();
+}
+
+LogMark KeyLog::mark() const {
   MutexLock lock(writer_mu_);
   return head_;
 }

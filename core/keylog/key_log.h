@@ -16,10 +16,15 @@
 // - The data that a sealed kset's keys name is durable: who adds a key has fenced its data before.
 // - commit(t) returns when everything sealed up to ticket t is durable. One thread writes for all
 //   that wait (group commit).
+// - Epochs: what is written back before a barrier of the user's (FLUSH, FUA, PREFLUSH) and after it
+//   must not be mixed on the backing device. An epoch is a run of ksets in the log; positions in it
+//   are counted in ksets appended, which unlike media positions only grow. What the log held at
+//   attach has no recorded epochs: there each kset ends one.
 // Locks: stripe -> queue_mu_; writer_mu_ -> queue_mu_. No stripe lock is taken with either held.
 #pragma once
 
 #include <atomic>
+#include <deque>
 #include <memory>
 #include <vector>
 
@@ -30,12 +35,20 @@
 
 namespace pcache {
 
+// A place in the log, with how much there is between dirty_tail at attach and it.
+struct LogMark {
+  CachePos pos;
+  uint64_t ksets = 0;
+  uint64_t dirty_bytes = 0;  // of keys that are not CLEAN, as appended
+};
+
 class KeyLog {
  public:
   using Ticket = uint64_t;
 
-  // `head`: where replay ended. Clears the header there if it is not.
-  KeyLog(Pmem& pmem, SegmentTable& segments, CachePos head);
+  // `head`: where replay ended, and what it found behind dirty_tail. Clears the header there if it
+  // is not.
+  KeyLog(Pmem& pmem, SegmentTable& segments, const LogMark& head);
 
   // An empty buffer for an open kset.
   KsetBuffer* get_buffer() EXCLUDES(queue_mu_);
@@ -44,8 +57,18 @@ class KeyLog {
   // ENOSPC: no segment is free for the log; what is sealed stays queued for the next try.
   Status commit(Ticket ticket) EXCLUDES(writer_mu_, queue_mu_);
 
+  // What is committed now and what comes later are different epochs.
+  void end_epoch() EXCLUDES(writer_mu_);
+  // The end of the epoch that goes on behind the first `passed` ksets, in ksets; UINT64_MAX when it
+  // is the last. Forgets what ends before.
+  uint64_t epoch_end_after(uint64_t passed) EXCLUDES(writer_mu_);
+
+  // Whether something sealed is not in the log yet, since the log was full.
+  bool has_uncommitted() const EXCLUDES(writer_mu_);
+
   Ticket last_sealed() const { return sealed_.load(std::memory_order_acquire); }
-  CachePos head() const EXCLUDES(writer_mu_);
+  CachePos head() const { return mark().pos; }
+  LogMark mark() const EXCLUDES(writer_mu_);  // of the head
 
   struct Counters {
     uint64_t ksets = 0, groups = 0, keys = 0, rolls = 0;
@@ -59,6 +82,7 @@ class KeyLog {
     bool first_pending = false;  // the first header waits for the fence
     media::KsetHeader first_header;
     Counters done;
+    uint64_t dirty_bytes = 0;
   };
   bool append_one(Group& group, KsetBuffer& kset) REQUIRES(writer_mu_);
   // `header` has its keys behind it in memory, `keys_bytes` of them.
@@ -70,7 +94,9 @@ class KeyLog {
   SegmentTable& segments_;
 
   mutable Mutex writer_mu_;
-  CachePos head_ GUARDED_BY(writer_mu_);
+  LogMark head_ GUARDED_BY(writer_mu_);
+  const uint64_t ksets_at_attach_;
+  std::deque<uint64_t> epoch_ends_ GUARDED_BY(writer_mu_);  // ascending, in ksets
   KsetBuffer* left_over_ GUARDED_BY(writer_mu_) = nullptr;  // taken from the queue, no room yet
   KsetBuffer* left_over_tail_ GUARDED_BY(writer_mu_) = nullptr;
   Ticket committed_ GUARDED_BY(writer_mu_) = 0;

@@ -28,8 +28,13 @@ class LogTest : public ::testing::Test {
     from_ = head;
     table_ = image_->table(log_reserve);
     table_->replay_log_segment(head.seg);
-    log_ = std::make_unique<KeyLog>(image_->pmem(), *table_, head);
+    log_ = std::make_unique<KeyLog>(image_->pmem(), *table_, LogMark{head});
     image_->memory().checkpoint();
+  }
+  // An empty log whose head says that it comes behind so many ksets of an attach.
+  void start_counting(uint64_t ksets) {
+    start({});
+    log_ = std::make_unique<KeyLog>(image_->pmem(), *table_, LogMark{{}, ksets});
   }
   Names read() { return read_log(image_->pmem(), *table_, from_); }
   const Journal& journal() { return image_->memory().journal(); }
@@ -106,7 +111,7 @@ TEST_F(KeyLogAppend, AnAttachClearsATornHeaderAtTheHead) {
   torn.crc ^= 1;
   image.memory().poke(segment_data_off(0) + 640, torn);
   const auto table = image.table();
-  KeyLog log(image.pmem(), *table, {SegId{0}, 640});
+  KeyLog log(image.pmem(), *table, LogMark{{SegId{0}, 640}});
   EXPECT_EQ(image.memory().peek<KsetHeader>(segment_data_off(0) + 640).magic, 0u);
   EXPECT_TRUE(image.memory().journal().back().fence);
 }
@@ -184,7 +189,7 @@ class KeyLogCrash : public LogTest {
           }
           (found == with_group ? all : nothing)++;
           table->replay_log_segment(end.seg);
-          KeyLog log(image->pmem(), *table, end);
+          KeyLog log(image->pmem(), *table, LogMark{end});
           ASSERT_TRUE(log.commit(seal_named(log, 77, 1)).ok());
           Names later = read_log(image->pmem(), *table, from_);
           ASSERT_GT(later.size(), found.size()) << what;
@@ -327,6 +332,36 @@ TEST_F(KeyLogThreads, EveryCommitIsDurableOnReturnAndOrderIsKept) {
     i++;
   }
   for (uint32_t t = 0; t < kThreads; t++) EXPECT_EQ(next[std::to_string(t)], kEach);
+}
+
+TEST_F(KeyLogAppend, EpochsAreCountedInKsets) {
+  start_counting(3);  // ksets that replay found: each is an epoch
+  EXPECT_EQ(log_->epoch_end_after(0), 1u);
+  EXPECT_EQ(log_->epoch_end_after(2), 3u);
+  EXPECT_EQ(log_->epoch_end_after(3), UINT64_MAX);
+  log_->end_epoch();
+  EXPECT_EQ(log_->epoch_end_after(3), UINT64_MAX) << "an epoch without ksets is none";
+  for (uint32_t i = 0; i < 4; i++) ASSERT_TRUE(log_->commit(seal_named(*log_, i, 2)).ok());
+  log_->end_epoch();
+  log_->end_epoch();
+  ASSERT_TRUE(log_->commit(seal_named(*log_, 4, 2)).ok());
+  EXPECT_EQ(log_->epoch_end_after(3), 7u);
+  EXPECT_EQ(log_->epoch_end_after(6), 7u);
+  EXPECT_EQ(log_->epoch_end_after(7), UINT64_MAX);
+  log_->end_epoch();
+  EXPECT_EQ(log_->epoch_end_after(7), 8u);
+}
+
+TEST_F(KeyLogAppend, TheMarkCountsKsetsAndDirtyBytes) {
+  start_counting(3);
+  KsetBuffer* kset = log_->get_buffer();
+  for (const media::Key& key : named_keys(1, 3)) kset->keys[kset->n++] = key;
+  kset->keys[1].flags = media::kKeyClean;
+  ASSERT_TRUE(log_->commit(log_->seal(kset)).ok());
+  const LogMark mark = log_->mark();
+  EXPECT_EQ(mark.ksets, 4u);
+  EXPECT_EQ(mark.dirty_bytes, 2u * kSectorBytes);
+  EXPECT_EQ(mark.pos, log_->head());
 }
 
 }  // namespace

@@ -8,8 +8,9 @@ namespace pcache {
 
 using media::KsetHeader;
 
-LogCursor::LogCursor(const Pmem& pmem, const SegmentTable& segments, CachePos from)
-    : pmem_(pmem), segments_(segments), pos_(from), passed_(segments.size()) {
+LogCursor::LogCursor(const Pmem& pmem, const SegmentTable& segments, CachePos from,
+                     std::optional<CachePos> until)
+    : pmem_(pmem), segments_(segments), pos_(from), until_(until), passed_(segments.size()) {
   passed_[from.seg.v] = true;
 }
 
@@ -31,6 +32,11 @@ std::span<const std::byte> LogCursor::load(CachePos at, std::byte* buffer, bool*
 }
 
 Result<LogItem> LogCursor::next() {
+  if (pos_ == until_) {
+    LogItem end;
+    end.pos = end.next = pos_;
+    return end;
+  }
   bool unreadable = false;
   const auto bytes = load(pos_, buffer_, &unreadable);
   if (unreadable) return make_error(EIO, "log at segment %u:%u: media error", pos_.seg.v, pos_.off);

@@ -7,6 +7,9 @@
 //   ksets of the log follow it is not the end but damage: what follows was acknowledged.
 // - Nothing from media is trusted: a LAST kset to a segment that is out of range or was passed
 //   already is an error.
+// - With `until` the cursor ends there and looks at nothing behind it, so it can follow a log that
+// is
+//   being appended to.
 // One thread.
 #pragma once
 
@@ -31,7 +34,8 @@ struct LogItem {
 
 class LogCursor {
  public:
-  LogCursor(const Pmem& pmem, const SegmentTable& segments, CachePos from);
+  LogCursor(const Pmem& pmem, const SegmentTable& segments, CachePos from,
+            std::optional<CachePos> until = std::nullopt);
   Result<LogItem> next();
   CachePos pos() const { return pos_; }
 
@@ -44,6 +48,7 @@ class LogCursor {
   const Pmem& pmem_;
   const SegmentTable& segments_;
   CachePos pos_;
+  const std::optional<CachePos> until_;
   std::vector<bool> passed_;  // segments the log has been through
   alignas(8) std::byte buffer_[media::kMaxKsetBytes];
 };

@@ -28,27 +28,26 @@ void set_one(Pmem& pmem, Replicated<media::TailPos>& record, CachePos pos) {
 
 }  // namespace
 
-Result<Tails> Tails::load(const Pmem& pmem, const Bounds& bounds) {
-  Tails tails;
-  tails.key_ = Replicated<media::TailPos>(key_tail_place());
-  tails.dirty_ = Replicated<media::TailPos>(dirty_tail_place());
-  auto key = load_one(pmem, tails.key_, bounds, "key_tail");
+Status Tails::load(const Pmem& pmem, const Bounds& bounds) {
+  key_ = Replicated<media::TailPos>(key_tail_place());
+  dirty_ = Replicated<media::TailPos>(dirty_tail_place());
+  auto key = load_one(pmem, key_, bounds, "key_tail");
   if (!key) return key.error();
-  auto dirty = load_one(pmem, tails.dirty_, bounds, "dirty_tail");
+  auto dirty = load_one(pmem, dirty_, bounds, "dirty_tail");
   if (!dirty) return dirty.error();
-  tails.key_pos_ = key.value();
-  tails.dirty_pos_ = dirty.value();
-  return tails;
+  key_pos_.store(pack(key.value()), std::memory_order_release);
+  dirty_pos_.store(pack(dirty.value()), std::memory_order_release);
+  return {};
 }
 
 void Tails::set_key_tail(Pmem& pmem, CachePos pos) {
   set_one(pmem, key_, pos);
-  key_pos_ = pos;
+  key_pos_.store(pack(pos), std::memory_order_release);
 }
 
 void Tails::set_dirty_tail(Pmem& pmem, CachePos pos) {
   set_one(pmem, dirty_, pos);
-  dirty_pos_ = pos;
+  dirty_pos_.store(pack(pos), std::memory_order_release);
 }
 
 }  // namespace pcache

@@ -2,8 +2,10 @@
 // Tails: the two persistent positions of the log. key_tail <= dirty_tail <= head in log order.
 //   key_tail    first kset not yet reclaimed; replay starts here
 //   dirty_tail  first kset not yet written back
-// One thread at a time for each of the two.
+// Each of the two is moved by one thread at a time; reading them: any thread.
 #pragma once
+
+#include <atomic>
 
 #include "base/result.h"
 #include "format/layout.h"
@@ -13,10 +15,10 @@ namespace pcache {
 class Tails {
  public:
   // EUCLEAN when neither replica of a position is valid: where the log stands is then unknown.
-  static Result<Tails> load(const Pmem& pmem, const Bounds& bounds);
+  Status load(const Pmem& pmem, const Bounds& bounds);
 
-  CachePos key_tail() const { return key_pos_; }
-  CachePos dirty_tail() const { return dirty_pos_; }
+  CachePos key_tail() const { return unpack(key_pos_.load(std::memory_order_acquire)); }
+  CachePos dirty_tail() const { return unpack(dirty_pos_.load(std::memory_order_acquire)); }
 
   // Durable on return. Rule 5: the backing device has been flushed before, and key_tail goes no
   // further than dirty_tail; the caller sees to both.
@@ -24,8 +26,13 @@ class Tails {
   void set_dirty_tail(Pmem& pmem, CachePos pos);
 
  private:
+  static uint64_t pack(CachePos pos) { return uint64_t{pos.seg.v} << 32 | pos.off; }
+  static CachePos unpack(uint64_t word) {
+    return {SegId{static_cast<uint32_t>(word >> 32)}, static_cast<uint32_t>(word)};
+  }
+
   Replicated<media::TailPos> key_, dirty_;
-  CachePos key_pos_, dirty_pos_;
+  std::atomic<uint64_t> key_pos_{0}, dirty_pos_{0};
 };
 
 }  // namespace pcache

@@ -17,34 +17,42 @@ const Bounds kBounds{4, 1 << 30};
 
 class TailsTest : public ::testing::Test {
  protected:
-  Result<Tails> load() { return Tails::load(image_.pmem(), kBounds); }
   std::string error() {
-    const auto tails = load();
-    return tails ? "no error" : tails.error().text;
+    Tails tails;
+    const Status loaded = tails.load(image_.pmem(), kBounds);
+    return loaded ? "no error" : loaded.error().text;
+  }
+  static void load(Tails& tails, const Pmem& pmem) {
+    const Status loaded = tails.load(pmem, kBounds);
+    ASSERT_TRUE(loaded.ok()) << loaded.error().text;
   }
   Image image_{4};
 };
 
 TEST_F(TailsTest, BothStandAtTheStartOfAFreshFormat) {
-  const auto tails = load();
-  ASSERT_TRUE(tails.ok());
-  EXPECT_EQ(tails.value().key_tail(), CachePos{});
-  EXPECT_EQ(tails.value().dirty_tail(), CachePos{});
+  Tails tails;
+  load(tails, image_.pmem());
+  EXPECT_EQ(tails.key_tail(), CachePos{});
+  EXPECT_EQ(tails.dirty_tail(), CachePos{});
 }
 
 TEST_F(TailsTest, MoveEachForItself) {
-  auto tails = load().take();
+  Tails tails;
+  load(tails, image_.pmem());
   const CachePos a{SegId{1}, 64}, b{SegId{3}, 128};
   tails.set_dirty_tail(image_.pmem(), b);
   tails.set_key_tail(image_.pmem(), a);
   EXPECT_EQ(tails.key_tail(), a);
   EXPECT_EQ(tails.dirty_tail(), b);
-  EXPECT_EQ(load().value().key_tail(), a);
-  EXPECT_EQ(load().value().dirty_tail(), b);
+  Tails again;
+  load(again, image_.pmem());
+  EXPECT_EQ(again.key_tail(), a);
+  EXPECT_EQ(again.dirty_tail(), b);
 }
 
 TEST_F(TailsTest, DurableOnReturnAndAlternating) {
-  auto tails = load().take();  // the format's record is in slot 0
+  Tails tails;
+  load(tails, image_.pmem());  // the format's record is in slot 0
   for (uint32_t i = 1; i <= 4; i++) {
     image_.memory().checkpoint();
     tails.set_key_tail(image_.pmem(), {SegId{0}, 8 * i});
@@ -78,22 +86,22 @@ TEST_F(TailsTest, ACrashLeavesTheOldPositionOrTheNew) {
       image_.key_tail(before);
       image_.dirty_tail(before);
     }
-    auto tails = load().take();
+    Tails tails;
+    load(tails, image_.pmem());
     image_.memory().checkpoint();
     tails.set_dirty_tail(image_.pmem(), after);
     tails.set_key_tail(image_.pmem(), after);
-    for_each_crash_state(
-        image_.memory().journal(), {},
-        [&](std::span<const KeptStore> kept, const std::string& what) {
-          const auto image = image_.memory().crash_image(kept);
-          const auto loaded = Tails::load(image->pmem(), kBounds);
-          ASSERT_TRUE(loaded.ok()) << what;
-          for (const CachePos pos : {loaded.value().key_tail(), loaded.value().dirty_tail()})
-            EXPECT_TRUE(pos == before || pos == after) << what;
-          if (loaded.value().key_tail() == after) {
-            EXPECT_EQ(loaded.value().dirty_tail(), after) << what;
-          }
-        });
+    for_each_crash_state(image_.memory().journal(), {},
+                         [&](std::span<const KeptStore> kept, const std::string& what) {
+                           const auto image = image_.memory().crash_image(kept);
+                           Tails loaded;
+                           ASSERT_TRUE(loaded.load(image->pmem(), kBounds).ok()) << what;
+                           for (const CachePos pos : {loaded.key_tail(), loaded.dirty_tail()})
+                             EXPECT_TRUE(pos == before || pos == after) << what;
+                           if (loaded.key_tail() == after) {
+                             EXPECT_EQ(loaded.dirty_tail(), after) << what;
+                           }
+                         });
   }
 }
 

@@ -7,14 +7,17 @@
 #include <memory>
 #include <vector>
 
+#include "base/histogram.h"
 #include "base/log.h"
 #include "blockdev/block_device.h"
 #include "index/index.h"
 #include "keylog/key_log.h"
 #include "pmem/pmem.h"
-#include "request/stripes.h"
+#include "request/deferred.h"
+#include "request/pace.h"
 #include "segment/data_head.h"
 #include "segment/segment_table.h"
+#include "stripe/stripes.h"
 
 namespace pcache {
 
@@ -27,8 +30,13 @@ struct SharedCounters {
   std::atomic<uint64_t> clean_dropped{0};   // bad CLEAN extents, read from the backing device again
   std::atomic<uint64_t> dirty_bad{0};       // reads refused because dirty data is bad
   std::atomic<uint64_t> backing_errors{0};
-  std::atomic<uint64_t> full{0};  // writes that found no space
+  std::atomic<uint64_t> waits{0};  // requests that had to wait for space
 };
+
+// What a request was, for its latency. Those that complete at once are timed one in kSampling.
+enum class LatencyClass : uint8_t { kReadHit, kReadMiss, kWrite, kWriteFua, kWriteWaited, kFlush };
+inline constexpr size_t kLatencyClasses = 6;
+inline constexpr uint32_t kSampling = 16;
 
 // Each queue's own; written by its thread, read by anyone.
 struct alignas(64) QueueCounters {
@@ -36,6 +44,7 @@ struct alignas(64) QueueCounters {
   std::atomic<uint64_t> reads{0}, read_bytes{0};
   std::atomic<uint64_t> read_hits{0}, read_partial{0}, read_misses{0};
   std::atomic<uint64_t> flushes{0}, fua{0}, errors{0};
+  std::array<Histogram, kLatencyClasses> latency;
 };
 // One writer: no locked instruction needed.
 inline void count(std::atomic<uint64_t>& counter, uint64_t n = 1) {
@@ -67,6 +76,17 @@ struct RequestContext {
   uint32_t max_extent_bytes = kRangeBytes;
   std::vector<std::unique_ptr<DataHead>> heads;
   SharedCounters counters;
+  Pace pace;
+  Deferred deferred{*this};
+
+  // Data that a FLUSH had promised is not safe in pmem any more: the next FLUSH fails, once.
+  void data_lost(int error) { lost_.store(error, std::memory_order_relaxed); }
+  // A positive errno, or 0.
+  int take_lost() {
+    return lost_.load(std::memory_order_relaxed) == 0
+               ? 0
+               : lost_.exchange(0, std::memory_order_relaxed);
+  }
 
   // The part of a range that one key may cover: to its 4 MiB boundary, no longer than an extent may
   // be.
@@ -86,6 +106,9 @@ struct RequestContext {
     key.data_crc = crc;
     return key;
   }
+
+ private:
+  std::atomic<int> lost_{0};
 };
 
 inline constexpr uint32_t kCrcExtentBytes = 16 << 10;

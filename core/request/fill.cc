@@ -20,6 +20,8 @@ struct CachedPart {
 std::vector<CachedPart> store_fill(RequestContext& ctx, DataHead& head, const Fill& fill) {
   std::vector<CachedPart> parts;
   Extent todo = fill.extent;
+  // What space there is belongs to the writes that wait for it.
+  if (!ctx.deferred.empty()) todo.len = 0;
   auto* from = static_cast<const std::byte*>(fill.io.buf);
   while (todo.len > 0) {
     const auto place = head.allocate(ctx.key_len(todo.off, todo.len));
@@ -32,7 +34,8 @@ std::vector<CachedPart> store_fill(RequestContext& ctx, DataHead& head, const Fi
     from += place->len;
   }
   if (!parts.empty()) ctx.pmem.fence();
-  if (todo.len > 0) ctx.counters.fills_uncached.fetch_add(1, std::memory_order_relaxed);
+  if (parts.empty() || todo.len > 0)
+    ctx.counters.fills_uncached.fetch_add(1, std::memory_order_relaxed);
   return parts;
 }
 
@@ -102,7 +105,7 @@ void on_device_done(BlockIo* io) {
              join.extent.len);
     finish_part(join.read, error);
   }
-  PendingRead* owner = fill->owner;
+  PendingRequest* owner = fill->owner;
   queue.return_fill(fill);
   finish_part(owner, error);
 }
@@ -121,7 +124,7 @@ void start_fill(RequestContext& ctx, Queue& queue, Fill* fill, std::byte* dst) {
   queue.device().submit(&fill->io);
 }
 
-void finish_part(PendingRead* read, int error) {
+void finish_part(PendingRequest* read, int error) {
   if (error) {
     int none = 0;
     read->error.compare_exchange_strong(none, error, std::memory_order_relaxed);

@@ -10,6 +10,6 @@ namespace pcache {
 void start_fill(RequestContext& ctx, Queue& queue, Fill* fill, std::byte* dst);
 
 // One part of a pending read is there (or has failed, positive errno); the last part completes it.
-void finish_part(PendingRead* read, int error);
+void finish_part(PendingRequest* read, int error);
 
 }  // namespace pcache

@@ -19,6 +19,13 @@ int64_t now_ns() {
   return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
 }
 
+uint64_t now_if(bool timed) { return timed ? static_cast<uint64_t>(now_ns()) : 0; }
+
+LatencyClass class_of(const PendingRequest& pending) {
+  if (pending.request->op == PCACHE_OP_READ) return LatencyClass::kReadMiss;
+  return pending.request->op == PCACHE_OP_FLUSH ? LatencyClass::kFlush : LatencyClass::kWriteWaited;
+}
+
 }  // namespace
 
 void QueueSet::add(Queue* queue) {
@@ -35,6 +42,7 @@ void QueueSet::remove(Queue* queue, const QueueCounters& counters) {
       &QueueCounters::read_misses, &QueueCounters::flushes,     &QueueCounters::fua,
       &QueueCounters::errors};
   for (auto member : kAll) gone_.*member += (counters.*member).load(std::memory_order_relaxed);
+  for (size_t i = 0; i < kLatencyClasses; i++) gone_.latency[i].merge(counters.latency[i]);
 }
 
 std::vector<int> QueueSet::fds() {
@@ -75,13 +83,14 @@ Queue::Queue(RequestContext& ctx, QueueSet& set, DataHead& head, uint32_t depth,
       wake_fd_(wake_fd),
       read_path_(ctx, *this) {
   for (uint32_t i = 0; i < depth; i++) {
-    all_pending_.push_back(std::make_unique<PendingRead>());
+    all_pending_.push_back(std::make_unique<PendingRequest>());
     all_pending_.back()->queue = this;
     free_pending_.push_back(all_pending_.back().get());
   }
 }
 
 Queue::~Queue() {
+  ctx_.deferred.cancel(*this);
   pcache_request* done[16];
   while (in_flight_ > 0) reap(done, 1, 16, -1);
   set_.remove(this, counters_);
@@ -110,37 +119,57 @@ int Queue::submit(pcache_request* request) {
     if (in_flight_ >= depth_) return -EAGAIN;
     return start_read(request);
   }
-  int result = 0;
-  if (request->op == PCACHE_OP_WRITE) {
-    const bool fua = request->flags & PCACHE_REQ_FUA;
-    if (request->flags & PCACHE_REQ_PREFLUSH) {
-      const Status flushed = ctx_.stripes.flush();
-      if (!flushed) result = -flushed.error().code;
-    }
-    if (result == 0) result = write_extents(ctx_, head_, request->off, request->len, request->buf);
-    if (result == 0 && fua) {
-      const Status flushed = ctx_.stripes.flush();
-      if (!flushed) result = -flushed.error().code;
-    }
-    count(counters_.writes);
-    count(counters_.write_bytes, request->len);
-    if (fua) count(counters_.fua);
-  } else {
-    const Status flushed = ctx_.stripes.flush();
-    if (!flushed) result = -flushed.error().code;
-    count(counters_.flushes);
+  return start_write(request);
+}
+
+int Queue::start_write(pcache_request* request) {
+  const bool is_flush = request->op == PCACHE_OP_FLUSH;
+  const bool fua = !is_flush && request->flags & PCACHE_REQ_FUA;
+  // First of all: a write that is refused has changed nothing.
+  if (!is_flush && in_flight_ >= depth_) return -EAGAIN;
+  const uint64_t since_ns = now_if(is_flush || fua || sampled(&writes_seen_));
+  WriteProgress progress;
+  int result = -ENOSPC;
+  // A write waits its turn; a flush covers what is complete already, and waits for nobody.
+  progress.admitted = is_flush || (ctx_.deferred.empty() && ctx_.pace.take(request->len));
+  if (progress.admitted) result = write_request(ctx_, head_, *request, &progress);
+  const bool waits = result == -ENOSPC;
+  if (waits && in_flight_ >= depth_) return -EAGAIN;  // a flush: it can be done again
+  count(is_flush ? counters_.flushes : counters_.writes);
+  if (!is_flush) count(counters_.write_bytes, request->len);
+  if (fua) count(counters_.fua);
+  if (waits) {
+    PendingRequest* pending = lend_pending(request);
+    pending->waits_for_space = true;
+    pending->progress = progress;
+    in_flight_++;
+    waiting_for_space_++;
+    ctx_.counters.waits.fetch_add(1, std::memory_order_relaxed);
+    ctx_.deferred.push(pending);
+    return 0;
   }
   if (result) count(counters_.errors);
+  if (since_ns && result == 0)
+    note_latency(is_flush ? LatencyClass::kFlush
+                 : fua    ? LatencyClass::kWriteFua
+                          : LatencyClass::kWrite,
+                 since_ns);
   request->result = result;
   return 1;
+}
+
+void Queue::note_latency(LatencyClass what, uint64_t since_ns) {
+  counters_.latency[static_cast<size_t>(what)].add(static_cast<uint64_t>(now_ns()) - since_ns);
 }
 
 bool Queue::start_read(pcache_request* request) {
   count(counters_.reads);
   count(counters_.read_bytes, request->len);
+  const uint64_t since_ns = now_if(sampled(&reads_seen_));
   const auto started = read_path_.start(request);
   if (!started.pending) {
     count(started.error ? counters_.errors : counters_.read_hits);
+    if (since_ns && !started.error) note_latency(LatencyClass::kReadHit, since_ns);
     request->result = -started.error;
     return true;
   }
@@ -152,12 +181,14 @@ bool Queue::start_read(pcache_request* request) {
   return false;
 }
 
-PendingRead* Queue::lend_pending(pcache_request* request) {
+PendingRequest* Queue::lend_pending(pcache_request* request) {
   PCACHE_CHECK(!free_pending_.empty());
-  PendingRead* read = free_pending_.back();
+  PendingRequest* read = free_pending_.back();
   free_pending_.pop_back();
   read->request = request;
   read->joined = false;
+  read->waits_for_space = false;
+  read->since_ns = static_cast<uint64_t>(now_ns());
   read->error.store(0, std::memory_order_relaxed);
   read->parts.store(1, std::memory_order_relaxed);
   return read;
@@ -179,7 +210,7 @@ void Queue::return_fill(Fill* fill) {
   free_fills_.push_back(fill);
 }
 
-void Queue::complete(PendingRead* read) {
+void Queue::complete(PendingRequest* read) {
   MutexLock lock(done_mu_);
   done_.push_back(read);
   if (waiting_) {
@@ -193,11 +224,13 @@ uint32_t Queue::take_done(pcache_request** done, uint32_t max) {
   MutexLock lock(done_mu_);
   uint32_t n = 0;
   while (n < max && !done_.empty()) {
-    PendingRead* read = done_.front();
+    PendingRequest* read = done_.front();
     done_.pop_front();
     read->request->result = -read->error.load(std::memory_order_relaxed);
     if (read->request->result) count(counters_.errors);
     if (read->joined) joined_--;
+    if (read->waits_for_space) waiting_for_space_--;
+    note_latency(class_of(*read), read->since_ns);
     done[n++] = read->request;
     free_pending_.push_back(read);
     in_flight_--;
@@ -222,18 +255,21 @@ int Queue::reap(pcache_request** done, uint32_t min, uint32_t max, int64_t timeo
 }
 
 void Queue::wait(int64_t timeout_ns) {
-  if (joined_ > 0)
-    wait_for_others(timeout_ns);
+  if (joined_ > 0 || waiting_for_space_ > 0)
+    wait_for_wake(timeout_ns);
   else
     device_->wait(timeout_ns);
 }
 
-// A read of ours waits for another queue's fill: whoever polls that queue's ring completes it, and
-// that may as well be us.
-void Queue::wait_for_others(int64_t timeout_ns) {
+// Another thread completes a request of ours: the one that makes space, for a write; for a read
+// that joined another queue's fill whoever polls that queue's ring, and that may as well be us.
+void Queue::wait_for_wake(int64_t timeout_ns) {
   std::vector<pollfd> fds;
   fds.push_back({wake_fd_, POLLIN, 0});
-  for (const int fd : set_.fds()) fds.push_back({fd, POLLIN, 0});
+  if (joined_ > 0)
+    for (const int fd : set_.fds()) fds.push_back({fd, POLLIN, 0});
+  else
+    fds.push_back({device_->fd(), POLLIN, 0});
   {
     MutexLock lock(done_mu_);
     if (!done_.empty()) return;
@@ -248,7 +284,10 @@ void Queue::wait_for_others(int64_t timeout_ns) {
   uint64_t woken;
   while (read(wake_fd_, &woken, sizeof woken) > 0) {
   }
-  set_.poll_all();
+  if (joined_ > 0)
+    set_.poll_all();
+  else
+    device_->poll();
 }
 
 }  // namespace pcache

@@ -7,6 +7,7 @@
 // - A request that is complete when submit() returns never comes out of reap().
 // - A read that joined another queue's fill does not depend on that queue's thread: while it waits,
 //   its own thread polls all queues' rings (help).
+// - A write or flush that waits for space is in Deferred; destroying its queue cancels it.
 // Locks: done_mu_ is a leaf. QueueSet::mu_ is taken with nothing else held.
 #pragma once
 
@@ -54,35 +55,40 @@ class Queue {
   RequestContext& context() { return ctx_; }
   DataHead& head() { return head_; }
   BlockQueue& device() { return *device_; }
-  PendingRead* lend_pending(pcache_request* request);
+  PendingRequest* lend_pending(pcache_request* request);
   Fill* lend_fill() EXCLUDES(done_mu_);
   void return_fill(Fill* fill) EXCLUDES(done_mu_);
-  void complete(PendingRead* read) EXCLUDES(done_mu_);
+  void complete(PendingRequest* read) EXCLUDES(done_mu_);
 
  private:
   Queue(RequestContext& ctx, QueueSet& set, DataHead& head, uint32_t depth,
         std::unique_ptr<BlockQueue> device, int wake_fd);
   int check(const pcache_request& request) const;
   bool start_read(pcache_request* request);
+  int start_write(pcache_request* request);
+  static bool sampled(uint32_t* seen) { return ++*seen % kSampling == 0; }
+  void note_latency(LatencyClass what, uint64_t since_ns);
   uint32_t take_done(pcache_request** done, uint32_t max) EXCLUDES(done_mu_);
   void wait(int64_t timeout_ns) EXCLUDES(done_mu_);
-  void wait_for_others(int64_t timeout_ns) EXCLUDES(done_mu_);
+  void wait_for_wake(int64_t timeout_ns) EXCLUDES(done_mu_);
 
   RequestContext& ctx_;
   QueueSet& set_;
   DataHead& head_;
   const uint32_t depth_;
   std::unique_ptr<BlockQueue> device_;
-  const int wake_fd_;  // eventfd: a read of ours was completed by another thread
+  const int wake_fd_;  // eventfd: a request of ours was completed by another thread
   ReadPath read_path_;
   uint32_t in_flight_ = 0;
   uint32_t joined_ = 0;  // reads in flight that wait for another queue's fill
+  uint32_t waiting_for_space_ = 0;
+  uint32_t reads_seen_ = 0, writes_seen_ = 0;
   QueueCounters counters_;
-  std::vector<PendingRead*> free_pending_;
-  std::vector<std::unique_ptr<PendingRead>> all_pending_;
+  std::vector<PendingRequest*> free_pending_;
+  std::vector<std::unique_ptr<PendingRequest>> all_pending_;
 
   Mutex done_mu_;
-  std::deque<PendingRead*> done_ GUARDED_BY(done_mu_);
+  std::deque<PendingRequest*> done_ GUARDED_BY(done_mu_);
   bool waiting_ GUARDED_BY(done_mu_) = false;
   std::vector<Fill*> free_fills_ GUARDED_BY(done_mu_);
   std::vector<std::unique_ptr<Fill>> all_fills_ GUARDED_BY(done_mu_);

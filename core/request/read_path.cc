@@ -90,7 +90,7 @@ int ReadPath::handle_bad(const Piece& piece) {
   return 0;
 }
 
-PendingRead* ReadPath::pending_read() {
+PendingRequest* ReadPath::pending_read() {
   if (!pending_) pending_ = queue_.lend_pending(request_);
   return pending_;
 }
@@ -104,7 +104,7 @@ int ReadPath::fetch(Extent todo, std::byte* dst, uint64_t* covered) {
     Index::Snapshot snapshot;
     ctx_.index.lookup(todo, {&piece, 1}, &snapshot);
     if (piece.kind == Piece::Kind::kHit) return 0;  // somebody cached it meanwhile
-    PendingRead* read = pending_read();
+    PendingRequest* read = pending_read();
     read->parts.fetch_add(1, std::memory_order_relaxed);
     *covered = piece.extent.len;
     if (piece.kind == Piece::Kind::kFill) {

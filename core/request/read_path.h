@@ -13,7 +13,6 @@
 // Threads: a fill is completed by whoever polls its owner's block queue.
 #pragma once
 
-#include <atomic>
 #include <vector>
 
 #include "pcache.h"
@@ -21,19 +20,8 @@
 
 namespace pcache {
 
-class Queue;
-
-// A read of which not all was cached.
-struct PendingRead {
-  Queue* queue = nullptr;
-  pcache_request* request = nullptr;
-  std::atomic<uint32_t> parts{0};  // fills it waits for, and one while it is being submitted
-  std::atomic<int> error{0};       // positive errno, the first
-  bool joined = false;             // waits for another queue's fill
-};
-
 struct FillJoin {
-  PendingRead* read;
+  PendingRequest* read;
   Extent extent;
   std::byte* dst;
 };
@@ -42,7 +30,7 @@ struct Fill {
   BlockIo io;
   Extent extent;
   FillToken token;
-  PendingRead* owner = nullptr;
+  PendingRequest* owner = nullptr;
   std::vector<FillJoin> joins;  // under the stripe's lock
 };
 
@@ -51,9 +39,9 @@ class ReadPath {
   ReadPath(RequestContext& ctx, Queue& queue) : ctx_(ctx), queue_(queue) {}
 
   struct Started {
-    int error = 0;                   // positive errno
-    uint64_t fetched_bytes = 0;      // of gaps
-    PendingRead* pending = nullptr;  // gaps are under way in it; nullptr: the read is complete
+    int error = 0;                      // positive errno
+    uint64_t fetched_bytes = 0;         // of gaps
+    PendingRequest* pending = nullptr;  // gaps are under way in it; nullptr: the read is complete
   };
   Started start(pcache_request* request);
 
@@ -63,12 +51,12 @@ class ReadPath {
   int handle_bad(const Piece& piece);
   // Starts or joins fills for the gap at the front of `todo` (which lies in one range).
   int fetch(Extent todo, std::byte* dst, uint64_t* covered);
-  PendingRead* pending_read();
+  PendingRequest* pending_read();
 
   RequestContext& ctx_;
   Queue& queue_;
   pcache_request* request_ = nullptr;
-  PendingRead* pending_ = nullptr;
+  PendingRequest* pending_ = nullptr;
 };
 
 }  // namespace pcache

@@ -37,7 +37,8 @@ class RequestTest : public ::testing::Test {
     table_ = image_->table(o.log_reserve);
     const SegId log_segment = *table_->take_for_log();
     index_ = Index::create({o.logical_bytes, 4, o.data_crc, o.max_index_blocks}).take();
-    log_ = std::make_unique<KeyLog>(image_->pmem(), *table_, CachePos{log_segment, o.log_head});
+    log_ = std::make_unique<KeyLog>(image_->pmem(), *table_,
+                                    LogMark{CachePos{log_segment, o.log_head}});
     log_start_ = log_->head();
     stripes_ = std::make_unique<Stripes>(4, *log_);
     messages_ = lines_.log();
@@ -141,10 +142,11 @@ class RequestTest : public ::testing::Test {
     index_->lookup(extent, {&piece, 1}, &snapshot);
     return piece;
   }
-  // As reclaim does it.
+  // As writeback and reclaim do it.
   void forget(const Extent& extent) {
     const Piece piece = lookup(extent);
     MutexLock lock(ctx_->stripes.of(extent.off).mu);
+    index_->mark_clean(extent, piece.pos);
     EXPECT_EQ(index_->remove(extent, piece.pos), extent.len);
   }
   // All keys of the log on media, in order.

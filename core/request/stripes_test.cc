@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "request/stripes.h"
+#include "stripe/stripes.h"
 
 #include <gmock/gmock.h>
 

@@ -34,6 +34,7 @@ size_t store_parts(RequestContext& ctx, DataHead& head, Extent todo, const std::
 // Enters one part; the reference of its place goes over to the key, or back.
 int enter(RequestContext& ctx, Stripe& stripe, const Part& part, KeyLog::Ticket* ticket)
     REQUIRES(stripe.mu) {
+  ctx.stripes.prepare(stripe);  // what is in the index must have its key
   if (!ctx.index.insert(part.extent, Location{part.place.pos, false, part.crc})) return -ENOMEM;
   const auto key = ctx.make_key(part.extent, part.place.pos, false, part.crc);
   if (const auto t = ctx.stripes.append(stripe, key)) *ticket = t;
@@ -53,40 +54,59 @@ int enter_parts(RequestContext& ctx, std::span<const Part> parts) {
   }
   for (; i < parts.size(); i++) ctx.segments.drop_refs(parts[i].place.pos.seg);
   if (ticket) {
+    // A full log is no error of a plain write: the ksets stay queued, and whoever has to make them
+    // durable commits again.
     const Status committed = ctx.log.commit(ticket);
-    if (!committed && result == 0) result = -committed.error().code;
+    (void)committed;
   }
   return result;
 }
 
 // Stores up to `kParts` parts under one fence, then enters them, until all is done.
 template <size_t kParts>
-int write_by(RequestContext& ctx, DataHead& head, Extent todo, const std::byte* from) {
+int write_by(RequestContext& ctx, DataHead& head, Extent todo, const std::byte* from,
+             uint64_t* done_bytes) {
   while (todo.len > 0) {
     Part parts[kParts];
     const size_t n = store_parts(ctx, head, todo, from, parts);
-    if (n == 0) {
-      ctx.counters.full.fetch_add(1, std::memory_order_relaxed);
-      return -ENOSPC;
-    }
+    if (n == 0) return -ENOSPC;
     ctx.pmem.fence();
     if (const int result = enter_parts(ctx, {parts, n})) return result;
     const uint64_t done = parts[n - 1].extent.end() - todo.off;
     todo.off += done;
     todo.len -= done;
     from += done;
+    *done_bytes += done;
   }
   return 0;
 }
 
+int write_data(RequestContext& ctx, DataHead& head, const pcache_request& request,
+               uint64_t* done_bytes) {
+  const Extent todo{request.off + *done_bytes, request.len - *done_bytes};
+  auto* from = static_cast<const std::byte*>(request.buf) + *done_bytes;
+  // A small write should not pay for initialising what a large one needs.
+  if (todo.len <= 2 * kCrcExtentBytes) return write_by<4>(ctx, head, todo, from, done_bytes);
+  return write_by<64>(ctx, head, todo, from, done_bytes);
+}
+
+int flush(RequestContext& ctx) {
+  if (const Status flushed = ctx.stripes.flush(); !flushed) return -flushed.error().code;
+  return -ctx.take_lost();
+}
+
 }  // namespace
 
-int write_extents(RequestContext& ctx, DataHead& head, uint64_t off, uint64_t len,
-                  const void* buf) {
-  auto* from = static_cast<const std::byte*>(buf);
-  // A small write should not pay for initialising what a large one needs.
-  if (len <= 2 * kCrcExtentBytes) return write_by<4>(ctx, head, {off, len}, from);
-  return write_by<64>(ctx, head, {off, len}, from);
+int write_request(RequestContext& ctx, DataHead& head, const pcache_request& request,
+                  WriteProgress* progress) {
+  if (request.op == PCACHE_OP_FLUSH) return flush(ctx);
+  if (request.flags & PCACHE_REQ_PREFLUSH && !progress->flushed_before) {
+    if (const int result = flush(ctx)) return result;
+    progress->flushed_before = true;
+  }
+  if (progress->done_bytes < request.len)
+    if (const int result = write_data(ctx, head, request, &progress->done_bytes)) return result;
+  return request.flags & PCACHE_REQ_FUA ? flush(ctx) : 0;
 }
 
 }  // namespace pcache

@@ -10,9 +10,11 @@
 
 namespace pcache {
 
-// Caches `len` bytes at `off`; both checked by the caller. On return every later read sees them.
-// Returns 0 or a negative errno; then any part of the range may have been written. Never blocks on
-// the backing device. -ENOSPC: no free segment.
-int write_extents(RequestContext& ctx, DataHead& head, uint64_t off, uint64_t len, const void* buf);
+// Runs a WRITE (with its PREFLUSH and FUA, hazard 6) or FLUSH that was checked, from where
+// `progress` says. Returns 0 or a negative errno; then any part of the range may have been written.
+// On return every later read sees what was written. Never blocks on the backing device.
+// -ENOSPC: no segment is free; to be called again when one is, with the same `progress`.
+int write_request(RequestContext& ctx, DataHead& head, const pcache_request& request,
+                  WriteProgress* progress);
 
 }  // namespace pcache

@@ -91,28 +91,6 @@ TEST_F(WritePath, MoreExtentsThanOneFenceTakes) {
   EXPECT_EQ(read(0, data.size()), data);
 }
 
-TEST_F(WritePath, AFullCacheIsENOSPCAndGivesItsReferencesBack) {
-  RequestOptions options;
-  options.segments = 3;  // log, one for data, one reserved
-  start(options);
-  int result = 0;
-  for (uint64_t i = 0; i < 20 && result == 0; i++) result = write(i << 20, filled(1 << 20, 1));
-  EXPECT_EQ(result, -ENOSPC);
-  EXPECT_EQ(ctx_->counters.full.load(), 1u);
-  EXPECT_EQ(write(0, filled(512, 2)), -ENOSPC);
-  EXPECT_EQ(read_sectors(0, 512), "1") << "what was acknowledged stands (hazard 27)";
-  const size_t keys_of_data = [&] {
-    EXPECT_EQ(flush(), 0);
-    return logged_keys().size();
-  }();
-  queue_.reset();
-  ctx_->heads.clear();
-  table_->drop_refs(SegId{1}, static_cast<int64_t>(keys_of_data) - 1);
-  EXPECT_EQ(table_->counts().data, 1u) << "one reference for each key, and no more";
-  table_->drop_refs(SegId{1});
-  EXPECT_EQ(table_->counts().data, 0u);
-}
-
 TEST_F(WritePath, NoMemoryForTheIndexGivesReferencesBack) {
   RequestOptions options;
   options.max_index_blocks = 1;
@@ -173,6 +151,26 @@ TEST_F(WritePath, FuaClosesAllItsKsets) {
   EXPECT_THAT(logged(), ElementsAre("0+512@1:0", "4193792+512@1:512", "4194304+512@1:1024"));
 }
 
+// Hazard 22.
+TEST_F(WritePath, NoLockIsHeldWhileDataIsStored) {
+  start();
+  size_t data_bytes = 0;
+  image_->memory().set_on_store([&](size_t len_bytes) {
+    if (len_bytes < kPageBytes) return;  // a kset
+    data_bytes += len_bytes;
+    for (uint64_t range = 0; range < stripes_->count(); range++) {
+      Mutex& mu = stripes_->of(range * kRangeBytes).mu;
+      const bool free = mu.try_lock();
+      EXPECT_TRUE(free);
+      if (free) mu.unlock();
+    }
+  });
+  ASSERT_EQ(write(0, filled(1 << 20, 1), PCACHE_REQ_FUA), 0);
+  ASSERT_EQ(read(8 << 20, 1 << 16), device_bytes(8 << 20, 1 << 16));  // a fill
+  EXPECT_EQ(data_bytes, (1u << 20) + (1u << 16));
+  image_->memory().set_on_store(nullptr);
+}
+
 // Hazard 6: a write with PREFLUSH does both, the flush first.
 TEST_F(WritePath, PreflushMakesEarlierWritesDurableAndWrites) {
   start();
@@ -182,26 +180,6 @@ TEST_F(WritePath, PreflushMakesEarlierWritesDurableAndWrites) {
   EXPECT_EQ(read_sectors(0, 1024), "12");
   ASSERT_EQ(write(1024, filled(512, 3), PCACHE_REQ_PREFLUSH | PCACHE_REQ_FUA), 0);
   EXPECT_EQ(logged().size(), 3u);
-}
-
-TEST_F(WritePath, AFlushThatFindsNoRoomInTheLogIsAnErrorUntilThereIs) {
-  RequestOptions options;
-  options.segments = 3;
-  options.log_reserve = 0;
-  options.log_head = media::kSegDataBytes - 128;  // one kset of one key, and a LAST
-  start(options);
-  const SegId taken = *table_->take_for_data();
-  ASSERT_EQ(write(0, filled(512, 1), PCACHE_REQ_FUA), 0);
-  EXPECT_EQ(write(0, filled(512, 2), PCACHE_REQ_FUA), -ENOSPC);
-  EXPECT_EQ(write(0, filled(512, 3)), 0);
-  EXPECT_EQ(flush(), -ENOSPC);
-  EXPECT_EQ(flush(), -ENOSPC) << "what is not durable stays an error";
-  EXPECT_EQ(write(0, filled(512, 4), PCACHE_REQ_PREFLUSH), -ENOSPC);
-  EXPECT_EQ(read_sectors(0, 512), "3");
-  EXPECT_EQ(logged_keys().size(), 1u);
-  table_->finish_filling(taken, 0);
-  EXPECT_EQ(flush(), 0);
-  EXPECT_EQ(logged_keys().size(), 3u);
 }
 
 // Every FUA-acknowledged write is found after every crash, and nothing that was never written is.

@@ -65,7 +65,16 @@ bool SegmentTable::replay_key(SegId seg) {
 }
 
 std::optional<SegId> SegmentTable::take(SegmentUse use, uint32_t keep_free) {
-  MutexLock lock(mu_);
+  std::optional<SegId> seg;
+  {
+    MutexLock lock(mu_);
+    seg = find_free(use, keep_free);
+  }
+  if (seg && events_.taken) events_.taken();
+  return seg;
+}
+
+std::optional<SegId> SegmentTable::find_free(SegmentUse use, uint32_t keep_free) {
   if (free_ <= keep_free) return std::nullopt;
   for (uint32_t n = 0; n < size(); n++) {
     const uint32_t i = next_;
@@ -102,14 +111,29 @@ void SegmentTable::drop_refs(SegId seg, int64_t n) {
 }
 
 void SegmentTable::release(SegId seg) {
-  MutexLock lock(mu_);
-  Segment& s = segments_[seg.v];
-  PCACHE_CHECK(s.use == SegmentUse::kData);
-  const uint64_t gen = s.gen.load(std::memory_order_relaxed) + 1;
-  persist_generation(s, gen);
-  s.gen.store(gen, std::memory_order_release);
-  s.use = SegmentUse::kFree;
-  free_++;
+  {
+    MutexLock lock(mu_);
+    Segment& s = segments_[seg.v];
+    PCACHE_CHECK(s.use == SegmentUse::kData);
+    const uint64_t gen = s.gen.load(std::memory_order_relaxed) + 1;
+    persist_generation(s, gen);
+    s.gen.store(gen, std::memory_order_release);
+    s.use = SegmentUse::kFree;
+    free_++;
+  }
+  if (events_.freed) events_.freed();
+}
+
+void SegmentTable::release_log(SegId seg) {
+  {
+    MutexLock lock(mu_);
+    Segment& s = segments_[seg.v];
+    PCACHE_CHECK(s.use == SegmentUse::kLog);
+    s.use = SegmentUse::kFree;
+    free_++;
+    log_--;
+  }
+  if (events_.freed) events_.freed();
 }
 
 SegmentCounts SegmentTable::counts() const {

@@ -10,7 +10,8 @@
 //   before and after its copy has read data of that life.
 // - Data may not take the last `log_reserve` free segments: the log can always roll, so what is
 //   acknowledged can always be made durable and, later, reclaimed (hazard 9).
-// Threads: generation() and media() from any thread without lock; the rest is locked inside.
+// Threads: generation() and media() from any thread without lock; the rest is locked inside. Events
+// are raised with no lock of the table held, in the thread that caused them.
 #pragma once
 
 #include <atomic>
@@ -42,6 +43,13 @@ class SegmentTable {
   // valid.
   SegmentTable(Pmem& pmem, Options options);
 
+  // Whoever makes room wants to know when segments are taken, whoever waits for room when they are
+  // freed. Both must be short and may not call back. Set while one thread has the table.
+  struct Events {
+    std::function<void()> taken, freed;
+  };
+  void set_events(Events events) { events_ = std::move(events); }
+
   uint32_t size() const { return static_cast<uint32_t>(segments_.size()); }
   MediaOff media(CachePos pos) const { return MediaOff{segments_[pos.seg.v].data_off + pos.off}; }
   uint64_t generation(SegId seg) const {
@@ -67,6 +75,8 @@ class SegmentTable {
   void add_refs(SegId seg, int64_t n);
   // One reference less; frees the segment with the last.
   void drop_refs(SegId seg, int64_t n = 1);
+  // The log has left it: key_tail is durable past it (rule 6).
+  void release_log(SegId seg);
 
   SegmentCounts counts() const;
   uint32_t torn_records() const { return torn_records_; }
@@ -83,12 +93,14 @@ class SegmentTable {
   static constexpr int64_t kFillingBias = int64_t{1} << 40;
 
   std::optional<SegId> take(SegmentUse use, uint32_t keep_free) EXCLUDES(mu_);
+  std::optional<SegId> find_free(SegmentUse use, uint32_t keep_free) REQUIRES(mu_);
   void release(SegId seg) EXCLUDES(mu_);
   void persist_generation(Segment& segment, uint64_t gen) REQUIRES(mu_);
 
   Pmem& pmem_;
   std::vector<Segment> segments_;
   const uint32_t log_reserve_;
+  Events events_;
   uint32_t torn_records_ = 0;
   mutable Mutex mu_;
   uint32_t free_ GUARDED_BY(mu_) = 0;

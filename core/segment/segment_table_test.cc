@@ -156,6 +156,71 @@ TEST_F(Segments, RaisedGenerationsAreWrittenOnlyByPersistRaised) {
   EXPECT_EQ(image_.memory().journal().size(), events) << "once only";
 }
 
+TEST_F(Segments, TakingAndFreeingAreEvents) {
+  const auto table = image_.table(2);
+  int taken = 0, freed = 0;
+  table->set_events({[&] { taken++; }, [&] { freed++; }});
+  const SegId log = *table->take_for_log();
+  const SegId data = *table->take_for_data();
+  EXPECT_EQ(taken, 2);
+  EXPECT_EQ(freed, 0);
+  table->add_refs(data, 1);
+  table->finish_filling(data, 1);
+  table->drop_refs(data);
+  EXPECT_EQ(freed, 0) << "a key still names it";
+  table->drop_refs(data);
+  EXPECT_EQ(freed, 1);
+  table->release_log(log);
+  EXPECT_EQ(freed, 2);
+  EXPECT_EQ(taken, 2);
+}
+
+TEST_F(Segments, WhatCannotBeTakenIsNoEvent) {
+  const auto table = image_.table(6);
+  int taken = 0;
+  table->set_events({[&] { taken++; }, {}});
+  EXPECT_FALSE(table->take_for_data());
+  EXPECT_EQ(taken, 0);
+  table->set_events({});
+  EXPECT_TRUE(table->take_for_log());
+  EXPECT_EQ(taken, 0);
+}
+
+// No lock is held, and the counts are those of afterwards.
+TEST_F(Segments, AnEventMayAskTheTable) {
+  const auto table = image_.table(0);
+  std::vector<uint32_t> free;
+  const auto ask = [&] { free.push_back(table->counts().free); };
+  table->set_events({ask, ask});
+  const SegId seg = *table->take_for_data();
+  table->finish_filling(seg, 0);
+  table->release_log(*table->take_for_log());
+  EXPECT_EQ(free, (std::vector<uint32_t>{5, 6, 5, 6}));
+}
+
+TEST_F(Segments, AFreedSegmentIsRaisedBeforeTheEvent) {
+  const auto table = image_.table(0);
+  const SegId seg = *table->take_for_data();
+  uint64_t seen = 0;
+  table->set_events({{}, [&] { seen = durable_generation(seg.v); }});
+  table->finish_filling(seg, 0);
+  EXPECT_EQ(seen, 1u);
+}
+
+TEST_F(Segments, ALogSegmentGoesBackWithoutAChangeOnMedia) {
+  const auto table = image_.table(2);
+  table->replay_log_segment(SegId{0});
+  const SegId seg = *table->take_for_log();
+  EXPECT_EQ(table->counts().log, 2u);
+  table->release_log(SegId{0});
+  EXPECT_EQ(table->counts().log, 1u);
+  EXPECT_EQ(table->counts().free, 5u);
+  table->release_log(seg);
+  EXPECT_EQ(table->counts().free, 6u);
+  EXPECT_EQ(table->generation(seg), 0u) << "no key names a log segment";
+  EXPECT_TRUE(image_.memory().journal().empty());
+}
+
 using SegmentsDeathTest = Segments;
 
 TEST_F(SegmentsDeathTest, DroppingMoreThanWasTakenIsOurBug) {
@@ -164,6 +229,14 @@ TEST_F(SegmentsDeathTest, DroppingMoreThanWasTakenIsOurBug) {
   ASSERT_TRUE(table->replay_key(SegId{1}));
   EXPECT_DEATH(table->drop_refs(SegId{1}, 2), "before >= n");
   EXPECT_DEATH(table->drop_refs(SegId{2}), "before >= n");
+}
+
+TEST_F(SegmentsDeathTest, ReleasingWhatIsNotTheLogsIsOurBug) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const auto table = image_.table(0);
+  ASSERT_TRUE(table->replay_key(SegId{1}));
+  EXPECT_DEATH(table->release_log(SegId{1}), "kLog");
+  EXPECT_DEATH(table->release_log(SegId{2}), "kLog");
 }
 
 TEST_F(SegmentsDeathTest, RaisingToNoMoreIsOurBug) {

@@ -139,12 +139,19 @@ void MemoryDevice::submit(MemoryQueue* queue, BlockIo* io) {
   PCACHE_CHECK(io->op == BlockOp::kFlush ||
                (io->off + io->len <= size_ && io->off % block_bytes_ == 0 &&
                 io->len % block_bytes_ == 0 && io->len > 0));
-  Request request{io, queue, {}, error_};
+  const int error = errors_[static_cast<size_t>(io->op)];
+  Request request{io, queue, {}, error};
   if (io->op == BlockOp::kRead) {
     reads_.push_back({io->off, io->len});
     request.data = load(io->off, io->len);
-  } else if (io->op == BlockOp::kWrite && error_ == 0) {
-    poke(io->off, {static_cast<const std::byte*>(io->buf), io->len});
+  } else if (error == 0) {
+    std::span<const std::byte> bytes;
+    if (io->op == BlockOp::kWrite) {
+      bytes = {static_cast<const std::byte*>(io->buf), io->len};
+      poke(io->off, bytes);
+    }
+    if (journaling_)
+      journal_.push_back({io->op, {io->off, bytes.size()}, {bytes.begin(), bytes.end()}});
   }
   if (holding_)
     held_.push_back(std::move(request));
@@ -192,12 +199,28 @@ void MemoryDevice::before_wait() {
 
 void MemoryDevice::set_error(int error) {
   std::lock_guard lock(mu_);
-  error_ = error;
+  errors_.fill(error);
+}
+
+void MemoryDevice::set_error(BlockOp op, int error) {
+  std::lock_guard lock(mu_);
+  errors_[static_cast<size_t>(op)] = error;
 }
 
 std::vector<Extent> MemoryDevice::reads() const {
   std::lock_guard lock(mu_);
   return reads_;
+}
+
+void MemoryDevice::start_journal() {
+  std::lock_guard lock(mu_);
+  journaling_ = true;
+  journal_.clear();
+}
+
+std::vector<MemoryDevice::Event> MemoryDevice::journal() const {
+  std::lock_guard lock(mu_);
+  return journal_;
 }
 
 }  // namespace pcache

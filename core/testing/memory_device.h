@@ -6,6 +6,7 @@
 // thread, as for every BlockDevice.
 #pragma once
 
+#include <array>
 #include <deque>
 #include <mutex>
 #include <span>
@@ -34,6 +35,7 @@ class MemoryDevice : public BlockDevice {
   void set_identity(std::string text) { identity_.text = std::move(text); }
   // Behind the queues' back.
   void poke(uint64_t off, std::span<const std::byte> bytes);
+  std::vector<std::byte> peek(uint64_t off, uint64_t len) const { return load(off, len); }
   // The initial content of the sectors of [off, off + len).
   static std::vector<std::byte> pattern(uint64_t off, uint64_t len);
 
@@ -47,8 +49,19 @@ class MemoryDevice : public BlockDevice {
   void set_release_on_wait(bool on);
   // The requests submitted next complete with this errno; 0: they work again.
   void set_error(int error);
+  void set_error(BlockOp op, int error);  // those of one kind
   // Extents of all reads submitted so far.
   std::vector<Extent> reads() const;
+
+  // The writes and flushes that succeeded, in order of submission: what a loss of power can leave
+  // follows from it. Kept from start_journal() on, which empties it.
+  struct Event {
+    BlockOp op;
+    Extent extent;
+    std::vector<std::byte> bytes;
+  };
+  void start_journal();
+  std::vector<Event> journal() const;
 
  private:
   friend class MemoryQueue;
@@ -71,9 +84,11 @@ class MemoryDevice : public BlockDevice {
   mutable std::mutex mu_;
   bool holding_ = false;
   bool release_on_wait_ = false;
-  int error_ = 0;
+  std::array<int, 3> errors_{};  // by BlockOp
   std::deque<Request> held_;
   std::vector<Extent> reads_;
+  bool journaling_ = false;
+  std::vector<Event> journal_;
 };
 
 }  // namespace pcache

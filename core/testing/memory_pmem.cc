@@ -100,6 +100,7 @@ std::unique_ptr<MemoryPmem> MemoryPmem::crash_image(std::span<const KeptStore> k
 
 void MemoryPmem::copy(void* self, std::byte* dst, const void* src, size_t len_bytes) {
   auto* memory = static_cast<MemoryPmem*>(self);
+  if (memory->on_store_) memory->on_store_(len_bytes);
   if (!memory->recording_) {
     memcpy(dst, src, len_bytes);
     return;

@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -67,6 +68,10 @@ class MemoryPmem {
   void forbid_stores();
   void allow_stores();
 
+  // Called before each store, with its length; from the thread that stores.
+  void set_on_store(std::function<void(size_t len_bytes)> on_store) {
+    on_store_ = std::move(on_store);
+  }
   // Off: no journal and no lock, so that the journal's lock does not hide races from tsan.
   void set_recording(bool on) { recording_ = on; }
   const Journal& journal() const { return journal_; }
@@ -84,6 +89,7 @@ class MemoryPmem {
   const uint64_t size_;
   const int base_fd_;
   std::byte* const base_;
+  std::function<void(size_t)> on_store_;
   bool recording_ = true;
   std::mutex mu_;
   Journal journal_;

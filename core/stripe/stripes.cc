@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "request/stripes.h"
+#include "stripe/stripes.h"
 
 namespace pcache {
 
@@ -36,11 +36,14 @@ Stripes::Stripes(uint32_t count, KeyLog& log)
   PCACHE_CHECK(count > 0 && (count & (count - 1)) == 0);
 }
 
+void Stripes::prepare(Stripe& stripe) {
+  if (stripe.kset) return;
+  stripe.kset = log_.get_buffer();
+  stripe.seen_by_closer = false;
+}
+
 KeyLog::Ticket Stripes::append(Stripe& stripe, const media::Key& key) {
-  if (!stripe.kset) {
-    stripe.kset = log_.get_buffer();
-    stripe.seen_by_closer = false;
-  }
+  prepare(stripe);
   KsetBuffer& kset = *stripe.kset;
   kset.keys[kset.n++] = key;
   stripe.open_keys.store(kset.n, std::memory_order_release);
@@ -55,11 +58,17 @@ KeyLog::Ticket Stripes::seal(Stripe& stripe) {
 }
 
 Status Stripes::flush() {
+  if (auto closed = close_all(); !closed) return closed;
+  log_.end_epoch();
+  return {};
+}
+
+Status Stripes::close_all() {
   for (uint32_t i = 0; i < count(); i++) {
     Stripe& stripe = stripes_[i];
     if (stripe.open_keys.load(std::memory_order_acquire) == 0) continue;
     MutexLock lock(stripe.mu);
-    if (stripe.kset) seal(stripe);
+    if (stripe.kset && stripe.kset->n > 0) seal(stripe);
   }
   return log_.commit(log_.last_sealed());
 }
@@ -69,7 +78,7 @@ Status Stripes::close_old() {
     Stripe& stripe = stripes_[i];
     if (stripe.open_keys.load(std::memory_order_acquire) == 0) continue;
     MutexLock lock(stripe.mu);
-    if (!stripe.kset) continue;
+    if (!stripe.kset || stripe.kset->n == 0) continue;
     if (stripe.seen_by_closer)
       seal(stripe);
     else

@@ -59,11 +59,16 @@ class Stripes {
   uint32_t count() const { return mask_ + 1; }
   Stripe& of(uint64_t logical_off) { return stripes_[range_of(logical_off) & mask_]; }
 
+  // Makes sure that the next append() needs no memory.
+  void prepare(Stripe& stripe) REQUIRES(stripe.mu);
   // Adds a key to the stripe's open kset. Returns 0, or the ticket of the kset that this filled,
   // which the caller commits after it has dropped the lock.
   KeyLog::Ticket append(Stripe& stripe, const media::Key& key) REQUIRES(stripe.mu);
 
   // Closes every open kset and makes all that was appended before durable.
+  Status close_all();
+  // The same for a barrier of the user's: what was appended before belongs to an earlier epoch than
+  // what is appended after.
   Status flush();
   // One tick of the closer: a kset that was open at the tick before is closed.
   Status close_old();

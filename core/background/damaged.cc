@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "background/damaged.h"
+
+#include <iterator>
+
+#include "segment/media_crc.h"
+
+namespace pcache {
+
+using media::Key;
+
+namespace {
+
+CachePos place_of(const Key& key) { return {SegId{key.cache_seg_id}, key.cache_seg_off}; }
+
+}  // namespace
+
+std::optional<Piece> DamagedData::find(const Extent& extent, CachePos pos) const {
+  for (uint64_t at = extent.off; at < extent.end();) {
+    Piece piece;
+    Index::Snapshot snapshot;
+    parts_.index.lookup({at, extent.end() - at}, {&piece, 1}, &snapshot);
+    const CachePos expected = pos + static_cast<uint32_t>(at - extent.off);
+    if (piece.kind == Piece::Kind::kHit && !piece.clean && piece.pos == expected) return piece;
+    at = piece.extent.end();
+  }
+  return std::nullopt;
+}
+
+bool DamagedData::in_index(const Extent& extent, CachePos pos) const {
+  MutexLock lock(parts_.stripes.of(extent.off).mu);
+  return find(extent, pos).has_value();
+}
+
+DamagedData::State DamagedData::state(const Key& key) {
+  const auto known = known_.find(id_of(key));
+  if (known == known_.end()) return State::kNotKnown;
+  if (in_index(known->second.extent, place_of(key)))
+    return known->second.unproven ? State::kNotKnown : State::kDamaged;
+  known_.erase(known);
+  return State::kOverwritten;
+}
+
+uint64_t DamagedData::count() {
+  for (auto at = known_.begin(); at != known_.end();) {
+    const auto& [seg, off, gen] = at->first;
+    at = in_index(at->second.extent, {SegId{seg}, off}) ? std::next(at) : known_.erase(at);
+  }
+  return known_.size();
+}
+
+// A part of a damaged extent has a crc of its own, which must not make it look sound: it gets one
+// that cannot be right.
+void DamagedData::append(Stripe& stripe, const Key& key, const Piece& piece) {
+  Key part = key;
+  part.off = piece.extent.off;
+  part.len = static_cast<uint32_t>(piece.extent.len);
+  part.cache_seg_off = piece.pos.off;
+  if (parts_.data_crc && part.len != key.len) {
+    const auto crc = media_crc(parts_.pmem, parts_.segments, piece.pos, part.len);
+    part.data_crc = ~crc.value_or(0);
+    parts_.index.set_crc(piece.extent, piece.pos, part.data_crc);
+  }
+  parts_.segments.add_refs(piece.pos.seg, 1);
+  parts_.stripes.append(stripe, part);
+}
+
+uint64_t DamagedData::keep(const Key& key) {
+  Stripe& stripe = parts_.stripes.of(key.off);
+  MutexLock lock(stripe.mu);
+  uint64_t found = 0;
+  const bool was_known = known_.erase(id_of(key)) > 0;  // of which parts may be left
+  Extent left{key.off, key.len};
+  while (left.len > 0) {
+    const CachePos pos = place_of(key) + static_cast<uint32_t>(left.off - key.off);
+    const auto piece = find(left, pos);
+    if (!piece) break;
+    left = {piece->extent.end(), left.end() - piece->extent.end()};
+    const Id id{piece->pos.seg.v, piece->pos.off, key.seg_gen};
+    if (kept_.insert(id).second) append(stripe, key, *piece);
+    const bool unproven = !parts_.data_crc && piece->extent.len != key.len;
+    const bool is_new = known_.insert_or_assign(id, Known{piece->extent, unproven}).second;
+    if (was_known || !is_new) continue;
+    found++;
+    parts_.messages.print(
+        LogLevel::kError,
+        "dirty data of range %llu+%llu is damaged (segment %u:%u): it is not written back, and "
+        "reads of it fail",
+        static_cast<unsigned long long>(piece->extent.off),
+        static_cast<unsigned long long>(piece->extent.len), piece->pos.seg.v, piece->pos.off);
+  }
+  return found;
+}
+
+}  // namespace pcache

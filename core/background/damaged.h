@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// DamagedData: dirty data that fails its crc or cannot be read, and so cannot be written back.
+//
+// It exists nowhere else, so it must stay an error to read until it is overwritten, also after an
+// attach. But dirty_tail must pass its key, or nothing behind it would ever be written. So the key
+// is appended to the log again, dirty, for what of it is still in the index. One thread
+// (Writeback's lock).
+#pragma once
+
+#include <map>
+#include <set>
+#include <tuple>
+
+#include "background/parts.h"
+
+namespace pcache {
+
+class DamagedData {
+ public:
+  explicit DamagedData(const BackgroundParts& parts) : parts_(parts) {}
+
+  enum class State {
+    kNotKnown,     // or to be tried again
+    kDamaged,      // and still in the index: to be kept
+    kOverwritten,  // nothing of it counts any more
+  };
+  State state(const media::Key& key);
+
+  // Appends what of the key is still in the index; nothing that it has appended since the last
+  // passed(). Returns how many extents were not known to be damaged before.
+  uint64_t keep(const media::Key& key);
+  // What was appended is in the log, and dirty_tail has moved past what it was appended for.
+  void passed() { kept_.clear(); }
+  // Known, and not overwritten.
+  uint64_t count();
+
+ private:
+  using Id = std::tuple<uint32_t, uint32_t, uint64_t>;  // segment, offset, generation
+  static Id id_of(const media::Key& key) {
+    return {key.cache_seg_id, key.cache_seg_off, key.seg_gen};
+  }
+  bool in_index(const Extent& extent, CachePos pos) const;
+  // The first part of `extent` that is still mapped, dirty, to its place from `pos` on.
+  std::optional<Piece> find(const Extent& extent, CachePos pos) const;
+  void append(Stripe& stripe, const media::Key& key, const Piece& piece) REQUIRES(stripe.mu);
+
+  struct Known {
+    Extent extent;
+    bool unproven;  // a part of what could not be read: may be readable, and is tried by itself
+  };
+
+  const BackgroundParts& parts_;
+  std::map<Id, Known> known_;
+  std::set<Id> kept_;
+};
+
+}  // namespace pcache

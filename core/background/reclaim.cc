@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "background/reclaim.h"
+
+#include "keylog/log_cursor.h"
+#include "segment/media_crc.h"
+
+namespace pcache {
+
+using media::Key;
+
+namespace {
+
+void add(std::atomic<uint64_t>& counter, uint64_t n) {
+  counter.fetch_add(n, std::memory_order_relaxed);
+}
+
+}  // namespace
+
+Result<bool> Reclaim::step() {
+  keys_.clear();
+  log_segments_.clear();
+  const CachePos until = parts_.tails.dirty_tail();
+  LogCursor cursor(parts_.pmem, parts_.segments, parts_.tails.key_tail(), until);
+  uint32_t ksets = 0;
+  uint64_t bytes = 0;
+  while (ksets < kStepKsets && bytes < kStepBytes) {
+    const auto next = cursor.next();
+    if (!next) {
+      add(counters_.errors, 1);
+      return next.error();
+    }
+    const LogItem& item = next.value();
+    if (item.kind == LogItem::Kind::kEnd) {
+      if (item.pos == until) break;
+      add(counters_.errors, 1);
+      return make_error(EUCLEAN, "log at segment %u:%u: ends before dirty_tail: damaged",
+                        item.pos.seg.v, item.pos.off);
+    }
+    if (item.kind == LogItem::Kind::kLast) {
+      log_segments_.push_back(item.pos.seg);
+      continue;
+    }
+    ksets++;
+    for (const Key& key : item.keys) {
+      bytes += key.len;
+      if (key.seg_gen == parts_.segments.generation(SegId{key.cache_seg_id}))
+        keys_.push_back(key);
+      else
+        add(counters_.dead_keys, 1);
+    }
+  }
+  if (cursor.pos() == parts_.tails.key_tail()) return false;
+  for (const Key& key : keys_) forget(key);
+  parts_.tails.set_key_tail(parts_.pmem, cursor.pos());
+  drop_references();
+  add(counters_.ksets, ksets);
+  add(counters_.keys, keys_.size());
+  return true;
+}
+
+void Reclaim::forget(const Key& key) {
+  const CachePos pos{SegId{key.cache_seg_id}, key.cache_seg_off};
+  uint64_t forgotten;
+  {
+    MutexLock lock(parts_.stripes.of(key.off).mu);
+    forgotten = parts_.index.remove({key.off, key.len}, pos);
+  }
+  if (forgotten == 0) return;
+  add(counters_.forgotten_bytes, forgotten);
+  // The backing device has the same bytes: nothing is lost, but the media is failing.
+  if (parts_.data_crc && media_crc(parts_.pmem, parts_.segments, pos, key.len) != key.data_crc)
+    add(counters_.bad_clean, 1);
+}
+
+void Reclaim::drop_references() {
+  for (size_t at = 0; at < keys_.size();) {
+    const uint32_t seg = keys_[at].cache_seg_id;
+    size_t stop = at + 1;
+    while (stop < keys_.size() && keys_[stop].cache_seg_id == seg) stop++;
+    parts_.segments.drop_refs(SegId{seg}, static_cast<int64_t>(stop - at));
+    at = stop;
+  }
+  for (const SegId seg : log_segments_) parts_.segments.release_log(seg);
+}
+
+}  // namespace pcache

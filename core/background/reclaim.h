@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Reclaim (the kernel target's GC): from key_tail up to dirty_tail, forgets the keys of the oldest
+// ksets and frees the segments that nothing names any more.
+//
+// What a step does, and what a crash after each line leaves:
+//   1. the keys leave the index                      (DRAM only)
+//   2. key_tail is moved past their ksets, durably   no replay sees them; their segments are free
+//   3. their references are dropped; a segment that loses its last is freed with its next
+//      generation durable, a log segment is freed    done
+//
+// Invariants
+// - It passes only what writeback has passed, so what it forgets is on the backing device. Dirty
+// data
+//   that was damaged has a later key (see Writeback), and stays in the index.
+// - A reference is dropped for exactly those keys for which one was taken: those of their segment's
+//   current generation (hazard 26).
+// - A key's own range leads to its place in the index: nothing is scanned (hazard 24).
+// One thread at a time.
+#pragma once
+
+#include "background/parts.h"
+
+namespace pcache {
+
+class Reclaim {
+ public:
+  // A step ends with the first of these two: what is cached is not given up by the gigabyte.
+  static constexpr uint32_t kStepKsets = 64;
+  static constexpr uint64_t kStepBytes = media::kSegmentBytes;
+
+  explicit Reclaim(const BackgroundParts& parts) : parts_(parts) {}
+
+  // False: key_tail stands at dirty_tail.
+  Result<bool> step();
+
+  struct Counters {
+    std::atomic<uint64_t> ksets{0}, keys{0}, dead_keys{0};
+    std::atomic<uint64_t> forgotten_bytes{0}, bad_clean{0}, errors{0};
+  };
+  const Counters& counters() const { return counters_; }
+
+ private:
+  void forget(const media::Key& key);
+  void drop_references();
+
+  const BackgroundParts& parts_;
+  std::vector<media::Key> keys_;  // of a step, those that hold a reference
+  std::vector<SegId> log_segments_;
+  Counters counters_;
+};
+
+}  // namespace pcache

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "background/worker.h"
+
+#include <algorithm>
+
+namespace pcache {
+
+Worker::Worker(const BackgroundParts& parts, Writeback& writeback, Reclaim& reclaim, Executor& main,
+               Executor& writing, const Options& options)
+    : parts_(parts),
+      writeback_(writeback),
+      reclaim_(reclaim),
+      main_(main),
+      writing_(writing),
+      options_(options),
+      gc_percent_(options.gc_percent) {}
+
+void Worker::start() {
+  // Seen open at two ticks means open for one interval at least and two at most.
+  const auto tick = std::max(options_.flush_delay / 2, Milliseconds{1});
+  writeback_id_ = writing_.every(options_.writeback_interval, [this] { writeback_task(); });
+  room_id_ = main_.every(options_.writeback_interval, [this] { make_room_task(); });
+  main_.every(tick, [this] { close_old(); });
+  stopping_.store(false, std::memory_order_release);
+  if (room_is_needed()) wake(main_, room_id_);
+}
+
+void Worker::stop() {
+  stopping_.store(true, std::memory_order_release);
+  writing_.stop();
+  main_.stop();
+}
+
+bool Worker::above(uint32_t percent) const {
+  const SegmentCounts counts = parts_.segments.counts();
+  return uint64_t{counts.total - counts.free} * 100 >= uint64_t{percent} * counts.total;
+}
+
+bool Worker::low(uint32_t segments) const {
+  const SegmentCounts counts = parts_.segments.counts();
+  return counts.free <= counts.log_reserve + segments;
+}
+
+bool Worker::room_is_needed() const {
+  return options_.requests_wait() || above(gc_percent()) || low(options_.low_segments);
+}
+
+bool Worker::pressure() const {
+  return options_.requests_wait() || above(std::max(gc_percent(), 50u)) ||
+         low(options_.low_segments);
+}
+
+void Worker::space_taken() {
+  if (low(options_.low_segments) && !failing_.load(std::memory_order_relaxed))
+    options_.set_pace(true);
+  if (room_is_needed()) wake(main_, room_id_);
+}
+
+void Worker::space_freed() {
+  // One more than where it is turned on: a batch that is passed must not let a burst in.
+  if (!low(options_.low_segments + 1)) options_.set_pace(false);
+  if (options_.requests_wait()) wake(main_, room_id_);
+}
+
+void Worker::request_waits() { wake(main_, room_id_); }
+
+void Worker::set_gc_percent(uint32_t percent) {
+  gc_percent_.store(percent, std::memory_order_relaxed);
+  wake(main_, room_id_);
+}
+
+void Worker::close_old() {
+  const Status closed = parts_.stripes.close_old();
+  if (!closed && !close_failed_)
+    parts_.messages.print(LogLevel::kError, "closing ksets by time: %s",
+                          closed.error().text.c_str());
+  close_failed_ = !closed;
+  if (pressure() && unwritten()) wake(writing_, writeback_id_);
+}
+
+bool Worker::unwritten() const {
+  const LogMark head = parts_.log.mark();
+  return (writeback_.behind(head) && !writeback_.stuck(head)) || parts_.stripes.open_keys() > 0 ||
+         parts_.log.has_uncommitted();
+}
+
+void Worker::make_room_task() {
+  options_.retry_requests();
+  for (uint32_t steps = 0; room_is_needed(); steps++) {
+    if (steps == kStepsInARow) {  // old ksets are to be closed, too
+      wake(main_, room_id_);
+      return;
+    }
+    if (stopping_.load(std::memory_order_acquire)) return;
+    const auto freed = reclaim_.step();
+    if (!freed) {
+      note_damaged_log(freed.error());
+      return;
+    }
+    options_.retry_requests();
+    if (freed.value()) continue;
+    // At dirty_tail.
+    if (pressure()) ask_for_writeback();
+    return;
+  }
+}
+
+void Worker::ask_for_writeback() {
+  if (writeback_.log_damaged()) {
+    options_.fail_requests(EIO);
+  } else if (unwritten()) {
+    wake(writing_, writeback_id_);
+  } else {
+    // Nothing is left to be written back: nobody would grant credit.
+    options_.set_pace(false);
+    options_.retry_requests();
+  }
+}
+
+// Nothing behind it can be reclaimed any more.
+void Worker::note_damaged_log(const Error& error) {
+  if (!reclaim_failed_)
+    parts_.messages.print(LogLevel::kError, "reclaim stands still: %s", error.text.c_str());
+  reclaim_failed_ = true;
+  options_.fail_requests(EIO);
+  if (pressure()) wake(writing_, writeback_id_);
+}
+
+void Worker::writeback_task() {
+  if (retry_at_.count() > 0 && writing_.now() < retry_at_) {
+    // Running now has used up the wake that note_failure() asked for.
+    writing_.wake(writeback_id_, retry_at_ - writing_.now());
+    return;
+  }
+  // Up to here and no further: damaged data is appended again, and would never end.
+  LogMark until = parts_.log.mark();
+  bool closed = false;
+  while (!stopping_.load(std::memory_order_acquire)) {
+    const auto moved =
+        pressure() ? writeback_.step(until) : writeback_.step(until, options_.idle_batch_bytes);
+    if (!moved) {
+      note_failure(moved.error());
+      return;
+    }
+    note_success();
+    if (moved.value()) {
+      if (room_is_needed()) wake(main_, room_id_);
+      continue;
+    }
+    // Keys that are still in DRAM can only be passed once they are in the log.
+    if (closed || !pressure()) return;
+    closed = true;
+    const Status all = parts_.stripes.close_all();
+    (void)all;  // a log that is full: what was closed is tried again by the next who commits
+    until = parts_.log.mark();
+  }
+}
+
+void Worker::note_failure(const Error& error) {
+  Milliseconds backoff;
+  {
+    MutexLock lock(state_mu_);
+    if (!state_.failing)
+      parts_.messages.print(LogLevel::kError,
+                            "writeback: %s; the data stays dirty in the cache, and is tried again",
+                            error.text.c_str());
+    backoff = state_.failing ? std::min(2 * state_.backoff, kLongestBackoff) : kFirstBackoff;
+    state_ = {true, error.text, backoff};
+  }
+  failing_.store(true, std::memory_order_relaxed);
+  if (writeback_.log_damaged()) wake(main_, room_id_);
+  options_.set_pace(false);  // no credit comes: what space is left is for who comes first
+  options_.retry_requests();
+  retry_at_ = writing_.now() + backoff;
+  if (!stopping_.load(std::memory_order_acquire)) writing_.wake(writeback_id_, backoff);
+}
+
+void Worker::note_success() {
+  retry_at_ = Milliseconds{0};
+  failing_.store(false, std::memory_order_relaxed);
+  MutexLock lock(state_mu_);
+  if (state_.failing)
+    parts_.messages.print(LogLevel::kNotice, "writeback: the backing device works again");
+  state_.failing = false;
+  state_.backoff = Milliseconds{0};
+}
+
+Worker::State Worker::state() const {
+  MutexLock lock(state_mu_);
+  return state_;
+}
+
+Status Worker::drain() {
+  if (auto closed = parts_.stripes.close_all(); !closed) return closed;
+  const LogMark until = parts_.log.mark();
+  while (writeback_.behind(until)) {
+    const auto moved = writeback_.step(until, kDrainBatchBytes);
+    if (!moved) return moved.error();
+    if (!moved.value()) break;
+    if (room_is_needed()) wake(main_, room_id_);
+  }
+  const uint64_t bad = writeback_.damaged_extents();
+  if (bad == 0) return {};
+  return make_error(EIO,
+                    "%llu extents of dirty data are damaged and were not written back; their "
+                    "ranges are in the log lines",
+                    static_cast<unsigned long long>(bad));
+}
+
+void Worker::make_room(const std::function<bool()>& done) {
+  while (!done()) {
+    const auto moved = writeback_.step(parts_.log.mark());
+    const auto freed = reclaim_.step();
+    if (!(moved && moved.value()) && !(freed && freed.value())) return;
+  }
+}
+
+}  // namespace pcache

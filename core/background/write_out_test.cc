@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "background/write_out.h"
+
+#include "background/background_for_test.h"
+
+namespace pcache {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+class WriteOutTest : public BackgroundTest {
+ protected:
+  void start(const RigOptions& o = {}) {
+    BackgroundTest::start(o);
+    device_->start_journal();
+    written_ = 0;
+    out_ = WriteOut::create(*rig_->parts, [this](uint64_t bytes) { written_ += bytes; }).take();
+  }
+  void TearDown() override {
+    out_.reset();
+    BackgroundTest::TearDown();
+  }
+  // All keys of the log, and then the writes as "OFF+LEN" in sectors.
+  WriteOut::Done write() {
+    rig_->close();
+    batch_.clear();
+    for (const media::Key& key : rig_->keys_from(rig_->tails.key_tail())) batch_.add(key);
+    return out_->write(batch_, batch_.pieces());
+  }
+  std::vector<std::string> writes() const {
+    std::vector<std::string> text;
+    for (const MemoryDevice::Event& event : device_->journal())
+      text.push_back(event.op == BlockOp::kFlush
+                         ? "flush"
+                         : std::to_string(event.extent.off / kSector) + "+" +
+                               std::to_string(event.extent.len / kSector));
+    return text;
+  }
+
+  DirtyBatch batch_;
+  std::unique_ptr<WriteOut> out_;
+  uint64_t written_ = 0;
+};
+
+TEST_F(WriteOutTest, NothingIsNoWrite) {
+  start();
+  const auto done = write();
+  EXPECT_EQ(done.error, 0);
+  EXPECT_EQ(done.ios, 0u);
+  EXPECT_THAT(writes(), IsEmpty());
+}
+
+TEST_F(WriteOutTest, NeighboursBecomeOneWrite) {
+  start();
+  for (uint32_t i = 0; i < 16; i++) rig_->write((i * 5 % 16) * 4096, 4096, i * 5 % 16);
+  rig_->write(1 << 20, 512, 100);
+  const auto done = write();
+  EXPECT_EQ(done.error, 0);
+  EXPECT_EQ(done.ios, 2u);
+  EXPECT_EQ(done.bytes, 16u * 4096 + 512);
+  EXPECT_EQ(written_, done.bytes);
+  EXPECT_THAT(done.bad_keys, IsEmpty());
+  EXPECT_THAT(writes(), ElementsAre("0+128", "2048+1"));
+  for (uint32_t i = 0; i < 16; i++) EXPECT_EQ(rig_->device_value(i * 4096), int(i));
+}
+
+TEST_F(WriteOutTest, AWriteIsHalfAMegabyteAtMost) {
+  start();
+  rig_->write(0, 512, 1);
+  rig_->write(512, (1 << 20) + 512, 2);
+  const auto done = write();
+  EXPECT_EQ(done.ios, 3u);
+  EXPECT_THAT(writes(), ElementsAre("0+1024", "1024+1024", "2048+2"));
+  EXPECT_EQ(rig_->on_device({512, (1 << 20) + 512}), Rig::filled((1 << 20) + 512, 2));
+  EXPECT_EQ(rig_->device_value((1 << 20) + 1024), Rig::kBacking);
+}
+
+TEST_F(WriteOutTest, WritesGoOnPastARangesEnd) {
+  start();
+  rig_->write(kRangeBytes - 4096, 8192, 3);
+  EXPECT_EQ(write().ios, 1u);
+  EXPECT_EQ(rig_->device_value(kRangeBytes), 3);
+}
+
+TEST_F(WriteOutTest, PartsOfKeysAreWritten) {
+  start({.data_crc = true});
+  rig_->write(0, 4096, 1);
+  rig_->write(1024, 512, 2);
+  rig_->write(3072, 4096, 3);
+  const auto done = write();
+  EXPECT_THAT(done.bad_keys, IsEmpty());
+  EXPECT_THAT(writes(), ElementsAre("0+14"));
+  const int expected[] = {1, 1, 2, 1, 1, 1, 3, 3};
+  for (uint32_t s = 0; s < 8; s++) EXPECT_EQ(rig_->device_value(s * 512), expected[s]);
+}
+
+// More of them than are in flight at a time.
+TEST_F(WriteOutTest, ManyScatteredWrites) {
+  start();
+  for (uint32_t i = 0; i < 10 * WriteOut::kDepth; i++) rig_->write(i * 8192, 512, i);
+  EXPECT_EQ(write().ios, 10u * WriteOut::kDepth);
+  for (uint32_t i = 0; i < 10 * WriteOut::kDepth; i++)
+    ASSERT_EQ(rig_->device_value(i * 8192), int(i));
+}
+
+TEST_F(WriteOutTest, ManyAreInFlightAndNoneAfterwards) {
+  start();
+  for (uint32_t i = 0; i < 3 * WriteOut::kDepth; i++) rig_->write(i * 8192, 512, i);
+  device_->hold();
+  device_->set_release_on_wait(true);
+  const auto done = write();
+  EXPECT_EQ(done.ios, 3u * WriteOut::kDepth);
+  EXPECT_EQ(written_, done.bytes) << "every one has completed";
+  EXPECT_EQ(device_->held(), 0u);
+}
+
+TEST_F(WriteOutTest, BadDataIsNotWritten) {
+  start({.data_crc = true});
+  for (uint32_t i = 0; i < 4; i++) rig_->write(i * 4096, 4096, i + 1);
+  damage(4096 + 1024);
+  const auto done = write();
+  EXPECT_EQ(done.error, 0);
+  EXPECT_THAT(done.bad_keys, ElementsAre(1u));
+  EXPECT_THAT(writes(), ElementsAre("0+8", "16+16"));
+  EXPECT_EQ(rig_->on_device({4096, 4096}), MemoryDevice::pattern(4096, 4096));
+}
+
+// The bad bit is in a sector that another key has overwritten: it is the whole that was promised.
+TEST_F(WriteOutTest, APartIsCheckedAgainstItsWhole) {
+  start({.data_crc = true});
+  rig_->write(0, 8192, 1);
+  damage(512);
+  rig_->write(512, 512, 2);
+  rig_->write(4096, 512, 3);
+  const auto done = write();
+  EXPECT_THAT(done.bad_keys, ElementsAre(0u)) << "once, though it has three parts";
+  EXPECT_THAT(writes(), ElementsAre("1+1", "8+1"));
+}
+
+TEST_F(WriteOutTest, UnreadableDataIsNotWritten) {
+  start();
+  for (uint32_t i = 0; i < 4; i++) rig_->write(i * 4096, 4096, i + 1);
+  rig_->close();
+  make_unreadable(8192);
+  const auto done = write();
+  EXPECT_EQ(done.error, 0);
+  EXPECT_THAT(done.bad_keys, ElementsAre(2u));
+  EXPECT_THAT(writes(), ElementsAre("0+16", "24+8"));
+}
+
+TEST_F(WriteOutTest, UnreadableDataUnderACrcIsNotWritten) {
+  start({.data_crc = true});
+  rig_->write(0, 4096, 1);
+  rig_->write(4096, 16384, 2);
+  rig_->write(4096, 512, 3);  // its first part
+  rig_->close();
+  make_unreadable(4096 + 12288);
+  const auto done = write();
+  EXPECT_THAT(done.bad_keys, ElementsAre(1u));
+  EXPECT_THAT(writes(), ElementsAre("0+9"));
+}
+
+// Without data_crc a long extent is read as it is written.
+TEST_F(WriteOutTest, UnreadableInTheMiddleOfALongOne) {
+  start();
+  rig_->write(0, 2 << 20, 1);
+  rig_->write(2 << 20, 4096, 2);
+  rig_->close();
+  make_unreadable((1 << 20) + 4096);
+  const auto done = write();
+  EXPECT_EQ(done.error, 0);
+  EXPECT_THAT(done.bad_keys, ElementsAre(0u));
+  EXPECT_EQ(rig_->device_value((1 << 20) + 4096), Rig::kBacking);
+  EXPECT_EQ(rig_->device_value(2 << 20), 2);
+}
+
+TEST_F(WriteOutTest, AllBadIsNoWrite) {
+  start({.data_crc = true});
+  for (uint32_t i = 0; i < 4; i++) rig_->write(i * 8192, 4096, i + 1);
+  for (uint32_t i = 0; i < 4; i++) damage(i * 8192);
+  const auto done = write();
+  EXPECT_THAT(done.bad_keys, ElementsAre(0u, 1u, 2u, 3u));
+  EXPECT_EQ(done.ios, 0u);
+  EXPECT_EQ(done.bytes, 0u);
+}
+
+TEST_F(WriteOutTest, BadKeysAreAscending) {
+  start({.data_crc = true});
+  for (uint32_t i = 0; i < 4; i++) rig_->write((3 - i) * 8192, 4096, i + 1);
+  for (uint32_t i = 0; i < 4; i++) damage(i * 8192);
+  EXPECT_THAT(write().bad_keys, ElementsAre(0u, 1u, 2u, 3u));
+}
+
+TEST_F(WriteOutTest, AnErrorOfTheDeviceIsReported) {
+  start();
+  for (uint32_t i = 0; i < 4 * WriteOut::kDepth; i++) rig_->write(i * 8192, 512, i);
+  device_->set_error(ENOSPC);
+  auto done = write();
+  EXPECT_EQ(done.error, ENOSPC);
+  EXPECT_EQ(written_, 0u);
+  EXPECT_LE(done.ios, WriteOut::kDepth + 1u) << "no use in going on";
+  device_->set_error(0);
+  done = write();
+  EXPECT_EQ(done.error, 0) << "each write() is for itself";
+  EXPECT_EQ(done.ios, 4u * WriteOut::kDepth);
+}
+
+// A queue that is not empty when it is destroyed would kill the test.
+TEST_F(WriteOutTest, NothingIsInFlightAfterAnError) {
+  start();
+  for (uint32_t i = 0; i < 4 * WriteOut::kDepth; i++) rig_->write(i * 8192, 512, i);
+  device_->set_error(EIO);
+  device_->hold();
+  device_->set_release_on_wait(true);
+  EXPECT_EQ(write().error, EIO);
+  EXPECT_EQ(device_->held(), 0u);
+  out_.reset();
+}
+
+TEST_F(WriteOutTest, FlushSaysWhatTheDeviceSays) {
+  start();
+  EXPECT_EQ(out_->flush(), 0);
+  EXPECT_THAT(writes(), ElementsAre("flush"));
+  device_->set_error(BlockOp::kFlush, EIO);
+  rig_->write(0, 512, 1);
+  EXPECT_EQ(write().error, 0);
+  EXPECT_EQ(out_->flush(), EIO);
+  device_->set_error(0);
+  EXPECT_EQ(out_->flush(), 0);
+}
+
+}  // namespace
+}  // namespace pcache

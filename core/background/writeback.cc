@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "background/writeback.h"
+
+#include <algorithm>
+
+#include "keylog/log_cursor.h"
+
+namespace pcache {
+
+using media::Key;
+
+namespace {
+
+void add(std::atomic<uint64_t>& counter, uint64_t n) {
+  counter.fetch_add(n, std::memory_order_relaxed);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Writeback>> Writeback::create(const BackgroundParts& parts,
+                                                     const Options& options) {
+  std::unique_ptr<Writeback> writeback(new Writeback(parts, options));
+  auto out = WriteOut::create(parts, [self = writeback.get()](uint64_t bytes)
+                                         NO_THREAD_SAFETY_ANALYSIS { self->note_written(bytes); });
+  if (!out) return out.error();
+  writeback->out_ = out.take();
+  return writeback;
+}
+
+// Superseded data is not written and yet passed: each byte written stands for its share.
+void Writeback::note_written(uint64_t bytes) {
+  note_progress(bytes * batch_.appended_bytes() / planned_bytes_);
+}
+
+void Writeback::note_progress(uint64_t appended_bytes) {
+  const uint64_t all = batch_.appended_bytes();
+  const uint64_t n = std::min(appended_bytes, all - std::min(all, reported_bytes_));
+  reported_bytes_ += n;
+  if (n > 0 && options_.progress) options_.progress(n);
+}
+
+Error Writeback::failed(Error error) {
+  add(counters_.errors, 1);
+  return error;
+}
+
+Result<bool> Writeback::step(const LogMark& until, uint64_t batch_bytes) {
+  MutexLock lock(mu_);
+  if (!behind(until)) return false;
+  const auto end = collect(until, batch_bytes);
+  if (!end) {
+    // Ksets that were acknowledged cannot be read any more.
+    if (!log_damaged_.exchange(true) && options_.data_lost) options_.data_lost(EIO);
+    return failed(end.error());
+  }
+  // Passing nothing but damaged data would only append it again.
+  if (batch_.keys().empty() && others_ == 0 && !damaged_keys_.empty()) {
+    stuck_at_.store(until.ksets, std::memory_order_relaxed);
+    return false;
+  }
+  WriteOut::Done done;
+  if (auto written = write_out(&done); !written) return failed(written.error());
+  if (auto kept = keep_damaged(done.bad_keys); !kept) return failed(kept.error());
+  mark_written(done.bad_keys);
+  parts_.tails.set_dirty_tail(parts_.pmem, end.value().pos);
+  add(counters_.batches, 1);
+  add(counters_.ksets, end.value().ksets - passed_ksets());
+  add(counters_.keys, batch_.keys().size());
+  add(counters_.appended_bytes, batch_.appended_bytes());
+  passed_bytes_.store(end.value().dirty_bytes, std::memory_order_release);
+  passed_.store(end.value().ksets, std::memory_order_release);
+  note_progress(batch_.appended_bytes());
+  reported_bytes_ = 0;
+  damaged_.passed();
+  counters_.bad_keys.store(damaged_.count(), std::memory_order_relaxed);
+  return true;
+}
+
+uint64_t Writeback::damaged_extents() {
+  MutexLock lock(mu_);
+  const uint64_t count = damaged_.count();
+  counters_.bad_keys.store(count, std::memory_order_relaxed);
+  return count;
+}
+
+// The epoch that bounds the batch is that of its first key to be written; what comes before is only
+// passed.
+Result<LogMark> Writeback::collect(const LogMark& until, uint64_t batch_bytes) {
+  batch_.clear();
+  damaged_keys_.clear();
+  others_ = 0;
+  LogMark at{parts_.tails.dirty_tail(), passed_ksets(), passed_dirty_bytes()};
+  uint64_t last = until.ksets;
+  LogCursor cursor(parts_.pmem, parts_.segments, at.pos, until.pos);
+  while (at.ksets < last && batch_.appended_bytes() < batch_bytes &&
+         batch_.keys().size() < kMostKeys) {
+    const auto next = cursor.next();
+    if (!next) return next.error();
+    const LogItem& item = next.value();
+    if (item.kind == LogItem::Kind::kEnd)
+      return make_error(EUCLEAN, "log at segment %u:%u: ends before its head: damaged",
+                        item.pos.seg.v, item.pos.off);
+    at.pos = item.next;
+    if (item.kind == LogItem::Kind::kLast) continue;
+    for (const Key& key : item.keys) {
+      // Dead keys of a log that was damaged: their data is gone.
+      const bool live = key.seg_gen == parts_.segments.generation(SegId{key.cache_seg_id});
+      if (key.flags & media::kKeyClean || !live) {
+        others_++;
+        continue;
+      }
+      at.dirty_bytes += key.len;
+      const DamagedData::State state = damaged_.state(key);
+      if (state == DamagedData::State::kOverwritten) {
+        others_++;
+      } else if (state == DamagedData::State::kDamaged) {
+        damaged_keys_.push_back(key);
+      } else {
+        if (batch_.keys().empty()) last = std::min(last, parts_.log.epoch_end_after(at.ksets));
+        batch_.add(key);
+      }
+    }
+    at.ksets++;
+  }
+  return at;
+}
+
+Status Writeback::write_out(WriteOut::Done* done) {
+  pieces_ = batch_.pieces();
+  planned_bytes_ = 0;
+  if (pieces_.empty()) return {};
+  for (const DirtyBatch::Piece& piece : pieces_) planned_bytes_ += piece.extent.len;
+  *done = out_->write(batch_, pieces_);
+  add(counters_.writes, done->ios);
+  add(counters_.written_bytes, done->bytes);
+  if (done->error)
+    return error_errno(done->error, "backing device %s: writing back failed",
+                       parts_.backing.identity().text.c_str());
+  if (done->ios == 0) return {};
+  add(counters_.flushes, 1);
+  if (const int error = out_->flush())
+    return error_errno(error, "backing device %s: its flush failed",
+                       parts_.backing.identity().text.c_str());
+  return {};
+}
+
+Status Writeback::keep_damaged(const std::vector<uint32_t>& bad) {
+  if (bad.empty() && damaged_keys_.empty()) return {};
+  uint64_t found = 0;
+  for (const Key& key : damaged_keys_) found += damaged_.keep(key);
+  for (const uint32_t k : bad) found += damaged_.keep(batch_.keys()[k]);
+  if (found > 0 && options_.data_lost) options_.data_lost(EIO);
+  return parts_.stripes.close_all();
+}
+
+// By pieces: a key without one may name the same data as a later one that is damaged.
+void Writeback::mark_written(const std::vector<uint32_t>& bad) {
+  for (const DirtyBatch::Piece& piece : pieces_) {
+    if (std::binary_search(bad.begin(), bad.end(), piece.key)) continue;
+    const Key& key = batch_.keys()[piece.key];
+    const CachePos whole{SegId{key.cache_seg_id}, key.cache_seg_off};
+    MutexLock lock(parts_.stripes.of(key.off).mu);
+    parts_.index.mark_clean(piece.extent,
+                            whole + static_cast<uint32_t>(piece.extent.off - key.off));
+  }
+}
+
+}  // namespace pcache

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Writeback: moves dirty data to the backing device, in log order, and dirty_tail behind it.
+//
+// What a step does, and what a crash after each line leaves:
+//   1. the data of a batch of ksets goes to the device    written again at the next attach
+//   2. the device is flushed                              the same
+//   3. keys whose data is damaged are appended again      twice in the log: the later one counts
+//   4. dirty_tail is moved, durably                       done
+//
+// Invariants
+// - A batch never reaches past the end of an epoch (see KeyLog): at any moment the device alone is
+// a
+//   state that the user's barriers allow. Within a batch the newest data of a sector is written.
+// - dirty_tail moves only when everything before it is on the device and flushed (hazard 4), or has
+//   been appended again: data that is damaged stays dirty, and so an error to read, but does not
+//   keep what is behind it from being written (hazard 17).
+// - A step that fails changes nothing but the device, and is done again whole.
+// Any thread; steps exclude each other.
+#pragma once
+
+#include <functional>
+
+#include "background/damaged.h"
+#include "background/write_out.h"
+#include "base/mutex.h"
+
+namespace pcache {
+
+class Writeback {
+ public:
+  static constexpr size_t kMostKeys = 1 << 20;
+  struct Options {
+    // Of data as appended; a kset is never divided, and a batch has kMostKeys keys at most.
+    uint64_t batch_bytes = 32 << 20;
+    // While a step is under way: so many bytes of the cache are written back, as appended. For all
+    // of a step as many as it passes.
+    std::function<void(uint64_t)> progress = nullptr;
+    // Acknowledged data turned out to be damaged (positive errno).
+    std::function<void(int)> data_lost = nullptr;
+  };
+  static Result<std::unique_ptr<Writeback>> create(const BackgroundParts& parts,
+                                                   const Options& options);
+
+  // Writes one batch back, of ksets before `until`. False: there was nothing to do, or nothing but
+  // data that is known to be damaged.
+  Result<bool> step(const LogMark& until) { return step(until, options_.batch_bytes); }
+  Result<bool> step(const LogMark& until, uint64_t batch_bytes) EXCLUDES(mu_);
+  // Whether ksets before `until` are left.
+  bool behind(const LogMark& until) const { return passed_ksets() < until.ksets; }
+  // Dirty data that is known to be damaged, and not overwritten since.
+  uint64_t damaged_extents() EXCLUDES(mu_);
+  // The last step found nothing but damaged data; no more can be passed until something is
+  // appended.
+  bool stuck(const LogMark& head) const {
+    return stuck_at_.load(std::memory_order_relaxed) == head.ksets;
+  }
+  // Ksets cannot be read: what is behind them is never written back.
+  bool log_damaged() const { return log_damaged_.load(std::memory_order_relaxed); }
+
+  struct Counters {
+    std::atomic<uint64_t> batches{0}, ksets{0}, keys{0}, appended_bytes{0};
+    std::atomic<uint64_t> writes{0}, written_bytes{0}, flushes{0};
+    std::atomic<uint64_t> errors{0};
+    std::atomic<uint64_t> bad_keys{0};  // extents known to be damaged, as of the last step
+  };
+  const Counters& counters() const { return counters_; }
+  // Behind dirty_tail at attach and before it now.
+  uint64_t passed_ksets() const { return passed_.load(std::memory_order_acquire); }
+  uint64_t passed_dirty_bytes() const { return passed_bytes_.load(std::memory_order_acquire); }
+
+ private:
+  Writeback(const BackgroundParts& parts, const Options& options)
+      : parts_(parts), options_(options), damaged_(parts) {}
+  // Reads ksets into batch_ and damaged_keys_; returns where it ends.
+  Result<LogMark> collect(const LogMark& until, uint64_t batch_bytes) REQUIRES(mu_);
+  Status write_out(WriteOut::Done* done) REQUIRES(mu_);
+  Status keep_damaged(const std::vector<uint32_t>& bad) REQUIRES(mu_);
+  void note_written(uint64_t bytes) REQUIRES(mu_);
+  void note_progress(uint64_t appended_bytes) REQUIRES(mu_);
+  void mark_written(const std::vector<uint32_t>& bad) REQUIRES(mu_);
+  Error failed(Error error);
+
+  const BackgroundParts& parts_;
+  const Options options_;
+  std::unique_ptr<WriteOut> out_ PT_GUARDED_BY(mu_);
+  Mutex mu_;
+  DirtyBatch batch_ GUARDED_BY(mu_);
+  std::vector<media::Key> damaged_keys_ GUARDED_BY(mu_);  // of its ksets, known before
+  uint64_t others_ GUARDED_BY(mu_) = 0;                   // of its ksets, in neither
+  std::vector<DirtyBatch::Piece> pieces_ GUARDED_BY(mu_);
+  uint64_t planned_bytes_ GUARDED_BY(mu_) = 0;   // to be written for batch_
+  uint64_t reported_bytes_ GUARDED_BY(mu_) = 0;  // as progress since dirty_tail moved
+  DamagedData damaged_ GUARDED_BY(mu_);
+  std::atomic<bool> log_damaged_{false};
+  std::atomic<uint64_t> stuck_at_{UINT64_MAX};
+  std::atomic<uint64_t> passed_{0}, passed_bytes_{0};
+  Counters counters_;
+};
+
+}  // namespace pcache

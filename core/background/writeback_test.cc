@@ -1,0 +1,676 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "background/writeback.h"
+
+#include <random>
+
+#include "background/background_for_test.h"
+
+namespace pcache {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+class WritebackTest : public BackgroundTest {
+ protected:
+  void start(RigOptions o = {}) {
+    o.writeback.data_lost = [this](int error) { lost_.push_back(error); };
+    BackgroundTest::start(o);
+    device_->start_journal();
+  }
+  const Writeback::Counters& counters() const { return rig_->writeback->counters(); }
+  size_t flushes() const {
+    size_t n = 0;
+    for (const MemoryDevice::Event& event : device_->journal()) n += event.op == BlockOp::kFlush;
+    return n;
+  }
+  // Of the device, in order: "OFF+LEN" of writes in sectors, "flush".
+  std::vector<std::string> done() const {
+    std::vector<std::string> text;
+    for (const MemoryDevice::Event& event : device_->journal())
+      text.push_back(event.op == BlockOp::kFlush
+                         ? "flush"
+                         : std::to_string(event.extent.off / kSector) + "+" +
+                               std::to_string(event.extent.len / kSector));
+    return text;
+  }
+  std::string step_error() {
+    const auto moved = step();
+    return moved.ok() ? "no error" : moved.error().text;
+  }
+  CachePos dirty_tail() const { return rig_->tails.dirty_tail(); }
+
+  std::vector<int> lost_;
+};
+
+TEST_F(WritebackTest, NothingToDo) {
+  start();
+  EXPECT_FALSE(rig_->writeback->behind(rig_->log->mark()));
+  EXPECT_FALSE(step().value());
+  EXPECT_TRUE(image_->memory().journal().empty());
+  EXPECT_THAT(done(), IsEmpty());
+}
+
+TEST_F(WritebackTest, DataGoesToTheDeviceAndIsCleanThen) {
+  start();
+  rig_->write(0, 4096, 1);
+  rig_->write(40960, 1024, 2);
+  EXPECT_FALSE(step().value()) << "open ksets are not in the log";
+  rig_->flush();
+  EXPECT_TRUE(rig_->writeback->behind(rig_->log->mark()));
+  EXPECT_TRUE(step().value());
+  EXPECT_THAT(done(), ElementsAre("0+8", "80+2", "flush"));
+  EXPECT_EQ(rig_->mapped(0, 4096), "CCCCCCCC");
+  EXPECT_EQ(rig_->mapped(40960, 1536), "CC.");
+  EXPECT_EQ(rig_->device_value(0), 1);
+  EXPECT_EQ(rig_->device_value(40960), 2);
+  EXPECT_EQ(dirty_tail(), rig_->log->head());
+  EXPECT_FALSE(rig_->writeback->behind(rig_->log->mark()));
+  EXPECT_EQ(rig_->writeback->passed_dirty_bytes(), 5120u);
+  EXPECT_FALSE(step().value());
+  EXPECT_EQ(counters().batches, 1u);
+  EXPECT_EQ(counters().keys, 2u);
+  EXPECT_EQ(counters().appended_bytes, 5120u);
+  EXPECT_EQ(counters().writes, 2u);
+  EXPECT_EQ(counters().written_bytes, 5120u);
+}
+
+TEST_F(WritebackTest, DirtyTailIsDurable) {
+  start();
+  rig_->write(0, 4096, 1);
+  rig_->flush();
+  rig_->write_back();
+  attach();
+  EXPECT_EQ(rig_->replayed.dirty_keys, 0u);
+  EXPECT_EQ(rig_->mapped(0, 4096), "CCCCCCCC");
+  EXPECT_FALSE(rig_->writeback->behind(rig_->log->mark()));
+}
+
+TEST_F(WritebackTest, GoesNoFurtherThanItWasAsked) {
+  start();
+  rig_->write(0, 512, 1);
+  rig_->close();
+  const LogMark until = rig_->log->mark();
+  rig_->write(4096, 512, 2);
+  rig_->close();
+  EXPECT_TRUE(rig_->writeback->step(until).value());
+  EXPECT_FALSE(rig_->writeback->step(until).value());
+  EXPECT_EQ(dirty_tail(), until.pos);
+  EXPECT_EQ(rig_->device_value(4096), Rig::kBacking);
+  EXPECT_TRUE(rig_->dirty(4096));
+}
+
+// Hazard 23: a flush of the device for each kset is what makes a disk slow.
+TEST_F(WritebackTest, OneFlushForManyKsets) {
+  start();
+  for (uint64_t i = 0; i < 4096; i++) rig_->write(i * 1024, 512, 1);
+  rig_->flush();
+  EXPECT_EQ(rig_->write_back(), 1);
+  EXPECT_EQ(counters().ksets, 32u);
+  EXPECT_EQ(flushes(), 1u);
+  EXPECT_EQ(counters().flushes, 1u);
+}
+
+TEST_F(WritebackTest, ABatchEndsWhenItIsLargeEnough) {
+  start({.writeback = {.batch_bytes = 64 << 10}});
+  for (uint64_t i = 0; i < 4 * 128; i++) rig_->write(i * 1024, 512, 1);
+  rig_->flush();
+  EXPECT_EQ(rig_->write_back(), 4) << "one kset of 128 sectors each";
+  EXPECT_EQ(flushes(), 4u);
+}
+
+TEST_F(WritebackTest, FollowsTheLogIntoItsNextSegment) {
+  start({.log_head = media::kSegDataBytes - 1024});
+  for (uint32_t i = 0; i < 100; i++) {
+    rig_->write(i * 4096, 512, i);
+    rig_->close();
+  }
+  EXPECT_EQ(rig_->log->counters().rolls, 1u);
+  rig_->write_back();
+  EXPECT_EQ(dirty_tail(), rig_->log->head());
+  for (uint32_t i = 0; i < 100; i++) ASSERT_EQ(rig_->device_value(i * 4096), int(i));
+}
+
+TEST_F(WritebackTest, WithinAnEpochOnlyTheNewestIsWritten) {
+  start();
+  for (uint32_t i = 1; i <= 500; i++) rig_->write(0, 4096, i);
+  rig_->write(1024, 512, 501);
+  rig_->flush();
+  rig_->write_back();
+  EXPECT_EQ(counters().written_bytes, 4096u);
+  EXPECT_THAT(done(), ElementsAre("0+8", "flush"));
+  EXPECT_EQ(rig_->device_value(0), 500);
+  EXPECT_EQ(rig_->device_value(1024), 501);
+  EXPECT_EQ(rig_->mapped(0, 4096), "CCCCCCCC");
+}
+
+TEST_F(WritebackTest, WhatTheUserOverwroteMeanwhileStaysDirty) {
+  start();
+  rig_->write(0, 4096, 1);
+  rig_->flush();
+  rig_->write(1024, 512, 2);  // its kset is open
+  rig_->write_back();
+  EXPECT_EQ(rig_->mapped(0, 4096), "CCDCCCCC");
+  EXPECT_EQ(rig_->device_value(1024), 1);
+  EXPECT_EQ(rig_->value(1024), 2);
+}
+
+TEST_F(WritebackTest, CleanKeysArePassedUnwritten) {
+  start();
+  rig_->fill(0, 4096);
+  rig_->flush();
+  EXPECT_TRUE(step().value());
+  EXPECT_THAT(done(), IsEmpty()) << "nor is there anything to flush";
+  EXPECT_EQ(dirty_tail(), rig_->log->head());
+  EXPECT_EQ(counters().keys, 0u);
+}
+
+// Whoever waits for space is let in by it: superseded data counts as well, and nothing twice.
+TEST_F(WritebackTest, ProgressAddsUpToWhatIsPassed) {
+  uint64_t progress = 0;
+  start({.writeback = {.progress = [&](uint64_t bytes) { progress += bytes; }}});
+  uint64_t appended = 0;
+  for (uint32_t i = 0; i < 500; i++) {
+    rig_->write(i % 7 * 8192, 4096, i);
+    appended += 4096;
+    if (i % 100 == 50) rig_->fill((4 << 20) + i * 4096, 4096);
+    if (i % 100 == 60) rig_->flush();
+    if (i % 100 == 70) {
+      ASSERT_TRUE(step().ok());
+      EXPECT_EQ(progress, rig_->writeback->passed_dirty_bytes());
+    }
+  }
+  rig_->flush();
+  rig_->write_back();
+  EXPECT_EQ(progress, appended);
+  rig_->fill(8 << 20, 4096);
+  rig_->flush();
+  rig_->write_back();
+  EXPECT_EQ(progress, appended) << "clean data makes none";
+}
+
+TEST_F(WritebackTest, ABarrierDividesBatches) {
+  start();
+  rig_->write(0, 512, 1);
+  rig_->flush();
+  rig_->write(4096, 512, 2);
+  rig_->write(0, 512, 3);
+  rig_->flush();
+  EXPECT_TRUE(step().value());
+  EXPECT_THAT(done(), ElementsAre("0+1", "flush"));
+  EXPECT_EQ(rig_->device_value(0), 1);
+  EXPECT_EQ(rig_->value(0), 3);
+  EXPECT_TRUE(step().value());
+  EXPECT_THAT(done(), ElementsAre("0+1", "flush", "0+1", "8+1", "flush"));
+  EXPECT_EQ(rig_->device_value(0), 3);
+}
+
+// Closing ksets by time is no barrier of the user's.
+TEST_F(WritebackTest, ClosingKsetsDividesNothing) {
+  start();
+  rig_->write(0, 512, 1);
+  rig_->close();
+  rig_->write(4096, 512, 2);
+  rig_->close();
+  rig_->write(0, 512, 3);
+  rig_->flush();
+  EXPECT_EQ(rig_->write_back(), 1);
+  EXPECT_THAT(done(), ElementsAre("0+1", "8+1", "flush"));
+}
+
+// Where its barriers were is forgotten: what a log held at attach goes kset by kset.
+TEST_F(WritebackTest, AfterAttachEachKsetIsAnEpoch) {
+  start();
+  for (uint32_t i = 1; i <= 3; i++) {
+    rig_->write(0, 512, i);
+    rig_->close();
+  }
+  attach();
+  EXPECT_EQ(rig_->replayed.dirty_ksets, 3u);
+  rig_->write(0, 512, 4);
+  rig_->close();
+  rig_->write(4096, 512, 5);
+  rig_->close();
+  EXPECT_EQ(rig_->write_back(), 4);
+  EXPECT_THAT(done(), ElementsAre("0+1", "flush", "0+1", "flush", "0+1", "flush",  //
+                                  "0+1", "8+1", "flush"));
+  EXPECT_EQ(rig_->device_value(0), 4);
+}
+
+// At any moment, whatever of the unflushed writes a loss of power keeps, the device alone is a
+// state that the user's barriers allow: something of epoch N on it means all of the earlier ones.
+TEST_F(WritebackTest, TheDeviceAloneIsAlwaysLegal) {
+  for (uint64_t seed = 1; seed <= 8; seed++) {
+    std::mt19937_64 random(seed);
+    start({.data_crc = seed % 2 == 0, .writeback = {.batch_bytes = uint64_t{8} << 10 << seed}});
+    constexpr uint64_t kSectors = 64;
+    const auto place = [](uint64_t s) {  // three ranges, so three stripes
+      return s % 3 * kRangeBytes + s / 3 * kSector;
+    };
+    std::vector<std::map<uint64_t, uint32_t>> before;  // at each barrier: what each sector held
+    std::vector<uint32_t> epoch_of{0};                 // by value
+    std::map<uint64_t, uint32_t> now;
+    for (uint32_t i = 0; i < 2000; i++) {
+      const uint64_t choice = random() % 100;
+      if (choice < 80) {
+        const auto value = static_cast<uint32_t>(epoch_of.size());
+        epoch_of.push_back(static_cast<uint32_t>(before.size()));
+        const uint64_t sector = random() % kSectors;
+        const uint64_t n = std::min<uint64_t>(1 + random() % 4, (kSectors + 2 - sector) / 3);
+        rig_->write(place(sector), std::max<uint64_t>(n, 1) * kSector, value);
+        for (uint64_t k = 0; k < std::max<uint64_t>(n, 1); k++)
+          now[place(sector) + k * kSector] = value;
+      } else if (choice < 88) {
+        rig_->flush();
+        before.push_back(now);
+      } else if (choice < 94) {
+        rig_->close();
+      } else {
+        ASSERT_TRUE(step().ok());
+      }
+    }
+    rig_->flush();
+    rig_->write_back();
+
+    std::map<uint64_t, uint32_t> durable, written;
+    uint32_t reached = 0;  // the last epoch of which something is on the device
+    for (const MemoryDevice::Event& event : device_->journal()) {
+      if (event.op == BlockOp::kFlush) {
+        durable = written;
+        continue;
+      }
+      for (uint64_t at = 0; at < event.extent.len; at += kSector) {
+        uint32_t value;
+        memcpy(&value, event.bytes.data() + at, sizeof value);
+        written[event.extent.off + at] = value;
+        const uint32_t epoch = epoch_of[value];
+        if (epoch <= reached) continue;
+        reached = epoch;
+        for (const auto& [off, least] : before[epoch - 1])
+          ASSERT_GE(durable[off], least) << "epoch " << epoch << " overtakes, seed " << seed;
+      }
+    }
+    EXPECT_EQ(durable, now) << "seed " << seed;
+    for (const auto& [off, value] : now) {
+      ASSERT_EQ(rig_->device_value(off), int(value));
+      ASSERT_FALSE(rig_->dirty(off));
+    }
+  }
+}
+
+// Hazard 4.
+TEST_F(WritebackTest, AFailedWriteMovesNothing) {
+  start();
+  rig_->write(0, 4096, 1);
+  rig_->write(1 << 20, 4096, 2);
+  rig_->flush();
+  image_->memory().checkpoint();
+  const CachePos before = dirty_tail();
+  device_->set_error(BlockOp::kWrite, ENOSPC);
+  for (int i = 0; i < 2; i++) {
+    const auto moved = step();
+    ASSERT_FALSE(moved.ok());
+    EXPECT_EQ(moved.error().code, ENOSPC);
+    EXPECT_THAT(moved.error().text, HasSubstr("memory device: writing back failed"));
+  }
+  EXPECT_EQ(dirty_tail(), before);
+  EXPECT_TRUE(image_->memory().journal().empty());
+  EXPECT_EQ(rig_->mapped(0, 4096), "DDDDDDDD");
+  EXPECT_EQ(flushes(), 0u);
+  EXPECT_EQ(counters().errors, 2u);
+  EXPECT_EQ(counters().batches, 0u);
+
+  device_->set_error(0);
+  EXPECT_TRUE(step().value());
+  EXPECT_EQ(dirty_tail(), rig_->log->head());
+  EXPECT_EQ(rig_->device_value(0), 1);
+  EXPECT_EQ(rig_->device_value(1 << 20), 2);
+}
+
+TEST_F(WritebackTest, AFailedFlushMovesNothing) {
+  start();
+  rig_->write(0, 4096, 1);
+  rig_->flush();
+  image_->memory().checkpoint();
+  const CachePos before = dirty_tail();
+  device_->set_error(BlockOp::kFlush, EIO);
+  EXPECT_THAT(step_error(), HasSubstr("memory device: its flush failed"));
+  EXPECT_EQ(dirty_tail(), before);
+  EXPECT_TRUE(image_->memory().journal().empty());
+  EXPECT_TRUE(rig_->dirty(0));
+  device_->set_error(0);
+  EXPECT_TRUE(step().value());
+  EXPECT_THAT(done(), ElementsAre("0+8", "0+8", "flush")) << "the data is written again, too";
+  EXPECT_FALSE(rig_->dirty(0));
+  EXPECT_EQ(dirty_tail(), rig_->log->head());
+}
+
+TEST_F(WritebackTest, TheUserGoesOnWhileTheDeviceFails) {
+  start();
+  rig_->write(0, 4096, 1);
+  rig_->flush();
+  device_->set_error(EIO);
+  EXPECT_FALSE(step().ok());
+  rig_->write(0, 1024, 2);
+  rig_->flush();
+  EXPECT_FALSE(step().ok());
+  device_->set_error(0);
+  EXPECT_EQ(rig_->write_back(), 2);
+  EXPECT_EQ(rig_->device_value(0), 2);
+  EXPECT_EQ(rig_->device_value(1024), 1);
+}
+
+class DamagedDirtyData : public WritebackTest, public ::testing::WithParamInterface<bool> {
+ protected:
+  // With data_crc a bit is wrong, without it the media cannot be read.
+  void start() { WritebackTest::start({.data_crc = GetParam()}); }
+  void spoil(uint64_t off) {
+    if (GetParam())
+      damage(off);
+    else
+      make_unreadable(off);
+  }
+  void write_pages(uint32_t n) {
+    for (uint32_t i = 0; i < n; i++) rig_->write(i * 4096, 4096, i + 1);
+  }
+  void expect_kept() {
+    EXPECT_EQ(rig_->value(4096), Rig::kUnreadable);
+    EXPECT_EQ(rig_->mapped(4096, 4096), "DDDDDDDD");
+    EXPECT_EQ(rig_->device_value(4096), Rig::kBacking);
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(DataCrc, DamagedDirtyData, ::testing::Bool());
+
+TEST_P(DamagedDirtyData, IsKeptAndPassed) {
+  start();
+  write_pages(3);
+  rig_->flush();
+  spoil(4096);
+  EXPECT_TRUE(step().value());
+  expect_kept();
+  EXPECT_EQ(rig_->device_value(0), 1);
+  EXPECT_EQ(rig_->device_value(8192), 3);
+  EXPECT_EQ(rig_->mapped(0, 4096), "CCCCCCCC");
+  EXPECT_THAT(lost_, ElementsAre(EIO));
+  EXPECT_EQ(counters().bad_keys, 1u);
+  EXPECT_THAT(rig_->lines.lines,
+              ElementsAre(HasSubstr("dirty data of range 4096+4096 is damaged")));
+  const auto left = rig_->keys_from(dirty_tail());
+  ASSERT_EQ(left.size(), 1u);
+  EXPECT_EQ(left[0].off, 4096u);
+  EXPECT_EQ(left[0].len, 4096u);
+}
+
+TEST_P(DamagedDirtyData, ThatIsKnownIsNothingToDo) {
+  start();
+  write_pages(3);
+  rig_->flush();
+  spoil(4096);
+  EXPECT_EQ(rig_->write_back(), 1);
+  image_->memory().checkpoint();
+  device_->start_journal();
+  for (int i = 0; i < 3; i++) EXPECT_EQ(rig_->write_back(), 0);
+  EXPECT_THAT(done(), IsEmpty());
+  EXPECT_TRUE(image_->memory().journal().empty());
+  EXPECT_TRUE(rig_->writeback->behind(rig_->log->mark()));
+}
+
+TEST_P(DamagedDirtyData, IsKeptThroughAttach) {
+  start();
+  write_pages(3);
+  rig_->flush();
+  spoil(4096);
+  rig_->write_back();
+  rig_->reclaim_all();
+  for (int i = 0; i < 3; i++) {
+    attach();
+    expect_kept();
+    EXPECT_EQ(rig_->replayed.dirty_keys, 1u);
+    EXPECT_EQ(rig_->verified.dirty_bad, GetParam() ? 1u : 0u);
+    rig_->write_back();
+    rig_->reclaim_all();
+    expect_kept();
+  }
+  EXPECT_EQ(rig_->device_value(0), 1);
+  EXPECT_EQ(rig_->value(8192), 3);
+}
+
+TEST_P(DamagedDirtyData, DoesNotHoldUpWhatComesLater) {
+  start();
+  write_pages(3);
+  rig_->flush();
+  spoil(4096);
+  rig_->write_back();
+  for (uint32_t i = 10; i < 20; i++) {
+    rig_->write(i * 4096, 4096, i);
+    rig_->flush();
+    rig_->write_back();
+    rig_->reclaim_all();
+    EXPECT_EQ(rig_->device_value(i * 4096), int(i));
+    expect_kept();
+  }
+  EXPECT_THAT(lost_, ElementsAre(EIO)) << "told once";
+  EXPECT_EQ(counters().bad_keys, 1u);
+}
+
+TEST_P(DamagedDirtyData, OverwrittenIsNoMatterAnyMore) {
+  start();
+  write_pages(3);
+  rig_->flush();
+  spoil(4096);
+  rig_->write_back();
+  rig_->write(4096, 4096, 7);
+  rig_->flush();
+  rig_->write_back();
+  EXPECT_EQ(rig_->value(4096), 7);
+  EXPECT_EQ(rig_->device_value(4096), 7);
+  EXPECT_FALSE(rig_->writeback->behind(rig_->log->mark()));
+  attach();
+  EXPECT_EQ(rig_->value(4096), 7);
+  EXPECT_EQ(rig_->replayed.dirty_keys, 0u);
+}
+
+// What is left of a damaged extent must not look sound under a crc of its own, even when the bad
+// bit is in the part that was overwritten: nobody can say which bit it was.
+TEST_P(DamagedDirtyData, APartIsKeptAsDamaged) {
+  start();
+  write_pages(3);
+  rig_->flush();
+  spoil(4096);
+  rig_->write(4096, 512, 9);
+  rig_->flush();
+  rig_->write_back();
+  const auto expect_part = [&] {
+    EXPECT_EQ(rig_->value(4096), 9);
+    EXPECT_EQ(rig_->device_value(4096), 9);
+    EXPECT_EQ(rig_->mapped(4608, 3584), "DDDDDDD");
+    for (uint64_t off = 4608; off < 8192; off += 512) {
+      EXPECT_EQ(rig_->value(off), Rig::kUnreadable);
+      EXPECT_EQ(rig_->device_value(off), Rig::kBacking);
+    }
+  };
+  expect_part();
+  for (int i = 0; i < 2; i++) {
+    rig_->reclaim_all();
+    attach();
+    expect_part();
+    rig_->write_back();
+    expect_part();
+  }
+}
+
+TEST_P(DamagedDirtyData, IsToldOnceHoweverItIsCutLater) {
+  start();
+  write_pages(3);
+  rig_->flush();
+  spoil(4096);
+  rig_->write_back();
+  for (uint32_t i = 0; i < 3; i++) {
+    rig_->write(4096 + i * 512, 512, 9);
+    rig_->flush();
+    rig_->write_back();
+  }
+  rig_->write_back();
+  EXPECT_EQ(counters().bad_keys, 1u);
+  EXPECT_THAT(lost_, ElementsAre(EIO));
+}
+
+// A crash between the second copy of its key and dirty_tail leaves both to be written back; a
+// later batch may hold two copies, of which only the last has a piece.
+TEST_P(DamagedDirtyData, StaysDirtyWhenTheLogNamesItTwice) {
+  start();
+  write_pages(3);
+  rig_->flush();
+  spoil(4096);
+  const CachePos before = dirty_tail();
+  EXPECT_TRUE(step().value());
+  rig_.reset();
+  image_->dirty_tail(before);
+  attach();
+  EXPECT_EQ(rig_->replayed.dirty_keys, 4u);
+  for (uint32_t i = 10; i < 14; i++) {
+    rig_->write(i * 4096, 4096, i);
+    rig_->flush();
+    rig_->write_back();
+    SCOPED_TRACE(i);
+    expect_kept();
+  }
+}
+
+// Nobody waits for space for ever because of it: fills behind it are passed.
+TEST_P(DamagedDirtyData, DoesNotKeepCleanDataBehindIt) {
+  start();
+  write_pages(3);
+  rig_->flush();
+  spoil(4096);
+  rig_->write_back();
+  for (uint64_t i = 0; i < 20; i++) rig_->fill((4 << 20) + i * (64 << 10), 64 << 10);
+  rig_->flush();
+  rig_->write_back();
+  rig_->reclaim_all();
+  EXPECT_EQ(rig_->mapped(4 << 20, 4096), "........");
+  const auto left = rig_->keys_from(rig_->tails.key_tail());
+  ASSERT_EQ(left.size(), 1u) << "the damaged extent's";
+  EXPECT_EQ(left[0].off, 4096u);
+  expect_kept();
+}
+
+// A read error, or damage, is not the end of the log, and nothing behind it may pass for clean
+// (hazard 17).
+class DamagedLog : public WritebackTest {
+ protected:
+  void start() {
+    WritebackTest::start();
+    for (uint32_t i = 0; i < 3; i++) {
+      at_.push_back(rig_->log->head());
+      rig_->write(i * 4096, 4096, i + 1);
+      rig_->flush();
+    }
+    image_->memory().checkpoint();
+  }
+  void expect_stands(const CachePos& pos, int code) {
+    for (int i = 0; i < 2; i++) {
+      const auto moved = step();
+      ASSERT_FALSE(moved.ok());
+      EXPECT_EQ(moved.error().code, code) << moved.error().text;
+    }
+    EXPECT_EQ(dirty_tail(), pos);
+    EXPECT_TRUE(rig_->writeback->behind(rig_->log->mark()));
+    EXPECT_TRUE(rig_->dirty(4096));
+    EXPECT_TRUE(rig_->dirty(8192));
+    EXPECT_THAT(lost_, ElementsAre(EIO));
+  }
+  std::vector<CachePos> at_;
+};
+
+TEST_F(DamagedLog, AKeyWithAWrongBit) {
+  start();
+  image_->memory().flip_bit(image_->off(at_[1]) + sizeof(media::KsetHeader) + 8);
+  EXPECT_TRUE(step().value()) << "the kset before it";
+  expect_stands(at_[1], EUCLEAN);
+}
+
+TEST_F(DamagedLog, AClearedHeader) {
+  start();
+  image_->clear_header(at_[1]);
+  EXPECT_TRUE(step().value());
+  expect_stands(at_[1], EUCLEAN);
+  EXPECT_THAT(step_error(), HasSubstr("ends before its head"));
+}
+
+TEST_F(DamagedLog, UnreadableMedia) {
+  start();
+  image_->memory().make_unreadable(image_->off(at_[1]));  // and its neighbours
+  const auto moved = step();
+  ASSERT_FALSE(moved.ok());
+  expect_stands(at_[0], EIO);
+  EXPECT_TRUE(rig_->dirty(0));
+  EXPECT_THAT(done(), IsEmpty());
+}
+
+// Crashes at every store and fence of a step.
+class WritebackCrash : public WritebackTest, public ::testing::WithParamInterface<bool> {};
+INSTANTIATE_TEST_SUITE_P(DataCrc, WritebackCrash, ::testing::Bool());
+
+TEST_P(WritebackCrash, EverythingIsThereAfterIt) {
+  start({.data_crc = GetParam()});
+  std::map<uint64_t, int> expected;
+  for (uint32_t epoch = 0; epoch < 3; epoch++) {
+    for (uint32_t i = 0; i < 20; i++) {
+      const uint64_t off = (i * 7 + epoch * 3) % 32 * 1024 + i % 2 * kRangeBytes;
+      rig_->write(off, 1536, epoch * 100 + i);
+      for (uint64_t s = 0; s < 3; s++) expected[off + s * 512] = int(epoch * 100 + i);
+    }
+    rig_->flush();
+  }
+  for (int steps = 0; steps < 3; steps++) {
+    image_->memory().checkpoint();
+    ASSERT_TRUE(step().value());
+    int states = 0;
+    for_each_crash({}, [&](Rig& rig) {
+      states++;
+      for (const auto& [off, value] : expected) ASSERT_EQ(rig.value(off), value) << off;
+    });
+    EXPECT_GT(states, 2);
+  }
+  for (const auto& [off, value] : expected) ASSERT_EQ(rig_->device_value(off), value);
+}
+
+TEST_P(WritebackCrash, DamagedDataStaysDamaged) {
+  start({.data_crc = true});
+  rig_->write(0, 8192, 1);
+  rig_->write(kRangeBytes, 4096, 2);
+  rig_->write(8192, 4096, 3);
+  rig_->flush();
+  damage(512);
+  if (GetParam()) rig_->write(0, 1024, 4);
+  rig_->flush();
+  ASSERT_TRUE(image_->memory().journal().size() > 0 || !GetParam());
+  image_->memory().checkpoint();
+  ASSERT_TRUE(step().value());
+  const uint64_t bad = GetParam() ? 1024 : 0;
+  for_each_crash({.tear_up_to_bytes = 64}, [&](Rig& rig) {
+    const auto expect_all = [&] {
+      for (uint64_t off = 0; off < bad; off += 512) ASSERT_EQ(rig.value(off), 4) << off;
+      for (uint64_t off = bad; off < 8192; off += 512) {
+        ASSERT_EQ(rig.value(off), Rig::kUnreadable) << off;
+        ASSERT_TRUE(rig.dirty(off)) << off;
+        ASSERT_EQ(rig.device_value(off), Rig::kBacking) << off;
+      }
+      ASSERT_EQ(rig.value(kRangeBytes), 2);
+      ASSERT_EQ(rig.value(8192), 3);
+    };
+    expect_all();
+    const Bytes before = device_->peek(0, 1024);
+    rig.write_back();
+    expect_all();
+    rig.reclaim_all();
+    expect_all();
+    device_->poke(0, before);
+  });
+}
+
+}  // namespace
+}  // namespace pcache

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Writeback, reclaim and waiting writes, wired together, on a clock that the test turns.
+#include <thread>
+
+#include "cache/cache_for_test.h"
+#include "cache/status.h"
+
+namespace pcache {
+namespace {
+
+using std::chrono::milliseconds;
+using ::testing::HasSubstr;
+
+class CacheBackground : public CacheTest {
+ protected:
+  void SetUp() override { memory_.set_recording(false); }
+  // As request(), for a write that may have to wait; the clock stands still.
+  int write_through(uint64_t off, uint64_t len, int value, uint32_t flags = 0) {
+    Bytes data(len, std::byte(value));
+    pcache_request request{PCACHE_OP_WRITE, flags, off, len, data.data(), 0, 0, nullptr};
+    if (queue_->submit(&request) == 1) return request.result;
+    pcache_request* done[1];
+    executor_->advance(milliseconds(0));
+    EXPECT_EQ(queue_->reap(done, 0, 1, 0), 1) << "space is made at once, not by the clock";
+    waited_++;
+    return request.result;
+  }
+  Bytes on_device(uint64_t off, uint64_t len) { return device_->peek(off, len); }
+  int waited_ = 0;
+};
+
+// 512 MiB, 1 MiB writes, over and over; hazards 9 and 10.
+TEST_F(CacheBackground, AFullCacheGoesOnWithoutTheClock) {
+  for (const bool crc : {false, true}) {
+    memory_.poke(MediaOff{0}, Bytes(media::kSegmentsOff).data(), media::kSegmentsOff);
+    options_.data_crc = crc;
+    options_.flush_delay_ms = 60000;
+    attach();
+    int value = 0;
+    for (int i = 0; i < 1200; i++) {
+      value = i / 64 % 200 + 1;
+      ASSERT_EQ(write_through(static_cast<uint64_t>(i) % 64 << 20, 1 << 20, value), 0) << i;
+    }
+    EXPECT_GT(waited_, 0);
+    for (uint64_t at = 0; at < 48; at += 7) EXPECT_EQ(value_at(at << 20, 1 << 20), value);
+    ASSERT_TRUE(cache_->drain().ok());
+    for (uint64_t at = 0; at < 64; at++) {
+      const int expected = at < 1200 % 64 ? value : value - 1;
+      EXPECT_EQ(on_device(at << 20, 4096), Bytes(4096, std::byte(expected))) << at;
+    }
+    detach();
+    attach();
+    EXPECT_EQ(cache_->replayed().dirty_keys, 0u);
+    EXPECT_EQ(value_at(0, 1 << 20), value);
+    detach();
+  }
+}
+
+TEST_F(CacheBackground, TinyFuaWritesNeverStarveTheLog) {
+  attach();
+  for (int i = 0; i < 480; i++)
+    ASSERT_EQ(write_through(static_cast<uint64_t>(i) % 60 << 20, 1 << 20, 1), 0);
+  for (uint64_t i = 0; i < 60000; i++)
+    ASSERT_EQ(write_through(i % 4096 * 512, 512, 2, PCACHE_REQ_FUA), 0) << i;
+  EXPECT_EQ(value_at(0, 1 << 20), 2);
+  detach();
+}
+
+TEST_F(CacheBackground, TheIntervalWritesBackWhatIsClosed) {
+  attach();
+  ASSERT_EQ(write(0, 4096, 7), 0);
+  executor_->advance(milliseconds(2000));
+  EXPECT_EQ(on_device(0, 4096), MemoryDevice::pattern(0, 4096)) << "not before its time";
+  executor_->advance(milliseconds(3000));
+  EXPECT_EQ(on_device(0, 4096), Bytes(4096, std::byte(7)));
+  EXPECT_EQ(cache_->tails().dirty_tail(), cache_->log().head());
+  detach();
+}
+
+TEST_F(CacheBackground, CloseLeavesDirtyDataOrDrainsIt) {
+  attach();
+  ASSERT_EQ(write(0, 4096, 7), 0);
+  queue_.reset();
+  ASSERT_TRUE(cache_->close().ok());
+  EXPECT_EQ(on_device(0, 4096), MemoryDevice::pattern(0, 4096));
+  detach();
+  options_.drain = true;
+  attach();
+  EXPECT_EQ(value_at(0, 4096), 7);
+  queue_.reset();
+  ASSERT_TRUE(cache_->close().ok());
+  EXPECT_EQ(on_device(0, 4096), Bytes(4096, std::byte(7)));
+  detach();
+}
+
+// Hazard 28.
+TEST_F(CacheBackground, ADrainThatFailsAtCloseIsReportedAndNothingIsLost) {
+  options_.drain = true;
+  attach();
+  ASSERT_EQ(write(0, 4096, 7), 0);
+  queue_.reset();
+  device_->set_error(EIO);
+  const Status closed = cache_->close();
+  ASSERT_FALSE(closed.ok());
+  EXPECT_EQ(closed.error().code, EIO);
+  EXPECT_THAT(closed.error().text, HasSubstr("writing back failed"));
+  detach();
+  options_.drain = false;
+  attach();
+  EXPECT_EQ(value_at(0, 4096), 7);
+  detach();
+}
+
+TEST_F(CacheBackground, GcPercentChangesWhileRunningAndStays) {
+  attach();
+  EXPECT_FALSE(cache_->set_gc_percent(91).ok());
+  EXPECT_FALSE(cache_->set_gc_percent(-1).ok());
+  EXPECT_FALSE(cache_->set_gc_percent(256).ok()) << "hazard 16";
+  ASSERT_EQ(write(0, 4096, 7), 0);
+  executor_->advance(milliseconds(5000));
+  EXPECT_EQ(cache_->index().mapped_bytes(), 4096u) << "clean, and kept";
+  ASSERT_TRUE(cache_->set_gc_percent(0).ok());
+  executor_->advance(milliseconds(0));
+  EXPECT_EQ(cache_->index().mapped_bytes(), 0u) << "at 0 percent what is clean goes";
+  EXPECT_EQ(value_at(0, 4096), 7) << "from the device";
+  EXPECT_THAT(status_line(*cache_), HasSubstr(" 0 2 "));
+  detach();
+  attach();
+  EXPECT_EQ(cache_->gc_percent(), 0u);
+  detach();
+}
+
+TEST_F(CacheBackground, AFailingDeviceIsShownAndHeals) {
+  attach();
+  ASSERT_EQ(write(0, 4096, 7), 0);
+  device_->set_error(EIO);
+  executor_->advance(milliseconds(5000));
+  EXPECT_TRUE(cache_->worker().state().failing);
+  EXPECT_THAT(cache_->worker().state().last_error, HasSubstr("writing back failed"));
+  Bytes none;
+  EXPECT_EQ(request(PCACHE_OP_FLUSH, 0, none), 0) << "what FLUSH promises is pmem";
+  EXPECT_NE(cache_->tails().dirty_tail(), cache_->log().head());
+  device_->set_error(0);
+  executor_->advance(milliseconds(10000));
+  EXPECT_FALSE(cache_->worker().state().failing);
+  EXPECT_EQ(on_device(0, 4096), Bytes(4096, std::byte(7)));
+  detach();
+}
+
+// Written while the device fails, more than the cache holds: they wait, and come through.
+TEST_F(CacheBackground, WritesWaitForADeviceThatHeals) {
+  attach();
+  device_->set_error(EIO);
+  Bytes data(1 << 20, std::byte(3));
+  pcache_request* done[1];
+  pcache_request one{};
+  for (uint64_t i = 0;; i++) {
+    ASSERT_LT(i, 600u);
+    one = {PCACHE_OP_WRITE, 0, i % 64 << 20, data.size(), data.data(), 0, 0, nullptr};
+    if (queue_->submit(&one) == 1) continue;
+    executor_->advance(milliseconds(60000));
+    if (queue_->reap(done, 0, 1, 0) == 0) break;  // not paced, but nowhere to go
+  }
+  EXPECT_EQ(cache_->segments().counts().free, cache_->segments().counts().log_reserve);
+  device_->set_error(0);
+  executor_->advance(milliseconds(10000));
+  EXPECT_EQ(queue_->reap(done, 0, 1, 0), 1);
+  EXPECT_EQ(one.result, 0);
+  detach();
+}
+
+// Real executors: for the sanitizers. Writers, readers and a drain over a cache that is full.
+TEST_F(CacheBackground, ManyThreadsOnAFullCache) {
+  for (const bool crc : {false, true}) {
+    memory_.poke(MediaOff{0}, Bytes(media::kSegmentsOff).data(), media::kSegmentsOff);
+    options_.data_crc = crc;
+    auto backing = std::make_unique<MemoryDevice>(kLogicalBytes);
+    MemoryDevice* device = backing.get();
+    auto attached =
+        Cache::attach({memory_.make_pmem(), std::move(backing), std::make_unique<ThreadExecutor>(),
+                       std::make_unique<ThreadExecutor>()},
+                      options_);
+    ASSERT_TRUE(attached.ok()) << attached.error().text;
+    const std::unique_ptr<Cache> cache = attached.take();
+    constexpr uint64_t kEach = 16 << 20, kBlock = 256 << 10;
+    const auto run = [](Queue& queue, pcache_request& request) {
+      pcache_request* done[1];
+      if (queue.submit(&request) == 0) {
+        EXPECT_EQ(queue.reap(done, 1, 1, -1), 1);
+      }
+      EXPECT_EQ(request.result, 0);
+    };
+    std::vector<std::thread> threads;
+    for (uint64_t t = 0; t < 4; t++)
+      threads.emplace_back([&, t] {
+        const auto queue = cache->create_queue(4).take();
+        Bytes data(kBlock), got(kBlock);
+        for (int round = 1; round <= 10; round++) {
+          std::fill(data.begin(), data.end(), std::byte(round));
+          for (uint64_t at = 0; at < kEach; at += kBlock) {
+            const uint32_t flags = at % (8 * kBlock) == 0 ? PCACHE_REQ_FUA : 0;
+            pcache_request write{PCACHE_OP_WRITE, flags, t * kEach + at, kBlock, data.data(), 0, 0,
+                                 nullptr};
+            run(*queue, write);
+            pcache_request read{
+                PCACHE_OP_READ, 0, t * kEach + (at * 7 + at) % kEach, kBlock, got.data(), 0, 0,
+                nullptr};
+            run(*queue, read);
+          }
+          if (t == 0) {
+            EXPECT_TRUE(cache->drain().ok());
+          }
+          EXPECT_FALSE(status_json(*cache).empty());
+        }
+      });
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_TRUE(cache->drain().ok());
+    EXPECT_GT(cache->reclaim().counters().ksets.load(), 0u);
+    for (uint64_t at = 0; at < kLogicalBytes; at += 8 << 20)
+      EXPECT_EQ(device->peek(at, 4096), Bytes(4096, std::byte(10)));
+    EXPECT_TRUE(cache->close().ok());
+  }
+}
+
+}  // namespace
+}  // namespace pcache
