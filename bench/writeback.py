@@ -1,0 +1,108 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Writeback against fio: how fast 1 GiB of random 4 KiB dirty data reaches the backing device.
+
+The bound is fio's io_uring engine that writes the same extents, sorted and merged (512 KiB at most), at
+depth 32 with O_DIRECT. Both write the same file, in turn, in one run.
+
+    bench/writeback.py [--rounds N] [--mib N] [--range-mib N] [--dir DIR] [--shm DIR]
+
+Prints one line a round and the median ratio (1 is the bound; more is better).
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests"))
+
+from libpcache import MIB, Cache  # noqa: E402
+
+PAGE = 4096
+MERGED = 512 << 10
+
+
+def merged(pages):
+    """Sorted extents of neighbouring pages, as writeback makes them."""
+    extents = []
+    for page in sorted(pages):
+        off = page * PAGE
+        if extents and sum(extents[-1]) == off and extents[-1][1] < MERGED:
+            extents[-1][1] += PAGE
+        else:
+            extents.append([off, PAGE])
+    return extents
+
+
+def run_fio(backing, extents, folder):
+    log = folder / "iolog"
+    with open(log, "w", encoding="ascii") as f:
+        f.write(f"fio version 2 iolog\n{backing} add\n{backing} open\n")
+        f.writelines(f"{backing} write {off} {length}\n" for off, length in extents)
+        f.write(f"{backing} close\n")
+    out = subprocess.run(
+        ["fio", "--name=bound", f"--read_iolog={log}", "--replay_no_stall=1", "--ioengine=io_uring", "--direct=1",
+         "--iodepth=32", "--output-format=json"],
+        check=True, capture_output=True, text=True).stdout
+    job = json.loads(out[out.index("{"):])["jobs"][0]
+    assert job["error"] == 0 and job["write"]["total_ios"] == len(extents)
+    return job["write"]["runtime"] / 1000  # without its fsync, which ours contains
+
+
+def run_drain(cache_path, backing, pages, data_crc):
+    with Cache(cache_path, backing, cache_size=2048 * MIB, gc_percent=90, writeback_interval_ms=3600000,
+               data_crc=data_crc) as cache:
+        done, error = cache.queue.write_each((page * PAGE for page in pages), os.urandom(PAGE))
+        assert done == len(pages) and error == 0
+        dirty = cache.status["dirty"]["bytes"]
+        begin = time.monotonic()
+        cache.drain()
+        seconds = time.monotonic() - begin
+        status = cache.status["writeback"]
+        assert dirty >= 0.9 * len(pages) * PAGE, "it was written back before its time"
+        return seconds, status
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--mib", type=int, default=1024)
+    parser.add_argument("--range-mib", type=int, default=4096)
+    parser.add_argument("--data-crc", type=int, default=0)
+    parser.add_argument("--dir", default=tempfile.gettempdir())
+    parser.add_argument("--shm", default="/dev/shm")
+    args = parser.parse_args()
+    ratios = []
+    with tempfile.TemporaryDirectory(dir=args.dir) as folder, tempfile.TemporaryDirectory(dir=args.shm) as shm:
+        backing = pathlib.Path(folder) / "backing"
+        with open(backing, "wb") as f:
+            for _ in range(args.range_mib):
+                f.write(bytes(MIB))
+            f.flush()
+            os.fsync(f.fileno())
+        for number in range(args.rounds):
+            pages = random.Random(number).sample(range(args.range_mib * MIB // PAGE), args.mib * MIB // PAGE)
+            extents = merged(pages)
+            cache = pathlib.Path(shm) / "cache"
+            results = {}
+            for what in random.Random(number).sample(["drain", "fio"], 2):
+                results[what] = (run_drain(cache, backing, pages, args.data_crc) if what == "drain"
+                                 else run_fio(backing, extents, pathlib.Path(folder)))
+            cache.unlink()
+            seconds, status = results["drain"]
+            ratios.append(results["fio"] / seconds)
+            print(f"round {number}: drain {args.mib / seconds:.0f} MiB/s in {status['writes']} writes, "
+                  f"{status['ksets']} ksets, {status['flushes']} flushes; fio {args.mib / results['fio']:.0f} MiB/s "
+                  f"in {len(extents)}; ratio {ratios[-1]:.2f}", flush=True)
+    print(f"median ratio {statistics.median(ratios):.2f} of {len(ratios)} "
+          f"({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+main()
