@@ -2,6 +2,7 @@
 // The parts of a cache that background work needs. They outlive it.
 #pragma once
 
+#include "base/counter.h"
 #include "base/log.h"
 #include "blockdev/block_device.h"
 #include "index/index.h"

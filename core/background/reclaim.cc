@@ -8,14 +8,6 @@ namespace pcache {
 
 using media::Key;
 
-namespace {
-
-void add(std::atomic<uint64_t>& counter, uint64_t n) {
-  counter.fetch_add(n, std::memory_order_relaxed);
-}
-
-}  // namespace
-
 Result<bool> Reclaim::step() {
   keys_.clear();
   log_segments_.clear();
@@ -26,13 +18,13 @@ Result<bool> Reclaim::step() {
   while (ksets < kStepKsets && bytes < kStepBytes) {
     const auto next = cursor.next();
     if (!next) {
-      add(counters_.errors, 1);
+      counters_.errors.add();
       return next.error();
     }
     const LogItem& item = next.value();
     if (item.kind == LogItem::Kind::kEnd) {
       if (item.pos == until) break;
-      add(counters_.errors, 1);
+      counters_.errors.add();
       return make_error(EUCLEAN, "log at segment %u:%u: ends before dirty_tail: damaged",
                         item.pos.seg.v, item.pos.off);
     }
@@ -46,15 +38,15 @@ Result<bool> Reclaim::step() {
       if (key.seg_gen == parts_.segments.generation(SegId{key.cache_seg_id}))
         keys_.push_back(key);
       else
-        add(counters_.dead_keys, 1);
+        counters_.dead_keys.add();
     }
   }
   if (cursor.pos() == parts_.tails.key_tail()) return false;
   for (const Key& key : keys_) forget(key);
   parts_.tails.set_key_tail(parts_.pmem, cursor.pos());
   drop_references();
-  add(counters_.ksets, ksets);
-  add(counters_.keys, keys_.size());
+  counters_.ksets.add(ksets);
+  counters_.keys.add(keys_.size());
   return true;
 }
 
@@ -66,10 +58,10 @@ void Reclaim::forget(const Key& key) {
     forgotten = parts_.index.remove({key.off, key.len}, pos);
   }
   if (forgotten == 0) return;
-  add(counters_.forgotten_bytes, forgotten);
+  counters_.forgotten_bytes.add(forgotten);
   // The backing device has the same bytes: nothing is lost, but the media is failing.
   if (parts_.data_crc && media_crc(parts_.pmem, parts_.segments, pos, key.len) != key.data_crc)
-    add(counters_.bad_clean, 1);
+    counters_.bad_clean.add();
 }
 
 void Reclaim::drop_references() {

@@ -34,8 +34,8 @@ class Reclaim {
   Result<bool> step();
 
   struct Counters {
-    std::atomic<uint64_t> ksets{0}, keys{0}, dead_keys{0};
-    std::atomic<uint64_t> forgotten_bytes{0}, bad_clean{0}, errors{0};
+    Counter ksets, keys, dead_keys;
+    Counter forgotten_bytes, bad_clean, errors;
   };
   const Counters& counters() const { return counters_; }
 

@@ -9,14 +9,6 @@ namespace pcache {
 
 using media::Key;
 
-namespace {
-
-void add(std::atomic<uint64_t>& counter, uint64_t n) {
-  counter.fetch_add(n, std::memory_order_relaxed);
-}
-
-}  // namespace
-
 Result<std::unique_ptr<Writeback>> Writeback::create(const BackgroundParts& parts,
                                                      const Options& options) {
   std::unique_ptr<Writeback> writeback(new Writeback(parts, options));
@@ -40,7 +32,7 @@ void Writeback::note_progress(uint64_t appended_bytes) {
 }
 
 Error Writeback::failed(Error error) {
-  add(counters_.errors, 1);
+  counters_.errors.add();
   return error;
 }
 
@@ -63,23 +55,23 @@ Result<bool> Writeback::step(const LogMark& until, uint64_t batch_bytes) {
   if (auto kept = keep_damaged(done.bad_keys); !kept) return failed(kept.error());
   mark_written(done.bad_keys);
   parts_.tails.set_dirty_tail(parts_.pmem, end.value().pos);
-  add(counters_.batches, 1);
-  add(counters_.ksets, end.value().ksets - passed_ksets());
-  add(counters_.keys, batch_.keys().size());
-  add(counters_.appended_bytes, batch_.appended_bytes());
+  counters_.batches.add();
+  counters_.ksets.add(end.value().ksets - passed_ksets());
+  counters_.keys.add(batch_.keys().size());
+  counters_.appended_bytes.add(batch_.appended_bytes());
   passed_bytes_.store(end.value().dirty_bytes, std::memory_order_release);
   passed_.store(end.value().ksets, std::memory_order_release);
   note_progress(batch_.appended_bytes());
   reported_bytes_ = 0;
   damaged_.passed();
-  counters_.bad_keys.store(damaged_.count(), std::memory_order_relaxed);
+  counters_.bad_keys.set(damaged_.count());
   return true;
 }
 
 uint64_t Writeback::damaged_extents() {
   MutexLock lock(mu_);
   const uint64_t count = damaged_.count();
-  counters_.bad_keys.store(count, std::memory_order_relaxed);
+  counters_.bad_keys.set(count);
   return count;
 }
 
@@ -131,13 +123,13 @@ Status Writeback::write_out(WriteOut::Done* done) {
   if (pieces_.empty()) return {};
   for (const DirtyBatch::Piece& piece : pieces_) planned_bytes_ += piece.extent.len;
   *done = out_->write(batch_, pieces_);
-  add(counters_.writes, done->ios);
-  add(counters_.written_bytes, done->bytes);
+  counters_.writes.add(done->ios);
+  counters_.written_bytes.add(done->bytes);
   if (done->error)
     return error_errno(done->error, "backing device %s: writing back failed",
                        parts_.backing.identity().text.c_str());
   if (done->ios == 0) return {};
-  add(counters_.flushes, 1);
+  counters_.flushes.add();
   if (const int error = out_->flush())
     return error_errno(error, "backing device %s: its flush failed",
                        parts_.backing.identity().text.c_str());

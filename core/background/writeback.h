@@ -58,10 +58,10 @@ class Writeback {
   bool log_damaged() const { return log_damaged_.load(std::memory_order_relaxed); }
 
   struct Counters {
-    std::atomic<uint64_t> batches{0}, ksets{0}, keys{0}, appended_bytes{0};
-    std::atomic<uint64_t> writes{0}, written_bytes{0}, flushes{0};
-    std::atomic<uint64_t> errors{0};
-    std::atomic<uint64_t> bad_keys{0};  // extents known to be damaged, as of the last step
+    Counter batches, ksets, keys, appended_bytes;
+    Counter writes, written_bytes, flushes;
+    Counter errors;
+    Counter bad_keys;  // extents known to be damaged, as of the last step
   };
   const Counters& counters() const { return counters_; }
   // Behind dirty_tail at attach and before it now.

@@ -15,7 +15,7 @@ std::string position(CachePos pos) {
 
 Json requests(Cache& cache) {
   uint64_t sum[10] = {};
-  constexpr std::atomic<uint64_t> QueueCounters::*kFields[10] = {
+  constexpr Counter QueueCounters::*kFields[10] = {
       &QueueCounters::writes,      &QueueCounters::write_bytes, &QueueCounters::reads,
       &QueueCounters::read_bytes,  &QueueCounters::read_hits,   &QueueCounters::read_partial,
       &QueueCounters::read_misses, &QueueCounters::flushes,     &QueueCounters::fua,
@@ -24,8 +24,7 @@ Json requests(Cache& cache) {
       "writes",      "write_bytes", "reads",      "read_bytes", "read_hits", "read_partial_hits",
       "read_misses", "flushes",     "fua_writes", "errors"};
   cache.queues().each_counters([&](const QueueCounters& counters) {
-    for (size_t i = 0; i < 10; i++)
-      sum[i] += (counters.*kFields[i]).load(std::memory_order_relaxed);
+    for (size_t i = 0; i < 10; i++) sum[i] += (counters.*kFields[i]).load();
   });
   Json json;
   for (size_t i = 0; i < 10; i++) json[kNames[i]] = sum[i];
@@ -33,18 +32,15 @@ Json requests(Cache& cache) {
 }
 
 Json shared(const SharedCounters& c) {
-  const auto get = [](const std::atomic<uint64_t>& v) { return v.load(std::memory_order_relaxed); };
-  return {{"fills", get(c.fills)},
-          {"fill_bytes", get(c.fill_bytes)},
-          {"fill_joins", get(c.fill_joins)},
-          {"fills_uncached", get(c.fills_uncached)},
-          {"bad_clean_dropped", get(c.clean_dropped)},
-          {"bad_dirty_reads", get(c.dirty_bad)},
-          {"backing_errors", get(c.backing_errors)},
-          {"waits_on_full", get(c.waits)}};
+  return {{"fills", c.fills.load()},
+          {"fill_bytes", c.fill_bytes.load()},
+          {"fill_joins", c.fill_joins.load()},
+          {"fills_uncached", c.fills_uncached.load()},
+          {"bad_clean_dropped", c.clean_dropped.load()},
+          {"bad_dirty_reads", c.dirty_bad.load()},
+          {"backing_errors", c.backing_errors.load()},
+          {"waits_on_full", c.waits.load()}};
 }
-
-uint64_t get(const std::atomic<uint64_t>& v) { return v.load(std::memory_order_relaxed); }
 
 Json dirty(Cache& cache) {
   const LogMark head = cache.log().mark();
@@ -60,25 +56,25 @@ Json writeback(Cache& cache) {
   return {{"state", state.failing ? "failing" : "ok"},
           {"last_error", state.last_error},
           {"backoff_ms", state.backoff.count()},
-          {"errors", get(c.errors)},
-          {"batches", get(c.batches)},
-          {"ksets", get(c.ksets)},
-          {"keys", get(c.keys)},
-          {"bytes", get(c.appended_bytes)},
-          {"writes", get(c.writes)},
-          {"written_bytes", get(c.written_bytes)},
-          {"flushes", get(c.flushes)},
-          {"bad_extents", get(c.bad_keys)}};
+          {"errors", c.errors.load()},
+          {"batches", c.batches.load()},
+          {"ksets", c.ksets.load()},
+          {"keys", c.keys.load()},
+          {"bytes", c.appended_bytes.load()},
+          {"writes", c.writes.load()},
+          {"written_bytes", c.written_bytes.load()},
+          {"flushes", c.flushes.load()},
+          {"bad_extents", c.bad_keys.load()}};
 }
 
 Json reclaim(Cache& cache) {
   const auto& c = cache.reclaim().counters();
-  return {{"ksets", get(c.ksets)},
-          {"keys", get(c.keys)},
-          {"dead_keys", get(c.dead_keys)},
-          {"forgotten_bytes", get(c.forgotten_bytes)},
-          {"bad_clean_extents", get(c.bad_clean)},
-          {"errors", get(c.errors)}};
+  return {{"ksets", c.ksets.load()},
+          {"keys", c.keys.load()},
+          {"dead_keys", c.dead_keys.load()},
+          {"forgotten_bytes", c.forgotten_bytes.load()},
+          {"bad_clean_extents", c.bad_clean.load()},
+          {"errors", c.errors.load()}};
 }
 
 Json latency(Cache& cache) {

@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "base/counter.h"
 #include "base/histogram.h"
 #include "base/log.h"
 #include "blockdev/block_device.h"
@@ -23,14 +24,14 @@ namespace pcache {
 
 // Events of the whole cache that are rare, or that any thread may count.
 struct SharedCounters {
-  std::atomic<uint64_t> fills{0};  // gaps read from the backing device
-  std::atomic<uint64_t> fill_bytes{0};
-  std::atomic<uint64_t> fill_joins{0};      // reads that waited for another's fill
-  std::atomic<uint64_t> fills_uncached{0};  // read, but no space to keep it
-  std::atomic<uint64_t> clean_dropped{0};   // bad CLEAN extents, read from the backing device again
-  std::atomic<uint64_t> dirty_bad{0};       // reads refused because dirty data is bad
-  std::atomic<uint64_t> backing_errors{0};
-  std::atomic<uint64_t> waits{0};  // requests that had to wait for space
+  Counter fills;  // gaps read from the backing device
+  Counter fill_bytes;
+  Counter fill_joins;      // reads that waited for another's fill
+  Counter fills_uncached;  // read, but no space to keep it
+  Counter clean_dropped;   // bad CLEAN extents, read from the backing device again
+  Counter dirty_bad;       // reads refused because dirty data is bad
+  Counter backing_errors;
+  Counter waits;  // requests that had to wait for space
 };
 
 // What a request was, for its latency. Those that complete at once are timed one in kSampling.
@@ -40,16 +41,12 @@ inline constexpr uint32_t kSampling = 16;
 
 // Each queue's own; written by its thread, read by anyone.
 struct alignas(64) QueueCounters {
-  std::atomic<uint64_t> writes{0}, write_bytes{0};
-  std::atomic<uint64_t> reads{0}, read_bytes{0};
-  std::atomic<uint64_t> read_hits{0}, read_partial{0}, read_misses{0};
-  std::atomic<uint64_t> flushes{0}, fua{0}, errors{0};
+  Counter writes, write_bytes;
+  Counter reads, read_bytes;
+  Counter read_hits, read_partial, read_misses;
+  Counter flushes, fua, errors;
   std::array<Histogram, kLatencyClasses> latency;
 };
-// One writer: no locked instruction needed.
-inline void count(std::atomic<uint64_t>& counter, uint64_t n = 1) {
-  counter.store(counter.load(std::memory_order_relaxed) + n, std::memory_order_relaxed);
-}
 
 struct RequestContext {
   RequestContext(Pmem& pmem, SegmentTable& segments, Index& index, KeyLog& log, Stripes& stripes,

@@ -34,8 +34,7 @@ std::vector<CachedPart> store_fill(RequestContext& ctx, DataHead& head, const Fi
     from += place->len;
   }
   if (!parts.empty()) ctx.pmem.fence();
-  if (parts.empty() || todo.len > 0)
-    ctx.counters.fills_uncached.fetch_add(1, std::memory_order_relaxed);
+  if (parts.empty() || todo.len > 0) ctx.counters.fills_uncached.add();
   return parts;
 }
 
@@ -92,7 +91,7 @@ void on_device_done(BlockIo* io) {
   RequestContext& ctx = queue.context();
   const int error = io->result;
   std::vector<FillJoin> joins;
-  if (error) ctx.counters.backing_errors.fetch_add(1, std::memory_order_relaxed);
+  if (error) ctx.counters.backing_errors.add();
   if (fill->token.v != 0) {
     std::vector<CachedPart> parts;
     if (!error) parts = store_fill(ctx, queue.head(), *fill);
@@ -113,8 +112,8 @@ void on_device_done(BlockIo* io) {
 }  // namespace
 
 void start_fill(RequestContext& ctx, Queue& queue, Fill* fill, std::byte* dst) {
-  ctx.counters.fills.fetch_add(1, std::memory_order_relaxed);
-  ctx.counters.fill_bytes.fetch_add(fill->extent.len, std::memory_order_relaxed);
+  ctx.counters.fills.add();
+  ctx.counters.fill_bytes.add(fill->extent.len);
   fill->io.op = BlockOp::kRead;
   fill->io.off = fill->extent.off;
   fill->io.len = static_cast<uint32_t>(fill->extent.len);

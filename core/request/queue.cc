@@ -36,12 +36,12 @@ void QueueSet::add(Queue* queue) {
 void QueueSet::remove(Queue* queue, const QueueCounters& counters) {
   MutexLock lock(mu_);
   std::erase(queues_, queue);
-  constexpr std::atomic<uint64_t> QueueCounters::*kAll[] = {
+  constexpr Counter QueueCounters::*kAll[] = {
       &QueueCounters::writes,      &QueueCounters::write_bytes, &QueueCounters::reads,
       &QueueCounters::read_bytes,  &QueueCounters::read_hits,   &QueueCounters::read_partial,
       &QueueCounters::read_misses, &QueueCounters::flushes,     &QueueCounters::fua,
       &QueueCounters::errors};
-  for (auto member : kAll) gone_.*member += (counters.*member).load(std::memory_order_relaxed);
+  for (auto member : kAll) (gone_.*member).add((counters.*member).load());
   for (size_t i = 0; i < kLatencyClasses; i++) gone_.latency[i].merge(counters.latency[i]);
 }
 
@@ -112,7 +112,7 @@ int Queue::check(const pcache_request& request) const {
 int Queue::submit(pcache_request* request) {
   request->result = check(*request);
   if (request->result) {
-    count(counters_.errors);
+    counters_.errors.add_alone();
     return 1;
   }
   if (request->op == PCACHE_OP_READ) {
@@ -135,20 +135,20 @@ int Queue::start_write(pcache_request* request) {
   if (progress.admitted) result = write_request(ctx_, head_, *request, &progress);
   const bool waits = result == -ENOSPC;
   if (waits && in_flight_ >= depth_) return -EAGAIN;  // a flush: it can be done again
-  count(is_flush ? counters_.flushes : counters_.writes);
-  if (!is_flush) count(counters_.write_bytes, request->len);
-  if (fua) count(counters_.fua);
+  (is_flush ? counters_.flushes : counters_.writes).add_alone();
+  if (!is_flush) counters_.write_bytes.add_alone(request->len);
+  if (fua) counters_.fua.add_alone();
   if (waits) {
     PendingRequest* pending = lend_pending(request);
     pending->waits_for_space = true;
     pending->progress = progress;
     in_flight_++;
     waiting_for_space_++;
-    ctx_.counters.waits.fetch_add(1, std::memory_order_relaxed);
+    ctx_.counters.waits.add();
     ctx_.deferred.push(pending);
     return 0;
   }
-  if (result) count(counters_.errors);
+  if (result) counters_.errors.add_alone();
   if (since_ns && result == 0)
     note_latency(is_flush ? LatencyClass::kFlush
                  : fua    ? LatencyClass::kWriteFua
@@ -163,17 +163,18 @@ void Queue::note_latency(LatencyClass what, uint64_t since_ns) {
 }
 
 bool Queue::start_read(pcache_request* request) {
-  count(counters_.reads);
-  count(counters_.read_bytes, request->len);
+  counters_.reads.add_alone();
+  counters_.read_bytes.add_alone(request->len);
   const uint64_t since_ns = now_if(sampled(&reads_seen_));
   const auto started = read_path_.start(request);
   if (!started.pending) {
-    count(started.error ? counters_.errors : counters_.read_hits);
+    (started.error ? counters_.errors : counters_.read_hits).add_alone();
     if (since_ns && !started.error) note_latency(LatencyClass::kReadHit, since_ns);
     request->result = -started.error;
     return true;
   }
-  count(started.fetched_bytes == request->len ? counters_.read_misses : counters_.read_partial);
+  (started.fetched_bytes == request->len ? counters_.read_misses : counters_.read_partial)
+      .add_alone();
   in_flight_++;
   if (started.pending->joined) joined_++;
   device_->kick();
@@ -227,7 +228,7 @@ uint32_t Queue::take_done(pcache_request** done, uint32_t max) {
     PendingRequest* read = done_.front();
     done_.pop_front();
     read->request->result = -read->error.load(std::memory_order_relaxed);
-    if (read->request->result) count(counters_.errors);
+    if (read->request->result) counters_.errors.add_alone();
     if (read->joined) joined_--;
     if (read->waits_for_space) waiting_for_space_--;
     note_latency(class_of(*read), read->since_ns);

@@ -75,7 +75,7 @@ int ReadPath::copy_hits(Extent todo, std::byte* dst, uint64_t* covered) {
 // an error, each time it is read.
 int ReadPath::handle_bad(const Piece& piece) {
   if (!piece.clean) {
-    ctx_.counters.dirty_bad.fetch_add(1, std::memory_order_relaxed);
+    ctx_.counters.dirty_bad.add();
     ctx_.messages.print(
         LogLevel::kError,
         "dirty data of range %llu+%llu is damaged (segment %u:%u): reads of it fail",
@@ -85,8 +85,7 @@ int ReadPath::handle_bad(const Piece& piece) {
   }
   Stripe& stripe = ctx_.stripes.of(piece.extent.off);
   MutexLock lock(stripe.mu);
-  if (ctx_.index.remove(piece.extent, piece.pos) > 0)
-    ctx_.counters.clean_dropped.fetch_add(1, std::memory_order_relaxed);
+  if (ctx_.index.remove(piece.extent, piece.pos) > 0) ctx_.counters.clean_dropped.add();
   return 0;
 }
 
@@ -112,7 +111,7 @@ int ReadPath::fetch(Extent todo, std::byte* dst, uint64_t* covered) {
       PCACHE_CHECK(other != nullptr);
       other->joins.push_back({read, piece.extent, dst});
       read->joined |= other->owner->queue != read->queue;
-      ctx_.counters.fill_joins.fetch_add(1, std::memory_order_relaxed);
+      ctx_.counters.fill_joins.add();
       return 0;
     }
     fill = queue_.lend_fill();

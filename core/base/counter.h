@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Counter: a count of events that others may read while it goes on. It orders nothing.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+namespace pcache {
+
+class Counter {
+ public:
+  // Any thread.
+  void add(uint64_t n = 1) { value_.fetch_add(n, std::memory_order_relaxed); }
+  // The one thread that counts: no locked instruction.
+  void add_alone(uint64_t n = 1) { set(load() + n); }
+  void set(uint64_t n) { value_.store(n, std::memory_order_relaxed); }
+  uint64_t load() const { return value_.load(std::memory_order_relaxed); }
+  operator uint64_t() const { return load(); }  // NOLINT: reads as the number it is
+
+ private:
+  std::atomic<uint64_t> value_{0};
+};
+
+}  // namespace pcache
