@@ -14,8 +14,9 @@
 
 #include "background/parts.h"
 #include "background/reclaim.h"
-#include "background/replay.h"
 #include "background/writeback.h"
+#include "recovery/replay.h"
+#include "recovery/verify.h"
 #include "segment/data_head.h"
 #include "segment/media_crc.h"
 #include "testing/crash_states.h"

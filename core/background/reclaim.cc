@@ -12,7 +12,7 @@ Result<bool> Reclaim::step() {
   keys_.clear();
   log_segments_.clear();
   const CachePos until = parts_.tails.dirty_tail();
-  LogCursor cursor(parts_.pmem, parts_.segments, parts_.tails.key_tail(), until);
+  LogCursor cursor(parts_.pmem, parts_.segments, parts_.tails.key_tail(), {.until = until});
   uint32_t ksets = 0;
   uint64_t bytes = 0;
   while (ksets < kStepKsets && bytes < kStepBytes) {

@@ -83,7 +83,7 @@ Result<LogMark> Writeback::collect(const LogMark& until, uint64_t batch_bytes) {
   others_ = 0;
   LogMark at{parts_.tails.dirty_tail(), passed_ksets(), passed_dirty_bytes()};
   uint64_t last = until.ksets;
-  LogCursor cursor(parts_.pmem, parts_.segments, at.pos, until.pos);
+  LogCursor cursor(parts_.pmem, parts_.segments, at.pos, {.until = until.pos});
   while (at.ksets < last && batch_.appended_bytes() < batch_bytes &&
          batch_.keys().size() < kMostKeys) {
     const auto next = cursor.next();

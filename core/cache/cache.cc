@@ -54,13 +54,9 @@ Result<std::unique_ptr<Cache>> Cache::open(const Options& options) {
 Result<std::unique_ptr<Cache>> Cache::attach(Devices devices, const Options& options) {
   std::unique_ptr<Cache> cache(new Cache(std::move(devices), options));
   constexpr Status (Cache::*kSteps[])() = {
-      &Cache::probe,
-      &Cache::check_identity,
-      &Cache::format_if_blank,
-      &Cache::load_frame_and_options,
-      &Cache::load_log,
-      &Cache::verify_data,
-      &Cache::wire,
+      &Cache::probe,           &Cache::check_identity,
+      &Cache::format_if_blank, &Cache::load_frame_and_options,
+      &Cache::recover_log,     &Cache::wire,
   };
   for (auto step : kSteps)
     if (auto done = (cache.get()->*step)(); !done) return done.error();
@@ -132,63 +128,37 @@ Status Cache::load_frame_and_options() {
   return {};
 }
 
-Status Cache::load_log() {
-  const Bounds bounds{frame_.info.n_segs, devices_.backing->size_bytes(),
-                      devices_.backing->logical_block_bytes()};
-  if (auto loaded = tails_.load(*devices_.pmem, bounds); !loaded) return loaded;
-  for (bool again = false;; again = true) {
-    segments_ = std::make_unique<SegmentTable>(
-        *devices_.pmem, SegmentTable::Options{frame_.chain, log_reserve(frame_.info.n_segs)});
-    auto index = Index::create({bounds.device_bytes, stripe_count(), frame_.info.data_crc});
-    if (!index) return index.error();
-    index_ = index.take();
-    if (again)
-      if (auto raised = raise_generations(*devices_.pmem, *segments_, tails_, bounds); !raised)
-        return raised;
-    auto replayed = replay(*devices_.pmem, *segments_, *index_, tails_, bounds);
-    if (!replayed) return replayed.error();
-    replayed_ = replayed.value();
-    if (!replayed_.generations_lost) break;
-    PCACHE_CHECK(!again);
-    messages_.print(LogLevel::kWarning,
-                    "a segment's newest generation record is lost; taken from the log instead");
-  }
-  if (replayed_.torn_tail)
-    messages_.print(LogLevel::kNotice,
-                    "the log ends in a torn kset at segment %u:%u, as a crash leaves it",
-                    replayed_.head.seg.v, replayed_.head.off);
-  return {};
-}
-
-Status Cache::verify_data() {
-  if (!frame_.info.data_crc) return {};
-  auto verified = verify_replayed(*devices_.pmem, *segments_, *index_, tails_, messages_);
-  if (!verified) return verified.error();
-  verified_ = verified.value();
-  return {};
+Status Cache::recover_log() {
+  RecoverOptions recovery;
+  recovery.device_bytes = devices_.backing->size_bytes();
+  recovery.block_bytes = devices_.backing->logical_block_bytes();
+  recovery.stripes = stripe_count();
+  recovery.log_reserve = log_reserve(frame_.info.n_segs);
+  return recover(*devices_.pmem, frame_, recovery, messages_, &recovered_);
 }
 
 Status Cache::wire() {
-  log_ = std::make_unique<KeyLog>(
-      *devices_.pmem, *segments_,
-      LogMark{replayed_.head, replayed_.dirty_ksets, replayed_.dirty_bytes});
+  log_ = std::make_unique<KeyLog>(*devices_.pmem, *recovered_.segments,
+                                  LogMark{recovered_.replayed.head, recovered_.replayed.dirty_ksets,
+                                          recovered_.replayed.dirty_bytes});
   stripes_ = std::make_unique<Stripes>(stripe_count(), *log_);
-  context_ = std::make_unique<RequestContext>(*devices_.pmem, *segments_, *index_, *log_, *stripes_,
-                                              *devices_.backing, messages_);
+  context_ =
+      std::make_unique<RequestContext>(*devices_.pmem, *recovered_.segments, *recovered_.index,
+                                       *log_, *stripes_, *devices_.backing, messages_);
   context_->data_crc = frame_.info.data_crc;
   context_->logical_bytes = devices_.backing->size_bytes();
   context_->block_bytes = devices_.backing->logical_block_bytes();
   if (frame_.info.data_crc) context_->max_extent_bytes = kCrcExtentBytes;
   for (uint32_t i = 0; i < head_count(frame_.info.n_segs); i++)
-    context_->heads.push_back(std::make_unique<DataHead>(*segments_));
+    context_->heads.push_back(std::make_unique<DataHead>(*recovered_.segments));
   return wire_background();
 }
 
 // Here the two sides meet that do not know each other: background makes room, requests wait for it.
 Status Cache::wire_background() {
   parts_ = std::make_unique<BackgroundParts>(
-      BackgroundParts{*devices_.pmem, *segments_, *index_, *log_, *stripes_, tails_,
-                      *devices_.backing, messages_, frame_.info.data_crc});
+      BackgroundParts{*devices_.pmem, *recovered_.segments, *recovered_.index, *log_, *stripes_,
+                      recovered_.tails, *devices_.backing, messages_, frame_.info.data_crc});
   Writeback::Options writing;
   writing.batch_bytes = batch_bytes(frame_.info.n_segs, 32, 64 << 20);
   writing.progress = [this](uint64_t bytes) {
@@ -215,7 +185,8 @@ Status Cache::wire_background() {
   Executor& write = devices_.writeback_executor ? *devices_.writeback_executor : main;
   worker_ = std::make_unique<Worker>(*parts_, *writeback_, *reclaim_, main, write, working);
   context_->deferred.set_wake([this] { worker_->request_waits(); });
-  segments_->set_events({[this] { worker_->space_taken(); }, [this] { worker_->space_freed(); }});
+  recovered_.segments->set_events(
+      {[this] { worker_->space_taken(); }, [this] { worker_->space_freed(); }});
   return {};
 }
 
@@ -225,7 +196,7 @@ void Cache::write_attached() {
   if (!identity_)
     write_identity(*devices_.pmem, identity_of(*devices_.backing),
                    static_cast<uint64_t>(time(nullptr)));
-  segments_->persist_raised();
+  recovered_.segments->persist_raised();
 }
 
 Result<std::unique_ptr<Queue>> Cache::create_queue(uint32_t depth) {
@@ -266,7 +237,7 @@ Status Cache::close() {
   worker_->stop();
   Status closed = close_ksets();
   if (closed && options_.drain) closed = worker_->drain();
-  segments_->set_events({});
+  recovered_.segments->set_events({});
   return closed;
 }
 

@@ -12,10 +12,10 @@
 
 #include <memory>
 
-#include "background/replay.h"
 #include "background/worker.h"
 #include "base/executor.h"
 #include "cache/options.h"
+#include "recovery/recover.h"
 #include "request/queue.h"
 #include "segment/format_device.h"
 #include "segment/identity.h"
@@ -51,18 +51,18 @@ class Cache {
     MutexLock lock(frame_mu_);
     return frame_.info;
   }
-  const Tails& tails() const { return tails_; }
-  const ReplayResult& replayed() const { return replayed_; }
+  const Tails& tails() const { return recovered_.tails; }
+  const ReplayResult& replayed() const { return recovered_.replayed; }
   const Pmem& pmem() const { return *devices_.pmem; }
   const BlockDevice& backing() const { return *devices_.backing; }
-  const SegmentTable& segments() const { return *segments_; }
+  const SegmentTable& segments() const { return *recovered_.segments; }
   const KeyLog& log() const { return *log_; }
-  const Index& index() const { return *index_; }
+  const Index& index() const { return *recovered_.index; }
   const Stripes& stripes() const { return *stripes_; }
   const Writeback& writeback() const { return *writeback_; }
   const Reclaim& reclaim() const { return *reclaim_; }
   const Worker& worker() const { return *worker_; }
-  const VerifyResult& verified() const { return verified_; }
+  const VerifyResult& verified() const { return recovered_.verified; }
   RequestContext& context() { return *context_; }
   QueueSet& queues() { return queues_; }
 
@@ -73,8 +73,7 @@ class Cache {
   Status check_identity();
   Status format_if_blank();
   Status load_frame_and_options();
-  Status load_log();
-  Status verify_data();
+  Status recover_log();
   Status wire();
   Status wire_background();
   void write_attached();
@@ -88,11 +87,7 @@ class Cache {
   // Constant but for gc_percent in it and info_record, which only set_gc_percent() uses later.
   DeviceFrame frame_;
   Mutex frame_mu_;
-  Tails tails_;
-  ReplayResult replayed_;
-  VerifyResult verified_;
-  std::unique_ptr<SegmentTable> segments_;
-  std::unique_ptr<Index> index_;
+  Recovered recovered_;
   std::unique_ptr<KeyLog> log_;
   std::unique_ptr<Stripes> stripes_;
   std::unique_ptr<RequestContext> context_;

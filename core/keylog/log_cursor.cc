@@ -9,8 +9,8 @@ namespace pcache {
 using media::KsetHeader;
 
 LogCursor::LogCursor(const Pmem& pmem, const SegmentTable& segments, CachePos from,
-                     std::optional<CachePos> until)
-    : pmem_(pmem), segments_(segments), pos_(from), until_(until), passed_(segments.size()) {
+                     const Options& options)
+    : pmem_(pmem), segments_(segments), pos_(from), options_(options), passed_(segments.size()) {
   passed_[from.seg.v] = true;
 }
 
@@ -32,7 +32,7 @@ std::span<const std::byte> LogCursor::load(CachePos at, std::byte* buffer, bool*
 }
 
 Result<LogItem> LogCursor::next() {
-  if (pos_ == until_) {
+  if (pos_ == options_.until) {
     LogItem end;
     end.pos = end.next = pos_;
     return end;
@@ -42,7 +42,10 @@ Result<LogItem> LogCursor::next() {
   if (unreadable) return make_error(EIO, "log at segment %u:%u: media error", pos_.seg.v, pos_.off);
   const KsetState state = classify_kset(bytes);
   if (state == KsetState::kNone || state == KsetState::kBroken) return end_or_damage();
+  return read_kset(state);
+}
 
+Result<LogItem> LogCursor::read_kset(KsetState state) {
   LogItem item;
   item.pos = pos_;
   KsetHeader header;
@@ -105,7 +108,7 @@ bool one_field_was_damaged(std::span<std::byte> window, uint32_t n_segs) {
 // two words is still zero. A header that is whole and yet wrong was damaged later - or, written by
 // the kernel target, which writes header and keys together, was torn; then no valid kset follows
 // it.
-Result<LogItem> LogCursor::end_or_damage() const {
+Result<LogItem> LogCursor::end_or_damage() {
   LogItem item;
   item.pos = item.next = pos_;
   const uint32_t room = std::min(media::kSegDataBytes - pos_.off, media::kMaxKsetBytes);
@@ -118,19 +121,42 @@ Result<LogItem> LogCursor::end_or_damage() const {
   const uint64_t first_word = uint64_t{header.key_num} << 32 | header.crc;
   item.torn = first_word != 0 || header.magic != 0 || header.flags != 0;
   if (first_word == 0 || header.magic == 0) return item;
-  alignas(8) std::byte window[media::kMaxKsetBytes];
-  if (!pmem_.load(window, segments_.media(pos_), room)) return unreadable();
-  if (one_field_was_damaged({window, room}, segments_.size()))
-    return make_error(EUCLEAN,
-                      "log at segment %u:%u: one field of the kset's header is damaged: the log "
-                      "does not end here",
-                      pos_.seg.v, pos_.off);
+  if (!pmem_.load(buffer_, segments_.media(pos_), room)) return unreadable();
+  if (one_field_was_damaged({buffer_, room}, segments_.size()))
+    return past_damage(
+        make_error(EUCLEAN,
+                   "log at segment %u:%u: one field of the kset's header is damaged: the log "
+                   "does not end here",
+                   pos_.seg.v, pos_.off),
+        std::nullopt);
   if (const auto follower = valid_follower(header))
-    return make_error(EUCLEAN,
-                      "log at segment %u:%u: kset fails its crc and a valid one follows at "
-                      "segment %u:%u: acknowledged data is behind it",
-                      pos_.seg.v, pos_.off, follower->seg.v, follower->off);
+    return past_damage(
+        make_error(EUCLEAN,
+                   "log at segment %u:%u: kset fails its crc and a valid one follows at "
+                   "segment %u:%u: acknowledged data is behind it",
+                   pos_.seg.v, pos_.off, follower->seg.v, follower->off),
+        follower);
   return item;
+}
+
+// Without a follower the kset stands in buffer_, put right.
+Result<LogItem> LogCursor::past_damage(const Error& damage, std::optional<CachePos> follower) {
+  if (!options_.salvage) return damage;
+  if (!follower) {
+    const uint32_t room = std::min(media::kSegDataBytes - pos_.off, media::kMaxKsetBytes);
+    auto item = read_kset(classify_kset({buffer_, room}));
+    if (!item) return item;
+    LogItem mended = item.take();
+    mended.damage = damage;
+    return mended;
+  }
+  LogItem lost;
+  lost.kind = LogItem::Kind::kLost;
+  lost.pos = pos_;
+  lost.next = pos_ = *follower;
+  lost.damage = damage;
+  passed_[follower->seg.v] = true;
+  return lost;
 }
 
 std::optional<CachePos> LogCursor::valid_follower(const KsetHeader& header) const {

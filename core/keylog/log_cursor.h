@@ -8,8 +8,9 @@
 // - Nothing from media is trusted: a LAST kset to a segment that is out of range or was passed
 //   already is an error.
 // - With `until` the cursor ends there and looks at nothing behind it, so it can follow a log that
-// is
-//   being appended to.
+//   is being appended to.
+// - `salvage` is for tools that take what can be had of a damaged log: where next() would report
+//   damage and knows how the log goes on, it gives an item that says so and goes on there.
 // One thread.
 #pragma once
 
@@ -24,31 +25,42 @@
 namespace pcache {
 
 struct LogItem {
-  enum class Kind { kKeys, kLast, kEnd };
+  enum class Kind { kKeys, kLast, kEnd, kLost };  // kLost: salvage; a kset that cannot be read
   Kind kind = Kind::kEnd;
   CachePos pos;                      // of the kset's header
   CachePos next;                     // where the log goes on (kEnd: same as pos)
   std::span<const media::Key> keys;  // valid until the next call
   bool torn = false;                 // kEnd: something was there, and it was not valid
+  // Salvage: what was wrong. A kset that comes with it is whole but for one field of its header,
+  // which its crc has told.
+  std::optional<Error> damage;
 };
 
 class LogCursor {
  public:
-  LogCursor(const Pmem& pmem, const SegmentTable& segments, CachePos from,
-            std::optional<CachePos> until = std::nullopt);
+  struct Options {
+    std::optional<CachePos> until;
+    bool salvage = false;
+  };
+  LogCursor(const Pmem& pmem, const SegmentTable& segments, CachePos from)
+      : LogCursor(pmem, segments, from, Options{}) {}
+  LogCursor(const Pmem& pmem, const SegmentTable& segments, CachePos from, const Options& options);
   Result<LogItem> next();
   CachePos pos() const { return pos_; }
 
  private:
   std::span<const std::byte> load(CachePos at, std::byte* buffer, bool* unreadable) const;
-  Result<LogItem> end_or_damage() const;
+  Result<LogItem> read_kset(KsetState state);
+  // What stands here is no valid kset: is it the end? Else the error that says why not.
+  Result<LogItem> end_or_damage();
+  Result<LogItem> past_damage(const Error& damage, std::optional<CachePos> follower);
   // Where a kset with this header leads to, if a valid kset stands there.
   std::optional<CachePos> valid_follower(const media::KsetHeader& header) const;
 
   const Pmem& pmem_;
   const SegmentTable& segments_;
   CachePos pos_;
-  const std::optional<CachePos> until_;
+  const Options options_;
   std::vector<bool> passed_;  // segments the log has been through
   alignas(8) std::byte buffer_[media::kMaxKsetBytes];
 };

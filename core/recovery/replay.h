@@ -2,7 +2,6 @@
 // Replay: rebuilds the index and the segments' use from the log at attach. Writes nothing.
 #pragma once
 
-#include "base/log.h"
 #include "base/result.h"
 #include "index/index.h"
 #include "keylog/log_cursor.h"
@@ -27,16 +26,6 @@ struct ReplayResult {
 
 Result<ReplayResult> replay(const Pmem& pmem, SegmentTable& segments, Index& index,
                             const Tails& tails, const Bounds& bounds);
-
-struct VerifyResult {
-  uint64_t clean_dropped = 0;  // damaged, and read from the backing device again when it is needed
-  uint64_t dirty_bad = 0;      // damaged, and nowhere else: reads fail
-};
-// With data_crc, after replay: checks the data of every key of which something is still in the
-// index against its crc (generation before crc, hazard 5: keys that are dead, or wholly
-// overwritten, are not looked at). Names damaged dirty data in the log lines.
-Result<VerifyResult> verify_replayed(const Pmem& pmem, const SegmentTable& segments, Index& index,
-                                     const Tails& tails, const Log& messages);
 
 // Raises each segment's generation to that of the youngest key the log holds for it.
 Status raise_generations(const Pmem& pmem, SegmentTable& segments, const Tails& tails,

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "recovery/recover.h"
+
+namespace pcache {
+
+namespace {
+
+Status replay_into(Pmem& pmem, const DeviceFrame& frame, const RecoverOptions& options,
+                   const Bounds& bounds, bool raise, Recovered* out) {
+  out->segments =
+      std::make_unique<SegmentTable>(pmem, SegmentTable::Options{frame.chain, options.log_reserve});
+  auto index = Index::create({options.device_bytes, options.stripes, frame.info.data_crc});
+  if (!index) return index.error();
+  out->index = index.take();
+  if (raise)
+    if (auto raised = raise_generations(pmem, *out->segments, out->tails, bounds); !raised)
+      return raised;
+  auto replayed = replay(pmem, *out->segments, *out->index, out->tails, bounds);
+  if (!replayed) return replayed.error();
+  out->replayed = replayed.take();
+  return {};
+}
+
+}  // namespace
+
+Status recover(Pmem& pmem, const DeviceFrame& frame, const RecoverOptions& options,
+               const Log& messages, Recovered* out) {
+  const Bounds bounds{frame.info.n_segs, options.device_bytes, options.block_bytes};
+  if (auto loaded = out->tails.load(pmem, bounds); !loaded) return loaded;
+  if (auto done = replay_into(pmem, frame, options, bounds, false, out); !done) return done;
+  if (out->replayed.generations_lost) {
+    messages.print(LogLevel::kWarning,
+                   "a segment's newest generation record is lost; taken from the log instead");
+    if (auto done = replay_into(pmem, frame, options, bounds, true, out); !done) return done;
+    PCACHE_CHECK(!out->replayed.generations_lost);
+  }
+  if (out->replayed.torn_tail)
+    messages.print(LogLevel::kNotice,
+                   "the log ends in a torn kset at segment %u:%u, as a crash leaves it",
+                   out->replayed.head.seg.v, out->replayed.head.off);
+  if (!frame.info.data_crc) return {};
+  auto verified = verify_replayed(pmem, *out->segments, *out->index, out->tails, messages);
+  if (!verified) return verified.error();
+  out->verified = verified.take();
+  return {};
+}
+
+}  // namespace pcache
