@@ -52,7 +52,9 @@ Error in_use(const std::string& path, const char* by) {
   return make_error(EBUSY, "backing device %s is in use by %s: stop that first", path.c_str(), by);
 }
 
-Result<UniqueFd> try_open_locked(const std::string& path, bool read_only) {
+Result<UniqueFd> try_open_locked(const BlockDeviceOptions& options) {
+  const std::string& path = options.path;
+  const bool read_only = options.read_only;
   struct stat before;
   // Asked first, because opening a FIFO would block and O_EXCL is only for block devices.
   if (stat(path.c_str(), &before) != 0)
@@ -62,6 +64,8 @@ Result<UniqueFd> try_open_locked(const std::string& path, bool read_only) {
   // Readers leave O_EXCL out: it would keep them from each other.
   if (S_ISBLK(before.st_mode) && !read_only) flags |= O_EXCL;
   UniqueFd fd(open(path.c_str(), flags));
+  if (!fd.valid() && errno == EINVAL && options.any_file_system)
+    fd = UniqueFd(open(path.c_str(), flags & ~O_DIRECT));
   if (!fd.valid()) {
     if (errno == EINVAL) return no_direct_io(path);
     if (errno == EBUSY) return in_use(path, "the kernel (mounted, swap, RAID, LVM) or a program");
@@ -83,7 +87,7 @@ Result<UniqueFd> open_locked(const BlockDeviceOptions& options) {
   constexpr int64_t kPauseNs = 5'000'000;  // nothing tells when another's lock goes
   const Deadline deadline(options.busy_timeout_ms * int64_t{1'000'000});
   for (;;) {
-    auto fd = try_open_locked(options.path, options.read_only);
+    auto fd = try_open_locked(options);
     if (fd || fd.error().code != EBUSY) return fd;
     const int64_t pause_ns = deadline.left_ns(kPauseNs);
     if (pause_ns == 0) return fd;
@@ -107,6 +111,7 @@ Result<DirectIoAlign> measure_align(const std::string& path, int fd, bool block_
     align.block_bytes = static_cast<uint32_t>(block_bytes);
   }
   uint32_t memory_bytes = 0;
+  if (!(fcntl(fd, F_GETFL) & O_DIRECT)) return align;
 #ifdef STATX_DIOALIGN
   struct statx stx = {};
   if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) == 0 && (stx.stx_mask & STATX_DIOALIGN)) {

@@ -79,6 +79,9 @@ struct BlockDeviceOptions {
   std::string path;
   IoMode io_mode = IoMode::kAuto;
   bool read_only = false;
+  // Also where the file system has no O_DIRECT: for tools that only look, through the page cache
+  // then. With read_only, and for open_backing_file() alone.
+  bool any_file_system = false;
   // How long open waits for a device in use before it says so. A killed process keeps the device
   // until its last I/O in flight has ended, and a restart must neither fail for that nor overtake
   // it.

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include <cinttypes>
+
+#include "ctl/common.h"
+
+namespace pcache::ctl {
+
+namespace {
+
+const char* verdict(const CheckReport& report) {
+  if (!report.attaches) return "it cannot be attached";
+  switch (report.findings.worst()) {
+    case Severity::kNote:
+      return "clean";
+    case Severity::kFinding:
+      return "findings, nothing is lost: it attaches";
+    case Severity::kLost:
+      return "data is lost; it attaches, and reads of that data fail";
+  }
+  return "?";
+}
+
+void print_text(const CheckReport& report) {
+  for (const Finding& finding : report.findings.all())
+    printf("%s: %s: %s\n", severity_name(finding.severity), finding.where.c_str(),
+           finding.text.c_str());
+  if (report.findings.omitted() > 0)
+    printf("and %" PRIu64 " more of the same kinds\n", report.findings.omitted());
+  if (!report.frame.blank && report.log.walked)
+    printf("%u segments, %u in use; %" PRIu64 " ksets, %" PRIu64 " live keys, %s dirty\n",
+           report.frame.frame.info.n_segs, report.log.segments_in_use(), report.log.ksets,
+           report.log.keys, bytes_text(report.log.dirty_bytes).c_str());
+  if (!report.frame.blank && report.logical_bytes == 0)
+    printf("without --backing, ranges were not checked against the backing device's size\n");
+  printf("%s\n", verdict(report));
+}
+
+void print_json(const CheckReport& report) {
+  Json findings = Json::array();
+  for (const Finding& f : report.findings.all())
+    findings.push_back({{"severity", severity_name(f.severity)},
+                        {"code", f.code},
+                        {"where", f.where},
+                        {"text", f.text}});
+  print({{"exit_code", report.exit_code()},
+         {"verdict", verdict(report)},
+         {"attaches", report.attaches},
+         {"blank", report.frame.blank},
+         {"segments", report.frame.frame.info.n_segs},
+         {"segments_in_use", report.log.segments_in_use()},
+         {"ksets", report.log.ksets},
+         {"keys", report.log.keys},
+         {"dead_keys", report.log.dead_keys},
+         {"dirty_bytes", report.log.dirty_bytes},
+         {"findings", findings},
+         {"findings_omitted", report.findings.omitted()}});
+}
+
+int run(const Image& image) {
+  const auto open = open_image(image);
+  if (!open) return fail(open.error());
+  const CheckReport& report = open.value().report;
+  image.json ? print_json(report) : print_text(report);
+  return report.exit_code();
+}
+
+}  // namespace
+
+void add_check(CLI::App& app, int* exit_code) {
+  auto* command = app.add_subcommand("check", "Checks everything in an image; writes nothing");
+  auto image = std::make_shared<Image>();
+  add_image(command, image.get(), Backing::kOptional);
+  command->callback([=] { *exit_code = run(*image); });
+}
+
+}  // namespace pcache::ctl

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "ctl/common.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+namespace pcache::ctl {
+
+int fail(const Error& error) {
+  fprintf(stderr, "pcachectl: %s\n", error.text.c_str());
+  return error.code == EUCLEAN ? kUntrusted : kFailed;
+}
+
+Result<std::unique_ptr<Pmem>> open_cache(const std::string& path, bool write) {
+  struct stat st;
+  if (stat(path.c_str(), &st) != 0) return error_errno(errno, "cache device %s", path.c_str());
+  PmemOptions options;
+  options.path = path;
+  options.emulate = true;  // an image is looked after as a file, wherever it lies
+  options.read_only = !write;
+  return Pmem::open(options, Log());
+}
+
+Status sync_cache(const std::string& path) {
+  struct stat st;
+  if (stat(path.c_str(), &st) == 0 && !S_ISREG(st.st_mode)) return {};  // stores were durable
+  UniqueFd fd(open(path.c_str(), O_RDWR | O_CLOEXEC));
+  if (!fd.valid() || fsync(fd.get()) != 0)
+    return error_errno(errno, "cache device %s: cannot be made durable", path.c_str());
+  return {};
+}
+
+Result<BackingFile> open_backing(const std::string& path) {
+  BlockDeviceOptions options;
+  options.path = path;
+  options.read_only = true;
+  options.any_file_system = true;
+  return open_backing_file(options, Log());
+}
+
+void add_image(CLI::App* command, Image* image, Backing backing) {
+  command->add_option("CACHE", image->cache, "cache device or image")->required();
+  command->add_flag("--json", image->json, "for machines: one JSON object a line");
+  if (backing == Backing::kNone) return;
+  auto* option = command->add_option("--backing", image->backing, "its backing device; only read");
+  option->required(backing == Backing::kRequired);
+  command->add_flag("--ignore-identity", image->ignore_identity,
+                    "the backing device need not be the one that the identity block names: for "
+                    "copies");
+}
+
+Result<OpenImage> open_image(const Image& image, std::function<void(const SurveyedKset&)> visit) {
+  OpenImage open;
+  CheckOptions checking;
+  checking.ignore_identity = image.ignore_identity;
+  checking.visit = std::move(visit);
+  if (!image.backing.empty()) {
+    auto backing = open_backing(image.backing);
+    if (!backing) return backing.error();
+    open.backing = backing.take();
+    checking.backing = identity_of(*open.backing);
+    checking.block_bytes = open.backing->align.block_bytes;
+  }
+  auto pmem = open_cache(image.cache, false);
+  if (!pmem) return pmem.error();
+  open.pmem = pmem.take();
+  open.report = check_image(*open.pmem, checking);
+  return open;
+}
+
+Status require_attachable(const Image& image, const CheckReport& report) {
+  if (report.frame.blank)
+    return make_error(EINVAL, "cache device %s: is blank, not formatted yet", image.cache.c_str());
+  if (report.attaches) return {};
+  for (const Finding& finding : report.findings.all())
+    if (finding.severity == Severity::kLost)
+      return make_error(EUCLEAN, "cache device %s: cannot be attached: %s: %s", image.cache.c_str(),
+                        finding.where.c_str(), finding.text.c_str());
+  return make_error(EUCLEAN, "cache device %s: cannot be attached", image.cache.c_str());
+}
+
+void print(const Json& json) {
+  // Paths are bytes, JSON is UTF-8: what is not valid is replaced.
+  printf("%s\n", json.dump(-1, ' ', false, Json::error_handler_t::replace).c_str());
+}
+
+std::string bytes_text(uint64_t bytes) {
+  constexpr const char* kUnits[] = {"bytes", "KiB", "MiB", "GiB", "TiB", "PiB"};
+  double n = static_cast<double>(bytes);
+  size_t unit = 0;
+  for (; n >= 1024 && unit < 5; unit++) n /= 1024;
+  char text[32];
+  snprintf(text, sizeof text, unit == 0 || n == static_cast<uint64_t>(n) ? "%.0f %s" : "%.1f %s", n,
+           kUnits[unit]);
+  return text;
+}
+
+std::string plural(uint64_t n, const char* thing) {
+  return std::to_string(n) + " " + thing + (n == 1 ? "" : "s");
+}
+
+Progress::Progress(const char* what) : what_(what), on_(isatty(STDERR_FILENO)) {}
+
+Progress::~Progress() {
+  if (on_ && last_ >= 0) fprintf(stderr, "\r\033[K");
+}
+
+void Progress::operator()(uint64_t done, uint64_t all) {
+  if (!on_ || all == 0) return;
+  const int percent = static_cast<int>(static_cast<double>(done) * 100 / static_cast<double>(all));
+  if (percent == last_) return;
+  last_ = percent;
+  fprintf(stderr, "\r%s: %d %%", what_, percent);
+  fflush(stderr);
+}
+
+}  // namespace pcache::ctl

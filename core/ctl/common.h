@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What the subcommands of pcachectl share: exit codes, opening images, output.
+//
+// Results go to stdout, everything else to stderr. An error is one line: "pcachectl: ...".
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "blockdev/backing_file.h"
+#include "inspect/check.h"
+#include "pmem/pmem.h"
+
+namespace pcache::ctl {
+
+using Json = nlohmann::ordered_json;
+
+enum ExitCode {
+  kDone = 0,
+  kFindings = 1,   // something is wrong, and nothing is lost
+  kUntrusted = 2,  // data is lost, or the image cannot be attached; nothing was done to it
+  kFailed = 3,     // it could not be done: wrong use, no such file, in use, I/O error
+};
+
+// Registers a subcommand; its callback leaves the exit code.
+void add_format(CLI::App& app, int* exit_code);
+void add_status(CLI::App& app, int* exit_code);
+void add_table(CLI::App& app, int* exit_code);
+void add_check(CLI::App& app, int* exit_code);
+void add_dump(CLI::App& app, int* exit_code);
+void add_writeback(CLI::App& app, int* exit_code);
+void add_export(CLI::App& app, int* exit_code);
+void add_repair(CLI::App& app, int* exit_code);
+void add_set(CLI::App& app, int* exit_code);
+void add_identity(CLI::App& app, int* exit_code);
+
+// Prints the line; kUntrusted for a damaged image (EUCLEAN), else kFailed.
+int fail(const Error& error);
+
+// Any file or device, DAX or not, as long as nobody has it attached. Writes to a plain file are
+// durable after sync_cache().
+Result<std::unique_ptr<Pmem>> open_cache(const std::string& path, bool write);
+Status sync_cache(const std::string& path);
+Result<BackingFile> open_backing(const std::string& path);  // for reading
+
+inline BackingIdentity identity_of(const BackingFile& backing) {
+  return {backing.identity.text, backing.size_bytes};
+}
+
+// The image a command is about: CACHE, --backing, --ignore-identity, --json.
+struct Image {
+  std::string cache, backing;  // paths; backing may be empty
+  bool ignore_identity = false;
+  bool json = false;
+};
+enum class Backing { kNone, kOptional, kRequired };
+void add_image(CLI::App* command, Image* image, Backing backing);
+
+// The image opened for reading, and checked.
+struct OpenImage {
+  std::optional<BackingFile> backing;
+  std::unique_ptr<Pmem> pmem;
+  CheckReport report;
+};
+Result<OpenImage> open_image(const Image& image,
+                             std::function<void(const SurveyedKset&)> visit = nullptr);
+// EUCLEAN when it cannot be attached, EINVAL when it is blank.
+Status require_attachable(const Image& image, const CheckReport& report);
+
+void print(const Json& json);
+std::string bytes_text(uint64_t bytes);  // "12.5 MiB"
+std::string plural(uint64_t n, const char* thing);
+
+// On a terminal only: "export: 42 %", rewritten in place on stderr.
+class Progress {
+ public:
+  explicit Progress(const char* what);
+  ~Progress();
+  void operator()(uint64_t done, uint64_t all);
+
+ private:
+  const char* const what_;
+  const bool on_;
+  int last_ = -1;
+};
+
+}  // namespace pcache::ctl

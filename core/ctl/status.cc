@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// pcachectl status and table: what an image is, and how the kernel target is given it.
+#include <algorithm>
+#include <cinttypes>
+#include <filesystem>
+
+#include "ctl/common.h"
+
+namespace pcache::ctl {
+
+namespace {
+
+std::string tail_text(const TailView& tail) {
+  return tail.pos ? position_text(*tail.pos) : std::string("?");
+}
+
+// The kernel target's line; its device's sectors are 0 when no size is known.
+std::string status_line(const CheckReport& report) {
+  const CacheInfoFields& info = report.frame.frame.info;
+  char line[256];
+  snprintf(line, sizeof line, "0 %" PRIu64 " pcache %x %u %u %u %u %x %s %s %s",
+           report.logical_bytes / kSectorBytes, report.frame.superblock.flags,
+           report.frame.frame.seg_num, info.n_segs, report.log.segments_in_use(), info.gc_percent,
+           make_cache_info(info).flags, position_text(report.log.head).c_str(),
+           tail_text(report.frame.dirty_tail).c_str(), tail_text(report.frame.key_tail).c_str());
+  return line;
+}
+
+void print_text(const Image& image, const CheckReport& report) {
+  const FrameSurvey& frame = report.frame;
+  const CacheInfoFields& info = frame.frame.info;
+  const LogSurvey& log = report.log;
+  printf("cache:     %s, %u segments of 16 MiB, data_crc %s, gc_percent %u\n", image.cache.c_str(),
+         info.n_segs, info.data_crc ? "on" : "off", info.gc_percent);
+  if (frame.identity)
+    printf("backing:   \"%s\", %s\n", frame.identity->backing,
+           bytes_text(frame.identity->backing_bytes).c_str());
+  else
+    printf("backing:   not recorded (no identity block)\n");
+  const auto log_segments = std::count(log.use.begin(), log.use.end(), SegmentUse::kLog);
+  printf("segments:  %u in use (%u log, %u data), %u free\n", log.segments_in_use(),
+         static_cast<uint32_t>(log_segments),
+         log.segments_in_use() - static_cast<uint32_t>(log_segments),
+         info.n_segs - log.segments_in_use());
+  printf("log:       key_tail %s, dirty_tail %s, key_head %s; %" PRIu64 " ksets, %" PRIu64
+         " live keys\n",
+         tail_text(frame.key_tail).c_str(), tail_text(frame.dirty_tail).c_str(),
+         position_text(log.head).c_str(), log.ksets, log.keys);
+  printf("dirty:     %s in %" PRIu64 " keys of %" PRIu64 " ksets\n",
+         bytes_text(log.dirty_bytes).c_str(), log.dirty_keys, log.dirty_ksets);
+  printf("status:    %s\n", status_line(report).c_str());
+}
+
+Json to_json(const CheckReport& report) {
+  const FrameSurvey& frame = report.frame;
+  const CacheInfoFields& info = frame.frame.info;
+  const LogSurvey& log = report.log;
+  Json backing = nullptr;
+  if (frame.identity)
+    backing = {{"identity", frame.identity->backing}, {"bytes", frame.identity->backing_bytes}};
+  return {{"line", status_line(report)},
+          {"attaches", report.attaches},
+          {"data_crc", info.data_crc},
+          {"gc_percent", info.gc_percent},
+          {"backing", backing},
+          {"logical_bytes", report.logical_bytes},
+          {"segments", {{"total", info.n_segs}, {"used", log.segments_in_use()}}},
+          {"log",
+           {{"key_head", position_text(log.head)},
+            {"dirty_tail", tail_text(frame.dirty_tail)},
+            {"key_tail", tail_text(frame.key_tail)},
+            {"ksets", log.ksets},
+            {"keys", log.keys},
+            {"dead_keys", log.dead_keys}}},
+          {"dirty",
+           {{"ksets", log.dirty_ksets}, {"keys", log.dirty_keys}, {"bytes", log.dirty_bytes}}}};
+}
+
+int run_status(const Image& image, bool line) {
+  const auto open = open_image(image);
+  if (!open) return fail(open.error());
+  const CheckReport& report = open.value().report;
+  if (report.frame.blank) {
+    if (image.json)
+      print({{"blank", true}, {"attaches", true}});
+    else
+      printf("cache:     %s, blank: not formatted yet\n", image.cache.c_str());
+    return kDone;
+  }
+  const auto attachable = require_attachable(image, report);
+  if (attachable || report.log.walked) {
+    if (image.json)
+      print(to_json(report));
+    else if (line)
+      printf("%s\n", status_line(report).c_str());
+    else
+      print_text(image, report);
+  }
+  return attachable ? kDone : fail(attachable.error());
+}
+
+int run_table(const Image& image) {
+  const auto open = open_image(image);
+  if (!open) return fail(open.error());
+  const CheckReport& report = open.value().report;
+  if (const auto usable = require_attachable(image, report); !usable) return fail(usable.error());
+  // The kernel wants paths that it can open from anywhere.
+  const auto path = [](const std::string& p) { return std::filesystem::absolute(p).string(); };
+  const std::string line = "0 " + std::to_string(open.value().backing->size_bytes / kSectorBytes) +
+                           " pcache " + path(image.cache) + " " + path(image.backing) +
+                           " 4 cache_mode writeback data_crc " +
+                           (report.frame.frame.info.data_crc ? "true" : "false");
+  if (image.json)
+    print({{"table", line}});
+  else
+    printf("%s\n", line.c_str());
+  return kDone;
+}
+
+}  // namespace
+
+void add_status(CLI::App& app, int* exit_code) {
+  auto* command = app.add_subcommand("status", "Prints positions, use and dirty data");
+  auto image = std::make_shared<Image>();
+  auto line = std::make_shared<bool>(false);
+  add_image(command, image.get(), Backing::kOptional);
+  command->add_flag("--line", *line,
+                    "the kernel target's status line alone; its sectors are 0 when neither "
+                    "--backing nor the identity block tells the size");
+  command->callback([=] { *exit_code = run_status(*image, *line); });
+}
+
+void add_table(CLI::App& app, int* exit_code) {
+  auto* command =
+      app.add_subcommand("table", "Prints the dmsetup table line for the kernel target");
+  auto image = std::make_shared<Image>();
+  add_image(command, image.get(), Backing::kRequired);
+  command->callback([=] { *exit_code = run_table(*image); });
+}
+
+}  // namespace pcache::ctl

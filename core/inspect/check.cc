@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "inspect/check.h"
+
+#include <algorithm>
+
+namespace pcache {
+
+namespace {
+
+class Checker {
+ public:
+  Checker(Pmem& pmem, const CheckOptions& options) : pmem_(pmem), options_(options) {}
+
+  CheckReport run() {
+    out_.frame = survey_frame(pmem_, &out_.findings);
+    if (out_.frame.device_bytes < media::kMinDeviceBytes) return std::move(out_);
+    if (out_.frame.blank) {
+      out_.attaches = true;
+      return std::move(out_);
+    }
+    if (options_.backing)
+      out_.logical_bytes = options_.backing->size_bytes;
+    else if (out_.frame.identity)
+      out_.logical_bytes = out_.frame.identity->backing_bytes;
+    compare_with_backing();
+    const Bounds bounds{static_cast<uint32_t>(out_.frame.frame.chain.size()),
+                        out_.logical_bytes ? out_.logical_bytes : UINT64_MAX, options_.block_bytes};
+    out_.log = survey_log(pmem_, out_.frame, bounds, &out_.findings, options_.visit);
+    try_recovery();
+    return std::move(out_);
+  }
+
+ private:
+  void compare_with_backing() {
+    if (!options_.backing || !out_.frame.identity || options_.ignore_identity) return;
+    if (!compare_identity(*out_.frame.identity, *options_.backing))
+      out_.findings.add(Severity::kLost, "other-backing", "identity block at 0",
+                        "names backing device \"%s\" of %llu bytes, this one is \"%s\" of %llu; "
+                        "--ignore-identity for copies",
+                        out_.frame.identity->backing,
+                        static_cast<unsigned long long>(out_.frame.identity->backing_bytes),
+                        options_.backing->text.c_str(),
+                        static_cast<unsigned long long>(options_.backing->size_bytes));
+  }
+
+  // As attach does it, but for the identity, which is looked at above.
+  void try_recovery() {
+    const auto refused = [this](const Error& error) {
+      // Mostly the surveys have said why already, in more detail.
+      if (out_.findings.count(Severity::kLost) == 0)
+        out_.findings.add(Severity::kLost, "refused", "attach", "%s", error.text.c_str());
+    };
+    if (out_.frame.superblock_error) return;
+    auto frame = load_frame(pmem_, Log());
+    if (!frame) return refused(frame.error());
+    RecoverOptions recovery;
+    recovery.device_bytes = out_.logical_bytes;
+    if (recovery.device_bytes == 0)
+      recovery.device_bytes = std::max<uint64_t>(out_.log.logical_end, kSectorBytes);
+    recovery.block_bytes = options_.block_bytes;
+    recovery.stripes = 4;
+    auto recovered = std::make_unique<Recovered>();
+    if (auto done = recover(pmem_, frame.value(), recovery, Log(), recovered.get()); !done)
+      return refused(done.error());
+    out_.attaches = out_.frame.identity || !out_.findings.has("identity");
+    out_.attaches = out_.attaches && !out_.findings.has("other-backing");
+    out_.recovered = std::move(recovered);
+    compare_counts();
+    note_damaged_data();
+    if (out_.log.dead_keys > 0)
+      out_.findings.add(Severity::kNote, "dead-keys", "log",
+                        "%llu keys are of a generation that is gone, as a crash between a "
+                        "segment's new generation and key_tail leaves them; their data is on the "
+                        "backing device",
+                        static_cast<unsigned long long>(out_.log.dead_keys));
+  }
+
+  // Counted twice, by code that shares no line.
+  void compare_counts() {
+    const SegmentCounts counts = out_.recovered->segments->counts();
+    const auto log = static_cast<uint32_t>(
+        std::count(out_.log.use.begin(), out_.log.use.end(), SegmentUse::kLog));
+    const uint32_t data = out_.log.segments_in_use() - log;
+    if (counts.log != log || counts.data != data ||
+        out_.recovered->replayed.keys != out_.log.keys ||
+        out_.recovered->replayed.head != out_.log.head)
+      out_.findings.add(
+          Severity::kLost, "counts", "segments",
+          "replay counts %u log and %u data segments and %llu keys up to %s, the survey %u, %u, "
+          "%llu, %s: a bug, please report it",
+          counts.log, counts.data, static_cast<unsigned long long>(out_.recovered->replayed.keys),
+          position_text(out_.recovered->replayed.head).c_str(), log, data,
+          static_cast<unsigned long long>(out_.log.keys), position_text(out_.log.head).c_str());
+  }
+
+  void note_damaged_data() {
+    for (const DamagedExtent& damaged : out_.recovered->verified.damaged) {
+      const std::string where = "data at segment " + position_text(damaged.pos);
+      const auto off = static_cast<unsigned long long>(damaged.extent.off);
+      const auto len = static_cast<unsigned long long>(damaged.extent.len);
+      if (damaged.clean)
+        out_.findings.add(Severity::kFinding, "bad-clean-data", where,
+                          "range %llu+%llu fails its crc; it is clean and read from the backing "
+                          "device again",
+                          off, len);
+      else
+        out_.findings.add(Severity::kLost, "bad-dirty-data", where,
+                          "range %llu+%llu fails its crc and is dirty: it exists nowhere else, "
+                          "reads of it fail",
+                          off, len);
+    }
+  }
+
+  Pmem& pmem_;
+  const CheckOptions& options_;
+  CheckReport out_;
+};
+
+}  // namespace
+
+CheckReport check_image(Pmem& pmem, const CheckOptions& options) {
+  return Checker(pmem, options).run();
+}
+
+}  // namespace pcache

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Checking an image: everything in it, without writing to it.
+//
+// Two judges look: the surveys, which report all they find and go on, and recover(), the code that
+// attach runs, which has the last word on whether the image can be attached. So check and attach
+// cannot disagree.
+#pragma once
+
+#include <memory>
+
+#include "inspect/log_survey.h"
+#include "recovery/recover.h"
+#include "segment/identity.h"
+
+namespace pcache {
+
+struct CheckOptions {
+  // Of the backing device; without it ranges are checked against the size that the identity block
+  // names, if there is one.
+  std::optional<BackingIdentity> backing;
+  uint32_t block_bytes = kSectorBytes;
+  bool ignore_identity = false;  // it need not be the one that the identity block names
+  std::function<void(const SurveyedKset&)> visit = nullptr;
+};
+
+struct CheckReport {
+  Findings findings;
+  FrameSurvey frame;
+  LogSurvey log;
+  uint64_t logical_bytes = 0;  // of the backing device; 0: not known
+  bool attaches = false;
+  // What attach would begin with; only when it attaches and is not blank.
+  std::unique_ptr<Recovered> recovered;
+
+  // 0 clean, 1 findings but nothing lost, 2 data lost or not attachable.
+  int exit_code() const { return static_cast<int>(findings.worst()); }
+};
+
+CheckReport check_image(Pmem& pmem, const CheckOptions& options);
+
+}  // namespace pcache

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "inspect/frame_survey.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "segment/identity.h"
+
+namespace pcache {
+
+using namespace media;
+
+namespace {
+
+constexpr const char* kStateNames[] = {"valid", "torn", "unreadable"};
+
+std::string at_text(const char* what, MediaOff at) {
+  return std::string(what) + " at " + std::to_string(at.v);
+}
+
+template <typename Record>
+RecordView view_of(const Pmem& pmem, Replicated<Record>& record, std::optional<Record>* value) {
+  *value = record.load(pmem);
+  RecordView view;
+  for (int i = 0; i < 2; i++) {
+    ReplicaView& replica = view.replica[i];
+    replica.at = record.slot(i);
+    replica.state = record.state(i);
+    Record raw;
+    if (!pmem.load(&raw, replica.at, sizeof raw)) continue;
+    replica.seq = raw.header.seq;
+    static constexpr Record kZeros{};
+    replica.blank = memcmp(&raw, &kZeros, sizeof raw) == 0;
+  }
+  if (*value) view.newest = record.newest();
+  return view;
+}
+
+class FrameReader {
+ public:
+  FrameReader(const Pmem& pmem, Findings* findings) : pmem_(pmem), findings_(*findings) {}
+
+  FrameSurvey run() {
+    out_.device_bytes = pmem_.size_bytes();
+    if (!superblock()) return std::move(out_);
+    cache_info();
+    chain();
+    segments();
+    tail("key_tail", key_tail_place(), &out_.key_tail);
+    tail("dirty_tail", dirty_tail_place(), &out_.dirty_tail);
+    identity();
+    return std::move(out_);
+  }
+
+ private:
+  // What one record's replicas say by themselves.
+  void judge(const RecordView& view, const std::string& name) {
+    for (int i = 0; i < 2; i++) {
+      const ReplicaView& replica = view.replica[i];
+      if (replica.state == ReplicaState::kValid || replica.blank) continue;
+      if (view.newest < 0) continue;  // the caller says what it means that none is valid
+      findings_.add(Severity::kFinding, "torn-replica", at_text(name.c_str(), replica.at),
+                    "replica %d is %s; replica %d (seq %u) serves, and may be the older one", i,
+                    kStateNames[static_cast<size_t>(replica.state)], view.newest,
+                    view.replica[view.newest].seq);
+    }
+  }
+
+  bool superblock() {
+    if (out_.device_bytes < kMinDeviceBytes) {
+      findings_.add(Severity::kLost, "too-small", "cache device",
+                    "has %llu bytes, a pcache has %llu (512 MiB) or more",
+                    static_cast<unsigned long long>(out_.device_bytes),
+                    static_cast<unsigned long long>(kMinDeviceBytes));
+      return false;
+    }
+    const uint32_t fit = segments_of_device(out_.device_bytes);
+    const auto probed = probe_device(pmem_);
+    if (!pmem_.load(&out_.superblock, MediaOff{kSuperblockOff}, sizeof(Superblock)))
+      out_.superblock = {};
+    if (probed) {
+      out_.frame.seg_num = out_.superblock.seg_num;
+      if (probed.value() == DeviceState::kFormatted) return true;
+      out_.blank = true;
+      findings_.add(Severity::kNote, "blank", "superblock at 4096",
+                    "is zeros: a blank device, which is formatted when it is first attached");
+      return false;
+    }
+    out_.superblock_error = probed.error();
+    findings_.add(Severity::kLost, "superblock", "superblock at 4096", "%s",
+                  probed.error().text.c_str());
+    out_.frame.seg_num = fit;
+    return true;
+  }
+
+  void cache_info() {
+    out_.frame.info_record = Replicated<CacheInfo>(cache_info_place());
+    std::optional<CacheInfo> info;
+    out_.info_record = view_of(pmem_, out_.frame.info_record, &info);
+    judge(out_.info_record, "cache_info");
+    out_.frame.info.n_segs = out_.frame.seg_num;
+    if (!info) {
+      findings_.add(Severity::kLost, "cache-info", "cache_info at 8192 and 12288",
+                    "neither replica is valid: not attached, and never formatted again by itself");
+      return;
+    }
+    const auto fields = parse_cache_info(*info, out_.frame.seg_num);
+    if (!fields) {
+      findings_.add(Severity::kLost, "cache-info", "cache_info", "%s", fields.error().text.c_str());
+      return;
+    }
+    out_.info_known = true;
+    out_.frame.info = fields.value();
+    if (fields.value().gc_percent_clamped)
+      findings_.add(Severity::kFinding, "gc-percent", "cache_info",
+                    "gc_percent is %u, at most %u is allowed: %u is used",
+                    info->flags >> kInfoGcShift & kInfoGcMask, kGcPercentMax, kGcPercentMax);
+  }
+
+  // Of a broken chain what was passed is right; behind the break it goes on as formatting made it,
+  // if it did so before.
+  void chain() {
+    const uint32_t seg_num = out_.frame.seg_num, n_segs = out_.frame.info.n_segs;
+    std::vector<uint32_t>& chain = out_.frame.chain;
+    std::vector<bool> seen(seg_num);
+    uint32_t physical = out_.frame.info.first_seg;
+    for (uint32_t i = 0; i < n_segs; i++) {
+      if (physical >= seg_num || seen[physical]) {
+        findings_.add(Severity::kLost, "segment-chain", "segment chain",
+                      physical >= seg_num
+                          ? "number %u of %u is segment %u, which does not exist"
+                          : "number %u of %u is segment %u, which came before: a cycle",
+                      i, n_segs, physical);
+        break;
+      }
+      seen[physical] = true;
+      chain.push_back(physical);
+      Replicated<SegmentInfo> record(segment_info_place(physical));
+      const auto info = record.load(pmem_);
+      if (i + 1 == n_segs) return;
+      if (!info || !(info->flags & kSegHasNext)) {
+        findings_.add(Severity::kLost, "segment-chain", "segment chain",
+                      info ? "segment %u (number %u of %u) has no next one"
+                           : "segment %u (number %u of %u): neither replica of its segment_info is "
+                             "valid",
+                      physical, i, n_segs);
+        break;
+      }
+      physical = info->next_seg;
+    }
+    bool ascending = true;
+    for (uint32_t i = 0; i < chain.size(); i++)
+      ascending = ascending && chain[i] == out_.frame.info.first_seg + i;
+    while (ascending && chain.size() < n_segs && out_.frame.info.first_seg + chain.size() < seg_num)
+      chain.push_back(out_.frame.info.first_seg + static_cast<uint32_t>(chain.size()));
+    out_.frame.info.n_segs = static_cast<uint32_t>(chain.size());
+  }
+
+  void segments() {
+    const uint32_t n = static_cast<uint32_t>(out_.frame.chain.size());
+    for (uint32_t i = 0; i < n; i++) {
+      SegmentView view;
+      view.physical = out_.frame.chain[i];
+      const std::string name = "segment " + std::to_string(i);
+      Replicated<SegmentInfo> info(segment_info_place(view.physical));
+      std::optional<SegmentInfo> info_record;
+      view.info = view_of(pmem_, info, &info_record);
+      judge(view.info, name + " segment_info");
+      if (info_record) {
+        view.info_record = *info_record;
+      } else if (i + 1 == n) {  // of the others the chain has told
+        findings_.add(Severity::kFinding, "segment-info", name,
+                      "neither replica of its segment_info is valid; it is the last one, and "
+                      "nothing in it is needed");
+      }
+      Replicated<SegmentGen> gen(segment_gen_place(view.physical));
+      std::optional<SegmentGen> gen_record;
+      view.generation = view_of(pmem_, gen, &gen_record);
+      judge(view.generation, name + " generation");
+      if (gen_record)
+        view.gen = gen_record->gen;
+      else
+        findings_.add(Severity::kFinding, "generation", name,
+                      "neither replica of its generation is valid; what the log says of it, or "
+                      "else 0, is used");
+      out_.segments.push_back(view);
+    }
+  }
+
+  void tail(const char* name, const ReplicaPlace& place, TailView* out) {
+    Replicated<TailPos> record(place);
+    std::optional<TailPos> raw;
+    out->record = view_of(pmem_, record, &raw);
+    judge(out->record, name);
+    if (!raw) {
+      findings_.add(Severity::kLost, "tail", at_text(name, record.slot(0)),
+                    "neither replica is valid: where the log stands is not known");
+      return;
+    }
+    const auto pos = validate_position(*raw, {out_.frame.info.n_segs, UINT64_MAX});
+    if (pos)
+      out->pos = pos.value();
+    else
+      findings_.add(Severity::kLost, "tail", at_text(name, record.slot(record.newest())), "%s",
+                    pos.error().text.c_str());
+  }
+
+  void identity() {
+    auto identity = load_identity(pmem_);
+    if (!identity)
+      findings_.add(Severity::kLost, "identity", "identity block at 0",
+                    "%s: attach asks for force=1", identity.error().text.c_str());
+    else if (!identity.value())
+      findings_.add(Severity::kNote, "no-identity", "identity block at 0",
+                    "there is none, as in an image that only the kernel target has used");
+    else
+      out_.identity = identity.value();
+  }
+
+  const Pmem& pmem_;
+  Findings& findings_;
+  FrameSurvey out_;
+};
+
+}  // namespace
+
+FrameSurvey survey_frame(const Pmem& pmem, Findings* findings) {
+  return FrameReader(pmem, findings).run();
+}
+
+std::string position_text(CachePos pos) {
+  return std::to_string(pos.seg.v) + ":" + std::to_string(pos.off);
+}
+
+}  // namespace pcache

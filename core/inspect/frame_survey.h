@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The frame of an image as far as it can be read: superblock, cache_info, tails, segments,
+// identity.
+//
+// Where attach refuses, this reports a finding and goes on with what is most likely meant, so that
+// one look tells all that is wrong, and data can be rescued. Reads only. One thread.
+#pragma once
+
+#include <optional>
+
+#include "inspect/finding.h"
+#include "segment/format_device.h"
+
+namespace pcache {
+
+struct ReplicaView {
+  MediaOff at;
+  ReplicaState state = ReplicaState::kInvalid;
+  bool blank = false;  // all zeros: never written
+  uint8_t seq = 0;
+};
+
+struct RecordView {
+  ReplicaView replica[2];
+  int newest = -1;  // the valid replica that counts; -1: none is
+};
+
+struct SegmentView {
+  uint32_t physical = 0;
+  RecordView info, generation;
+  media::SegmentInfo info_record{};
+  uint64_t gen = 0;  // as the record says
+};
+
+struct TailView {
+  RecordView record;
+  std::optional<CachePos> pos;  // nothing: not known
+};
+
+struct FrameSurvey {
+  uint64_t device_bytes = 0;  // of the cache device
+  bool blank = false;         // not formatted: nothing below means anything
+  media::Superblock superblock{};
+  std::optional<Error> superblock_error;
+  RecordView info_record;
+  bool info_known = false;  // else `frame.info` is a guess
+  DeviceFrame frame;        // its chain is the longest that makes sense
+  TailView key_tail, dirty_tail;
+  std::vector<SegmentView> segments;  // by SegId
+  std::optional<media::Identity> identity;
+};
+
+FrameSurvey survey_frame(const Pmem& pmem, Findings* findings);
+
+std::string position_text(CachePos pos);  // "3:4096"
+
+}  // namespace pcache

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "inspect/log_survey.h"
+
+#include <algorithm>
+
+namespace pcache {
+
+using media::Key;
+
+namespace {
+
+// A live key's data, to find places that two keys claim.
+struct Claim {
+  CachePos pos;
+  uint32_t len;
+  uint64_t off;
+};
+
+class LogReader {
+ public:
+  LogReader(Pmem& pmem, const FrameSurvey& frame, const Bounds& bounds, Findings* findings,
+            const std::function<void(const SurveyedKset&)>& visit)
+      : pmem_(pmem), frame_(frame), bounds_(bounds), findings_(*findings), visit_(visit) {}
+
+  LogSurvey run() {
+    const uint32_t n = static_cast<uint32_t>(frame_.frame.chain.size());
+    out_.segments =
+        std::make_unique<SegmentTable>(pmem_, SegmentTable::Options{frame_.frame.chain, 0});
+    out_.use.assign(n, SegmentUse::kFree);
+    out_.live_keys.assign(n, 0);
+    // What is before dirty_tail is on the backing device as well.
+    const auto start = frame_.key_tail.pos ? frame_.key_tail.pos : frame_.dirty_tail.pos;
+    if (!start || n == 0) return std::move(out_);
+    out_.start = *start;
+    out_.walked = true;
+    raise_generations();
+    walk();
+    find_shared_places();
+    return std::move(out_);
+  }
+
+ private:
+  template <typename Body>
+  std::optional<Error> each_kset(Body body) {
+    LogCursor cursor(pmem_, *out_.segments, out_.start, {.until = std::nullopt, .salvage = true});
+    for (;;) {
+      at_ = cursor.pos();
+      const auto next = cursor.next();
+      if (!next) return next.error();
+      body(next.value());
+      if (next.value().kind == LogItem::Kind::kEnd) return std::nullopt;
+    }
+  }
+
+  void raise_generations() {
+    std::vector<uint64_t> youngest(out_.use.size());
+    each_kset([&](const LogItem& item) {
+      for (const Key& key : item.keys)
+        if (validate_key(key, bounds_))
+          youngest[key.cache_seg_id] = std::max(youngest[key.cache_seg_id], key.seg_gen);
+    });
+    for (uint32_t i = 0; i < youngest.size(); i++) {
+      const uint64_t gen = out_.segments->generation(SegId{i});
+      if (youngest[i] <= gen) continue;
+      findings_.add(Severity::kFinding, "generation-lost", "segment " + std::to_string(i),
+                    "its record says generation %llu, the log holds keys of %llu: the newest "
+                    "record was lost, the log's is used",
+                    static_cast<unsigned long long>(gen),
+                    static_cast<unsigned long long>(youngest[i]));
+      out_.segments->raise_generation(SegId{i}, youngest[i]);
+    }
+  }
+
+  void walk() {
+    out_.use[out_.start.seg.v] = SegmentUse::kLog;
+    const auto damage = each_kset([this](const LogItem& item) { kset(item); });
+    out_.head = at_;
+    if (damage) {
+      damaged_ = true;
+      const bool media = damage->code == EIO;
+      findings_.add(Severity::kLost, media ? "log-unreadable" : "log-damaged",
+                    "log at " + position_text(at_), "%s", damage->text.c_str());
+    }
+    out_.whole = !damaged_;
+    if (!dirty_ && frame_.dirty_tail.pos && frame_.key_tail.pos)
+      findings_.add(Severity::kLost, "dirty-tail",
+                    "dirty_tail " + position_text(*frame_.dirty_tail.pos),
+                    "is no kset between key_tail %s and the log's end %s",
+                    position_text(out_.start).c_str(), position_text(out_.head).c_str());
+  }
+
+  void kset(const LogItem& item) {
+    // Without a dirty_tail everything may be dirty.
+    if (item.pos == frame_.dirty_tail.pos || !frame_.dirty_tail.pos) dirty_ = true;
+    if (item.damage) {
+      damaged_ = true;
+      findings_.add(Severity::kLost, "log-damaged", "log at " + position_text(item.pos), "%s",
+                    item.damage->text.c_str());
+    }
+    keys_.clear();
+    switch (item.kind) {
+      case LogItem::Kind::kEnd:
+        out_.torn_tail = item.torn;
+        if (item.torn)
+          findings_.add(Severity::kFinding, "torn-tail", "log at " + position_text(item.pos),
+                        "the log ends in a torn kset, as a crash leaves it; it was never "
+                        "acknowledged");
+        return;
+      case LogItem::Kind::kLast:
+      case LogItem::Kind::kLost:
+        enter_log_segment(item);
+        break;
+      case LogItem::Kind::kKeys:
+        out_.ksets++;
+        out_.dirty_ksets += dirty_;
+        for (size_t i = 0; i < item.keys.size(); i++) keys_.push_back(judge(item, i));
+        break;
+    }
+    if (visit_) visit_({item, dirty_, keys_});
+  }
+
+  void enter_log_segment(const LogItem& item) {
+    SegmentUse& use = out_.use[item.next.seg.v];
+    if (use == SegmentUse::kData)
+      findings_.add(Severity::kLost, "log-over-data", "log at " + position_text(item.pos),
+                    "leads to segment %u, which holds data of live keys", item.next.seg.v);
+    use = SegmentUse::kLog;
+  }
+
+  SurveyedKey judge(const LogItem& item, size_t index) {
+    const Key& key = item.keys[index];
+    SurveyedKey judged{key, KeyState::kLive, dirty_ && !(key.flags & media::kKeyClean)};
+    const auto where = [&] {
+      return "log at " + position_text(item.pos) + " key " + std::to_string(index);
+    };
+    Status valid = validate_key(key, bounds_);
+    if (valid && judged.dirty && (key.off | key.len) % bounds_.block_bytes != 0)
+      valid = make_error(EINVAL, "dirty range %llu+%u is not in whole blocks of %u bytes",
+                         static_cast<unsigned long long>(key.off), key.len, bounds_.block_bytes);
+    if (!valid) {
+      out_.invalid_keys++;
+      judged.state = KeyState::kInvalid;
+      findings_.add(Severity::kLost, "bad-key", where(), "%s", valid.error().text.c_str());
+      return judged;
+    }
+    out_.logical_end = std::max(out_.logical_end, key.off + key.len);
+    const SegId seg{key.cache_seg_id};
+    if (key.seg_gen != out_.segments->generation(seg)) {
+      out_.dead_keys++;
+      judged.state = KeyState::kDead;
+      return judged;
+    }
+    if (out_.use[seg.v] == SegmentUse::kLog)
+      findings_.add(Severity::kLost, "data-in-log", where(), "data in segment %u, part of the log",
+                    seg.v);
+    else
+      out_.use[seg.v] = SegmentUse::kData;
+    out_.live_keys[seg.v]++;
+    out_.keys++;
+    if (judged.dirty) {
+      out_.dirty_keys++;
+      out_.dirty_bytes += key.len;
+    }
+    claims_.push_back({{seg, key.cache_seg_off}, key.len, key.off});
+    return judged;
+  }
+
+  // Two keys may name the same data only as the same sectors of the device (a part of an extent; a
+  // key that was appended again).
+  void find_shared_places() {
+    std::sort(claims_.begin(), claims_.end(),
+              [](const Claim& a, const Claim& b) { return a.pos < b.pos; });
+    const Claim* last = nullptr;  // of those before, the one that reaches furthest
+    for (const Claim& claim : claims_) {
+      const bool overlaps =
+          last && last->pos.seg == claim.pos.seg && claim.pos.off < last->pos.off + last->len;
+      if (overlaps && claim.off - claim.pos.off != last->off - last->pos.off)
+        findings_.add(Severity::kLost, "shared-data", "segment " + position_text(claim.pos),
+                      "two live keys name it: for the ranges %llu+%u and %llu+%u",
+                      static_cast<unsigned long long>(last->off), last->len,
+                      static_cast<unsigned long long>(claim.off), claim.len);
+      if (!last || last->pos.seg != claim.pos.seg ||
+          claim.pos.off + claim.len > last->pos.off + last->len)
+        last = &claim;
+    }
+  }
+
+  Pmem& pmem_;
+  const FrameSurvey& frame_;
+  const Bounds bounds_;
+  Findings& findings_;
+  const std::function<void(const SurveyedKset&)>& visit_;
+  LogSurvey out_;
+  CachePos at_;
+  bool dirty_ = false;    // dirty_tail has been reached
+  bool damaged_ = false;  // something of the log is lost
+  std::vector<SurveyedKey> keys_;
+  std::vector<Claim> claims_;
+};
+
+}  // namespace
+
+uint32_t LogSurvey::segments_in_use() const {
+  return static_cast<uint32_t>(
+      std::count_if(use.begin(), use.end(), [](SegmentUse u) { return u != SegmentUse::kFree; }));
+}
+
+LogSurvey survey_log(Pmem& pmem, const FrameSurvey& frame, const Bounds& bounds, Findings* findings,
+                     const std::function<void(const SurveyedKset&)>& visit) {
+  return LogReader(pmem, frame, bounds, findings, visit).run();
+}
+
+}  // namespace pcache

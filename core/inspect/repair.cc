@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "inspect/repair.h"
+
+#include <unistd.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <set>
+
+#include "segment/media_crc.h"
+
+namespace pcache {
+
+using namespace media;
+
+namespace {
+
+template <typename T>
+std::vector<std::byte> bytes_of(const T& value) {
+  const auto* p = reinterpret_cast<const std::byte*>(&value);
+  return {p, p + sizeof value};
+}
+
+bool has_torn_replica(const RecordView& view) {
+  for (const ReplicaView& replica : view.replica)
+    if (replica.state != ReplicaState::kValid && !replica.blank) return view.newest >= 0;
+  return false;
+}
+
+class Planner {
+ public:
+  Planner(const Pmem& pmem, const CheckReport& report, const BackingFile* backing)
+      : pmem_(pmem), report_(report), backing_(backing) {}
+
+  RepairPlan run() {
+    if (report_.frame.blank) return std::move(plan_);
+    if (!report_.attaches) {
+      left_over("the image cannot be attached: see check; export --force takes what can be had");
+      return std::move(plan_);
+    }
+    frame_records();
+    segment_records();
+    torn_tail();
+    clean_data();
+    for (const Finding& finding : report_.findings.all())
+      if (finding.severity == Severity::kLost) left_over(finding.where + ": " + finding.text);
+    return std::move(plan_);
+  }
+
+ private:
+  void left_over(std::string text) { plan_.left.push_back(std::move(text)); }
+
+  // The next record as the cache would write it: to the replica that does not serve.
+  template <typename Record>
+  void rewrite(const std::string& name, const ReplicaPlace& place, const std::string& why,
+               const std::function<void(Record*)>& change = nullptr) {
+    Replicated<Record> replicated(place);
+    auto record = replicated.load(pmem_);
+    if (!record && !change) return;
+    Record next = record.value_or(Record{});
+    const int slot = record ? 1 - replicated.newest() : place.first_slot;
+    next.header = {};
+    next.header.seq = static_cast<uint8_t>(record ? replicated.seq() + 1 : 1);
+    if (change) change(&next);
+    next.header.crc = record_crc(next);
+    plan_.steps.push_back({"write " + name + " to its replica " + std::to_string(slot), why,
+                           replicated.slot(slot), bytes_of(next)});
+  }
+
+  void frame_records() {
+    const FrameSurvey& frame = report_.frame;
+    constexpr const char* kTorn = "that replica is torn; the other one serves";
+    if (report_.findings.has("gc-percent")) {
+      const CacheInfo fixed = make_cache_info(frame.frame.info);
+      rewrite<CacheInfo>("cache_info", cache_info_place(),
+                         "gc_percent is out of range; the one that is used is written",
+                         [&](CacheInfo* info) { info->flags = fixed.flags; });
+    } else if (has_torn_replica(frame.info_record)) {
+      rewrite<CacheInfo>("cache_info", cache_info_place(), kTorn);
+    }
+    if (has_torn_replica(frame.key_tail.record))
+      rewrite<TailPos>("key_tail", key_tail_place(), kTorn);
+    if (has_torn_replica(frame.dirty_tail.record))
+      rewrite<TailPos>("dirty_tail", dirty_tail_place(), kTorn);
+  }
+
+  void segment_records() {
+    for (uint32_t i = 0; i < report_.frame.segments.size(); i++) {
+      const SegmentView& segment = report_.frame.segments[i];
+      const std::string name = "segment " + std::to_string(i);
+      if (has_torn_replica(segment.info))
+        rewrite<SegmentInfo>(name + " segment_info", segment_info_place(segment.physical),
+                             "that replica is torn; the other one serves");
+      const uint64_t proven = report_.log.segments->generation(SegId{i});
+      const bool lost = proven != segment.gen || segment.generation.newest < 0;
+      if (lost || has_torn_replica(segment.generation))
+        rewrite<SegmentGen>(
+            name + " generation", segment_gen_place(segment.physical),
+            lost ? "its newest record was lost; the log proves " + std::to_string(proven)
+                 : "that replica is torn; the other one serves",
+            [proven](SegmentGen* gen) { gen->gen = proven; });
+    }
+  }
+
+  void torn_tail() {
+    if (!report_.log.torn_tail || !report_.log.whole) return;
+    plan_.steps.push_back({"clear the header at the log's end, " + position_text(report_.log.head),
+                           "a torn kset stands there, which was never acknowledged",
+                           report_.log.segments->media(report_.log.head), bytes_of(KsetHeader{})});
+  }
+
+  // By whole extents, since that is what a crc is for.
+  void clean_data() {
+    if (!report_.findings.has("bad-clean-data")) return;
+    if (!backing_) {
+      left_over("damaged clean data: give --backing, it is written anew from there");
+      return;
+    }
+    std::set<CachePos> damaged;
+    for (const DamagedExtent& extent : report_.recovered->verified.damaged)
+      if (extent.clean) damaged.insert(extent.pos);
+    LogCursor cursor(pmem_, *report_.recovered->segments, report_.recovered->tails.key_tail());
+    std::set<CachePos> seen;
+    for (;;) {
+      const auto next = cursor.next();
+      if (!next || next.value().kind == LogItem::Kind::kEnd) return;
+      for (const Key& key : next.value().keys) {
+        const CachePos pos{SegId{key.cache_seg_id}, key.cache_seg_off};
+        const auto inside = damaged.lower_bound(pos);
+        const bool holds = inside != damaged.end() && inside->seg == pos.seg &&
+                           inside->off < pos.off + key.len &&
+                           key.seg_gen == report_.recovered->segments->generation(pos.seg);
+        if (holds && media_crc(pmem_, *report_.recovered->segments, pos, key.len) != key.data_crc &&
+            seen.insert(pos).second)
+          renew(key, pos);
+      }
+    }
+  }
+
+  void renew(const Key& key, CachePos pos) {
+    const std::string range = "range " + std::to_string(key.off) + "+" + std::to_string(key.len);
+    std::unique_ptr<void, decltype(&free)> buffer(std::aligned_alloc(4096, kRangeBytes + 4096),
+                                                  &free);
+    // O_DIRECT wants whole blocks.
+    const uint64_t from = key.off / kPageBytes * kPageBytes;
+    const uint64_t ahead = key.off - from;
+    const uint64_t len = std::min((ahead + key.len + kPageBytes - 1) / kPageBytes * kPageBytes,
+                                  backing_->size_bytes - from);
+    const ssize_t n = pread(backing_->fd.get(), buffer.get(), len, static_cast<off_t>(from));
+    if (n < 0 || static_cast<uint64_t>(n) < ahead + key.len) {
+      left_over("damaged clean data of " + range + ": the backing device cannot be read there");
+      return;
+    }
+    const auto* data = static_cast<const std::byte*>(buffer.get()) + ahead;
+    if (data_crc32c(data, key.len) != key.data_crc) {
+      left_over("damaged clean data of " + range +
+                ": the backing device has newer data there; attach drops it by itself, nothing is "
+                "lost");
+      return;
+    }
+    plan_.steps.push_back({"write the data of " + range + " from the backing device",
+                           "it is clean and fails its crc; the backing device's satisfies it",
+                           report_.recovered->segments->media(pos),
+                           {data, data + key.len}});
+  }
+
+  const Pmem& pmem_;
+  const CheckReport& report_;
+  const BackingFile* const backing_;
+  RepairPlan plan_;
+};
+
+}  // namespace
+
+RepairPlan plan_repair(const Pmem& pmem, const CheckReport& report, const BackingFile* backing) {
+  return Planner(pmem, report, backing).run();
+}
+
+void apply_repair(Pmem& pmem, const RepairPlan& plan) {
+  for (const RepairStep& step : plan.steps) {
+    pmem.store(step.at, step.bytes.data(), step.bytes.size());
+    pmem.fence();
+  }
+}
+
+}  // namespace pcache

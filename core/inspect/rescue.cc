@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "inspect/rescue.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#include "inspect/new_file.h"
+#include "segment/media_crc.h"
+
+namespace pcache {
+
+namespace {
+
+constexpr uint64_t kChunkBytes = kRangeBytes;  // a lookup must not cross one
+constexpr size_t kAlign = 4096;                // of buffers, for O_DIRECT
+
+struct FreeDeleter {
+  void operator()(std::byte* p) const { free(p); }
+};
+using Buffer = std::unique_ptr<std::byte, FreeDeleter>;
+
+bool all_zero(const std::byte* p, size_t n) {
+  return n == 0 || (p[0] == std::byte{0} && memcmp(p, p + 1, n - 1) == 0);
+}
+
+class Rescuer {
+ public:
+  Rescuer(Pmem& pmem, const BackingFile& backing, CheckReport* report, const RescueOptions& options)
+      : pmem_(pmem), backing_(backing), report_(*report), options_(options) {}
+
+  Result<RescueResult> run() {
+    if (!options_.force && report_.exit_code() == 2)
+      return make_error(EUCLEAN,
+                        "the image cannot be trusted: nothing is exported; see pcachectl check, "
+                        "and --force to take what can be had");
+    if (auto found = find_index(); !found) return found.error();
+    auto file = NewFile::create(options_.to);
+    if (!file) return file.error();
+    if (auto sized = file.value().resize(backing_.size_bytes); !sized) return sized.error();
+    if (auto copied = copy_all(&file.value()); !copied) return copied.error();
+    if (result_.lost_bytes > 0 && !options_.force)
+      return make_error(EIO,
+                        "%llu bytes of dirty data cannot be read: nothing is exported; --force to "
+                        "take the rest",
+                        static_cast<unsigned long long>(result_.lost_bytes));
+    if (auto done = file.value().publish(); !done) return done.error();
+    return result_;
+  }
+
+ private:
+  // What attach has, or else the sound keys in log order.
+  Status find_index() {
+    if (report_.frame.blank) return {};
+    if (report_.attaches && report_.recovered) {
+      index_ = report_.recovered->index.get();
+      segments_ = report_.recovered->segments.get();
+      with_crc_ = report_.frame.frame.info.data_crc;
+      return {};
+    }
+    if (!report_.log.segments) return {};
+    with_crc_ = report_.frame.info_known && report_.frame.frame.info.data_crc;
+    auto index = Index::create({backing_.size_bytes, 4, with_crc_});
+    if (!index) return index.error();
+    own_index_ = index.take();
+    Findings again;  // known already
+    Status inserted;
+    const Bounds bounds{static_cast<uint32_t>(report_.frame.frame.chain.size()),
+                        backing_.size_bytes, kSectorBytes};
+    own_log_ = survey_log(pmem_, report_.frame, bounds, &again, [&](const SurveyedKset& kset) {
+      for (const SurveyedKey& k : kset.keys)
+        if (inserted) inserted = apply(k);
+    });
+    if (!inserted) return inserted;
+    index_ = own_index_.get();
+    segments_ = own_log_.segments.get();
+    return {};
+  }
+
+  Status apply(const SurveyedKey& k) {
+    const Extent extent{k.key.off, k.key.len};
+    switch (k.state) {
+      case KeyState::kInvalid:
+        return {};
+      case KeyState::kDead:  // newer than what stands there, and on the backing device
+        return own_index_->erase(extent);
+      case KeyState::kLive:
+        break;
+    }
+    const CachePos pos{SegId{k.key.cache_seg_id}, k.key.cache_seg_off};
+    return own_index_->insert(extent, Location{pos, !k.dirty, k.key.data_crc});
+  }
+
+  Status copy_all(NewFile* file) {
+    buffer_.reset(static_cast<std::byte*>(std::aligned_alloc(kAlign, kChunkBytes)));
+    if (!buffer_) return make_error(ENOMEM, "no memory for a buffer");
+    for (uint64_t off = 0; off < backing_.size_bytes; off += kChunkBytes) {
+      const Extent chunk{off, std::min(kChunkBytes, backing_.size_bytes - off)};
+      if (auto read = read_backing(chunk); !read) return read;
+      if (index_) overlay(chunk);
+      if (auto written = write_sparse(file, chunk); !written) return written;
+      if (options_.progress) options_.progress(chunk.end(), backing_.size_bytes);
+    }
+    return {};
+  }
+
+  Status read_backing(const Extent& chunk) {
+    memset(buffer_.get(), 0, chunk.len);
+    const off_t data = lseek(backing_.fd.get(), static_cast<off_t>(chunk.off), SEEK_DATA);
+    if (data < 0 ? errno == ENXIO : static_cast<uint64_t>(data) >= chunk.end())
+      return {};  // a hole
+    for (uint64_t done = 0; done < chunk.len;) {
+      const ssize_t n = pread(backing_.fd.get(), buffer_.get() + done, chunk.len - done,
+                              static_cast<off_t>(chunk.off + done));
+      if (n < 0 && errno == EINTR) continue;
+      if (n <= 0)
+        return error_errno(n < 0 ? errno : EIO, "backing device %s: cannot be read at %llu",
+                           backing_.path.c_str(),
+                           static_cast<unsigned long long>(chunk.off + done));
+      done += static_cast<uint64_t>(n);
+    }
+    return {};
+  }
+
+  void overlay(const Extent& chunk) {
+    for (uint64_t at = chunk.off; at < chunk.end();) {
+      Piece pieces[64];
+      Index::Snapshot snapshot;
+      const size_t n = index_->lookup({at, chunk.end() - at}, pieces, &snapshot);
+      for (size_t i = 0; i < n; i++)
+        if (pieces[i].kind == Piece::Kind::kHit) put(chunk, pieces[i]);
+      at = pieces[n - 1].extent.end();
+    }
+  }
+
+  void put(const Extent& chunk, const Piece& piece) {
+    std::byte* const to = buffer_.get() + (piece.extent.off - chunk.off);
+    bool sound =
+        !with_crc_ || media_crc(pmem_, *segments_, piece.whole_pos, piece.whole_len) == piece.crc;
+    if (sound) {
+      spare_.resize(piece.extent.len);
+      sound = pmem_.load(spare_.data(), segments_->media(piece.pos), piece.extent.len);
+    }
+    if (sound) {
+      memcpy(to, spare_.data(), piece.extent.len);
+      result_.cached_bytes += piece.extent.len;
+      if (!piece.clean) result_.dirty_bytes += piece.extent.len;
+      return;
+    }
+    if (piece.clean) return;  // the backing device has it
+    result_.lost_bytes += piece.extent.len;
+    if (!report_.recovered || !with_crc_)  // else check has named it
+      report_.findings.add(Severity::kLost, "bad-dirty-data",
+                           "data at segment " + position_text(piece.pos),
+                           "range %llu+%llu cannot be read or fails its crc",
+                           static_cast<unsigned long long>(piece.extent.off),
+                           static_cast<unsigned long long>(piece.extent.len));
+  }
+
+  Status write_sparse(NewFile* file, const Extent& chunk) {
+    constexpr uint64_t kStep = 64 << 10;
+    for (uint64_t done = 0; done < chunk.len; done += kStep) {
+      const uint64_t n = std::min(kStep, chunk.len - done);
+      if (all_zero(buffer_.get() + done, n)) continue;
+      if (auto written = file->write(chunk.off + done, buffer_.get() + done, n); !written)
+        return written;
+    }
+    return {};
+  }
+
+  Pmem& pmem_;
+  const BackingFile& backing_;
+  CheckReport& report_;
+  const RescueOptions& options_;
+  std::unique_ptr<Index> own_index_;
+  LogSurvey own_log_;
+  const Index* index_ = nullptr;  // nullptr: nothing is cached
+  const SegmentTable* segments_ = nullptr;
+  bool with_crc_ = false;
+  Buffer buffer_;
+  std::vector<std::byte> spare_;
+  RescueResult result_;
+};
+
+}  // namespace
+
+Result<RescueResult> rescue(Pmem& pmem, const BackingFile& backing, CheckReport* report,
+                            const RescueOptions& options) {
+  return Rescuer(pmem, backing, report, options).run();
+}
+
+}  // namespace pcache
