@@ -68,6 +68,7 @@ int run(const Image& image) {
 
 void add_check(CLI::App& app, int* exit_code) {
   auto* command = app.add_subcommand("check", "Checks everything in an image; writes nothing");
+  command->footer("Examples:\n  pcachectl check /dev/dax0.0 --backing /dev/sdb");
   auto image = std::make_shared<Image>();
   add_image(command, image.get(), Backing::kOptional);
   command->callback([=] { *exit_code = run(*image); });

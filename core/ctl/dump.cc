@@ -236,6 +236,9 @@ int run(const Options& options) {
 void add_dump(CLI::App& app, int* exit_code) {
   auto* command = app.add_subcommand(
       "dump", "Prints what an image holds, record by record; as far as it can be read");
+  command->footer(
+      "Examples:\n  pcachectl dump pmem.img --what ksets,keys --json\n  pcachectl dump pmem.img "
+      "--range 1M+64K");
   auto options = std::make_shared<Options>();
   add_image(command, &options->image, Backing::kOptional);
   command->add_option("--what", options->what, "parts of it, default all")

@@ -101,6 +101,7 @@ int run(const Options& options) {
 void add_format(CLI::App& app, int* exit_code) {
   auto* command = app.add_subcommand(
       "format", "Makes an empty cache; refuses whatever is not blank, and says what is there");
+  command->footer("Examples:\n  pcachectl format cache.img --size 1G --data-crc");
   auto options = std::make_shared<Options>();
   add_image(command, &options->image, Backing::kNone);
   command->add_option("--backing", options->image.backing,

@@ -30,14 +30,17 @@ std::string hex_text(const std::vector<std::byte>& bytes) {
   return text;
 }
 
-// One JSON object a line: the place and the bytes that stood there.
+// One JSON object a line: the place, the bytes that stood there and those that came there.
 std::string copy_of(const Pmem& pmem, const RepairPlan& plan) {
   std::string text;
   for (const RepairStep& step : plan.steps) {
     std::vector<std::byte> old(step.bytes.size());
-    if (!pmem.load(old.data(), step.at, old.size())) old.clear();  // unreadable: nothing to be kept
-    text +=
-        Json{{"offset", step.at.v}, {"bytes", hex_text(old)}, {"step", step.what}}.dump() + "\n";
+    if (!pmem.load(old.data(), step.at, old.size())) old.clear();  // unreadable: not kept
+    const Json line = {{"step", step.what},
+                       {"offset", step.at.v},
+                       {"before", hex_text(old)},
+                       {"after", hex_text(step.bytes)}};
+    text += line.dump() + "\n";
   }
   return text;
 }
@@ -106,14 +109,36 @@ int run_repair(const Options& options) {
   return after.value().report.exit_code();
 }
 
-Result<std::vector<std::byte>> bytes_of_hex(const std::string& hex) {
+std::optional<std::vector<std::byte>> bytes_of(const Json& step, const char* name) {
+  if (!step.contains(name) || !step[name].is_string()) return std::nullopt;
+  const std::string hex = step[name].get<std::string>();
   std::vector<std::byte> bytes;
   for (size_t i = 0; i + 1 < hex.size(); i += 2) {
-    unsigned value = 0;
-    if (sscanf(hex.c_str() + i, "%2x", &value) != 1) return make_error(EINVAL, "no hex digits");
-    bytes.push_back(static_cast<std::byte>(value));
+    const char digits[3] = {hex[i], hex[i + 1], 0};
+    char* end = nullptr;
+    bytes.push_back(static_cast<std::byte>(strtoul(digits, &end, 16)));
+    if (*end != 0) return std::nullopt;
   }
   return bytes;
+}
+
+// The step of a line that takes it back. It must be what this image was given: a copy of another
+// image, or of one that was attached since, would destroy it.
+Result<RepairStep> taken_back(const std::string& line, const Pmem& pmem) {
+  const Json step = Json::parse(line, nullptr, false);
+  const bool sound =
+      step.is_object() && step.contains("offset") && step["offset"].is_number_unsigned();
+  const auto before = sound ? bytes_of(step, "before") : std::nullopt;
+  const auto after = sound ? bytes_of(step, "after") : std::nullopt;
+  if (!before || !after) return make_error(EINVAL, "is no step of a repair");
+  const uint64_t at = step["offset"].get<uint64_t>(), size = pmem.size_bytes();
+  if (before->size() > after->size() || after->size() > size || at > size - after->size())
+    return make_error(EINVAL, "is no step of a repair of this image");
+  std::vector<std::byte> now(after->size());
+  if (!pmem.load(now.data(), MediaOff{at}, now.size()) || (now != *after && now != *before))
+    return make_error(
+        EINVAL, "the image holds something else at %" PRIu64 " by now: nothing is taken back", at);
+  return RepairStep{"", "", MediaOff{at}, *before};
 }
 
 int run_restore(const Options& options) {
@@ -124,19 +149,14 @@ int run_restore(const Options& options) {
   RepairPlan plan;
   std::string line;
   for (int number = 1; std::getline(in, line); number++) {
-    const Json step = Json::parse(line, nullptr, false);
-    const bool sound = step.is_object() && step.contains("offset") && step.contains("bytes") &&
-                       step["offset"].is_number_unsigned() && step["bytes"].is_string();
-    Result<std::vector<std::byte>> bytes = make_error(EINVAL, "no step");
-    if (sound) bytes = bytes_of_hex(step["bytes"].get<std::string>());
-    const uint64_t size = pmem.value()->size_bytes();
-    if (!bytes || step["offset"].get<uint64_t>() > size ||
-        bytes.value().size() > size - step["offset"].get<uint64_t>())
-      return fail(make_error(EINVAL, "%s line %d: is no step of a repair of this image",
-                             options.restore.c_str(), number));
-    plan.steps.insert(plan.steps.begin(),
-                      RepairStep{"", "", MediaOff{step["offset"].get<uint64_t>()}, bytes.take()});
+    auto step = taken_back(line, *pmem.value());
+    if (!step)
+      return fail(make_error(EINVAL, "%s line %d: %s", options.restore.c_str(), number,
+                             step.error().text.c_str()));
+    plan.steps.insert(plan.steps.begin(), step.take());
   }
+  if (plan.steps.empty())
+    return fail(make_error(EINVAL, "%s: holds no step of a repair", options.restore.c_str()));
   apply_repair(*pmem.value(), plan);
   pmem.take().reset();
   if (const auto synced = sync_cache(options.image.cache); !synced) return fail(synced.error());
@@ -152,6 +172,9 @@ int run_restore(const Options& options) {
 void add_repair(CLI::App& app, int* exit_code) {
   auto* command = app.add_subcommand(
       "repair", "Puts right what can be without a guess; shows the plan, and does it with --yes");
+  command->footer(
+      "Examples:\n  pcachectl repair pmem.img --backing disk.img\n  pcachectl repair pmem.img "
+      "--backing disk.img --yes");
   auto options = std::make_shared<Options>();
   add_image(command, &options->image, Backing::kOptional);
   command->add_flag("--yes", options->yes, "do it");

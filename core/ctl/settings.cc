@@ -111,6 +111,7 @@ int set_identity(const Image& given) {
 
 void add_set(CLI::App& app, int* exit_code) {
   auto* command = app.add_subcommand("set", "Changes a persistent setting: gc_percent (0..90)");
+  command->footer("Examples:\n  pcachectl set pmem.img gc_percent 50");
   auto options = std::make_shared<SetOptions>();
   add_image(command, &options->image, Backing::kNone);
   command->add_option("NAME", options->name, "gc_percent")->required();
@@ -121,6 +122,9 @@ void add_set(CLI::App& app, int* exit_code) {
 void add_identity(CLI::App& app, int* exit_code) {
   auto* command = app.add_subcommand(
       "identity", "Shows or sets the identity block: which backing device the cache belongs to");
+  command->footer(
+      "Examples:\n  pcachectl identity show pmem.img\n  pcachectl identity set copy.img --backing "
+      "copy-of-disk.img");
   command->require_subcommand(1);
   auto* show = command->add_subcommand("show", "Prints it");
   auto shown = std::make_shared<Image>();

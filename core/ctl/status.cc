@@ -121,6 +121,7 @@ int run_table(const Image& image) {
 
 void add_status(CLI::App& app, int* exit_code) {
   auto* command = app.add_subcommand("status", "Prints positions, use and dirty data");
+  command->footer("Examples:\n  pcachectl status pmem.img --backing disk.img");
   auto image = std::make_shared<Image>();
   auto line = std::make_shared<bool>(false);
   add_image(command, image.get(), Backing::kOptional);
@@ -133,6 +134,8 @@ void add_status(CLI::App& app, int* exit_code) {
 void add_table(CLI::App& app, int* exit_code) {
   auto* command =
       app.add_subcommand("table", "Prints the dmsetup table line for the kernel target");
+  command->footer(
+      "Examples:\n  pcachectl table /dev/pmem0 --backing /dev/sdb | dmsetup create cached");
   auto image = std::make_shared<Image>();
   add_image(command, image.get(), Backing::kRequired);
   command->callback([=] { *exit_code = run_table(*image); });

@@ -92,6 +92,7 @@ void add_writeback(CLI::App& app, int* exit_code) {
   auto* command = app.add_subcommand("writeback",
                                      "Drains the dirty data to the backing device, in log order; "
                                      "can be interrupted and run again");
+  command->footer("Examples:\n  pcachectl writeback pmem.img --to disk.img");
   auto image = std::make_shared<Image>();
   add_image(command, image.get(), Backing::kNone);
   command->add_option("--to", image->backing, "the backing device")->required();

@@ -136,27 +136,34 @@ class Rescuer {
   }
 
   void put(const Extent& chunk, const Piece& piece) {
-    std::byte* const to = buffer_.get() + (piece.extent.off - chunk.off);
-    bool sound =
+    const bool sound =
         !with_crc_ || media_crc(pmem_, *segments_, piece.whole_pos, piece.whole_len) == piece.crc;
-    if (sound) {
-      spare_.resize(piece.extent.len);
-      sound = pmem_.load(spare_.data(), segments_->media(piece.pos), piece.extent.len);
-    }
-    if (sound) {
-      memcpy(to, spare_.data(), piece.extent.len);
-      result_.cached_bytes += piece.extent.len;
-      if (!piece.clean) result_.dirty_bytes += piece.extent.len;
-      return;
-    }
+    if (!sound) return lose(piece, piece.extent);
+    if (take(chunk, piece, piece.extent)) return;
+    // Neighbours come as one piece: of what cannot be read as little as can be.
+    for (uint64_t at = piece.extent.off; at < piece.extent.end(); at += kSectorBytes)
+      if (const Extent sector{at, kSectorBytes}; !take(chunk, piece, sector)) lose(piece, sector);
+  }
+
+  bool take(const Extent& chunk, const Piece& piece, const Extent& part) {
+    const CachePos pos = piece.pos + static_cast<uint32_t>(part.off - piece.extent.off);
+    spare_.resize(part.len);
+    if (!pmem_.load(spare_.data(), segments_->media(pos), part.len)) return false;
+    memcpy(buffer_.get() + (part.off - chunk.off), spare_.data(), part.len);
+    result_.cached_bytes += part.len;
+    if (!piece.clean) result_.dirty_bytes += part.len;
+    return true;
+  }
+
+  void lose(const Piece& piece, const Extent& part) {
     if (piece.clean) return;  // the backing device has it
-    result_.lost_bytes += piece.extent.len;
-    if (!report_.recovered || !with_crc_)  // else check has named it
-      report_.findings.add(Severity::kLost, "bad-dirty-data",
-                           "data at segment " + position_text(piece.pos),
-                           "range %llu+%llu cannot be read or fails its crc",
-                           static_cast<unsigned long long>(piece.extent.off),
-                           static_cast<unsigned long long>(piece.extent.len));
+    result_.lost_bytes += part.len;
+    if (report_.recovered && with_crc_) return;  // check has named it
+    const CachePos pos = piece.pos + static_cast<uint32_t>(part.off - piece.extent.off);
+    report_.findings.add(Severity::kLost, "bad-dirty-data", "data at segment " + position_text(pos),
+                         "range %llu+%llu cannot be read or fails its crc",
+                         static_cast<unsigned long long>(part.off),
+                         static_cast<unsigned long long>(part.len));
   }
 
   Status write_sparse(NewFile* file, const Extent& chunk) {

@@ -233,5 +233,52 @@ TEST_F(Cursor, ABadPageBehindTheClearedHeaderDoesNotHurt) {
   EXPECT_THAT(read(at), IsEmpty());
 }
 
+// For tools: the same damage as above, and the log goes on behind it.
+class Salvage : public Cursor {
+ protected:
+  Names read_on() {
+    LogCursor cursor(image_.pmem(), *table_, {}, {.until = std::nullopt, .salvage = true});
+    Names names;
+    for (;;) {
+      const auto next = cursor.next();
+      if (!next) {
+        names.push_back("error: " + next.error().text);
+        return names;
+      }
+      const LogItem& item = next.value();
+      constexpr const char* kKinds[] = {"keys", "LAST", "end", "lost"};
+      names.push_back(std::string(item.damage ? "damaged " : "") +
+                      kKinds[static_cast<int>(item.kind)] + std::to_string(item.keys.size()));
+      if (item.kind == LogItem::Kind::kEnd) return names;
+    }
+  }
+};
+
+TEST_F(Salvage, AHeaderWithOneDamagedFieldIsPutRight) {
+  const CachePos second = put({}, 1, 3);
+  const CachePos third = put(second, 2, 5);
+  put(third, 3, 1);
+  change(second, [](KsetHeader& h) { h.key_num = 99; });
+  EXPECT_THAT(read_on(), ElementsAre("keys3", "damaged keys5", "keys1", "end0"));
+  change(second, [](KsetHeader& h) { h.key_num = 5, h.magic ^= 4; });
+  EXPECT_THAT(read_on(), ElementsAre("keys3", "damaged keys5", "keys1", "end0"));
+}
+
+TEST_F(Salvage, ABrokenKsetIsPassed) {
+  const CachePos second = put({}, 1, 3);
+  const CachePos third = put(second, 2, 5);
+  put(third, 3, 1);
+  image_.memory().flip_bit(image_.off(second) + kHeader + 5);
+  EXPECT_THAT(read_on(), ElementsAre("keys3", "damaged lost0", "keys1", "end0"));
+}
+
+TEST_F(Salvage, ABrokenLastKsetIsPassedOnce) {
+  const CachePos at = put({}, 1, 1);
+  image_.last(at, SegId{3});
+  image_.last(put({SegId{3}, 0}, 2, 1), SegId{0});
+  change(at, [](KsetHeader& h) { h.crc ^= 1; });
+  EXPECT_THAT(read_on(), ElementsAre("keys1", "damaged lost0", "keys1", HasSubstr("a cycle")));
+}
+
 }  // namespace
 }  // namespace pcache

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "inspect/check.h"
+
+#include "inspect/survey_for_test.h"
+
+namespace pcache {
+namespace {
+
+using media::kKeyClean;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+class CheckTest : public ImageTest {
+ protected:
+  template <typename Record>
+  void damage(const ReplicaPlace& place, int replica) {
+    image_.memory().flip_bit(place.base + (replica * place.stride + sizeof(Record) - 1));
+  }
+  template <typename Record>
+  void rewrite(const ReplicaPlace& place, const std::function<void(Record&)>& change) {
+    Replicated<Record> replicated(place);
+    Record record = *replicated.load(image_.pmem());
+    change(record);
+    replicated.write(image_.pmem(), record);
+    image_.pmem().fence();
+  }
+};
+
+TEST_F(CheckTest, AnEmptyCacheIsClean) {
+  const CheckReport report = check();
+  EXPECT_EQ(report.exit_code(), 0);
+  EXPECT_TRUE(report.attaches);
+  EXPECT_EQ(report.log.segments_in_use(), 1u);
+  EXPECT_TRUE(report.log.whole);
+}
+
+TEST_F(CheckTest, CountsWhatIsThere) {
+  const CachePos second = image_.kset({}, {page(0, {kA, 0}), page(1, {kA, 4096}, kKeyClean)});
+  image_.kset(image_.last(second, SegId{1}), {page(0, {kB, 0})});
+  image_.dirty_tail(second);
+  const CheckReport report = check();
+  EXPECT_EQ(report.exit_code(), 0);
+  EXPECT_EQ(report.log.ksets, 2u);
+  EXPECT_EQ(report.log.keys, 3u);
+  EXPECT_EQ(report.log.dirty_bytes, 4096u);
+  EXPECT_EQ(report.log.segments_in_use(), 4u);
+  EXPECT_EQ(report.log.live_keys[2], 2u);
+}
+
+TEST_F(CheckTest, ABlankDeviceIsNoFinding) {
+  MemoryPmem memory(device_bytes(kSegments));
+  const CheckReport report = check_image(memory.pmem(), {});
+  EXPECT_EQ(report.exit_code(), 0);
+  EXPECT_TRUE(report.frame.blank);
+  EXPECT_TRUE(report.attaches);
+}
+
+TEST_F(CheckTest, ATooSmallDevice) {
+  MemoryPmem memory(64 << 20);
+  const CheckReport report = check_image(memory.pmem(), {});
+  EXPECT_EQ(report.exit_code(), 2);
+  EXPECT_FALSE(report.attaches);
+}
+
+TEST_F(CheckTest, ATornReplicaIsAFinding) {
+  image_.dirty_tail({});  // now both of its replicas are written
+  damage<media::TailPos>(dirty_tail_place(), 0);
+  damage<media::SegmentInfo>(segment_info_place(5), 1);
+  const CheckReport report = check();
+  EXPECT_THAT(codes(report), ElementsAre("torn-replica", "torn-replica"));
+  EXPECT_EQ(report.exit_code(), 1);
+  EXPECT_TRUE(report.attaches);
+  EXPECT_THAT(report.findings.all()[0].where, HasSubstr("segment 5 segment_info"));
+}
+
+TEST_F(CheckTest, WithoutTailsTheLogIsLost) {
+  damage<media::TailPos>(key_tail_place(), 0);
+  damage<media::TailPos>(dirty_tail_place(), 0);
+  const CheckReport report = check();
+  EXPECT_THAT(codes(report), ElementsAre("tail", "tail"));
+  EXPECT_FALSE(report.attaches);
+  EXPECT_FALSE(report.log.walked);
+}
+
+TEST_F(CheckTest, DirtyTailStandsInForKeyTail) {
+  const CachePos second = image_.kset({}, {page(0, {kA, 0})});
+  image_.kset(second, {page(1, {kA, 4096})});
+  image_.dirty_tail(second);
+  damage<media::TailPos>(key_tail_place(), 0);
+  const CheckReport report = check();
+  EXPECT_FALSE(report.attaches);
+  EXPECT_EQ(report.log.start, second);
+  EXPECT_EQ(report.log.ksets, 1u);
+}
+
+TEST_F(CheckTest, ADirtyTailBesideEveryKset) {
+  image_.kset({}, {page(0, {kA, 0})});
+  image_.dirty_tail({SegId{0}, 8});
+  EXPECT_THAT(codes(), ElementsAre("dirty-tail"));
+  EXPECT_FALSE(check().attaches);
+}
+
+TEST_F(CheckTest, EveryBadKeyIsNamed) {
+  image_.kset({}, {page(20000, {kA, 0}), page(1, {kA, 4096}), page(30000, {kA, 8192})});
+  const CheckReport report = check();
+  EXPECT_THAT(codes(report), ElementsAre("bad-key", "bad-key"));
+  EXPECT_EQ(report.log.keys, 1u);
+  EXPECT_FALSE(report.attaches);
+  EXPECT_EQ(check(0).exit_code(), 0) << "how large the backing device is, is not known";
+}
+
+TEST_F(CheckTest, DataInTheLog) {
+  image_.kset({}, {make_key({0, 4096}, {SegId{0}, 1 << 20})});
+  EXPECT_THAT(codes(), ElementsAre("data-in-log"));
+  EXPECT_FALSE(check().attaches);
+}
+
+TEST_F(CheckTest, ALogThatRunsIntoData) {
+  image_.last(image_.kset({}, {page(0, {SegId{1}, 8192})}), SegId{1});
+  EXPECT_THAT(codes(), ElementsAre("log-over-data"));
+  EXPECT_FALSE(check().attaches);
+}
+
+TEST_F(CheckTest, TwoKeysOfOnePlace) {
+  image_.kset({}, {page(0, {kA, 0}), page(7, {kA, 0})});
+  EXPECT_THAT(codes(), ElementsAre("shared-data"));
+  EXPECT_EQ(check().exit_code(), 2);
+}
+
+TEST_F(CheckTest, PartsOfOneExtentMayShareIt) {
+  image_.kset({}, {page(0, {kA, 0}), make_key({512, 1024}, {kA, 512}), page(0, {kA, 0})});
+  EXPECT_THAT(codes(), IsEmpty());
+}
+
+TEST_F(CheckTest, ATornEnd) {
+  const CachePos end = image_.kset({}, {page(0, {kA, 0})});
+  image_.memory().poke(image_.off(end), media::kKsetMagic);
+  const CheckReport report = check();
+  EXPECT_THAT(codes(report), ElementsAre("torn-tail"));
+  EXPECT_EQ(report.exit_code(), 1);
+}
+
+TEST_F(CheckTest, BehindADamagedKsetItGoesOn) {
+  const CachePos second = image_.kset({}, {page(0, {kA, 0})});
+  const CachePos third = image_.kset(second, {page(1, {kA, 4096})});
+  image_.kset(third, {page(2, {kA, 8192})});
+  image_.memory().flip_bit(image_.off(second) + sizeof(media::KsetHeader) + 3);
+  const CheckReport report = check();
+  EXPECT_THAT(codes(report), ElementsAre("log-damaged"));
+  EXPECT_EQ(report.log.keys, 2u) << "of the first and the third";
+  EXPECT_FALSE(report.log.whole);
+  EXPECT_FALSE(report.attaches);
+}
+
+TEST_F(CheckTest, ALostGenerationIsTheLogs) {
+  image_.kset({}, {page(0, {kA, 0}, 0, 3)});
+  const CheckReport report = check();
+  EXPECT_THAT(codes(report), ElementsAre("generation-lost"));
+  EXPECT_TRUE(report.attaches);
+  EXPECT_EQ(report.log.segments->generation(kA), 3u);
+}
+
+TEST_F(CheckTest, DeadKeysAreANote) {
+  image_.generation(kA, 2);
+  image_.kset({}, {page(0, {kA, 0}, 0, 1)});
+  const CheckReport report = check();
+  EXPECT_EQ(report.exit_code(), 0);
+  EXPECT_TRUE(report.findings.has("dead-keys"));
+}
+
+TEST_F(CheckTest, ABrokenChainIsFollowedAsFormattingMadeIt) {
+  image_.kset({}, {page(0, {SegId{9}, 0})});
+  rewrite<media::SegmentInfo>(segment_info_place(5), [](auto& info) { info.next_seg = 2; });
+  const CheckReport report = check();
+  EXPECT_THAT(codes(report), ElementsAre("segment-chain"));
+  EXPECT_FALSE(report.attaches);
+  EXPECT_EQ(report.frame.frame.chain.size(), kSegments);
+  EXPECT_EQ(report.log.keys, 1u);
+}
+
+TEST_F(CheckTest, AnotherBackingDevice) {
+  write_identity(image_.pmem(), {"mine", kLogicalBytes}, 1);
+  const CheckReport report = check();
+  EXPECT_THAT(codes(report), ElementsAre("other-backing"));
+  EXPECT_FALSE(report.attaches);
+}
+
+TEST_F(CheckTest, FindingsOfAKindAreLimited) {
+  std::vector<media::Key> keys(128, page(1 << 20, {kA, 0}));
+  CachePos at{};
+  for (int i = 0; i < 3; i++) at = image_.kset(at, keys);
+  const CheckReport report = check();
+  EXPECT_EQ(report.findings.all().size(), Findings::kMostOfACode + 1) << "and that of no identity";
+  EXPECT_EQ(report.findings.omitted(), 3 * 128 - Findings::kMostOfACode);
+}
+
+class CheckDataTest : public ImageTest {
+ protected:
+  CheckDataTest() : ImageTest(FormatOptions{true}) {}
+};
+
+TEST_F(CheckDataTest, DamagedDataIsNamedByWhatItMeans) {
+  image_.kset({}, {page(0, {kA, 0}), page(1, {kA, 4096}, kKeyClean), page(2, {kA, 8192})});
+  image_.memory().flip_bit(image_.off({kA, 4096 + 7}));
+  CheckReport report = check();
+  EXPECT_THAT(codes(report), ElementsAre("bad-clean-data"));
+  EXPECT_EQ(report.exit_code(), 1);
+  image_.memory().flip_bit(image_.off({kA, 8192}));
+  report = check();
+  EXPECT_THAT(codes(report), ElementsAre("bad-clean-data", "bad-dirty-data"));
+  EXPECT_EQ(report.exit_code(), 2);
+  EXPECT_TRUE(report.attaches);
+  EXPECT_THAT(report.findings.all().back().text, HasSubstr("range 8192+4096"));
+}
+
+}  // namespace
+}  // namespace pcache

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "inspect/repair.h"
+
+#include <fcntl.h>
+
+#include <cstdlib>
+#include <fstream>
+
+#include "inspect/survey_for_test.h"
+#include "testing/crash_states.h"
+
+namespace pcache {
+namespace {
+
+using media::kKeyClean;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+class RepairTest : public ImageTest {
+ protected:
+  explicit RepairTest(const FormatOptions& options = {}) : ImageTest(options) {}
+
+  RepairPlan plan(const BackingFile* backing = nullptr) {
+    const CheckReport report = check();
+    return plan_repair(image_.pmem(), report, backing);
+  }
+  // After the repair, and at every crash while it is under way: it attaches, and holds those keys.
+  void repair(uint64_t keys) {
+    const RepairPlan steps = plan();
+    EXPECT_THAT(steps.left, IsEmpty());
+    ASSERT_GT(steps.steps.size(), 0u);
+    image_.memory().checkpoint();
+    apply_repair(image_.pmem(), steps);
+    for_each_crash_state(image_.memory().journal(), {}, [&](auto kept, const std::string& what) {
+      const auto crashed = image_.memory().crash_image(kept);
+      CheckOptions options;
+      options.backing = BackingIdentity{"test", kLogicalBytes};
+      const CheckReport report = check_image(crashed->pmem(), options);
+      EXPECT_TRUE(report.attaches) << what;
+      EXPECT_EQ(report.log.keys, keys) << what;
+    });
+    EXPECT_EQ(check().exit_code(), 0);
+    EXPECT_THAT(plan().steps, IsEmpty()) << "there is nothing left";
+  }
+};
+
+TEST_F(RepairTest, ASoundImageNeedsNone) {
+  image_.kset({}, {page(0, {kA, 0})});
+  const RepairPlan steps = plan();
+  EXPECT_THAT(steps.steps, IsEmpty());
+  EXPECT_THAT(steps.left, IsEmpty());
+}
+
+TEST_F(RepairTest, TornReplicas) {
+  image_.kset({}, {page(0, {kA, 0})});
+  image_.dirty_tail({});
+  image_.key_tail({});
+  image_.generation(kB, 7);
+  for (const ReplicaPlace& place :
+       {dirty_tail_place(), key_tail_place(), segment_info_place(4), segment_gen_place(3)})
+    image_.memory().flip_bit(place.base + place.stride + 15);
+  repair(1);
+}
+
+TEST_F(RepairTest, GcPercentOutOfRange) {
+  Replicated<media::CacheInfo> record(cache_info_place());
+  media::CacheInfo info = *record.load(image_.pmem());
+  info.flags |= media::kInfoGcMask << media::kInfoGcShift;
+  record.write(image_.pmem(), info);
+  image_.pmem().fence();
+  repair(0);
+  EXPECT_EQ(check().frame.frame.info.gc_percent, media::kGcPercentMax);
+}
+
+TEST_F(RepairTest, ATornEnd) {
+  const CachePos end = image_.kset({}, {page(0, {kA, 0})});
+  image_.memory().poke(image_.off(end), media::KsetHeader{1, 2, media::kKsetMagic, 4});
+  repair(1);
+}
+
+TEST_F(RepairTest, ALostGeneration) {
+  image_.kset({}, {page(0, {kA, 0}, 0, 3), page(1, {kA, 4096}, 0, 3)});
+  repair(2);
+}
+
+TEST_F(RepairTest, AnImageThatDoesNotAttachIsLeftAlone) {
+  const CachePos second = image_.kset({}, {page(0, {kA, 0})});
+  image_.kset(second, {page(1, {kA, 4096})});
+  image_.memory().flip_bit(image_.off({}) + sizeof(media::KsetHeader));
+  const RepairPlan steps = plan();
+  EXPECT_THAT(steps.steps, IsEmpty());
+  EXPECT_THAT(steps.left, SizeIs(1));
+}
+
+class RepairDataTest : public RepairTest {
+ protected:
+  RepairDataTest() : RepairTest(FormatOptions{true}) {
+    char name[] = "/tmp/pcache-repair-XXXXXX";
+    file_.fd = UniqueFd(mkstemp(name));
+    unlink(name);
+    file_.size_bytes = kLogicalBytes;
+    EXPECT_EQ(ftruncate(file_.fd.get(), kLogicalBytes), 0);
+  }
+  void on_device(uint64_t page, std::byte value) {
+    const std::vector<std::byte> bytes(kPageBytes, value);
+    EXPECT_EQ(
+        pwrite(file_.fd.get(), bytes.data(), kPageBytes, static_cast<off_t>(page * kPageBytes)),
+        kPageBytes);
+  }
+  BackingFile file_;
+};
+
+TEST_F(RepairDataTest, CleanDataComesFromTheDevice) {
+  image_.kset({}, {page(1, {kA, 4096}, kKeyClean), page(2, {kA, 8192})});
+  on_device(1, letter({kA, 4096}));
+  image_.memory().flip_bit(image_.off({kA, 4096 + 100}));
+  EXPECT_THAT(plan().left, SizeIs(1)) << "the device is not at hand";
+  const RepairPlan steps = plan(&file_);
+  EXPECT_THAT(steps.left, IsEmpty());
+  ASSERT_THAT(steps.steps, SizeIs(1));
+  apply_repair(image_.pmem(), steps);
+  EXPECT_EQ(check().exit_code(), 0);
+}
+
+TEST_F(RepairDataTest, NewerDataOnTheDeviceIsNotTaken) {
+  image_.kset({}, {page(1, {kA, 4096}, kKeyClean)});
+  on_device(1, std::byte{99});
+  image_.memory().flip_bit(image_.off({kA, 4096 + 100}));
+  const RepairPlan steps = plan(&file_);
+  EXPECT_THAT(steps.steps, IsEmpty());
+  EXPECT_THAT(steps.left, testing::ElementsAre(HasSubstr("attach drops it by itself")));
+}
+
+TEST_F(RepairDataTest, DirtyDataIsNotMadeUp) {
+  image_.kset({}, {page(1, {kA, 4096})});
+  on_device(1, letter({kA, 4096}));
+  image_.memory().flip_bit(image_.off({kA, 4096 + 100}));
+  const RepairPlan steps = plan(&file_);
+  EXPECT_THAT(steps.steps, IsEmpty());
+  EXPECT_THAT(steps.left, testing::ElementsAre(HasSubstr("exists nowhere else")));
+}
+
+}  // namespace
+}  // namespace pcache

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "inspect/rescue.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+
+#include "inspect/new_file.h"
+#include "inspect/survey_for_test.h"
+
+namespace pcache {
+namespace {
+
+using ::testing::HasSubstr;
+
+class Folder {
+ public:
+  Folder() {
+    char name[] = "/tmp/pcache-rescue-XXXXXX";
+    path_ = mkdtemp(name);
+  }
+  ~Folder() { std::filesystem::remove_all(path_); }
+  std::string operator/(const char* name) const { return path_ + "/" + name; }
+  bool empty() const { return std::filesystem::is_empty(path_); }
+
+ private:
+  std::string path_;
+};
+
+class RescueTest : public ImageTest {
+ protected:
+  RescueTest() : ImageTest() {
+    file_.path = "backing";
+    file_.fd = UniqueFd(open("/tmp", O_TMPFILE | O_RDWR, 0600));
+    file_.size_bytes = kLogicalBytes;
+    EXPECT_EQ(ftruncate(file_.fd.get(), kLogicalBytes), 0);
+    const std::vector<std::byte> page(kPageBytes, kOnDevice);
+    for (uint64_t n : {1, 5000})
+      EXPECT_EQ(pwrite(file_.fd.get(), page.data(), kPageBytes, static_cast<off_t>(n * kPageBytes)),
+                kPageBytes);
+  }
+  Result<RescueResult> run(bool force = false) {
+    CheckReport report = check();
+    RescueOptions options;
+    options.to = to_;
+    options.force = force;
+    image_.memory().forbid_stores();
+    auto result = rescue(image_.pmem(), file_, &report, options);
+    image_.memory().allow_stores();
+    lost_ = report.findings.count(Severity::kLost);
+    return result;
+  }
+  std::byte at(uint64_t page) const {
+    std::ifstream in(to_, std::ios::binary);
+    in.seekg(static_cast<std::streamoff>(page * kPageBytes));
+    std::vector<char> bytes(kPageBytes);
+    in.read(bytes.data(), kPageBytes);
+    EXPECT_EQ(in.gcount(), kPageBytes);
+    EXPECT_EQ(std::count(bytes.begin(), bytes.end(), bytes[0]), kPageBytes) << "page " << page;
+    return std::byte(bytes[0]);
+  }
+
+  static constexpr std::byte kOnDevice{0xdd};
+  Folder folder_;
+  const std::string to_ = folder_ / "whole";
+  BackingFile file_;
+  uint64_t lost_ = 0;
+};
+
+TEST_F(RescueTest, TheCacheOverItsDeviceSparse) {
+  image_.kset({}, {page(0, {kA, 0}), page(2, {kB, 4096}, media::kKeyClean)});
+  const auto result = run();
+  ASSERT_TRUE(result.ok()) << result.error().text;
+  EXPECT_EQ(result.value().cached_bytes, 2 * kPageBytes);
+  EXPECT_EQ(result.value().dirty_bytes, kPageBytes);
+  EXPECT_EQ(at(0), letter({kA, 0}));
+  EXPECT_EQ(at(1), kOnDevice);
+  EXPECT_EQ(at(2), letter({kB, 4096}));
+  EXPECT_EQ(at(3), std::byte{0});
+  EXPECT_EQ(at(5000), kOnDevice);
+  struct stat st;
+  ASSERT_EQ(stat(to_.c_str(), &st), 0);
+  EXPECT_EQ(static_cast<uint64_t>(st.st_size), kLogicalBytes);
+  EXPECT_LT(st.st_blocks * 512, 1 << 20);
+}
+
+TEST_F(RescueTest, AFileThatIsThereStays) {
+  std::ofstream(to_) << "precious";
+  const auto result = run(true);
+  EXPECT_EQ(result.error().code, EEXIST);
+  std::string text;
+  std::ifstream(to_) >> text;
+  EXPECT_EQ(text, "precious");
+}
+
+TEST_F(RescueTest, AnUntrustedImageMakesNoFileUnlessForced) {
+  const CachePos second = image_.kset({}, {page(0, {kA, 0})});
+  const CachePos third = image_.kset(second, {page(1, {kA, 4096})});
+  image_.kset(third, {page(2, {kA, 8192})});
+  image_.memory().flip_bit(image_.off(second) + sizeof(media::KsetHeader) + 3);
+  EXPECT_EQ(run().error().code, EUCLEAN);
+  EXPECT_TRUE(folder_.empty());
+  const auto result = run(true);
+  ASSERT_TRUE(result.ok()) << result.error().text;
+  EXPECT_EQ(lost_, 1u);
+  EXPECT_EQ(at(0), letter({kA, 0}));
+  EXPECT_EQ(at(1), kOnDevice) << "its kset is lost";
+  EXPECT_EQ(at(2), letter({kA, 8192}));
+}
+
+TEST_F(RescueTest, UnreadableDirtyDataMakesNoFileUnlessForced) {
+  image_.kset({}, {page(1, {kA, 0}), page(2, {kA, 4096})});
+  image_.memory().checkpoint();
+  image_.memory().make_unreadable(image_.off({kA, 0}));
+  EXPECT_EQ(run().error().code, EIO) << "without data_crc it shows only now";
+  EXPECT_TRUE(folder_.empty());
+  const auto result = run(true);
+  ASSERT_TRUE(result.ok()) << result.error().text;
+  EXPECT_EQ(result.value().lost_bytes, kPageBytes);
+  EXPECT_EQ(lost_, kPageBytes / kSectorBytes);
+  EXPECT_EQ(at(1), kOnDevice);
+  EXPECT_EQ(at(2), letter({kA, 4096}));
+}
+
+TEST_F(RescueTest, ANewFileIsThereOnlyWhenPublished) {
+  {
+    auto file = NewFile::create(to_);
+    ASSERT_TRUE(file.ok());
+    ASSERT_TRUE(file.value().write(0, "x", 1).ok());
+  }
+  EXPECT_TRUE(folder_.empty());
+  auto file = NewFile::create(to_);
+  ASSERT_TRUE(file.ok());
+  std::ofstream(to_) << "came first";
+  EXPECT_EQ(file.value().publish().error().code, EEXIST);
+}
+
+}  // namespace
+}  // namespace pcache
