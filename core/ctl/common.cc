@@ -65,6 +65,8 @@ Result<OpenImage> open_image(const Image& image, std::function<void(const Survey
   auto pmem = open_cache(image.cache, false);
   if (!pmem) return pmem.error();
   open.pmem = pmem.take();
+  Progress progress("check");
+  checking.progress = [&](uint64_t done, uint64_t all) { progress(done, all); };
   open.report = check_image(*open.pmem, checking);
   return open;
 }

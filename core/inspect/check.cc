@@ -59,6 +59,10 @@ class Checker {
       recovery.device_bytes = std::max<uint64_t>(out_.log.logical_end, kSectorBytes);
     recovery.block_bytes = options_.block_bytes;
     recovery.stripes = 4;
+    if (options_.progress)
+      recovery.verify_progress = [this](uint64_t done) {
+        options_.progress(done, out_.log.key_bytes);
+      };
     auto recovered = std::make_unique<Recovered>();
     if (auto done = recover(pmem_, frame.value(), recovery, Log(), recovered.get()); !done)
       return refused(done.error());

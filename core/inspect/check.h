@@ -21,6 +21,8 @@ struct CheckOptions {
   uint32_t block_bytes = kSectorBytes;
   bool ignore_identity = false;  // it need not be the one that the identity block names
   std::function<void(const SurveyedKset&)> visit = nullptr;
+  // While data is checked against its crc, in bytes.
+  std::function<void(uint64_t done, uint64_t all)> progress = nullptr;
 };
 
 struct CheckReport {

@@ -143,6 +143,7 @@ class LogReader {
       findings_.add(Severity::kLost, "bad-key", where(), "%s", valid.error().text.c_str());
       return judged;
     }
+    out_.key_bytes += key.len;
     out_.logical_end = std::max(out_.logical_end, key.off + key.len);
     const SegId seg{key.cache_seg_id};
     if (key.seg_gen != out_.segments->generation(seg)) {

@@ -44,6 +44,7 @@ struct LogSurvey {
   bool torn_tail = false;
   uint64_t ksets = 0, keys = 0, dead_keys = 0, invalid_keys = 0;
   uint64_t dirty_ksets = 0, dirty_keys = 0, dirty_bytes = 0;
+  uint64_t key_bytes = 0;    // of all keys that are sound, as appended
   uint64_t logical_end = 0;  // the end of the last range that a key names, bytes
 
   uint32_t segments_in_use() const;

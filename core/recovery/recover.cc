@@ -39,7 +39,8 @@ Status recover(Pmem& pmem, const DeviceFrame& frame, const RecoverOptions& optio
                    "the log ends in a torn kset at segment %u:%u, as a crash leaves it",
                    out->replayed.head.seg.v, out->replayed.head.off);
   if (!frame.info.data_crc) return {};
-  auto verified = verify_replayed(pmem, *out->segments, *out->index, out->tails, messages);
+  auto verified = verify_replayed(pmem, *out->segments, *out->index, out->tails, messages,
+                                  options.verify_progress);
   if (!verified) return verified.error();
   out->verified = verified.take();
   return {};

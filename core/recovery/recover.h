@@ -20,6 +20,7 @@ struct RecoverOptions {
   uint32_t block_bytes = kSectorBytes;
   uint32_t stripes = 1;      // of the index, a power of two
   uint32_t log_reserve = 2;  // of the segment table
+  std::function<void(uint64_t)> verify_progress = nullptr;
 };
 
 struct Recovered {

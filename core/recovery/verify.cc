@@ -11,15 +11,19 @@ namespace pcache {
 using media::Key;
 
 Result<VerifyResult> verify_replayed(const Pmem& pmem, const SegmentTable& segments, Index& index,
-                                     const Tails& tails, const Log& messages) {
+                                     const Tails& tails, const Log& messages,
+                                     const std::function<void(uint64_t)>& progress) {
   VerifyResult result;
   std::set<CachePos> named;  // writeback may have appended a second key for the same data
   LogCursor cursor(pmem, segments, tails.key_tail());
+  uint64_t passed_bytes = 0;
   for (;;) {
     auto next = cursor.next();
     if (!next) return next.error();
     if (next.value().kind == LogItem::Kind::kEnd) return result;
+    if (progress) progress(passed_bytes);
     for (const Key& key : next.value().keys) {
+      passed_bytes += key.len;
       const CachePos whole{SegId{key.cache_seg_id}, key.cache_seg_off};
       if (key.seg_gen != segments.generation(whole.seg)) continue;
       std::vector<Piece> mapped;
