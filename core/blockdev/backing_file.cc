@@ -102,7 +102,8 @@ bool reads_blocks_of(int fd, uint32_t block_bytes) {
   return buffer && pread(fd, buffer.get(), block_bytes, 0) >= 0;
 }
 
-Result<DirectIoAlign> measure_align(const std::string& path, int fd, bool block_device) {
+Result<DirectIoAlign> measure_align(const std::string& path, int fd, bool block_device,
+                                    bool any_file_system) {
   DirectIoAlign align;
   if (block_device) {
     int block_bytes = 0;
@@ -116,6 +117,10 @@ Result<DirectIoAlign> measure_align(const std::string& path, int fd, bool block_
   struct statx stx = {};
   if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) == 0 && (stx.stx_mask & STATX_DIOALIGN)) {
     // The open succeeds on such a file, but the kernel would go through the page cache.
+    if (stx.stx_dio_offset_align == 0 && any_file_system) {
+      fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_DIRECT);
+      return align;
+    }
     if (stx.stx_dio_offset_align == 0) return no_direct_io(path);
     if (!block_device) align.block_bytes = stx.stx_dio_offset_align;
     memory_bytes = stx.stx_dio_mem_align;
@@ -166,7 +171,7 @@ Result<BackingFile> open_backing_file(const BlockDeviceOptions& options, const L
   if (fstat(file.fd.get(), &st) != 0)
     return error_errno(errno, "cannot examine backing device %s", path.c_str());
   const bool block_device = S_ISBLK(st.st_mode);
-  auto align = measure_align(path, file.fd.get(), block_device);
+  auto align = measure_align(path, file.fd.get(), block_device, options.any_file_system);
   if (!align) return align.error();
   file.align = align.take();
   auto size = measure_size(path, file.fd.get(), st, file.align.block_bytes, log);

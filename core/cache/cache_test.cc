@@ -235,7 +235,7 @@ TEST_F(CacheRefuses, DamagedRecords) {
       {"dirty_tail", {kCacheCtrlOff + 32 + 8}, "dirty_tail at"},
       {"segment_info, both",
        {segment_off(4).v + 8, segment_off(4).v + kSegInfoStride + 8},
-       "segment 4:"},
+       "segment 4 (number 4 of 31): its segment_info does not say"},
       {"identity", {16}, "identity block at 0: damaged"},
       {"first kset's body", {log + 30}, "a valid one follows"},
       {"first kset's magic", {log + 8}, "one field"},

@@ -15,7 +15,9 @@ const char* verdict(const CheckReport& report) {
     case Severity::kFinding:
       return "findings, nothing is lost: it attaches";
     case Severity::kLost:
-      return "data is lost; it attaches, and reads of that data fail";
+      return report.trusted_but_for_data()
+                 ? "data is lost; it attaches, and reads of that data fail"
+                 : "data is lost or not what it should be; it attaches all the same";
   }
   return "?";
 }

@@ -8,7 +8,10 @@
 namespace pcache::ctl {
 
 int fail(const Error& error) {
-  fprintf(stderr, "pcachectl: %s\n", error.text.c_str());
+  std::string line = error.text;  // with paths in it, which may hold anything
+  for (char& c : line)
+    if (static_cast<unsigned char>(c) < ' ' || c == 0x7f) c = '?';
+  fprintf(stderr, "pcachectl: %s\n", line.c_str());
   return error.code == EUCLEAN ? kUntrusted : kFailed;
 }
 
@@ -19,6 +22,7 @@ Result<std::unique_ptr<Pmem>> open_cache(const std::string& path, bool write) {
   options.path = path;
   options.emulate = true;  // an image is looked after as a file, wherever it lies
   options.read_only = !write;
+  options.keep_sparse = true;
   return Pmem::open(options, Log());
 }
 
@@ -31,7 +35,12 @@ Status sync_cache(const std::string& path) {
   return {};
 }
 
-Result<BackingFile> open_backing(const std::string& path) {
+Result<BackingFile> open_backing(const std::string& path, const std::string& cache) {
+  struct stat a, b;
+  if (stat(path.c_str(), &a) == 0 && stat(cache.c_str(), &b) == 0 && a.st_dev == b.st_dev &&
+      a.st_ino == b.st_ino)
+    return make_error(EINVAL, "%s: is given both as the cache device and as the backing device",
+                      path.c_str());
   BlockDeviceOptions options;
   options.path = path;
   options.read_only = true;
@@ -50,19 +59,18 @@ void add_image(CLI::App* command, Image* image, Backing backing) {
                     "copies");
 }
 
-Result<OpenImage> open_image(const Image& image, std::function<void(const SurveyedKset&)> visit) {
+Result<OpenImage> open_image(const Image& image, bool write) {
   OpenImage open;
   CheckOptions checking;
   checking.ignore_identity = image.ignore_identity;
-  checking.visit = std::move(visit);
   if (!image.backing.empty()) {
-    auto backing = open_backing(image.backing);
+    auto backing = open_backing(image.backing, image.cache);
     if (!backing) return backing.error();
     open.backing = backing.take();
     checking.backing = identity_of(*open.backing);
-    checking.block_bytes = open.backing->align.block_bytes;
+    if (!image.any_block) checking.block_bytes = open.backing->align.block_bytes;
   }
-  auto pmem = open_cache(image.cache, false);
+  auto pmem = open_cache(image.cache, write);
   if (!pmem) return pmem.error();
   open.pmem = pmem.take();
   Progress progress("check");

@@ -42,7 +42,8 @@ int fail(const Error& error);
 // durable after sync_cache().
 Result<std::unique_ptr<Pmem>> open_cache(const std::string& path, bool write);
 Status sync_cache(const std::string& path);
-Result<BackingFile> open_backing(const std::string& path);  // for reading
+// For reading. EINVAL when it is the cache device itself.
+Result<BackingFile> open_backing(const std::string& path, const std::string& cache);
 
 inline BackingIdentity identity_of(const BackingFile& backing) {
   return {backing.identity.text, backing.size_bytes};
@@ -53,18 +54,19 @@ struct Image {
   std::string cache, backing;  // paths; backing may be empty
   bool ignore_identity = false;
   bool json = false;
+  bool any_block = false;  // the backing device may be a copy, on a file system of other blocks
 };
 enum class Backing { kNone, kOptional, kRequired };
 void add_image(CLI::App* command, Image* image, Backing backing);
 
-// The image opened for reading, and checked.
+// The image opened, locked until it is closed again, and checked. `write`: to change what the check
+// has found.
 struct OpenImage {
   std::optional<BackingFile> backing;
   std::unique_ptr<Pmem> pmem;
   CheckReport report;
 };
-Result<OpenImage> open_image(const Image& image,
-                             std::function<void(const SurveyedKset&)> visit = nullptr);
+Result<OpenImage> open_image(const Image& image, bool write = false);
 // EUCLEAN when it cannot be attached, EINVAL when it is blank.
 Status require_attachable(const Image& image, const CheckReport& report);
 

@@ -25,6 +25,7 @@ Result<std::string> foreign_content(const std::string& path) {
   blkid_probe_enable_partitions(probe.get(), 1);
   const int found = blkid_do_safeprobe(probe.get());
   if (found == -2) return std::string("several file systems at once");
+  if (found == -1) return std::string("something that libblkid cannot examine");
   if (found != 0) return std::string();
   const char* type = nullptr;
   if (blkid_probe_lookup_value(probe.get(), "TYPE", &type, nullptr) == 0)

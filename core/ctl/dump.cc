@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
+#include <cctype>
+#include <charconv>
 #include <cinttypes>
 #include <set>
 
@@ -27,7 +29,9 @@ class Printer {
     if (json_) return print(object);
     std::string text;
     for (const auto& [name, value] : object.items()) {
-      const std::string shown = value.is_string() ? value.get<std::string>() : value.dump();
+      const bool plain =
+          value.is_string() && value.get_ref<const std::string&>().find(' ') == std::string::npos;
+      const std::string shown = plain ? value.get<std::string>() : value.dump();
       text += name == "type" ? shown + ":" : " " + name + "=" + shown;
     }
     printf("%s\n", text.c_str());
@@ -146,7 +150,20 @@ class KsetPrinter {
   const bool ksets_, keys_;
 };
 
-// "OFF+LEN" with K, M, G, T.
+// Digits, and K, M, G or T.
+std::optional<uint64_t> parse_bytes(const std::string& text) {
+  uint64_t value = 0;
+  const char* const end = text.data() + text.size();
+  const auto parsed = std::from_chars(text.data(), end, value);
+  if (parsed.ec != std::errc()) return std::nullopt;
+  if (parsed.ptr == end) return value;
+  const size_t unit = std::string("KMGT").find(static_cast<char>(toupper(*parsed.ptr)));
+  const unsigned shift = 10 * (static_cast<unsigned>(unit) + 1);
+  if (unit > 3 || parsed.ptr + 1 != end || value > UINT64_MAX >> shift) return std::nullopt;
+  return value << shift;
+}
+
+// "OFF+LEN".
 Result<Extent> parse_range(const std::string& text) {
   const auto wrong = [&] {
     return make_error(EINVAL,
@@ -155,16 +172,11 @@ Result<Extent> parse_range(const std::string& text) {
   };
   const size_t plus = text.find('+');
   if (plus == std::string::npos) return wrong();
-  uint64_t numbers[2];
-  const std::string parts[2] = {text.substr(0, plus), text.substr(plus + 1)};
-  for (int i = 0; i < 2; i++) {
-    std::string part = parts[i];
-    if (CLI::AsSizeValue(false)(part) != "" || !CLI::detail::lexical_cast(part, numbers[i]))
-      return wrong();
-  }
-  const Extent range{numbers[0], numbers[1]};
+  const auto off = parse_bytes(text.substr(0, plus)), len = parse_bytes(text.substr(plus + 1));
+  if (!off || !len) return wrong();
+  const Extent range{*off, *len};
   if (range.off % kSectorBytes || range.len % kSectorBytes || range.len == 0 ||
-      range.off + range.len < range.off)
+      range.len > INT64_MAX || range.off > INT64_MAX - range.len)
     return wrong();
   return range;
 }
@@ -183,7 +195,9 @@ int print_range(const Printer& out, const Image& image, const std::string& text)
   const uint64_t indexed = report.logical_bytes ? report.logical_bytes : report.log.logical_end;
   const SegmentTable& segments = *report.recovered->segments;
   for (uint64_t at = range.value().off; at < range.value().end();) {
-    const uint64_t end = std::min(range.value().end(), (range_of(at) + 1) * kRangeBytes);
+    const uint64_t end = at < indexed
+                             ? std::min(range.value().end(), (range_of(at) + 1) * kRangeBytes)
+                             : range.value().end();
     Piece piece;
     piece.extent = {at, end - at};
     if (at < indexed) {

@@ -54,6 +54,7 @@ void add_export(CLI::App& app, int* exit_code) {
       "export", "Writes the logical device, the cache over its backing device, to a file");
   command->footer("Examples:\n  pcachectl export pmem.img --backing disk.img --to whole.img");
   auto options = std::make_shared<Options>();
+  options->image.any_block = true;
   add_image(command, &options->image, Backing::kRequired);
   command->add_option("--to", options->to, "the file, which must not exist; sparse")->required();
   command->add_flag("--force", options->force,

@@ -19,22 +19,33 @@ struct Options {
   uint32_t gc_percent = media::kGcPercentDefault;
 };
 
+constexpr uint64_t kLookedAtBytes = 1 << 20;  // file systems that libblkid cannot see there: devdax
+
 // What would be destroyed; empty when there is nothing.
-Result<std::string> content(const Options& options, Pmem& pmem) {
-  auto foreign = foreign_content(options.image.cache);
+Result<std::string> content(const std::string& path, Pmem& pmem) {
+  auto foreign = foreign_content(path);
   if (!foreign || !foreign.value().empty()) return foreign;
   const CheckReport report = check_image(pmem, {});
   if (report.frame.superblock.magic == media::kSuperblockMagic)
     return "a pcache with " + plural(report.log.keys, "live key") + " and " +
            bytes_text(report.log.dirty_bytes) + " of dirty data";
-  if (!report.frame.blank && report.frame.superblock_error)
-    return "something that is not blank (" + report.frame.superblock_error->text + ")";
-  char frame[media::kSegmentsOff];
-  if (!pmem.load(frame, MediaOff{0}, sizeof frame))
-    return make_error(EIO, "media error in the first %zu bytes", sizeof frame);
-  if (std::any_of(frame, frame + sizeof frame, [](char c) { return c != 0; }))
-    return std::string("something in its first 20 KiB");
-  return std::string();
+  std::vector<char> head(std::min(kLookedAtBytes, pmem.size_bytes()));
+  if (!pmem.load(head.data(), MediaOff{0}, head.size()))
+    return make_error(EIO, "cache device %s: media error in its first %zu bytes", path.c_str(),
+                      head.size());
+  const auto found = std::find_if(head.begin(), head.end(), [](char c) { return c != 0; });
+  if (found == head.end()) return std::string();
+  return "something unknown, from byte " + std::to_string(found - head.begin()) + " on";
+}
+
+Status refuse_content(const Options& options, Pmem& pmem) {
+  if (options.force) return {};
+  const std::string& path = options.image.cache;
+  const auto there = content(path, pmem);
+  if (!there) return there.error();
+  if (there.value().empty()) return {};
+  return make_error(EEXIST, "cache device %s: holds %s; --force to destroy it", path.c_str(),
+                    there.value().c_str());
 }
 
 // The old identity would keep the new cache from every other backing device.
@@ -52,32 +63,34 @@ int run(const Options& options) {
   const std::string& path = options.image.cache;
   std::optional<BackingIdentity> identity;
   if (!options.image.backing.empty()) {
-    auto backing = open_backing(options.image.backing);
+    auto backing = open_backing(options.image.backing, path);
     if (!backing) return fail(backing.error());
     identity = identity_of(backing.value());
   }
   if (options.size_bytes > 0 && options.size_bytes < media::kMinDeviceBytes)
     return fail(make_error(EINVAL, "--size: %s, a pcache has 512 MiB or more",
                            bytes_text(options.size_bytes).c_str()));
+  struct stat st;
+  const bool there = stat(path.c_str(), &st) == 0;
+  if (!there && options.size_bytes == 0)
+    return fail(error_errno(ENOENT, "cache device %s (--size makes a file)", path.c_str()));
+  if (there && !(S_ISREG(st.st_mode) && st.st_size == 0)) {
+    // Before it is made longer.
+    auto as_it_is = open_cache(path, false);
+    if (!as_it_is) return fail(as_it_is.error());
+    if (const auto blank = refuse_content(options, *as_it_is.value()); !blank)
+      return fail(blank.error());
+  }
   PmemOptions opening;
   opening.path = path;
   opening.emulate = true;
   opening.create_bytes = options.size_bytes;
-  struct stat st;
-  if (options.size_bytes == 0 && stat(path.c_str(), &st) != 0)
-    return fail(error_errno(errno, "cache device %s (--size makes a file)", path.c_str()));
   auto pmem = Pmem::open(opening, Log());
   if (!pmem) return fail(pmem.error());
   if (pmem.value()->size_bytes() < media::kMinDeviceBytes)
     return fail(make_error(EINVAL, "cache device %s: has %s, a pcache has 512 MiB or more",
                            path.c_str(), bytes_text(pmem.value()->size_bytes()).c_str()));
-  const auto there = content(options, *pmem.value());
-  if (!there) return fail(there.error());
-  if (!there.value().empty() && !options.force) {
-    fail(make_error(EEXIST, "cache device %s: holds %s; --force to destroy it", path.c_str(),
-                    there.value().c_str()));
-    return kFailed;
-  }
+  if (const auto blank = refuse_content(options, *pmem.value()); !blank) return fail(blank.error());
   FormatOptions format;
   format.data_crc = options.data_crc;
   format.gc_percent = options.gc_percent;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // pcachectl: looks after dm-pcache images offline, ours and the kernel target's.
 #include <cstdio>
+#include <exception>
+#include <iostream>
 #include <new>
 
 #include "ctl/common.h"
@@ -11,12 +13,18 @@ constexpr const char* kFooter =
     "Exit status: 0 done, or clean; 1 findings, nothing lost; 2 data lost, or the image cannot be "
     "attached;\n3 it could not be done (wrong use, no such file, in use, I/O error).\n\n"
     "Examples:\n"
-    "  pcachectl check /dev/pmem0 --backing /dev/sdb      is it sound, and is it of that disk?\n"
+    "  pcachectl check /dev/dax0.0 --backing /dev/sdb      is it sound, and is it of that disk?\n"
     "  pcachectl status cache.img                         positions, dirty data\n"
     "  pcachectl dump cache.img --range 1M+64K            where do these sectors live?\n"
     "  pcachectl export cache.img --backing disk.img --to whole.img\n"
     "  pcachectl writeback cache.img --to /dev/sdb        drains the dirty data\n"
     "See pcachectl(1), and pcachectl SUBCOMMAND --help.";
+
+bool has_subcommand(const CLI::App& app, const std::string& name) {
+  const auto all =
+      app.get_subcommands([&](const CLI::App* sub) { return sub->get_name() == name; });
+  return !all.empty();
+}
 
 }  // namespace
 
@@ -37,21 +45,32 @@ int main(int argc, char** argv) try {
   add_set(app, &exit_code);
   add_identity(app, &exit_code);
   add_table(app, &exit_code);
+  const auto flushed = [](int code) {
+    if (fflush(stdout) == 0 && !ferror(stdout)) return code;
+    fprintf(stderr, "pcachectl: stdout: cannot be written\n");
+    return static_cast<int>(kFailed);
+  };
+  if (argc > 1 && argv[1][0] != '-' && !has_subcommand(app, argv[1]))
+    return fail(
+        pcache::make_error(EINVAL, "%s: no such subcommand; see pcachectl --help", argv[1]));
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    if (error.get_exit_code() == 0) {  // --help, --version
+      app.exit(error);
+      std::cout.flush();
+      return flushed(std::cout ? kDone : kFailed);
+    }
     const auto* at = app.get_subcommands().empty() ? nullptr : app.get_subcommands()[0];
     fprintf(stderr, "pcachectl: %s; see pcachectl %s%s--help\n", error.what(),
             at ? at->get_name().c_str() : "", at ? " " : "");
     return kFailed;
   }
-  if (fflush(stdout) != 0 || ferror(stdout)) {
-    fprintf(stderr, "pcachectl: stdout: cannot be written\n");
-    return kFailed;
-  }
-  return exit_code;
+  return flushed(exit_code);
 } catch (const std::bad_alloc&) {
   fprintf(stderr, "pcachectl: out of memory\n");
+  return pcache::ctl::kFailed;
+} catch (const std::exception& error) {
+  fprintf(stderr, "pcachectl: %s\n", error.what());
   return pcache::ctl::kFailed;
 }

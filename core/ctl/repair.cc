@@ -30,9 +30,28 @@ std::string hex_text(const std::vector<std::byte>& bytes) {
   return text;
 }
 
-// One JSON object a line: the place, the bytes that stood there and those that came there.
-std::string copy_of(const Pmem& pmem, const RepairPlan& plan) {
-  std::string text;
+// Tells this image in this state from every other one, also from itself after an attach: cache_info
+// and the tails, as they are or as `plan` will leave them.
+std::optional<uint32_t> frame_crc(const Pmem& pmem, const RepairPlan& plan) {
+  std::vector<std::byte> frame(media::kSegmentsOff);
+  if (!pmem.load(frame.data(), MediaOff{0}, frame.size())) return std::nullopt;
+  for (const RepairStep& step : plan.steps)
+    if (step.at.v + step.bytes.size() <= frame.size())
+      std::copy(step.bytes.begin(), step.bytes.end(),
+                frame.begin() + static_cast<std::ptrdiff_t>(step.at.v));
+  return crc32c(media::kCrcSeed, frame.data(), frame.size());
+}
+
+// The first line names the image, before and after; then one JSON object a line: the place, the
+// bytes that stood there and those that came there.
+Result<std::string> copy_of(const Pmem& pmem, const RepairPlan& plan) {
+  const auto before = frame_crc(pmem, {}), after = frame_crc(pmem, plan);
+  if (!before || !after) return make_error(EIO, "media error in the first 20 KiB");
+  const Json head = {{"repair", 1},
+                     {"cache_bytes", pmem.size_bytes()},
+                     {"frame_crc_before", *before},
+                     {"frame_crc_after", *after}};
+  std::string text = head.dump() + "\n";
   for (const RepairStep& step : plan.steps) {
     std::vector<std::byte> old(step.bytes.size());
     if (!pmem.load(old.data(), step.at, old.size())) old.clear();  // unreadable: not kept
@@ -53,7 +72,7 @@ std::string default_copy(const std::string& cache) {
   return std::filesystem::path(cache).filename().string() + ".before-repair-" + when + ".jsonl";
 }
 
-void print_plan(const Options& options, const RepairPlan& plan) {
+void print_plan(const Options& options, const RepairPlan& plan, bool done) {
   if (options.image.json) {
     Json steps = Json::array();
     for (const RepairStep& step : plan.steps)
@@ -61,7 +80,7 @@ void print_plan(const Options& options, const RepairPlan& plan) {
                        {"why", step.why},
                        {"offset", step.at.v},
                        {"bytes", step.bytes.size()}});
-    print({{"steps", steps}, {"left", plan.left}, {"done", options.yes}});
+    print({{"steps", steps}, {"left", plan.left}, {"done", done}});
     return;
   }
   for (const RepairStep& step : plan.steps)
@@ -74,56 +93,72 @@ void print_plan(const Options& options, const RepairPlan& plan) {
 Status keep_copy(const Pmem& pmem, const RepairPlan& plan, const std::string& to) {
   auto file = NewFile::create(to);
   if (!file) return file.error();
-  const std::string text = copy_of(pmem, plan);
-  if (auto written = file.value().write(0, text.data(), text.size()); !written) return written;
+  const auto text = copy_of(pmem, plan);
+  if (!text) return text.error();
+  if (auto written = file.value().write(0, text.value().data(), text.value().size()); !written)
+    return written;
   return file.value().publish();
 }
 
+// Under one lock from the check to the last step: nobody changes the image in between.
 int run_repair(const Options& options) {
-  RepairPlan plan;
-  {
-    const auto open = open_image(options.image);
-    if (!open) return fail(open.error());
-    const auto* backing = open.value().backing ? &*open.value().backing : nullptr;
-    plan = plan_repair(*open.value().pmem, open.value().report, backing);
-    print_plan(options, plan);
-    if (!open.value().report.attaches) return kUntrusted;
-    if (plan.steps.empty()) return open.value().report.exit_code();
-    if (!options.yes) {
-      if (!options.image.json) printf("this was the plan: --yes to do it\n");
-      return open.value().report.exit_code();
-    }
+  const Image& image = options.image;
+  auto open = open_image(image, options.yes);
+  if (!open) return fail(open.error());
+  const CheckReport& report = open.value().report;
+  const auto* backing = open.value().backing ? &*open.value().backing : nullptr;
+  const RepairPlan plan = plan_repair(*open.value().pmem, report, backing);
+  const bool doing = options.yes && !plan.steps.empty();
+  const std::string keep = options.keep.empty() ? default_copy(image.cache) : options.keep;
+  if (doing) {
+    Pmem& pmem = *open.value().pmem;
+    if (const auto kept = keep_copy(pmem, plan, keep); !kept) return fail(kept.error());
+    const auto sync = [&] { return sync_cache(image.cache); };
+    if (const auto applied = apply_repair(pmem, plan, sync); !applied) return fail(applied.error());
   }
-  auto pmem = open_cache(options.image.cache, true);
-  if (!pmem) return fail(pmem.error());
-  const std::string keep = options.keep.empty() ? default_copy(options.image.cache) : options.keep;
-  if (const auto kept = keep_copy(*pmem.value(), plan, keep); !kept) return fail(kept.error());
-  apply_repair(*pmem.value(), plan);
-  pmem.take().reset();
-  if (const auto synced = sync_cache(options.image.cache); !synced) return fail(synced.error());
-  if (!options.image.json)
+  print_plan(options, plan, doing);
+  if (!doing) {
+    if (!image.json && !plan.steps.empty()) printf("this was the plan: --yes to do it\n");
+    return report.exit_code();
+  }
+  if (!image.json)
     printf("%s done; what was there before is in %s (repair --restore)\n",
            plural(plan.steps.size(), "step").c_str(), keep.c_str());
-  const auto after = open_image(options.image);
-  if (!after) return fail(after.error());
-  return after.value().report.exit_code();
+  open.take();  // closed: it is looked at again
+  const auto after = open_image(image);
+  return after ? after.value().report.exit_code() : fail(after.error());
 }
 
 std::optional<std::vector<std::byte>> bytes_of(const Json& step, const char* name) {
   if (!step.contains(name) || !step[name].is_string()) return std::nullopt;
   const std::string hex = step[name].get<std::string>();
+  if (hex.size() % 2 != 0 || hex.find_first_not_of("0123456789abcdef") != std::string::npos)
+    return std::nullopt;
   std::vector<std::byte> bytes;
-  for (size_t i = 0; i + 1 < hex.size(); i += 2) {
-    const char digits[3] = {hex[i], hex[i + 1], 0};
-    char* end = nullptr;
-    bytes.push_back(static_cast<std::byte>(strtoul(digits, &end, 16)));
-    if (*end != 0) return std::nullopt;
-  }
+  for (size_t i = 0; i < hex.size(); i += 2)
+    bytes.push_back(static_cast<std::byte>(std::stoul(hex.substr(i, 2), nullptr, 16)));
   return bytes;
 }
 
-// The step of a line that takes it back. It must be what this image was given: a copy of another
-// image, or of one that was attached since, would destroy it.
+// A copy of another image, or of one that was attached since, would destroy it.
+Status check_head(const std::string& line, const Pmem& pmem) {
+  const Json head = Json::parse(line, nullptr, false);
+  const auto number = [&](const char* name) -> uint64_t {
+    return head.contains(name) && head[name].is_number_unsigned() ? head[name].get<uint64_t>()
+                                                                  : UINT64_MAX;
+  };
+  if (!head.is_object() || number("repair") != 1)
+    return make_error(EINVAL, "is no copy of a repair");
+  const auto now = frame_crc(pmem, {});
+  const bool same = number("cache_bytes") == pmem.size_bytes() && now &&
+                    (*now == number("frame_crc_after") || *now == number("frame_crc_before"));
+  if (!same)
+    return make_error(
+        EINVAL, "is of another image, or this one has been used since: nothing is taken back");
+  return {};
+}
+
+// The step of a line that takes it back.
 Result<RepairStep> taken_back(const std::string& line, const Pmem& pmem) {
   const Json step = Json::parse(line, nullptr, false);
   const bool sound =
@@ -132,7 +167,11 @@ Result<RepairStep> taken_back(const std::string& line, const Pmem& pmem) {
   const auto after = sound ? bytes_of(step, "after") : std::nullopt;
   if (!before || !after) return make_error(EINVAL, "is no step of a repair");
   const uint64_t at = step["offset"].get<uint64_t>(), size = pmem.size_bytes();
-  if (before->size() > after->size() || after->size() > size || at > size - after->size())
+  const bool fits = !after->empty() && after->size() <= size && at <= size - after->size();
+  if (before->empty())
+    return make_error(EINVAL, "what stood at %" PRIu64 " could not be read: it cannot be put back",
+                      at);
+  if (!fits || before->size() != after->size())
     return make_error(EINVAL, "is no step of a repair of this image");
   std::vector<std::byte> now(after->size());
   if (!pmem.load(now.data(), MediaOff{at}, now.size()) || (now != *after && now != *before))
@@ -148,18 +187,21 @@ int run_restore(const Options& options) {
   if (!pmem) return fail(pmem.error());
   RepairPlan plan;
   std::string line;
-  for (int number = 1; std::getline(in, line); number++) {
+  std::getline(in, line);
+  if (const auto ours = check_head(line, *pmem.value()); !ours)
+    return fail(make_error(EINVAL, "%s: %s", options.restore.c_str(), ours.error().text.c_str()));
+  for (int number = 2; std::getline(in, line); number++) {
     auto step = taken_back(line, *pmem.value());
     if (!step)
       return fail(make_error(EINVAL, "%s line %d: %s", options.restore.c_str(), number,
                              step.error().text.c_str()));
     plan.steps.insert(plan.steps.begin(), step.take());
   }
-  if (plan.steps.empty())
+  if (plan.steps.empty() || in.bad())
     return fail(make_error(EINVAL, "%s: holds no step of a repair", options.restore.c_str()));
-  apply_repair(*pmem.value(), plan);
-  pmem.take().reset();
-  if (const auto synced = sync_cache(options.image.cache); !synced) return fail(synced.error());
+  const auto sync = [&] { return sync_cache(options.image.cache); };
+  if (const auto applied = apply_repair(*pmem.value(), plan, sync); !applied)
+    return fail(applied.error());
   if (options.image.json)
     print({{"restored_steps", plan.steps.size()}});
   else

@@ -2,6 +2,7 @@
 // pcachectl set and identity: the two things of an image that are a user's to choose.
 #include <time.h>
 
+#include <charconv>
 #include <cinttypes>
 
 #include "ctl/common.h"
@@ -14,42 +15,42 @@ namespace {
 struct SetOptions {
   Image image;
   std::string name;
-  int64_t value = 0;
+  std::string value;
 };
 
-// For writing, as it is after a check for reading.
-Result<std::unique_ptr<Pmem>> open_checked(const Image& image) {
-  {
-    const auto open = open_image(image);
-    if (!open) return open.error();
-    const CheckReport& report = open.value().report;
-    // The identity is what may be about to be put right.
-    const bool only_identity = report.recovered && !report.attaches;
-    if (auto usable = require_attachable(image, report); !usable && !only_identity)
-      return usable.error();
-  }
-  return open_cache(image.cache, true);
+// For writing, and sound; its identity may be what is about to be put right.
+Result<OpenImage> open_to_change(const Image& image) {
+  auto open = open_image(image, true);
+  if (!open) return open;
+  const CheckReport& report = open.value().report;
+  const bool only_identity = report.recovered && !report.attaches;
+  if (auto usable = require_attachable(image, report); !usable && !only_identity)
+    return usable.error();
+  return open;
 }
 
 int run_set(const SetOptions& options) {
   if (options.name != "gc_percent")
     return fail(make_error(EINVAL, "set: %s is not known; gc_percent is", options.name.c_str()));
-  if (options.value < 0 || options.value > media::kGcPercentMax)
-    return fail(make_error(EINVAL, "set: gc_percent is %" PRId64 ", expected 0..%u", options.value,
-                           media::kGcPercentMax));
-  auto pmem = open_checked(options.image);
-  if (!pmem) return fail(pmem.error());
-  auto frame = load_frame(*pmem.value(), Log());
+  uint32_t value = 0;
+  const char* const end = options.value.data() + options.value.size();
+  const auto parsed = std::from_chars(options.value.data(), end, value);
+  if (parsed.ec != std::errc() || parsed.ptr != end || value > media::kGcPercentMax)
+    return fail(make_error(EINVAL, "set: gc_percent is \"%s\", expected 0..%u",
+                           options.value.c_str(), media::kGcPercentMax));
+  auto open = open_to_change(options.image);
+  if (!open) return fail(open.error());
+  Pmem& pmem = *open.value().pmem;
+  auto frame = load_frame(pmem, Log());
   if (!frame) return fail(frame.error());
   const uint32_t before = frame.value().info.gc_percent;
-  frame.value().info.gc_percent = static_cast<uint32_t>(options.value);
-  write_cache_info(*pmem.value(), frame.value());
-  pmem.take().reset();
+  frame.value().info.gc_percent = value;
+  write_cache_info(pmem, frame.value());
   if (const auto synced = sync_cache(options.image.cache); !synced) return fail(synced.error());
   if (options.image.json)
-    print({{"gc_percent", options.value}, {"before", before}});
+    print({{"gc_percent", value}, {"before", before}});
   else
-    printf("gc_percent: %" PRId64 " (was %u)\n", options.value, before);
+    printf("gc_percent: %u (was %u)\n", value, before);
   return kDone;
 }
 
@@ -67,6 +68,9 @@ std::string uuid_text(const uint8_t (&uuid)[16]) {
 int show_identity(const Image& image) {
   auto pmem = open_cache(image.cache, false);
   if (!pmem) return fail(pmem.error());
+  if (pmem.value()->size_bytes() < media::kMinDeviceBytes)
+    return fail(make_error(EUCLEAN, "cache device %s: has %s, a pcache has 512 MiB or more",
+                           image.cache.c_str(), bytes_text(pmem.value()->size_bytes()).c_str()));
   const auto identity = load_identity(*pmem.value());
   if (!identity) return fail(identity.error());
   if (!identity.value()) {
@@ -93,17 +97,24 @@ int show_identity(const Image& image) {
   return kDone;
 }
 
-int set_identity(const Image& given) {
+int set_identity(const Image& given, bool force) {
   Image image = given;
   image.ignore_identity = true;
-  auto backing = open_backing(image.backing);
-  if (!backing) return fail(backing.error());
-  const BackingIdentity identity = identity_of(backing.value());
-  auto pmem = open_checked(image);
-  if (!pmem) return fail(pmem.error());
-  write_identity(*pmem.value(), identity, static_cast<uint64_t>(time(nullptr)));
-  pmem.take().reset();
+  auto open = open_to_change(image);
+  if (!open) return fail(open.error());
+  const CheckReport& report = open.value().report;
+  const BackingIdentity identity = identity_of(*open.value().backing);
+  const bool other = report.frame.identity && !compare_identity(*report.frame.identity, identity);
+  if (other && report.log.dirty_bytes > 0 && !force)
+    return fail(make_error(
+        EXDEV,
+        "cache device %s: holds %s of dirty data of backing device \"%s\", which would go to "
+        "\"%s\"; --force if that is a copy of it",
+        image.cache.c_str(), bytes_text(report.log.dirty_bytes).c_str(),
+        report.frame.identity->backing, identity.text.c_str()));
+  write_identity(*open.value().pmem, identity, static_cast<uint64_t>(time(nullptr)));
   if (const auto synced = sync_cache(image.cache); !synced) return fail(synced.error());
+  open.take();  // closed: it is read again
   return show_identity(given);
 }
 
@@ -134,7 +145,9 @@ void add_identity(CLI::App& app, int* exit_code) {
   auto image = std::make_shared<Image>();
   add_image(set, image.get(), Backing::kNone);
   set->add_option("--backing", image->backing, "the backing device; only read")->required();
-  set->callback([=] { *exit_code = set_identity(*image); });
+  auto force = std::make_shared<bool>(false);
+  set->add_flag("--force", *force, "also while the cache holds dirty data of another one");
+  set->callback([=] { *exit_code = set_identity(*image, *force); });
 }
 
 }  // namespace pcache::ctl

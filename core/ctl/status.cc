@@ -81,6 +81,7 @@ int run_status(const Image& image, bool line) {
   if (!open) return fail(open.error());
   const CheckReport& report = open.value().report;
   if (report.frame.blank) {
+    if (line) return fail(require_attachable(image, report).error());
     if (image.json)
       print({{"blank", true}, {"attaches", true}});
     else
@@ -106,6 +107,10 @@ int run_table(const Image& image) {
   if (const auto usable = require_attachable(image, report); !usable) return fail(usable.error());
   // The kernel wants paths that it can open from anywhere.
   const auto path = [](const std::string& p) { return std::filesystem::absolute(p).string(); };
+  for (const std::string* p : {&image.cache, &image.backing})
+    if (p->find_first_of(" \t\n\\") != std::string::npos)
+      return fail(
+          make_error(EINVAL, "%s: a table line cannot hold a path with blanks", p->c_str()));
   const std::string line = "0 " + std::to_string(open.value().backing->size_bytes / kSectorBytes) +
                            " pcache " + path(image.cache) + " " + path(image.backing) +
                            " 4 cache_mode writeback data_crc " +

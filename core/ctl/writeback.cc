@@ -44,9 +44,6 @@ Result<std::unique_ptr<Cache>> attach(const Image& image) {
   options.pmem.emulate = true;
   options.backing.path = image.backing;
   options.force = image.ignore_identity;
-  options.log = Log([](LogLevel level, const char* line) {
-    if (level == LogLevel::kError) fprintf(stderr, "pcachectl: %s\n", line);
-  });
   return Cache::open(options);
 }
 
@@ -55,8 +52,13 @@ int run(const Image& image) {
     // First without touching anything: a blank device must not be formatted, damage be told well.
     const auto open = open_image(image);
     if (!open) return fail(open.error());
-    if (const auto usable = require_attachable(image, open.value().report); !usable)
-      return fail(usable.error());
+    const CheckReport& report = open.value().report;
+    if (const auto usable = require_attachable(image, report); !usable) return fail(usable.error());
+    if (!report.trusted_but_for_data())
+      return fail(make_error(EUCLEAN,
+                             "cache device %s: its dirty data cannot be trusted: nothing is "
+                             "written; see pcachectl check, and export --force",
+                             image.cache.c_str()));
   }
   auto cache = attach(image);
   if (!cache) return fail(cache.error());

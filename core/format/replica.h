@@ -11,6 +11,7 @@
 // One thread at a time; owners bring their own lock.
 #pragma once
 
+#include <cstring>
 #include <optional>
 
 #include "format/codec.h"
@@ -62,6 +63,19 @@ class Replicated {
     record.header.crc = record_crc(record);
     pmem.store(slot(newest_), &record, sizeof record);
     state_[newest_] = ReplicaState::kValid;
+  }
+
+  // After load(): the replica that does not serve was written once, and is not valid. So what it
+  // held may have been newer.
+  bool has_torn(const Pmem& pmem) const {
+    for (int i = 0; i < 2; i++) {
+      if (state_[i] == ReplicaState::kValid) continue;
+      static constexpr Record kZeros{};
+      Record raw;
+      if (!pmem.load(&raw, slot(i), sizeof raw) || memcmp(&raw, &kZeros, sizeof raw) != 0)
+        return true;
+    }
+    return false;
   }
 
   ReplicaState state(int index) const { return state_[index]; }

@@ -12,17 +12,17 @@ class Checker {
   Checker(Pmem& pmem, const CheckOptions& options) : pmem_(pmem), options_(options) {}
 
   CheckReport run() {
-    out_.frame = survey_frame(pmem_, &out_.findings);
+    out_.frame = survey_frame(pmem_, options_.ignore_identity, &out_.findings);
     if (out_.frame.device_bytes < media::kMinDeviceBytes) return std::move(out_);
+    compare_with_backing();
     if (out_.frame.blank) {
-      out_.attaches = true;
+      out_.attaches = out_.findings.worst() != Severity::kLost;
       return std::move(out_);
     }
     if (options_.backing)
       out_.logical_bytes = options_.backing->size_bytes;
     else if (out_.frame.identity)
       out_.logical_bytes = out_.frame.identity->backing_bytes;
-    compare_with_backing();
     const Bounds bounds{static_cast<uint32_t>(out_.frame.frame.chain.size()),
                         out_.logical_bytes ? out_.logical_bytes : UINT64_MAX, options_.block_bytes};
     out_.log = survey_log(pmem_, out_.frame, bounds, &out_.findings, options_.visit);
@@ -66,11 +66,12 @@ class Checker {
     auto recovered = std::make_unique<Recovered>();
     if (auto done = recover(pmem_, frame.value(), recovery, Log(), recovered.get()); !done)
       return refused(done.error());
-    out_.attaches = out_.frame.identity || !out_.findings.has("identity");
-    out_.attaches = out_.attaches && !out_.findings.has("other-backing");
+    const bool identified = options_.ignore_identity || !out_.findings.has("identity");
+    out_.attaches = identified && !out_.findings.has("other-backing");
     out_.recovered = std::move(recovered);
     compare_counts();
     note_damaged_data();
+    if (!frame.value().info.data_crc) read_data();
     if (out_.log.dead_keys > 0)
       out_.findings.add(Severity::kNote, "dead-keys", "log",
                         "%llu keys are of a generation that is gone, as a crash between a "
@@ -97,6 +98,58 @@ class Checker {
           static_cast<unsigned long long>(out_.log.keys), position_text(out_.log.head).c_str());
   }
 
+  // Without a crc, whether the media can be read is all that can be said of it.
+  void read_data() {
+    const Recovered& recovered = *out_.recovered;
+    std::vector<std::byte> chunk(kRangeBytes);
+    uint64_t done = 0;
+    for (uint64_t at = 0; at < out_.log.logical_end;) {
+      const uint64_t end = std::min<uint64_t>((range_of(at) + 1) * kRangeBytes, logical_end());
+      Piece pieces[64];
+      Index::Snapshot snapshot;
+      const size_t n = recovered.index->lookup({at, end - at}, pieces, &snapshot);
+      for (size_t i = 0; i < n; i++) {
+        const Piece& piece = pieces[i];
+        if (piece.kind != Piece::Kind::kHit) continue;
+        done += piece.extent.len;
+        if (!pmem_.load(chunk.data(), recovered.segments->media(piece.pos), piece.extent.len))
+          find_unreadable(piece);
+      }
+      if (options_.progress) options_.progress(done, recovered.index->mapped_bytes());
+      at = pieces[n - 1].extent.end();
+    }
+  }
+  uint64_t logical_end() const {
+    return out_.logical_bytes ? out_.logical_bytes : out_.log.logical_end;
+  }
+  // Of a piece that cannot be read as a whole: which sectors, by runs.
+  void find_unreadable(const Piece& piece) {
+    Extent run{piece.extent.off, 0};
+    for (uint64_t at = piece.extent.off; at < piece.extent.end(); at += kSectorBytes) {
+      const CachePos pos = piece.pos + static_cast<uint32_t>(at - piece.extent.off);
+      char sector[kSectorBytes];
+      if (!pmem_.load(sector, out_.recovered->segments->media(pos), sizeof sector)) {
+        if (run.len == 0) run.off = at;
+        run.len += kSectorBytes;
+      } else if (run.len > 0) {
+        add_unreadable(piece, run);
+        run.len = 0;
+      }
+    }
+    if (run.len > 0) add_unreadable(piece, run);
+  }
+  void add_unreadable(const Piece& piece, const Extent& run) {
+    const CachePos pos = piece.pos + static_cast<uint32_t>(run.off - piece.extent.off);
+    out_.findings.add(piece.clean ? Severity::kFinding : Severity::kLost,
+                      piece.clean ? "unreadable-clean-data" : "bad-dirty-data",
+                      "data at segment " + position_text(pos),
+                      "range %llu+%llu cannot be read (media error); it is %s",
+                      static_cast<unsigned long long>(run.off),
+                      static_cast<unsigned long long>(run.len),
+                      piece.clean ? "clean and read from the backing device again"
+                                  : "dirty: it exists nowhere else, reads of it fail");
+  }
+
   void note_damaged_data() {
     for (const DamagedExtent& damaged : out_.recovered->verified.damaged) {
       const std::string where = "data at segment " + position_text(damaged.pos);
@@ -121,6 +174,13 @@ class Checker {
 };
 
 }  // namespace
+
+bool CheckReport::trusted_but_for_data() const {
+  return attaches &&
+         std::all_of(findings.all().begin(), findings.all().end(), [](const Finding& f) {
+           return f.severity != Severity::kLost || f.code == "bad-dirty-data";
+         });
+}
 
 CheckReport check_image(Pmem& pmem, const CheckOptions& options) {
   return Checker(pmem, options).run();

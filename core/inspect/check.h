@@ -34,6 +34,8 @@ struct CheckReport {
   // What attach would begin with; only when it attaches and is not blank.
   std::unique_ptr<Recovered> recovered;
 
+  // But for damaged dirty data, whose ranges are named, everything is as it should be.
+  bool trusted_but_for_data() const;
   // 0 clean, 1 findings but nothing lost, 2 data lost or not attachable.
   int exit_code() const { return static_cast<int>(findings.worst()); }
 };

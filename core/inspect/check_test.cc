@@ -154,11 +154,61 @@ TEST_F(CheckTest, BehindADamagedKsetItGoesOn) {
 }
 
 TEST_F(CheckTest, ALostGenerationIsTheLogs) {
+  image_.generation(kA, 3);
   image_.kset({}, {page(0, {kA, 0}, 0, 3)});
+  damage<media::SegmentGen>(segment_gen_place(kA.v), 0);
   const CheckReport report = check();
-  EXPECT_THAT(codes(report), ElementsAre("generation-lost"));
+  EXPECT_THAT(codes(report), ElementsAre("torn-replica", "generation-lost"));
   EXPECT_TRUE(report.attaches);
   EXPECT_EQ(report.log.segments->generation(kA), 3u);
+}
+
+TEST_F(CheckTest, AGenerationThatNoRecordLostIsNoGeneration) {
+  image_.kset({}, {page(0, {kA, 0}), page(1, {kA, 4096}, 0, 3)});
+  const CheckReport report = check();
+  EXPECT_THAT(codes(report), ElementsAre("generation-impossible"));
+  EXPECT_EQ(report.exit_code(), 2);
+}
+
+TEST_F(CheckTest, DirtyTailThatFellBackBehindKeyTail) {
+  const CachePos second = image_.kset({}, {page(0, {kA, 0})});
+  image_.kset(second, {page(1, {kA, 4096})});
+  image_.dirty_tail(second);
+  image_.key_tail(second);
+  damage<media::TailPos>(dirty_tail_place(), 1);
+  const CheckReport report = check();
+  EXPECT_THAT(codes(report), ElementsAre("torn-replica", "dirty-tail-lost"));
+  EXPECT_TRUE(report.attaches);
+  EXPECT_EQ(report.log.dirty_bytes, 4096u);
+}
+
+TEST_F(CheckTest, AWrongCountUnderAValidCrcIsNoEnd) {
+  const CachePos second = image_.kset({}, {page(0, {kA, 0})});
+  auto header = image_.memory().peek<media::KsetHeader>(image_.off(second));
+  header.magic = media::kKsetMagic;
+  header.crc = record_crc(header);
+  image_.memory().poke(image_.off(second), header);
+  EXPECT_THAT(codes(), ElementsAre("log-damaged"));
+  EXPECT_FALSE(check().attaches);
+}
+
+TEST_F(CheckTest, ReplicasThatContradictEachOther) {
+  image_.key_tail({SegId{0}, 64});
+  image_.key_tail({});
+  auto tail = image_.memory().peek<media::TailPos>(key_tail_place().base);
+  tail.seg_off = 128;
+  const auto newest = image_.memory().peek<media::TailPos>(key_tail_place().base + 16);
+  tail.header.seq = newest.header.seq;
+  tail.header.crc = record_crc(tail);
+  image_.memory().poke(key_tail_place().base, tail);
+  EXPECT_TRUE(check().findings.has("same-sequence"));
+}
+
+TEST_F(CheckTest, ATornLinkIsAFinding) {
+  image_.memory().flip_bit(segment_info_place(5).base + 8);
+  const CheckReport report = check();
+  EXPECT_THAT(codes(report), ElementsAre("segment-link", "torn-replica"));
+  EXPECT_TRUE(report.attaches);
 }
 
 TEST_F(CheckTest, DeadKeysAreANote) {

@@ -33,12 +33,17 @@ RecordView view_of(const Pmem& pmem, Replicated<Record>& record, std::optional<R
     replica.blank = memcmp(&raw, &kZeros, sizeof raw) == 0;
   }
   if (*value) view.newest = record.newest();
+  Record both[2];
+  view.differ = !pmem.load(&both[0], record.slot(0), sizeof(Record)) ||
+                !pmem.load(&both[1], record.slot(1), sizeof(Record)) ||
+                memcmp(&both[0], &both[1], sizeof(Record)) != 0;
   return view;
 }
 
 class FrameReader {
  public:
-  FrameReader(const Pmem& pmem, Findings* findings) : pmem_(pmem), findings_(*findings) {}
+  FrameReader(const Pmem& pmem, bool ignore_identity, Findings* findings)
+      : pmem_(pmem), ignore_identity_(ignore_identity), findings_(*findings) {}
 
   FrameSurvey run() {
     out_.device_bytes = pmem_.size_bytes();
@@ -57,13 +62,22 @@ class FrameReader {
   void judge(const RecordView& view, const std::string& name) {
     for (int i = 0; i < 2; i++) {
       const ReplicaView& replica = view.replica[i];
-      if (replica.state == ReplicaState::kValid || replica.blank) continue;
+      if (replica.state == ReplicaState::kValid) continue;
       if (view.newest < 0) continue;  // the caller says what it means that none is valid
+      // Never written - unless the other is not the first; the kernel target's tails may be so.
+      const bool tail = name == "key_tail" || name == "dirty_tail";
+      if (replica.blank && (tail || view.replica[view.newest].seq == 1)) continue;
       findings_.add(Severity::kFinding, "torn-replica", at_text(name.c_str(), replica.at),
                     "replica %d is %s; replica %d (seq %u) serves, and may be the older one", i,
                     kStateNames[static_cast<size_t>(replica.state)], view.newest,
                     view.replica[view.newest].seq);
     }
+    const ReplicaView &a = view.replica[0], &b = view.replica[1];
+    if (view.newest >= 0 && a.state == b.state && a.seq == b.seq && view.differ)
+      findings_.add(Severity::kFinding, "same-sequence", name,
+                    "both replicas are valid, differ, and have the sequence number %u: which is "
+                    "the newer cannot be told, replica %d is used",
+                    a.seq, view.newest);
   }
 
   bool superblock() {
@@ -82,6 +96,7 @@ class FrameReader {
       out_.frame.seg_num = out_.superblock.seg_num;
       if (probed.value() == DeviceState::kFormatted) return true;
       out_.blank = true;
+      identity();
       findings_.add(Severity::kNote, "blank", "superblock at 4096",
                     "is zeros: a blank device, which is formatted when it is first attached");
       return false;
@@ -106,6 +121,7 @@ class FrameReader {
     }
     const auto fields = parse_cache_info(*info, out_.frame.seg_num);
     if (!fields) {
+      out_.frame.info.data_crc = info->flags & kInfoDataCrc;
       findings_.add(Severity::kLost, "cache-info", "cache_info", "%s", fields.error().text.c_str());
       return;
     }
@@ -135,18 +151,23 @@ class FrameReader {
       }
       seen[physical] = true;
       chain.push_back(physical);
-      Replicated<SegmentInfo> record(segment_info_place(physical));
-      const auto info = record.load(pmem_);
       if (i + 1 == n_segs) return;
-      if (!info || !(info->flags & kSegHasNext)) {
+      bool guessed = false;
+      const auto next = next_segment(pmem_, physical, seg_num, &guessed);
+      if (!next) {
         findings_.add(Severity::kLost, "segment-chain", "segment chain",
-                      info ? "segment %u (number %u of %u) has no next one"
-                           : "segment %u (number %u of %u): neither replica of its segment_info is "
-                             "valid",
+                      "segment %u (number %u of %u): its segment_info does not say what follows",
                       physical, i, n_segs);
         break;
       }
-      physical = info->next_seg;
+      if (guessed) {
+        out_.guessed_links.push_back(physical);
+        findings_.add(Severity::kFinding, "segment-link", "segment " + std::to_string(i),
+                      "the replica of its segment_info that names the next segment is torn; that "
+                      "is taken to be %u, as formatting made it",
+                      *next);
+      }
+      physical = *next;
     }
     bool ascending = true;
     for (uint32_t i = 0; i < chain.size(); i++)
@@ -208,24 +229,26 @@ class FrameReader {
   void identity() {
     auto identity = load_identity(pmem_);
     if (!identity)
-      findings_.add(Severity::kLost, "identity", "identity block at 0",
-                    "%s: attach asks for force=1", identity.error().text.c_str());
-    else if (!identity.value())
+      findings_.add(ignore_identity_ ? Severity::kFinding : Severity::kLost, "identity",
+                    "identity block at 0",
+                    "%s; pcachectl identity set writes it anew, --ignore-identity goes on without",
+                    identity.error().text.c_str());
+    else if (!identity.value() && !out_.blank)
       findings_.add(Severity::kNote, "no-identity", "identity block at 0",
                     "there is none, as in an image that only the kernel target has used");
-    else
-      out_.identity = identity.value();
+    if (identity) out_.identity = identity.value();
   }
 
   const Pmem& pmem_;
+  const bool ignore_identity_;
   Findings& findings_;
   FrameSurvey out_;
 };
 
 }  // namespace
 
-FrameSurvey survey_frame(const Pmem& pmem, Findings* findings) {
-  return FrameReader(pmem, findings).run();
+FrameSurvey survey_frame(const Pmem& pmem, bool ignore_identity, Findings* findings) {
+  return FrameReader(pmem, ignore_identity, findings).run();
 }
 
 std::string position_text(CachePos pos) {

@@ -23,6 +23,7 @@ struct ReplicaView {
 struct RecordView {
   ReplicaView replica[2];
   int newest = -1;  // the valid replica that counts; -1: none is
+  bool differ = true;
 };
 
 struct SegmentView {
@@ -46,11 +47,13 @@ struct FrameSurvey {
   bool info_known = false;  // else `frame.info` is a guess
   DeviceFrame frame;        // its chain is the longest that makes sense
   TailView key_tail, dirty_tail;
-  std::vector<SegmentView> segments;  // by SegId
+  std::vector<SegmentView> segments;    // by SegId
+  std::vector<uint32_t> guessed_links;  // physical segments, see next_segment()
   std::optional<media::Identity> identity;
 };
 
-FrameSurvey survey_frame(const Pmem& pmem, Findings* findings);
+// `ignore_identity`: a damaged identity block is a finding, and does not keep it from attaching.
+FrameSurvey survey_frame(const Pmem& pmem, bool ignore_identity, Findings* findings);
 
 std::string position_text(CachePos pos);  // "3:4096"
 

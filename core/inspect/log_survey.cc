@@ -33,16 +33,22 @@ class LogReader {
     if (!start || n == 0) return std::move(out_);
     out_.start = *start;
     out_.walked = true;
-    raise_generations();
-    walk();
+    look_ahead();
+    dirty_ = !frame_.dirty_tail.pos || !frame_.key_tail.pos || judge_dirty_tail();
+    walk(out_.start);
+    // The log cannot be followed to there, but that it goes on there is known.
+    if (!dirty_tail_met_ && damaged_) {
+      dirty_ = true;
+      walk(*frame_.dirty_tail.pos);
+    }
     find_shared_places();
     return std::move(out_);
   }
 
  private:
   template <typename Body>
-  std::optional<Error> each_kset(Body body) {
-    LogCursor cursor(pmem_, *out_.segments, out_.start, {.until = std::nullopt, .salvage = true});
+  std::optional<Error> each_kset(CachePos from, Body body) {
+    LogCursor cursor(pmem_, *out_.segments, from, {.until = std::nullopt, .salvage = true});
     for (;;) {
       at_ = cursor.pos();
       const auto next = cursor.next();
@@ -52,28 +58,66 @@ class LogReader {
     }
   }
 
-  void raise_generations() {
+  // What must be known before keys are judged: generations, and whether dirty_tail is in the log.
+  void look_ahead() {
     std::vector<uint64_t> youngest(out_.use.size());
-    each_kset([&](const LogItem& item) {
+    const auto damage = each_kset(out_.start, [&](const LogItem& item) {
+      if (item.pos == frame_.dirty_tail.pos) dirty_tail_met_ = true;
+      if (item.damage) damaged_ = true;
       for (const Key& key : item.keys)
         if (validate_key(key, bounds_))
           youngest[key.cache_seg_id] = std::max(youngest[key.cache_seg_id], key.seg_gen);
     });
+    if (damage) damaged_ = true;
+    if (at_ == frame_.dirty_tail.pos) dirty_tail_met_ = true;
     for (uint32_t i = 0; i < youngest.size(); i++) {
       const uint64_t gen = out_.segments->generation(SegId{i});
       if (youngest[i] <= gen) continue;
-      findings_.add(Severity::kFinding, "generation-lost", "segment " + std::to_string(i),
-                    "its record says generation %llu, the log holds keys of %llu: the newest "
-                    "record was lost, the log's is used",
-                    static_cast<unsigned long long>(gen),
-                    static_cast<unsigned long long>(youngest[i]));
+      add_generation(i, gen, youngest[i]);
       out_.segments->raise_generation(SegId{i}, youngest[i]);
     }
   }
 
-  void walk() {
-    out_.use[out_.start.seg.v] = SegmentUse::kLog;
-    const auto damage = each_kset([this](const LogItem& item) { kset(item); });
+  // A record can only be older than the log when the newer one was lost.
+  void add_generation(uint32_t seg, uint64_t recorded, uint64_t proven) {
+    const RecordView& record = frame_.segments[seg].generation;
+    const bool lost = std::any_of(record.replica, record.replica + 2, [&](const ReplicaView& r) {
+      const bool first_life = record.newest >= 0 && record.replica[record.newest].seq <= 1;
+      return r.state != ReplicaState::kValid && !(r.blank && first_life);
+    });
+    findings_.add(
+        lost ? Severity::kFinding : Severity::kLost,
+        lost ? "generation-lost" : "generation-impossible", "segment " + std::to_string(seg),
+        lost ? "its record says generation %llu, the log holds keys of %llu: the newest "
+               "record was lost, the log's is used"
+             : "its records say generation %llu, the log holds keys of %llu, and no "
+               "record was lost: keys of other generations count as dead",
+        static_cast<unsigned long long>(recorded), static_cast<unsigned long long>(proven));
+  }
+
+  // Whether everything counts as dirty.
+  bool judge_dirty_tail() {
+    if (dirty_tail_met_) return false;
+    const std::string where = "dirty_tail " + position_text(*frame_.dirty_tail.pos);
+    const RecordView& record = frame_.dirty_tail.record;
+    const bool torn = std::any_of(record.replica, record.replica + 2, [](const ReplicaView& r) {
+      return r.state != ReplicaState::kValid && !r.blank;
+    });
+    if (torn && !damaged_) {
+      findings_.add(Severity::kFinding, "dirty-tail-lost", where,
+                    "its newest record is torn and the other stands before key_tail: everything "
+                    "counts as dirty, and is written back again");
+      return true;
+    }
+    findings_.add(Severity::kLost, "dirty-tail", where, "is no kset between key_tail %s and the %s",
+                  position_text(out_.start).c_str(),
+                  damaged_ ? "place where the log is damaged" : "log's end");
+    return !damaged_;
+  }
+
+  void walk(CachePos from) {
+    out_.use[from.seg.v] = SegmentUse::kLog;
+    const auto damage = each_kset(from, [this](const LogItem& item) { kset(item); });
     out_.head = at_;
     if (damage) {
       damaged_ = true;
@@ -82,16 +126,10 @@ class LogReader {
                     "log at " + position_text(at_), "%s", damage->text.c_str());
     }
     out_.whole = !damaged_;
-    if (!dirty_ && frame_.dirty_tail.pos && frame_.key_tail.pos)
-      findings_.add(Severity::kLost, "dirty-tail",
-                    "dirty_tail " + position_text(*frame_.dirty_tail.pos),
-                    "is no kset between key_tail %s and the log's end %s",
-                    position_text(out_.start).c_str(), position_text(out_.head).c_str());
   }
 
   void kset(const LogItem& item) {
-    // Without a dirty_tail everything may be dirty.
-    if (item.pos == frame_.dirty_tail.pos || !frame_.dirty_tail.pos) dirty_ = true;
+    if (item.pos == frame_.dirty_tail.pos) dirty_ = true;
     if (item.damage) {
       damaged_ = true;
       findings_.add(Severity::kLost, "log-damaged", "log at " + position_text(item.pos), "%s",
@@ -134,7 +172,8 @@ class LogReader {
       return "log at " + position_text(item.pos) + " key " + std::to_string(index);
     };
     Status valid = validate_key(key, bounds_);
-    if (valid && judged.dirty && (key.off | key.len) % bounds_.block_bytes != 0)
+    const bool live = valid && key.seg_gen == out_.segments->generation(SegId{key.cache_seg_id});
+    if (live && judged.dirty && (key.off | key.len) % bounds_.block_bytes != 0)
       valid = make_error(EINVAL, "dirty range %llu+%u is not in whole blocks of %u bytes",
                          static_cast<unsigned long long>(key.off), key.len, bounds_.block_bytes);
     if (!valid) {
@@ -193,8 +232,9 @@ class LogReader {
   const std::function<void(const SurveyedKset&)>& visit_;
   LogSurvey out_;
   CachePos at_;
-  bool dirty_ = false;    // dirty_tail has been reached
-  bool damaged_ = false;  // something of the log is lost
+  bool dirty_ = false;           // dirty_tail has been reached
+  bool dirty_tail_met_ = false;  // by look_ahead()
+  bool damaged_ = false;         // something of the log is lost
   std::vector<SurveyedKey> keys_;
   std::vector<Claim> claims_;
 };

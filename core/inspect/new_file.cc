@@ -66,10 +66,12 @@ Status NewFile::write(uint64_t off, const void* data, size_t len_bytes) {
 
 Status NewFile::publish() {
   if (fsync(fd_.get()) != 0) return error_errno(errno, "%s: cannot be made durable", path_.c_str());
-  const std::string from = named_ ? partial() : "/proc/self/fd/" + std::to_string(fd_.get());
-  // Unlike rename() a link never replaces what is there.
-  if (linkat(AT_FDCWD, from.c_str(), AT_FDCWD, path_.c_str(), AT_SYMLINK_FOLLOW) != 0)
-    return error_errno(errno, "%s: cannot be given its name", path_.c_str());
+  // Neither replaces what is there.
+  const std::string open_file = "/proc/self/fd/" + std::to_string(fd_.get());
+  const int done =
+      named_ ? renameat2(AT_FDCWD, partial().c_str(), AT_FDCWD, path_.c_str(), RENAME_NOREPLACE)
+             : linkat(AT_FDCWD, open_file.c_str(), AT_FDCWD, path_.c_str(), AT_SYMLINK_FOLLOW);
+  if (done != 0) return error_errno(errno, "%s: cannot be given its name", path_.c_str());
   return sync_folder(folder_of(path_));
 }
 

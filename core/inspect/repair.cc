@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <set>
@@ -14,6 +15,9 @@ namespace pcache {
 using namespace media;
 
 namespace {
+
+constexpr size_t kMostBlock = 64 << 10;
+constexpr uint64_t kMostDataBytes = 64 << 20;  // is kept in memory; the rest is for another run
 
 template <typename T>
 std::vector<std::byte> bytes_of(const T& value) {
@@ -41,7 +45,8 @@ class Planner {
     frame_records();
     segment_records();
     torn_tail();
-    clean_data();
+    // Where two keys claim one place, data that is wrong for the one may be right for the other.
+    if (report_.trusted_but_for_data()) clean_data();
     for (const Finding& finding : report_.findings.all())
       if (finding.severity == Severity::kLost) left_over(finding.where + ": " + finding.text);
     return std::move(plan_);
@@ -88,7 +93,15 @@ class Planner {
     for (uint32_t i = 0; i < report_.frame.segments.size(); i++) {
       const SegmentView& segment = report_.frame.segments[i];
       const std::string name = "segment " + std::to_string(i);
-      if (has_torn_replica(segment.info))
+      const auto& guessed = report_.frame.guessed_links;
+      if (std::find(guessed.begin(), guessed.end(), segment.physical) != guessed.end())
+        rewrite<SegmentInfo>(name + " segment_info", segment_info_place(segment.physical),
+                             "the replica that names the next segment is torn",
+                             [&](SegmentInfo* info) {
+                               info->flags |= kSegHasNext;
+                               info->next_seg = segment.physical + 1;
+                             });
+      else if (has_torn_replica(segment.info))
         rewrite<SegmentInfo>(name + " segment_info", segment_info_place(segment.physical),
                              "that replica is torn; the other one serves");
       const uint64_t proven = report_.log.segments->generation(SegId{i});
@@ -96,8 +109,11 @@ class Planner {
       if (lost || has_torn_replica(segment.generation))
         rewrite<SegmentGen>(
             name + " generation", segment_gen_place(segment.physical),
-            lost ? "its newest record was lost; the log proves " + std::to_string(proven)
-                 : "that replica is torn; the other one serves",
+            !lost ? std::string("that replica is torn; the other one serves")
+            : report_.log.live_keys[i] > 0
+                ? "its newest record was lost; the log proves " + std::to_string(proven)
+                : "neither replica is valid; no key names it, so any will do: " +
+                      std::to_string(proven),
             [proven](SegmentGen* gen) { gen->gen = proven; });
     }
   }
@@ -130,6 +146,8 @@ class Planner {
         const bool holds = inside != damaged.end() && inside->seg == pos.seg &&
                            inside->off < pos.off + key.len &&
                            key.seg_gen == report_.recovered->segments->generation(pos.seg);
+        if (data_bytes_ > kMostDataBytes)
+          return left_over("more damaged clean data: run repair again");
         if (holds && media_crc(pmem_, *report_.recovered->segments, pos, key.len) != key.data_crc &&
             seen.insert(pos).second)
           renew(key, pos);
@@ -139,13 +157,14 @@ class Planner {
 
   void renew(const Key& key, CachePos pos) {
     const std::string range = "range " + std::to_string(key.off) + "+" + std::to_string(key.len);
-    std::unique_ptr<void, decltype(&free)> buffer(std::aligned_alloc(4096, kRangeBytes + 4096),
-                                                  &free);
+    std::unique_ptr<void, decltype(&free)> buffer(
+        std::aligned_alloc(kMostBlock, kRangeBytes + 2 * kMostBlock), &free);
     // O_DIRECT wants whole blocks.
-    const uint64_t from = key.off / kPageBytes * kPageBytes;
+    const uint64_t block = std::max(kPageBytes, backing_->align.block_bytes);
+    const uint64_t from = key.off / block * block;
     const uint64_t ahead = key.off - from;
-    const uint64_t len = std::min((ahead + key.len + kPageBytes - 1) / kPageBytes * kPageBytes,
-                                  backing_->size_bytes - from);
+    const uint64_t len =
+        std::min((ahead + key.len + block - 1) / block * block, backing_->size_bytes - from);
     const ssize_t n = pread(backing_->fd.get(), buffer.get(), len, static_cast<off_t>(from));
     if (n < 0 || static_cast<uint64_t>(n) < ahead + key.len) {
       left_over("damaged clean data of " + range + ": the backing device cannot be read there");
@@ -158,6 +177,7 @@ class Planner {
                 "lost");
       return;
     }
+    data_bytes_ += key.len;
     plan_.steps.push_back({"write the data of " + range + " from the backing device",
                            "it is clean and fails its crc; the backing device's satisfies it",
                            report_.recovered->segments->media(pos),
@@ -168,6 +188,7 @@ class Planner {
   const CheckReport& report_;
   const BackingFile* const backing_;
   RepairPlan plan_;
+  uint64_t data_bytes_ = 0;
 };
 
 }  // namespace
@@ -176,11 +197,14 @@ RepairPlan plan_repair(const Pmem& pmem, const CheckReport& report, const Backin
   return Planner(pmem, report, backing).run();
 }
 
-void apply_repair(Pmem& pmem, const RepairPlan& plan) {
+Status apply_repair(Pmem& pmem, const RepairPlan& plan, const std::function<Status()>& sync) {
   for (const RepairStep& step : plan.steps) {
     pmem.store(step.at, step.bytes.data(), step.bytes.size());
     pmem.fence();
+    if (!sync) continue;
+    if (auto synced = sync(); !synced) return synced;
   }
+  return {};
 }
 
 }  // namespace pcache

@@ -8,7 +8,7 @@
 //   damaged clean data      written anew from the backing device, where that satisfies the crc
 //
 // Everything else stays as it is, and is said. Nothing here makes an image attach that did not:
-// what keeps one from that is data that was acknowledged and cannot be read.
+// that takes a guess, or gives acknowledged data up.
 //
 // Crash: each step is one that the cache itself takes at attach or while it runs (a record goes to
 // the replica that does not serve; a header that is not valid is cleared; data that fails its crc
@@ -35,7 +35,9 @@ struct RepairPlan {
 // `report`: of check_image(). `backing`: nullptr when it is not at hand. Writes nothing.
 RepairPlan plan_repair(const Pmem& pmem, const CheckReport& report, const BackingFile* backing);
 
-// Does the steps, each durable before the next. What was there before is the caller's to keep.
-void apply_repair(Pmem& pmem, const RepairPlan& plan);
+// Does the steps, each durable before the next: on pmem by its fence, and where a fence is not
+// enough (a plain file) by `sync`. What was there before is the caller's to keep.
+Status apply_repair(Pmem& pmem, const RepairPlan& plan,
+                    const std::function<Status()>& sync = nullptr);
 
 }  // namespace pcache

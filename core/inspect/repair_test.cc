@@ -31,7 +31,7 @@ class RepairTest : public ImageTest {
     EXPECT_THAT(steps.left, IsEmpty());
     ASSERT_GT(steps.steps.size(), 0u);
     image_.memory().checkpoint();
-    apply_repair(image_.pmem(), steps);
+    ASSERT_TRUE(apply_repair(image_.pmem(), steps).ok());
     for_each_crash_state(image_.memory().journal(), {}, [&](auto kept, const std::string& what) {
       const auto crashed = image_.memory().crash_image(kept);
       CheckOptions options;
@@ -79,8 +79,21 @@ TEST_F(RepairTest, ATornEnd) {
   repair(1);
 }
 
+TEST_F(RepairTest, ATornLink) {
+  image_.memory().flip_bit(segment_info_place(5).base + 8);
+  repair(0);
+}
+
+TEST_F(RepairTest, TwoKeysOfOnePlaceAreNotTouched) {
+  image_.kset({}, {page(1, {kA, 4096}, kKeyClean), page(2, {kA, 4096})});
+  image_.memory().flip_bit(segment_info_place(4).base + 8);
+  for (const RepairStep& step : plan().steps) EXPECT_LE(step.bytes.size(), 24u) << step.what;
+}
+
 TEST_F(RepairTest, ALostGeneration) {
+  image_.generation(kA, 3);
   image_.kset({}, {page(0, {kA, 0}, 0, 3), page(1, {kA, 4096}, 0, 3)});
+  image_.memory().flip_bit(segment_gen_place(kA.v).base + 15);
   repair(2);
 }
 
@@ -119,7 +132,7 @@ TEST_F(RepairDataTest, CleanDataComesFromTheDevice) {
   const RepairPlan steps = plan(&file_);
   EXPECT_THAT(steps.left, IsEmpty());
   ASSERT_THAT(steps.steps, SizeIs(1));
-  apply_repair(image_.pmem(), steps);
+  ASSERT_TRUE(apply_repair(image_.pmem(), steps).ok());
   EXPECT_EQ(check().exit_code(), 0);
 }
 

@@ -15,7 +15,7 @@ namespace pcache {
 namespace {
 
 constexpr uint64_t kChunkBytes = kRangeBytes;  // a lookup must not cross one
-constexpr size_t kAlign = 4096;                // of buffers, for O_DIRECT
+constexpr size_t kAlign = 64 << 10;            // of buffers, for O_DIRECT
 
 struct FreeDeleter {
   void operator()(std::byte* p) const { free(p); }
@@ -36,13 +36,17 @@ class Rescuer {
       return make_error(EUCLEAN,
                         "the image cannot be trusted: nothing is exported; see pcachectl check, "
                         "and --force to take what can be had");
+    if (!options_.force && report_.frame.blank)
+      return make_error(EINVAL,
+                        "the image is blank, not formatted: --force to export the backing device "
+                        "alone");
     if (auto found = find_index(); !found) return found.error();
     auto file = NewFile::create(options_.to);
     if (!file) return file.error();
     if (auto sized = file.value().resize(backing_.size_bytes); !sized) return sized.error();
     if (auto copied = copy_all(&file.value()); !copied) return copied.error();
     if (result_.lost_bytes > 0 && !options_.force)
-      return make_error(EIO,
+      return make_error(EUCLEAN,
                         "%llu bytes of dirty data cannot be read: nothing is exported; --force to "
                         "take the rest",
                         static_cast<unsigned long long>(result_.lost_bytes));
@@ -61,7 +65,7 @@ class Rescuer {
       return {};
     }
     if (!report_.log.segments) return {};
-    with_crc_ = report_.frame.info_known && report_.frame.frame.info.data_crc;
+    with_crc_ = report_.frame.frame.info.data_crc;
     auto index = Index::create({backing_.size_bytes, 4, with_crc_});
     if (!index) return index.error();
     own_index_ = index.take();
@@ -72,6 +76,8 @@ class Rescuer {
     own_log_ = survey_log(pmem_, report_.frame, bounds, &again, [&](const SurveyedKset& kset) {
       for (const SurveyedKey& k : kset.keys)
         if (inserted) inserted = apply(k);
+      if (inserted && own_index_->mapped_bytes() > bounds.n_segs * uint64_t{media::kSegDataBytes})
+        inserted = make_error(EUCLEAN, "the log's keys name more data than the cache can hold");
     });
     if (!inserted) return inserted;
     index_ = own_index_.get();
@@ -82,8 +88,8 @@ class Rescuer {
   Status apply(const SurveyedKey& k) {
     const Extent extent{k.key.off, k.key.len};
     switch (k.state) {
-      case KeyState::kInvalid:
-        return {};
+      case KeyState::kInvalid:  // its data cannot be found, and what is older is not it
+        return lose_range(k);
       case KeyState::kDead:  // newer than what stands there, and on the backing device
         return own_index_->erase(extent);
       case KeyState::kLive:
@@ -91,6 +97,20 @@ class Rescuer {
     }
     const CachePos pos{SegId{k.key.cache_seg_id}, k.key.cache_seg_off};
     return own_index_->insert(extent, Location{pos, !k.dirty, k.key.data_crc});
+  }
+
+  Status lose_range(const SurveyedKey& k) {
+    media::Key elsewhere = k.key;  // is at least the range a range?
+    elsewhere.cache_seg_id = elsewhere.cache_seg_off = elsewhere.flags = 0;
+    elsewhere.seg_gen = 0;
+    if (!validate_key(elsewhere, {1, backing_.size_bytes})) return {};
+    if (k.dirty) {
+      result_.lost_bytes += k.key.len;
+      report_.findings.add(Severity::kLost, "lost-range", "range",
+                           "%llu+%u: its newest key is bad; the backing device's data is put there",
+                           static_cast<unsigned long long>(k.key.off), k.key.len);
+    }
+    return own_index_->erase({k.key.off, k.key.len});
   }
 
   Status copy_all(NewFile* file) {
@@ -111,15 +131,30 @@ class Rescuer {
     const off_t data = lseek(backing_.fd.get(), static_cast<off_t>(chunk.off), SEEK_DATA);
     if (data < 0 ? errno == ENXIO : static_cast<uint64_t>(data) >= chunk.end())
       return {};  // a hole
-    for (uint64_t done = 0; done < chunk.len;) {
-      const ssize_t n = pread(backing_.fd.get(), buffer_.get() + done, chunk.len - done,
-                              static_cast<off_t>(chunk.off + done));
+    const uint64_t block = std::max(kPageBytes, backing_.align.block_bytes);
+    for (uint64_t done = 0, step = chunk.len; done < chunk.len;) {
+      const ssize_t n =
+          pread(backing_.fd.get(), buffer_.get() + done, std::min(step, chunk.len - done),
+                static_cast<off_t>(chunk.off + done));
       if (n < 0 && errno == EINTR) continue;
-      if (n <= 0)
-        return error_errno(n < 0 ? errno : EIO, "backing device %s: cannot be read at %llu",
-                           backing_.path.c_str(),
-                           static_cast<unsigned long long>(chunk.off + done));
-      done += static_cast<uint64_t>(n);
+      if (n > 0) {
+        done += static_cast<uint64_t>(n);
+        continue;
+      }
+      const int error = n < 0 ? errno : EIO;
+      const auto at = static_cast<unsigned long long>(chunk.off + done);
+      if (!options_.force)
+        return error_errno(error, "backing device %s: cannot be read at %llu",
+                           backing_.path.c_str(), at);
+      if (step > block) {  // block by block from here on
+        step = block;
+        continue;
+      }
+      report_.findings.add(Severity::kLost, "backing-unreadable", "backing device",
+                           "range %llu+%llu cannot be read (errno %d); zeros are put there where "
+                           "the cache has nothing",
+                           at, static_cast<unsigned long long>(block), error);
+      done += block;
     }
     return {};
   }
@@ -158,7 +193,7 @@ class Rescuer {
   void lose(const Piece& piece, const Extent& part) {
     if (piece.clean) return;  // the backing device has it
     result_.lost_bytes += part.len;
-    if (report_.recovered && with_crc_) return;  // check has named it
+    if (report_.attaches) return;  // check has named it
     const CachePos pos = piece.pos + static_cast<uint32_t>(part.off - piece.extent.off);
     report_.findings.add(Severity::kLost, "bad-dirty-data", "data at segment " + position_text(pos),
                          "range %llu+%llu cannot be read or fails its crc",

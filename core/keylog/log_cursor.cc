@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "segment/media_crc.h"
+
 namespace pcache {
 
 using media::KsetHeader;
@@ -120,7 +122,9 @@ Result<LogItem> LogCursor::end_or_damage() {
   if (!pmem_.load(&header, segments_.media(pos_), sizeof header)) return unreadable();
   const uint64_t first_word = uint64_t{header.key_num} << 32 | header.crc;
   item.torn = first_word != 0 || header.magic != 0 || header.flags != 0;
+  // Half of a header, with valid ksets behind it, is what a crash leaves of a group of our own.
   if (first_word == 0 || header.magic == 0) return item;
+  if (const auto impossible = sealed_with_wrong_count(header)) return *impossible;
   if (!pmem_.load(buffer_, segments_.media(pos_), room)) return unreadable();
   if (one_field_was_damaged({buffer_, room}, segments_.size()))
     return past_damage(
@@ -129,7 +133,7 @@ Result<LogItem> LogCursor::end_or_damage() {
                    "does not end here",
                    pos_.seg.v, pos_.off),
         std::nullopt);
-  if (const auto follower = valid_follower(header))
+  if (const auto follower = live_follower(header))
     return past_damage(
         make_error(EUCLEAN,
                    "log at segment %u:%u: kset fails its crc and a valid one follows at "
@@ -159,22 +163,50 @@ Result<LogItem> LogCursor::past_damage(const Error& damage, std::optional<CacheP
   return lost;
 }
 
-std::optional<CachePos> LogCursor::valid_follower(const KsetHeader& header) const {
-  CachePos follower;
+// No crash makes a crc that matches: this was written so, or the count was changed with care.
+std::optional<Error> LogCursor::sealed_with_wrong_count(const KsetHeader& header) const {
+  if (header.magic != media::kKsetMagic || header.flags & media::kKsetLast) return std::nullopt;
+  if (header.key_num > 0 && header.key_num <= media::kKeysPerKset) return std::nullopt;
+  const uint64_t bytes = sizeof header + uint64_t{header.key_num} * sizeof(media::Key);
+  if (bytes > media::kSegDataBytes - pos_.off) return std::nullopt;
+  const auto crc = media_crc(pmem_, segments_, pos_ + media::kCrcStart,
+                             static_cast<uint32_t>(bytes - media::kCrcStart));
+  if (crc != header.crc) return std::nullopt;
+  return make_error(EUCLEAN,
+                    "log at segment %u:%u: a kset of %u keys under a valid crc, 1..%u can be",
+                    pos_.seg.v, pos_.off, header.key_num, media::kKeysPerKset);
+}
+
+std::optional<CachePos> LogCursor::live_follower(const KsetHeader& header) const {
   if (header.flags & media::kKsetLast) {
+    const CachePos follower{SegId{header.key_num}, 0};
     if (header.key_num >= segments_.size() || passed_[header.key_num]) return std::nullopt;
-    follower = CachePos{SegId{header.key_num}, 0};
-  } else {
-    if (header.key_num == 0 || header.key_num > media::kKeysPerKset ||
-        kset_bytes(header.key_num) > media::kSegDataBytes - pos_.off)
-      return std::nullopt;
-    follower = pos_ + kset_bytes(header.key_num);
+    return is_of_this_life(follower) ? std::optional(follower) : std::nullopt;
   }
+  if (header.key_num == 0 || header.key_num > media::kKeysPerKset ||
+      kset_bytes(header.key_num) > media::kSegDataBytes - pos_.off)
+    return std::nullopt;
+  const CachePos follower = pos_ + kset_bytes(header.key_num);
+  return is_of_this_life(follower) ? std::optional(follower) : std::nullopt;
+}
+
+// What a segment's earlier life as a log has left names data that is gone.
+bool LogCursor::is_of_this_life(CachePos at) const {
   alignas(8) std::byte buffer[media::kMaxKsetBytes];
-  bool unreadable = false;
-  const KsetState state = classify_kset(load(follower, buffer, &unreadable));
-  if (state == KsetState::kKeys || state == KsetState::kLast) return follower;
-  return std::nullopt;
+  for (;;) {
+    bool unreadable = false;
+    const KsetState state = classify_kset(load(at, buffer, &unreadable));
+    if (state == KsetState::kLast) return true;
+    if (state != KsetState::kKeys) return false;
+    KsetHeader header;
+    memcpy(&header, buffer, sizeof header);
+    const auto* keys = reinterpret_cast<const media::Key*>(buffer + sizeof header);
+    for (uint32_t i = 0; i < header.key_num; i++)
+      if (keys[i].cache_seg_id < segments_.size() &&
+          keys[i].seg_gen >= segments_.generation(SegId{keys[i].cache_seg_id}))
+        return true;
+    at = at + kset_bytes(header.key_num);
+  }
 }
 
 }  // namespace pcache

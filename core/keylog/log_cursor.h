@@ -4,7 +4,8 @@
 // Invariants
 // - next() gives one of three: an item, the end of the log, or an error. The end is where the
 //   header is cleared, or torn by a crash while it was written. A kset that is broken while valid
-//   ksets of the log follow it is not the end but damage: what follows was acknowledged.
+//   ksets of the same life follow it is not the end but damage: what follows was acknowledged. (Of
+//   this life is what names data of a generation that is not gone, or leads on to another segment.)
 // - Nothing from media is trusted: a LAST kset to a segment that is out of range or was passed
 //   already is an error.
 // - With `until` the cursor ends there and looks at nothing behind it, so it can follow a log that
@@ -54,8 +55,10 @@ class LogCursor {
   // What stands here is no valid kset: is it the end? Else the error that says why not.
   Result<LogItem> end_or_damage();
   Result<LogItem> past_damage(const Error& damage, std::optional<CachePos> follower);
-  // Where a kset with this header leads to, if a valid kset stands there.
-  std::optional<CachePos> valid_follower(const media::KsetHeader& header) const;
+  // Where a kset with this header leads to, if the log goes on there.
+  std::optional<CachePos> live_follower(const media::KsetHeader& header) const;
+  bool is_of_this_life(CachePos at) const;
+  std::optional<Error> sealed_with_wrong_count(const media::KsetHeader& header) const;
 
   const Pmem& pmem_;
   const SegmentTable& segments_;

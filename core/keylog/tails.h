@@ -20,6 +20,12 @@ class Tails {
   CachePos key_tail() const { return unpack(key_pos_.load(std::memory_order_acquire)); }
   CachePos dirty_tail() const { return unpack(dirty_pos_.load(std::memory_order_acquire)); }
 
+  // A replica of dirty_tail is torn: the one that serves may be the older, and stand before
+  // key_tail.
+  bool dirty_tail_may_be_old() const { return dirty_may_be_old_; }
+  // In DRAM: nothing behind key_tail counts as written back. While one thread has it.
+  void take_all_as_dirty() { dirty_pos_.store(key_pos_.load()); }
+
   // Durable on return. Rule 5: the backing device has been flushed before, and key_tail goes no
   // further than dirty_tail; the caller sees to both.
   void set_key_tail(Pmem& pmem, CachePos pos);
@@ -33,6 +39,7 @@ class Tails {
 
   Replicated<media::TailPos> key_, dirty_;
   std::atomic<uint64_t> key_pos_{0}, dirty_pos_{0};
+  bool dirty_may_be_old_ = false;
 };
 
 }  // namespace pcache

@@ -269,7 +269,7 @@ Status Pmem::Mapping::map() {
 }
 
 Status Pmem::Mapping::allocate_holes() {
-  if (!S_ISREG(st.st_mode) || opt.read_only) return {};
+  if (!S_ISREG(st.st_mode) || opt.read_only || opt.keep_sparse) return {};
   return allocate(FALLOC_FL_KEEP_SIZE, pmem2_map_get_size(pmem_map));
 }
 
@@ -279,7 +279,8 @@ Status Pmem::Mapping::allocate_holes() {
 // rewrite.
 Status Pmem::Mapping::populate() {
   struct statfs fs;
-  if (opt.read_only || fstatfs(fd, &fs) != 0 || fs.f_type != TMPFS_MAGIC) return {};
+  if (opt.read_only || opt.keep_sparse || fstatfs(fd, &fs) != 0 || fs.f_type != TMPFS_MAGIC)
+    return {};
   madvise(pmem2_map_get_address(pmem_map), pmem2_map_get_size(pmem_map), MADV_POPULATE_WRITE);
   return {};
 }

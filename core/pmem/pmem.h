@@ -31,7 +31,8 @@ struct PmemOptions {
   bool emulate = false;  // accept a file that is not on a DAX file system
   // With `emulate` only: create or extend the file to this size, never shrink it; 0: as it is.
   uint64_t create_bytes = 0;
-  bool read_only = false;  // map for reading; the lock is a shared one, store() is a bug
+  bool keep_sparse = false;  // do not allocate a file's holes: for tools, which change little
+  bool read_only = false;    // map for reading; the lock is a shared one, store() is a bug
 };
 
 class Pmem {

@@ -34,6 +34,13 @@ Status recover(Pmem& pmem, const DeviceFrame& frame, const RecoverOptions& optio
     if (auto done = replay_into(pmem, frame, options, bounds, true, out); !done) return done;
     PCACHE_CHECK(!out->replayed.generations_lost);
   }
+  if (!out->replayed.dirty_tail_met) {
+    messages.print(LogLevel::kWarning,
+                   "dirty_tail's newest record is lost and the other stands before key_tail: "
+                   "everything counts as dirty");
+    out->tails.take_all_as_dirty();
+    if (auto done = replay_into(pmem, frame, options, bounds, true, out); !done) return done;
+  }
   if (out->replayed.torn_tail)
     messages.print(LogLevel::kNotice,
                    "the log ends in a torn kset at segment %u:%u, as a crash leaves it",

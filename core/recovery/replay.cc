@@ -43,8 +43,13 @@ class Replay {
       for (size_t i = 0; i < item.keys.size(); i++)
         if (auto applied = apply(item.keys[i]); !applied) return bad_key(item, i, applied.error());
       if (result_.generations_lost) return result_;
+      if (index_.mapped_bytes() > uint64_t{segments_.size()} * media::kSegDataBytes)
+        return make_error(EUCLEAN,
+                          "log at segment %u:%u: its keys name more data than the cache can hold",
+                          item.pos.seg.v, item.pos.off);
     }
-    if (!dirty_)
+    result_.dirty_tail_met = dirty_;
+    if (!dirty_ && !tails_.dirty_tail_may_be_old())
       return make_error(
           EUCLEAN, "dirty_tail %u:%u is not a kset between key_tail %u:%u and the log's end %u:%u",
           tails_.dirty_tail().seg.v, tails_.dirty_tail().off, tails_.key_tail().seg.v,

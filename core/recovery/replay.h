@@ -18,7 +18,8 @@ struct ReplayResult {
   uint64_t dirty_ksets = 0;  // behind dirty_tail
   uint64_t dirty_keys = 0;
   uint64_t dirty_bytes = 0;  // as appended; overlaps count twice
-  bool torn_tail = false;    // the log ends in something invalid rather than in a cleared header
+  bool dirty_tail_met = false;
+  bool torn_tail = false;  // the log ends in something invalid rather than in a cleared header
   // A key is younger than its segment's generation: the newest generation record was lost. The
   // state built so far is of no use: raise_generations(), then replay into a fresh table and index.
   bool generations_lost = false;

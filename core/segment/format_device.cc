@@ -124,6 +124,23 @@ Result<DeviceState> probe_device(const Pmem& pmem) {
   return DeviceState::kBlank;
 }
 
+std::optional<uint32_t> next_segment(const Pmem& pmem, uint32_t physical, uint32_t seg_num,
+                                     bool* guessed) {
+  *guessed = false;
+  Replicated<SegmentInfo> record(segment_info_place(physical));
+  const auto info = record.load(pmem);
+  if (!info) return std::nullopt;
+  if (info->flags & kSegHasNext) return info->next_seg;
+  if (!record.has_torn(pmem) || physical + 1 >= seg_num) return std::nullopt;
+  for (uint32_t other = 0; other < seg_num; other++) {
+    Replicated<SegmentInfo> replicated(segment_info_place(other));
+    const auto known = replicated.load(pmem);
+    if (known && known->flags & kSegHasNext && known->next_seg != other + 1) return std::nullopt;
+  }
+  *guessed = true;
+  return physical + 1;
+}
+
 Result<DeviceFrame> load_frame(const Pmem& pmem, const Log& log) {
   Superblock sb;
   if (!pmem.load(&sb, MediaOff{kSuperblockOff}, sizeof sb))
@@ -154,16 +171,23 @@ Result<DeviceFrame> load_frame(const Pmem& pmem, const Log& log) {
     seen[physical] = true;
     frame.chain.push_back(physical);
     if (i + 1 == frame.info.n_segs) break;
-    Replicated<SegmentInfo> record(segment_info_place(physical));
-    const auto seg_info = record.load(pmem);
-    if (!seg_info)
-      return make_error(EUCLEAN, "segment %u: neither replica of its segment_info is valid",
-                        physical);
-    if (!(seg_info->flags & kSegHasNext) || seg_info->next_seg >= sb.seg_num)
+    bool guessed = false;
+    const auto next = next_segment(pmem, physical, sb.seg_num, &guessed);
+    if (!next)
+      return make_error(EUCLEAN,
+                        "segment chain: segment %u (number %u of %u): its segment_info does not "
+                        "say what follows",
+                        physical, i, frame.info.n_segs);
+    if (*next >= sb.seg_num)
       return make_error(EUCLEAN,
                         "segment chain: segment %u (number %u of %u) leads to segment %u of %u",
-                        physical, i, frame.info.n_segs, seg_info->next_seg, sb.seg_num);
-    physical = seg_info->next_seg;
+                        physical, i, frame.info.n_segs, *next, sb.seg_num);
+    if (guessed)
+      log.print(LogLevel::kWarning,
+                "segment %u: the newest replica of its segment_info is torn; the next segment is "
+                "taken to be %u, as formatting made it",
+                physical, *next);
+    physical = *next;
   }
   return frame;
 }

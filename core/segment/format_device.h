@@ -6,6 +6,7 @@
 // blank.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "base/log.h"
@@ -22,6 +23,12 @@ struct FormatOptions {
 
 // Writes the empty cache that the kernel target would write, byte for byte.
 void format_device(Pmem& pmem, const FormatOptions& options);
+
+// What follows a segment in the chain; nothing when its record does not say. A record that says
+// "nothing" while the other replica is torn may be the one of before the next was linked: then it
+// is what formatting has made it, if that is so of every record that does say (`*guessed`).
+std::optional<uint32_t> next_segment(const Pmem& pmem, uint32_t physical, uint32_t seg_num,
+                                     bool* guessed);
 
 struct DeviceFrame {
   uint32_t seg_num = 0;  // the superblock's; the cache may use fewer

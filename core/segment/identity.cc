@@ -21,7 +21,12 @@ Result<std::optional<Identity>> load_identity(const Pmem& pmem) {
     return make_error(
         EUCLEAN, "identity block at 0: damaged or of another version (magic %#llx, version %u)",
         static_cast<unsigned long long>(identity.magic), identity.version);
+  if (identity.backing_bytes % kSectorBytes != 0 || identity.backing_bytes > INT64_MAX)
+    return make_error(EUCLEAN, "identity block at 0: names a backing device of %llu bytes: damaged",
+                      static_cast<unsigned long long>(identity.backing_bytes));
   identity.backing[sizeof identity.backing - 1] = 0;
+  for (char* c = identity.backing; *c; c++)  // it goes to terminals, in lines
+    if (static_cast<unsigned char>(*c) < ' ' || *c == 0x7f) *c = '?';
   return std::optional<Identity>(identity);
 }
 

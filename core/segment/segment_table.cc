@@ -115,7 +115,9 @@ void SegmentTable::release(SegId seg) {
     MutexLock lock(mu_);
     Segment& s = segments_[seg.v];
     PCACHE_CHECK(s.use == SegmentUse::kData);
-    const uint64_t gen = s.gen.load(std::memory_order_relaxed) + 1;
+    const uint64_t last = s.gen.load(std::memory_order_relaxed);
+    if (last == UINT64_MAX) return;  // not again in this attach
+    const uint64_t gen = last + 1;
     persist_generation(s, gen);
     s.gen.store(gen, std::memory_order_release);
     s.use = SegmentUse::kFree;

@@ -5,7 +5,9 @@
 // - A segment is free, a log segment, or a data segment. A data segment is in use while references
 //   are held: one for each key of the log (or of a kset still open) that names it with its current
 //   generation, and a bias while a data head fills it. The last reference going frees it.
-// - A freed segment's generation is increased, durably, before it can be handed out again.
+// - A freed segment's generation is increased, durably, before it can be handed out again. It never
+//   wraps, which would bring keys of old generations back to life: a segment of the last one, which
+//   only damage leads to, is not handed out again.
 // - `generation()` changes only when the segment is freed: a reader that saw the same generation
 //   before and after its copy has read data of that life.
 // - Data may not take the last `log_reserve` free segments: the log can always roll, so what is

@@ -76,6 +76,22 @@ TEST_F(Segments, TheLastReferenceFreesIt) {
   EXPECT_EQ(durable_generation(0), 1u);
 }
 
+// Else keys of generation 0, dead until then, would count again, and references that nobody took be
+// dropped.
+TEST_F(Segments, AGenerationDoesNotWrap) {
+  image_.generation(SegId{0}, UINT64_MAX);
+  const auto table = image_.table(0);
+  const SegId seg = *table->take_for_data();
+  ASSERT_EQ(seg, SegId{0});
+  table->finish_filling(seg, 1);
+  table->drop_refs(seg);
+  EXPECT_EQ(table->generation(seg), UINT64_MAX);
+  EXPECT_EQ(durable_generation(0), UINT64_MAX);
+  EXPECT_EQ(table->counts().data, 1u);
+  for (uint32_t i = 1; i < table->size(); i++) EXPECT_NE(table->take_for_data(), seg);
+  EXPECT_FALSE(table->take_for_data());
+}
+
 // Rule 6, hazard 8: in every crash state a segment was handed out again only if its new generation
 // is durable. take() after the free is marked in the journal by a store of ours into its data area.
 TEST_F(Segments, TheGenerationIsDurableBeforeReuse) {
