@@ -19,7 +19,9 @@ import hypothesis  # noqa: E402
 
 from libpcache import MIB, Cache  # noqa: E402
 from fio import Fio  # noqa: E402
-from support import CACHE_BYTES, SEGMENTS_AT, Golden, Pair, make_backing  # noqa: E402
+from ctl import Ctl  # noqa: E402
+from support import (CACHE_BYTES, GOLDEN_MISSING, GOLDEN_SET, GOLDEN_SKIP, GOLDEN_WHERE, SEGMENTS_AT,  # noqa: E402
+                     Golden, Pair, golden_summary, make_backing)
 
 HANG_SECONDS = 150  # far above any test's time; then all stacks are printed and the run ends
 SHM = pathlib.Path("/dev/shm")
@@ -51,6 +53,44 @@ def _own_folder(parent):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "hang_seconds(n): the test hangs when it takes longer")
+    config.addinivalue_line("markers", "damages_image: the image is not checked after the test")
+    config.addinivalue_line("markers", "kills: the log may end in a torn kset after the test")
+    if GOLDEN_SET and GOLDEN_MISSING and str(GOLDEN_WHERE) != "none":
+        raise pytest.UsageError(f"PCACHE_GOLDEN: {GOLDEN_WHERE}/manifest.json is missing; set it to the directory "
+                                "of the golden images, or to none to test those of tests/testdata alone")
+
+
+def pytest_report_header():
+    return golden_summary()
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What is not tested for want of golden images must not be overlooked."""
+    if not GOLDEN_MISSING:
+        return
+    skipped = sum(GOLDEN_SKIP in str(report.longrepr) for report in terminalreporter.stats.get("skipped", []))
+    terminalreporter.section("golden images are missing", sep="!", red=True)
+    terminalreporter.line(f"{golden_summary()}; {skipped} tests were skipped. Set PCACHE_GOLDEN to their directory.")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    Pair.made.clear()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_call(item):
+    """After a test that has passed: pcachectl finds nothing in the images that were attached in it."""
+    if item.get_closest_marker("damages_image"):
+        return
+    allowed = (0, 1) if item.get_closest_marker("kills") else (0,)
+    for pair in Pair.made:
+        pair.close_all()
+        if pair.used and pair.cache_path.exists() and pair.backing_path.exists():
+            checked = Ctl().call("check", pair.cache_path, "--backing", pair.backing_path)
+            if checked.returncode not in allowed:
+                pytest.fail(f"pcachectl check after the test: exit status {checked.returncode}\n"
+                            f"{checked.stdout}{checked.stderr}", pytrace=False)
 
 
 @pytest.fixture(autouse=True)
@@ -165,3 +205,9 @@ def golden(shm_parent, disk_parent):
 def fio(pair, disk):
     """fio over the pair, with a folder of its own for what fio leaves behind."""
     return Fio(pair, disk)
+
+
+@pytest.fixture
+def ctl(disk):
+    """pcachectl, run in the directory `disk`."""
+    return Ctl(disk)

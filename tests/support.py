@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What several test files share: stamped sectors, digests, crc32c, pairs of files, golden images."""
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -192,13 +193,18 @@ def events(cache):
 class Pair:
     """A cache file and its backing file, and the caches opened over them."""
 
+    made = []  # in the test that runs: conftest.py checks their images after it
+
     def __init__(self, cache_path, backing_path):
         self.cache_path, self.backing_path = cache_path, backing_path
+        self.used = False  # has been attached
         self._opened = []
+        Pair.made.append(self)
 
     def open(self, **options):
         cache = Cache(self.cache_path, self.backing_path, **options)
         self._opened.append(cache)
+        self.used = True
         return cache
 
     def reopen(self, cache, **options):
@@ -213,37 +219,71 @@ class Pair:
         return digest(self.cache_path), digest(self.backing_path)
 
 
-GOLDEN_WHERE = os.environ.get("PCACHE_GOLDEN", str(ROOT.parent / "shared" / "golden"))
+TESTDATA = ROOT / "tests" / "testdata"
+GOLDEN_SET = "PCACHE_GOLDEN" in os.environ
+GOLDEN_WHERE = pathlib.Path(os.environ.get("PCACHE_GOLDEN", ROOT.parent / "shared" / "golden"))
+GOLDEN_MISSING = not (GOLDEN_WHERE / "manifest.json").exists()  # so too for PCACHE_GOLDEN=none
+GOLDEN_SKIP = "golden image"  # what the causes of these skips begin with
 
 
-def golden_json(name):
-    """manifest.json or damaged.json, for parametrisation; empty when the images are not there."""
-    path = pathlib.Path(GOLDEN_WHERE) / name
-    return json.loads(path.read_text()) if GOLDEN_WHERE != "none" and path.exists() else []
+def golden_summary():
+    """One line: where the golden images are taken from."""
+    if not GOLDEN_MISSING:
+        return f"golden images: {GOLDEN_WHERE}"
+    why = "PCACHE_GOLDEN=none" if str(GOLDEN_WHERE) == "none" else f"{GOLDEN_WHERE} is missing"
+    return f"golden images: {why}: only the {len(golden_manifest())} small ones of {TESTDATA} are tested"
+
+
+def golden_manifest():
+    """{name: (entry, directory)}; what is in tests/testdata too is taken from PCACHE_GOLDEN."""
+    return {image["name"]: (image, where) for where in (TESTDATA, GOLDEN_WHERE)
+            if (where / "manifest.json").exists()
+            for image in json.loads((where / "manifest.json").read_text())}
+
+
+def golden_images():
+    """Parameters: the entries of the manifest."""
+    return [pytest.param(image, id=name) for name, (image, _where) in golden_manifest().items()]
+
+
+def golden_damaged(**expect):
+    """Parameters: the damaged cases, of which `expect` holds. All of them, whatever images are there."""
+    where = TESTDATA if GOLDEN_MISSING else GOLDEN_WHERE
+    lost = [pytest.mark.damages_image]  # no attach mends it
+    return [pytest.param(case, id=case["name"], marks=lost if case["expect"]["check_exit"] == 2 else [])
+            for case in json.loads((where / "damaged.json").read_text())
+            if all(case["expect"][name] == value for name, value in expect.items())]
+
+
+def golden_case(name):
+    """One damaged case."""
+    return next(param.values[0] for param in golden_damaged() if param.id == name)
 
 
 class Golden:
-    """Golden images, unpacked on first use: the cache file in /dev/shm, the backing file on the disk."""
+    """Golden images, unpacked on first use: the cache file in /dev/shm, the backing file on the disk.
+
+    A test that needs an image that is not there is skipped.
+    """
 
     def __init__(self, shm, disk):
         self._shm, self._disk = shm, disk
-        self.manifest = {image["name"]: image for image in golden_json("manifest.json")}
+        self._found = golden_manifest()
+        self._digests = {}
+
+    def entry(self, name):
+        """The image's entry in the manifest."""
+        if name not in self._found:
+            pytest.skip(f"{GOLDEN_SKIP} {name}: neither in {GOLDEN_WHERE} nor in {TESTDATA}; set PCACHE_GOLDEN")
+        return self._found[name][0]
 
     def _unpack(self, name, kind, folder):
+        packed = self.entry(name)[f"{kind}_file"]
         path = folder / f"{name}.{kind}"
         if not path.exists():
-            packed = pathlib.Path(GOLDEN_WHERE) / self.manifest[name][f"{kind}_file"]
-            subprocess.run(["zstd", "-q", "-d", "--long=27", "--sparse", str(packed), "-o", str(path)],
-                           check=True)
+            subprocess.run(["zstd", "-q", "-d", "--long=27", "--sparse", str(self._found[name][1] / packed),
+                            "-o", str(path)], check=True)
         return path
-
-    def require(self):
-        if GOLDEN_WHERE == "none":
-            pytest.skip("PCACHE_GOLDEN=none: the kernel's golden images are not tested")
-        if not self.manifest:
-            pytest.fail(f"{GOLDEN_WHERE}/manifest.json is missing: without the golden images nothing "
-                        "shows that the format is the kernel's. Set PCACHE_GOLDEN to their directory, or "
-                        "to none to do without", pytrace=False)
 
     def pmem(self, name):
         """The image itself: not to be changed."""
@@ -256,3 +296,49 @@ class Golden:
         """A pair over copies of the image."""
         return Pair(copy_sparse(self.pmem(name), shm / "cache"),
                     shutil.copy(self.backing(name), disk / "backing"))
+
+    def copy_damaged(self, case, shm, disk):
+        """A pair over copies, damaged as the case says."""
+        pair = self.copy(case["base"], shm, disk)
+        for one in case["patches"]:
+            patch(pair.cache_path, one["offset"], bytes.fromhex(one["hex"]))
+        return pair
+
+    @contextlib.contextmanager
+    def untouched(self, name, patches=()):
+        """A pair over the image itself, for what must not write: fails when a byte has changed.
+
+        Some bytes may be patched meanwhile.
+        """
+        pair = Pair(self.pmem(name), self.backing(name))
+        if name not in self._digests:
+            self._digests[name] = pair.digests()
+        olds = [(one["offset"], patch(pair.cache_path, one["offset"], bytes.fromhex(one["hex"])))
+                for one in patches]
+        try:
+            yield pair
+        finally:
+            for offset, old in reversed(olds):
+                patch(pair.cache_path, offset, old)
+        assert pair.digests() == self._digests[name], "something was changed"
+
+    def untouched_damaged(self, case):
+        return self.untouched(case["base"], case["patches"])
+
+
+def newest_tails(path):
+    """The positions in an image's cache_ctrl, read without the library."""
+    return {"dirty_tail": _newest_tail(path, 32), "key_tail": _newest_tail(path, 0)}
+
+
+def _newest_tail(path, record):
+    """The newest of the two replicas; one of them may never have been written."""
+    found = []
+    for slot in (0, 1):
+        raw = peek(path, CACHE_CTRL + record + 16 * slot, 16)
+        crc, seq, seg, off = struct.unpack("<IBxxxII", raw)
+        if crc == crc32c(raw[4:]):
+            found.append((seq, f"{seg}:{off}"))
+    if len(found) == 2 and (found[0][0] - found[1][0]) % 256 > 127:
+        return found[1][1]
+    return found[0][1]
