@@ -69,6 +69,7 @@ class Fio:
         """Must succeed; returns the jobs of the JSON on stdout, which must be all that is there."""
         done = self.start(*jobs, **options)
         assert done.returncode == 0, done.stderr + done.stdout
+        self.pair.used = True
         result = json.loads(done.stdout)["jobs"]
         assert all(job["error"] == 0 for job in result)
         return result

@@ -307,6 +307,7 @@ def test_truncated_cache_file(used):
     os.truncate(used.cache_path, 512 * MIB)
 
 
+@pytest.mark.damages_image
 def test_truncated_cache_file_of_more_than_the_least_size(pair):
     pair.open(cache_size=560 * MIB).close()
     os.truncate(pair.cache_path, 528 * MIB)
@@ -356,6 +357,7 @@ def test_wrong_backing_device(used, disk):
     still_whole(used)
 
 
+@pytest.mark.damages_image
 def test_wrong_backing_device_by_force(used, disk):
     right = used.backing_path
     used.backing_path = make_backing(disk / "other", 16 * MIB, tag=7)
@@ -377,6 +379,7 @@ def test_backing_changed_in_size(used, size):
         assert cache.read(0, PAGE) == stamp(0, PAGE, 1)
 
 
+@pytest.mark.damages_image
 def test_backing_shrunk_below_the_cached_data(used):
     """Not even by force: the log names ranges that are not there any more."""
     os.truncate(used.backing_path, MIB)

@@ -75,6 +75,7 @@ SECOND = {"rw": "randwrite", "bs": "512", "size": "4m", "offset": "8m", "time_ba
 @pytest.mark.parametrize("how", [{"end_fsync": 1}, {"fsync": 1}, {"fdatasync": 4, "end_fsync": 1}, {"sync": 1}],
                          ids=str)
 @pytest.mark.parametrize("data_crc", [0, 1])
+@pytest.mark.kills
 def test_synced_data_survives_sigkill(fio, pair, how, data_crc):
     killed_in_second_job(fio, {**FIRST, **how, "data_crc": data_crc}, {**SECOND, "data_crc": data_crc})
     with pair.open() as cache:
@@ -87,6 +88,7 @@ def test_synced_data_survives_sigkill(fio, pair, how, data_crc):
         assert content[at:at + SECTOR] in (PATTERN.upper() * 64, stamp(at, SECTOR, 0)), f"at {at}"
 
 
+@pytest.mark.kills
 def test_data_that_was_not_synced_may_be_lost(fio, pair):
     """The test above can fail: fewer keys than a kset holds, and no flush."""
     killed_in_second_job(fio, FIRST, {**SECOND, "rw": "randread"})
@@ -94,6 +96,7 @@ def test_data_that_was_not_synced_may_be_lost(fio, pair):
         assert cache.read(0, 256 * 1024) == stamp(0, 256 * 1024, 0)
 
 
+@pytest.mark.kills
 def test_fio_goes_on_after_sigkill(fio, pair):
     """Killed, started again, verified: several times over what the kill before has left."""
     for round_ in range(3):

@@ -145,6 +145,7 @@ def test_full_cache_is_no_error(fio):
     assert fio.stats["dirty"] == {"ksets": 0, "bytes": 0}
 
 
+@pytest.mark.damages_image
 def test_loop_device(fio, pair, disk):
     """A block device as backing device, where loop devices are permitted."""
     losetup = shutil.which("losetup", path="/usr/sbin:/sbin:/usr/bin")

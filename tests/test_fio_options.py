@@ -155,6 +155,7 @@ def test_workload_is_refused(fio, options, words):
     fio.refused(*words, **{**SMALL, **options})
 
 
+@pytest.mark.damages_image
 def test_damaged_superblock(fio, pair):
     Pair(pair.cache_path, pair.backing_path).open().close()
     with open(pair.cache_path, "r+b") as f:

@@ -324,6 +324,7 @@ class Expected:
 
 
 @pytest.mark.parametrize("data_crc", [0, 1])
+@pytest.mark.kills
 def test_sigkill_after_flush(pair, data_crc):
     """Every flushed byte is there."""
     expected = Expected()
@@ -335,6 +336,7 @@ def test_sigkill_after_flush(pair, data_crc):
         expected.check(read_all(cache))
 
 
+@pytest.mark.kills
 def test_sigkill_takes_only_what_was_not_flushed(pair):
     """The test above can fail: without a flush, keys of open ksets are gone, and old data is read."""
     with Child(pair, "small", steps=100, flush_delay_ms=60000) as child:
@@ -344,6 +346,7 @@ def test_sigkill_takes_only_what_was_not_flushed(pair):
         assert read_all(cache) == stamp(0, SIZE, 0)
 
 
+@pytest.mark.kills
 def test_sigkill_after_full_ksets(pair):
     """More than 128 keys of a range: the full ksets are there without a flush, in order."""
     expected = Expected()
@@ -359,6 +362,7 @@ def test_sigkill_after_full_ksets(pair):
 
 
 @pytest.mark.parametrize("body,data_crc,rounds", [("mixed", 0, 8), ("mixed", 1, 4), ("small", 0, 5)])
+@pytest.mark.kills
 def test_sigkill_at_any_moment(pair, body, data_crc, rounds):
     """Many lives, each ended by SIGKILL at a (seeded) random step, over what the one before has left."""
     rng = random.Random(f"{body}{data_crc}")
@@ -422,6 +426,7 @@ def test_format_that_was_cut_off_is_done_again(pair, lost):
     assert pair.reopen(cache).read(0, 2 * PAGE) == b"f" * PAGE + stamp(PAGE, PAGE, 0)
 
 
+@pytest.mark.kills
 def test_log_goes_on_after_sigkill_without_old_ksets(pair):
     """Hazard 1: after a kill the log is written on over ksets that never counted; they must not come back."""
     cache = pair.open(flush_delay_ms=60000)

@@ -342,6 +342,7 @@ def test_counters(cache):
                    "fua_writes": 1, "errors": 0, "waiting_for_space": 0}
 
 
+@pytest.mark.damages_image
 def test_backing_read_error_reaches_the_request(cache, backing):
     """The backing file cut short under the cache: reads of what is gone fail, the rest goes on."""
     cache.write(12 * MIB, b"k" * PAGE)

@@ -252,6 +252,7 @@ def refused_drain(cache):
     assert "1 extent" in failed.value.text
 
 
+@pytest.mark.damages_image
 def test_bad_dirty_data(pair):
     """Hazards 17, 18: an error to read, never written back, and it keeps nothing else from it. Over reopens."""
     want = with_bad_dirty_data(pair)
@@ -292,6 +293,7 @@ def test_bad_dirty_data_is_healed_by_overwriting(pair, first):
 
 
 @pytest.mark.parametrize("length", [SECTOR, 3 * SECTOR])
+@pytest.mark.damages_image
 def test_bad_dirty_data_overwritten_in_part(pair, length):
     """What is left of it stays bad: its crc cannot be right for the rest alone."""
     want = with_bad_dirty_data(pair)
@@ -308,6 +310,7 @@ def test_bad_dirty_data_overwritten_in_part(pair, length):
         cache = pair.reopen(cache, writeback_interval_ms=NEVER)
 
 
+@pytest.mark.damages_image
 def test_bad_dirty_data_does_not_stop_writeback(pair):
     """Hazard 17: by time, too; and the cache goes on under pressure."""
     want = bytearray(with_bad_dirty_data(pair))
@@ -324,6 +327,7 @@ def test_bad_dirty_data_does_not_stop_writeback(pair):
     check_drained(pair, bytes(want))
 
 
+@pytest.mark.damages_image
 def test_close_with_drain_reports_bad_dirty_data(pair):
     """Hazard 28: the last writeback of a stop is not ignored when it fails."""
     want = with_bad_dirty_data(pair)
