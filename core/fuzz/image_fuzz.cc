@@ -91,7 +91,7 @@ void export_it(MemoryPmem& memory, CheckReport* report, bool readable) {
   backing.size_bytes = kFuzzLogicalBytes;
   RescueOptions options;
   options.to = "/dev/shm/image-fuzz-" + std::to_string(getpid());
-  options.force = report->exit_code() == 2;
+  options.force = report->exit_code() == 2 || report->frame.blank;
   unlink(options.to.c_str());
   memory.forbid_stores();
   const auto done = rescue(memory.pmem(), backing, report, options);
@@ -234,7 +234,8 @@ void attach_and_use(MemoryPmem& memory, const CheckReport& report, bool readable
 }
 
 CheckReport repair(MemoryPmem& memory, CheckReport report, bool readable) {
-  apply_repair(memory.pmem(), plan_repair(memory.pmem(), report, nullptr));
+  const Status repaired = apply_repair(memory.pmem(), plan_repair(memory.pmem(), report, nullptr));
+  if (!repaired) broken("repair failed: " + repaired.error().text, report);
   CheckReport after = look(memory);
   if (report.attaches && !after.attaches) broken("repair has made it unattachable", after);
   if (readable && after.exit_code() > report.exit_code()) broken("repair has made it worse", after);

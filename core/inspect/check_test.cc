@@ -182,6 +182,20 @@ TEST_F(CheckTest, DirtyTailThatFellBackBehindKeyTail) {
   EXPECT_EQ(report.log.dirty_bytes, 4096u);
 }
 
+TEST_F(CheckTest, ADamagedLogIsTakenUpAgainAtDirtyTail) {
+  const CachePos second = image_.last(image_.kset({}, {page(0, {kA, 0})}), SegId{7});
+  image_.kset(second, {page(1, {kA, 4096})});
+  image_.dirty_tail(second);
+  image_.memory().checkpoint();
+  image_.memory().make_unreadable(image_.off({}));
+  CheckReport report = check();
+  EXPECT_THAT(codes(report), ElementsAre("dirty-tail", "log-unreadable"));
+  EXPECT_EQ(report.log.dirty_keys, 1u);
+  for (int replica : {0, 1}) damage<media::TailPos>(dirty_tail_place(), replica);
+  report = check();
+  EXPECT_THAT(codes(report), ElementsAre("tail", "log-unreadable")) << "now it is not known where";
+}
+
 TEST_F(CheckTest, AWrongCountUnderAValidCrcIsNoEnd) {
   const CachePos second = image_.kset({}, {page(0, {kA, 0})});
   auto header = image_.memory().peek<media::KsetHeader>(image_.off(second));

@@ -37,7 +37,7 @@ class LogReader {
     dirty_ = !frame_.dirty_tail.pos || !frame_.key_tail.pos || judge_dirty_tail();
     walk(out_.start);
     // The log cannot be followed to there, but that it goes on there is known.
-    if (!dirty_tail_met_ && damaged_) {
+    if (frame_.dirty_tail.pos && !dirty_tail_met_ && damaged_) {
       dirty_ = true;
       walk(*frame_.dirty_tail.pos);
     }

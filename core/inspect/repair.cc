@@ -85,7 +85,16 @@ class Planner {
     }
     if (has_torn_replica(frame.key_tail.record))
       rewrite<TailPos>("key_tail", key_tail_place(), kTorn);
-    if (has_torn_replica(frame.dirty_tail.record))
+    // The one that serves would lose its excuse with the torn one.
+    if (report_.findings.has("dirty-tail-lost"))
+      rewrite<TailPos>("dirty_tail", dirty_tail_place(),
+                       "its newest record is torn and the other stands before key_tail: it is "
+                       "put there",
+                       [&](TailPos* tail) {
+                         tail->cache_seg_id = frame.key_tail.pos->seg.v;
+                         tail->seg_off = frame.key_tail.pos->off;
+                       });
+    else if (has_torn_replica(frame.dirty_tail.record))
       rewrite<TailPos>("dirty_tail", dirty_tail_place(), kTorn);
   }
 

@@ -84,6 +84,15 @@ TEST_F(RepairTest, ATornLink) {
   repair(0);
 }
 
+TEST_F(RepairTest, DirtyTailThatFellBackBehindKeyTail) {
+  const CachePos second = image_.kset({}, {page(0, {kA, 0})});
+  image_.kset(second, {page(1, {kA, 4096})});
+  image_.dirty_tail(second);
+  image_.key_tail(second);
+  image_.memory().flip_bit(dirty_tail_place().base + 16 + 15);
+  repair(1);
+}
+
 TEST_F(RepairTest, TwoKeysOfOnePlaceAreNotTouched) {
   image_.kset({}, {page(1, {kA, 4096}, kKeyClean), page(2, {kA, 4096})});
   image_.memory().flip_bit(segment_info_place(4).base + 8);
