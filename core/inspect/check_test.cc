@@ -182,6 +182,16 @@ TEST_F(CheckTest, DirtyTailThatFellBackBehindKeyTail) {
   EXPECT_EQ(report.log.dirty_bytes, 4096u);
 }
 
+TEST_F(CheckTest, ADirtyTailBehindTheLogsEndIsNoOldOne) {
+  const CachePos second = image_.kset({}, {page(0, {kA, 0})});
+  image_.dirty_tail(second + 640);
+  image_.dirty_tail({});
+  damage<media::TailPos>(dirty_tail_place(), 0);
+  const CheckReport report = check();
+  EXPECT_THAT(codes(report), ElementsAre("torn-replica", "dirty-tail"));
+  EXPECT_FALSE(report.attaches) << "the log was longer";
+}
+
 TEST_F(CheckTest, ADamagedLogIsTakenUpAgainAtDirtyTail) {
   const CachePos second = image_.last(image_.kset({}, {page(0, {kA, 0})}), SegId{7});
   image_.kset(second, {page(1, {kA, 4096})});

@@ -61,21 +61,24 @@ class LogReader {
   // What must be known before keys are judged: generations, and whether dirty_tail is in the log.
   void look_ahead() {
     std::vector<uint64_t> youngest(out_.use.size());
-    const auto damage = each_kset(out_.start, [&](const LogItem& item) {
-      if (item.pos == frame_.dirty_tail.pos) dirty_tail_met_ = true;
-      if (item.damage) damaged_ = true;
+    each_kset(out_.start, [&](const LogItem& item) {
       for (const Key& key : item.keys)
         if (validate_key(key, bounds_))
           youngest[key.cache_seg_id] = std::max(youngest[key.cache_seg_id], key.seg_gen);
     });
-    if (damage) damaged_ = true;
-    if (at_ == frame_.dirty_tail.pos) dirty_tail_met_ = true;
     for (uint32_t i = 0; i < youngest.size(); i++) {
       const uint64_t gen = out_.segments->generation(SegId{i});
       if (youngest[i] <= gen) continue;
       add_generation(i, gen, youngest[i]);
       out_.segments->raise_generation(SegId{i}, youngest[i]);
     }
+    // With them, since what is of this life depends on them.
+    const auto damage = each_kset(out_.start, [&](const LogItem& item) {
+      if (item.pos == frame_.dirty_tail.pos) dirty_tail_met_ = true;
+      if (item.damage) damaged_ = true;
+    });
+    if (damage) damaged_ = true;
+    if (at_ == frame_.dirty_tail.pos) dirty_tail_met_ = true;
   }
 
   // A record can only be older than the log when the newer one was lost.
@@ -103,7 +106,9 @@ class LogReader {
     const bool torn = std::any_of(record.replica, record.replica + 2, [](const ReplicaView& r) {
       return r.state != ReplicaState::kValid && !r.blank;
     });
-    if (torn && !damaged_) {
+    const bool before =
+        frame_.dirty_tail.pos->seg == out_.start.seg && *frame_.dirty_tail.pos < out_.start;
+    if (torn && before && !damaged_) {
       findings_.add(Severity::kFinding, "dirty-tail-lost", where,
                     "its newest record is torn and the other stands before key_tail: everything "
                     "counts as dirty, and is written back again");

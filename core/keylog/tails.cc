@@ -35,7 +35,7 @@ Status Tails::load(const Pmem& pmem, const Bounds& bounds) {
   if (!key) return key.error();
   auto dirty = load_one(pmem, dirty_, bounds, "dirty_tail");
   if (!dirty) return dirty.error();
-  dirty_may_be_old_ = dirty_.has_torn(pmem);
+  dirty_torn_ = dirty_.has_torn(pmem);
   key_pos_.store(pack(key.value()), std::memory_order_release);
   dirty_pos_.store(pack(dirty.value()), std::memory_order_release);
   return {};

@@ -20,9 +20,12 @@ class Tails {
   CachePos key_tail() const { return unpack(key_pos_.load(std::memory_order_acquire)); }
   CachePos dirty_tail() const { return unpack(dirty_pos_.load(std::memory_order_acquire)); }
 
-  // A replica of dirty_tail is torn: the one that serves may be the older, and stand before
-  // key_tail.
-  bool dirty_tail_may_be_old() const { return dirty_may_be_old_; }
+  // A replica of dirty_tail is torn, and the one that serves stands before key_tail, where it
+  // cannot be: it is the older one. (Told within a segment only: the order of segments is the
+  // log's.)
+  bool dirty_tail_is_old() const {
+    return dirty_torn_ && dirty_tail().seg == key_tail().seg && dirty_tail() < key_tail();
+  }
   // In DRAM: nothing behind key_tail counts as written back. While one thread has it.
   void take_all_as_dirty() { dirty_pos_.store(key_pos_.load()); }
 
@@ -39,7 +42,7 @@ class Tails {
 
   Replicated<media::TailPos> key_, dirty_;
   std::atomic<uint64_t> key_pos_{0}, dirty_pos_{0};
-  bool dirty_may_be_old_ = false;
+  bool dirty_torn_ = false;
 };
 
 }  // namespace pcache

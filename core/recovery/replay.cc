@@ -49,7 +49,7 @@ class Replay {
                           item.pos.seg.v, item.pos.off);
     }
     result_.dirty_tail_met = dirty_;
-    if (!dirty_ && !tails_.dirty_tail_may_be_old())
+    if (!dirty_ && !tails_.dirty_tail_is_old())
       return make_error(
           EUCLEAN, "dirty_tail %u:%u is not a kset between key_tail %u:%u and the log's end %u:%u",
           tails_.dirty_tail().seg.v, tails_.dirty_tail().off, tails_.key_tail().seg.v,
