@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "background/reclaim.h"
 
+#include "base/mutants.h"
 #include "keylog/log_cursor.h"
 #include "segment/media_crc.h"
 
@@ -35,7 +36,8 @@ Result<bool> Reclaim::step() {
     ksets++;
     for (const Key& key : item.keys) {
       bytes += key.len;
-      if (key.seg_gen == parts_.segments.generation(SegId{key.cache_seg_id}))
+      if (key.seg_gen == parts_.segments.generation(SegId{key.cache_seg_id}) ||
+          hazard(Hazard::kDeadKeyReferences))
         keys_.push_back(key);
       else
         counters_.dead_keys.add();

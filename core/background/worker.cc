@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "base/mutants.h"
+
 namespace pcache {
 
 Worker::Worker(const BackgroundParts& parts, Writeback& writeback, Reclaim& reclaim, Executor& main,
@@ -59,10 +61,12 @@ void Worker::space_taken() {
 void Worker::space_freed() {
   // One more than where it is turned on: a batch that is passed must not let a burst in.
   if (!low(options_.low_segments + 1)) options_.set_pace(false);
-  if (options_.requests_wait()) wake(main_, room_id_);
+  if (options_.requests_wait() && !hazard(Hazard::kFreedSpaceWakesNobody)) wake(main_, room_id_);
 }
 
-void Worker::request_waits() { wake(main_, room_id_); }
+void Worker::request_waits() {
+  if (!hazard(Hazard::kNobodyWakes)) wake(main_, room_id_);
+}
 
 void Worker::set_gc_percent(uint32_t percent) {
   gc_percent_.store(percent, std::memory_order_relaxed);
@@ -164,7 +168,10 @@ void Worker::note_failure(const Error& error) {
       parts_.messages.print(LogLevel::kError,
                             "writeback: %s; the data stays dirty in the cache, and is tried again",
                             error.text.c_str());
-    backoff = state_.failing ? std::min(2 * state_.backoff, kLongestBackoff) : kFirstBackoff;
+    if (hazard(Hazard::kRetryWithoutDelay))
+      backoff = Milliseconds{1};
+    else
+      backoff = state_.failing ? std::min(2 * state_.backoff, kLongestBackoff) : kFirstBackoff;
     state_ = {true, error.text, backoff};
   }
   failing_.store(true, std::memory_order_relaxed);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "base/mutants.h"
 #include "keylog/log_cursor.h"
 
 namespace pcache {
@@ -40,6 +41,7 @@ Result<bool> Writeback::step(const LogMark& until, uint64_t batch_bytes) {
   MutexLock lock(mu_);
   if (!behind(until)) return false;
   const auto end = collect(until, batch_bytes);
+  if (!end && hazard(Hazard::kMediaErrorIsClean)) return false;
   if (!end) {
     // Ksets that were acknowledged cannot be read any more.
     if (!log_damaged_.exchange(true) && options_.data_lost) options_.data_lost(EIO);
@@ -130,7 +132,7 @@ Status Writeback::write_out(WriteOut::Done* done) {
                        parts_.backing.identity().text.c_str());
   if (done->ios == 0) return {};
   counters_.flushes.add();
-  if (const int error = out_->flush())
+  if (const int error = hazard(Hazard::kDirtyTailAheadOfDisk) ? 0 : out_->flush())
     return error_errno(error, "backing device %s: its flush failed",
                        parts_.backing.identity().text.c_str());
   return {};

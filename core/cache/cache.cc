@@ -7,6 +7,8 @@
 #include <bit>
 #include <thread>
 
+#include "base/mutants.h"
+
 namespace pcache {
 
 namespace {
@@ -106,7 +108,7 @@ Status Cache::check_identity() {
     return {};
   }
   auto same = compare_identity(*identity_, identity_of(*devices_.backing));
-  if (same) return {};
+  if (same || hazard(Hazard::kNoIdentity)) return {};
   if (!options_.force) return same;
   messages_.print(LogLevel::kWarning, "%s: attached all the same (force)",
                   same.error().text.c_str());
@@ -236,7 +238,10 @@ Status Cache::close() {
   closed_ = true;
   worker_->stop();
   Status closed = close_ksets();
-  if (closed && options_.drain) closed = worker_->drain();
+  if (closed && options_.drain) {
+    Status drained = worker_->drain();
+    if (!hazard(Hazard::kLastFlushIgnored)) closed = std::move(drained);
+  }
   recovered_.segments->set_events({});
   return closed;
 }

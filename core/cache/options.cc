@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "cache/options.h"
 
+#include "base/mutants.h"
 #include "format/media.h"
 #include "pmem/persist.h"
 
@@ -21,8 +22,9 @@ Status check_numbers(const pcache_options& raw) {
   if (auto ok = check_switch("emulate_pmem", raw.emulate_pmem, 0); !ok) return ok;
   if (auto ok = check_switch("force", raw.force, 0); !ok) return ok;
   if (auto ok = check_switch("data_crc", raw.data_crc, PCACHE_FROM_MEDIA); !ok) return ok;
-  if (raw.gc_percent < PCACHE_FROM_MEDIA ||
-      raw.gc_percent > static_cast<int32_t>(media::kGcPercentMax))
+  const int32_t gc_percent =
+      hazard(Hazard::kOptionTruncated) ? static_cast<int8_t>(raw.gc_percent) : raw.gc_percent;
+  if (gc_percent < PCACHE_FROM_MEDIA || gc_percent > static_cast<int32_t>(media::kGcPercentMax))
     return make_error(EINVAL, "option gc_percent: %d is not in 0..%u or -1 (from the media)",
                       raw.gc_percent, media::kGcPercentMax);
   if (raw.io_mode < PCACHE_IO_AUTO || raw.io_mode > PCACHE_IO_THREADS)
@@ -74,7 +76,9 @@ Result<Options> check_options(const pcache_options& raw) {
   options.backing.path = raw.backing_path;
   options.backing.io_mode = static_cast<IoMode>(raw.io_mode);
   if (raw.data_crc != PCACHE_FROM_MEDIA) options.data_crc = raw.data_crc;
-  if (raw.gc_percent != PCACHE_FROM_MEDIA) options.gc_percent = raw.gc_percent;
+  if (raw.gc_percent != PCACHE_FROM_MEDIA)
+    options.gc_percent = hazard(Hazard::kOptionTruncated) ? static_cast<uint8_t>(raw.gc_percent)
+                                                          : static_cast<uint32_t>(raw.gc_percent);
   options.force = raw.force;
   options.flush_delay_ms = raw.flush_delay_ms;
   options.writeback_interval_ms = raw.writeback_interval_ms;

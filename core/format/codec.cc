@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/mutants.h"
+
 namespace pcache {
 
 using namespace media;
@@ -89,6 +91,7 @@ Result<CachePos> validate_position(const TailPos& pos, const Bounds& bounds) {
 }
 
 Status validate_key(const Key& key, const Bounds& bounds) {
+  if (hazard(Hazard::kMediaNumbersTrusted)) return {};
   if (key.len == 0 || key.len % kSectorBytes || key.off % kSectorBytes)
     return make_error(EUCLEAN, "range %llu+%u is not in whole sectors",
                       static_cast<unsigned long long>(key.off), key.len);

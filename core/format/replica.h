@@ -14,6 +14,7 @@
 #include <cstring>
 #include <optional>
 
+#include "base/mutants.h"
 #include "format/codec.h"
 #include "pmem/pmem.h"
 
@@ -50,7 +51,9 @@ class Replicated {
     else
       newest_ = valid[1] ? 1 : 0;
     seq_ = record[newest_].header.seq;
-    return record[newest_];
+    const int newest = newest_;
+    if (hazard(Hazard::kNewestReplicaOverwritten)) newest_ = 1 - newest;
+    return record[newest];
   }
 
   // Stores the record over the older replica. Durable after the caller's next fence; until then the
@@ -59,9 +62,12 @@ class Replicated {
     newest_ = 1 - newest_;
     seq_++;
     record.header = {};
+    if (hazard(Hazard::kHeaderBytesLeft)) record.header.res = 0xa5a5;
     record.header.seq = seq_;
     record.header.crc = record_crc(record);
-    pmem.store(slot(newest_), &record, sizeof record);
+    MediaOff at = slot(newest_);
+    if (hazard(Hazard::kReplicaIndexByStructSize)) at = place_.base + newest_ * sizeof(Record);
+    pmem.store(at, &record, sizeof record);
     state_[newest_] = ReplicaState::kValid;
   }
 

@@ -32,6 +32,7 @@ class RepairTest : public ImageTest {
     ASSERT_GT(steps.steps.size(), 0u);
     image_.memory().checkpoint();
     ASSERT_TRUE(apply_repair(image_.pmem(), steps).ok());
+    EXPECT_TRUE(all_durable(image_.memory().journal()));
     for_each_crash_state(image_.memory().journal(), {}, [&](auto kept, const std::string& what) {
       const auto crashed = image_.memory().crash_image(kept);
       CheckOptions options;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "keylog/key_log.h"
 
+#include "base/mutants.h"
+
 namespace pcache {
 
 using media::KsetHeader;
@@ -86,7 +88,7 @@ KsetBuffer* KeyLog::append_group(KsetBuffer* list) {
 
   constexpr KsetHeader kCleared{};
   pmem_.store(segments_.media(group.end), &kCleared, sizeof kCleared);
-  pmem_.fence();
+  if (!hazard(Hazard::kStaleKset)) pmem_.fence();
   pmem_.store(segments_.media(head_.pos), &group.first_header, kCommitBytes);
   pmem_.fence();
   head_ = {group.end, head_.ksets + group.done.ksets, head_.dirty_bytes + group.dirty_bytes};

@@ -113,7 +113,7 @@ TEST_F(KeyLogAppend, AnAttachClearsATornHeaderAtTheHead) {
   const auto table = image.table();
   KeyLog log(image.pmem(), *table, LogMark{{SegId{0}, 640}});
   EXPECT_EQ(image.memory().peek<KsetHeader>(segment_data_off(0) + 640).magic, 0u);
-  EXPECT_TRUE(image.memory().journal().back().fence);
+  EXPECT_TRUE(all_durable(image.memory().journal()));
 }
 
 TEST_F(KeyLogRoll, AKsetThatExactlyFitsStaysAndTheNextRolls) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/mutants.h"
 #include "segment/media_crc.h"
 
 namespace pcache {
@@ -18,7 +19,8 @@ LogCursor::LogCursor(const Pmem& pmem, const SegmentTable& segments, CachePos fr
 
 // Loads only what the header says is there: most ksets of a synchronous writer hold one key.
 std::span<const std::byte> LogCursor::load(CachePos at, std::byte* buffer, bool* unreadable) const {
-  const uint32_t room = std::min(media::kSegDataBytes - at.off, media::kMaxKsetBytes);
+  uint32_t room = std::min(media::kSegDataBytes - at.off, media::kMaxKsetBytes);
+  if (hazard(Hazard::kReadPastSegment)) room = media::kMaxKsetBytes;
   if (room < sizeof(KsetHeader)) return {};
   *unreadable = !pmem_.load(buffer, segments_.media(at), sizeof(KsetHeader));
   if (*unreadable) return {};
@@ -58,7 +60,7 @@ Result<LogItem> LogCursor::read_kset(KsetState state) {
     if (header.key_num >= segments_.size())
       return make_error(EUCLEAN, "log at segment %u:%u: LAST kset leads to segment %u of %u",
                         pos_.seg.v, pos_.off, header.key_num, segments_.size());
-    if (passed_[header.key_num])
+    if (passed_[header.key_num] && !hazard(Hazard::kLogCycle))
       return make_error(EUCLEAN,
                         "log at segment %u:%u: LAST kset leads back to segment %u: a cycle",
                         pos_.seg.v, pos_.off, header.key_num);

@@ -17,6 +17,7 @@
 
 #include "base/ids.h"
 #include "base/log.h"
+#include "base/mutants.h"
 #include "base/result.h"
 #include "pmem/persist.h"
 
@@ -51,12 +52,25 @@ class Pmem {
   PmemKind kind() const { return kind_; }
   const char* persist_name() const { return ops_->name; }
 
-  // `dst + len <= size_bytes()` is the caller's duty (numbers from media are checked before).
-  void store(MediaOff dst, const void* src, size_t len_bytes) {
+  // `dst + len <= size_bytes()` is the caller's duty (numbers from media are checked before). The
+  // sites are for mutants.h.
+  void store(MediaOff dst, const void* src, size_t len_bytes,
+             [[maybe_unused]] const CodeSite& site = CodeSite::current()) {
     PCACHE_DCHECK(len_bytes <= size_ && dst.v <= size_ - len_bytes);
+#ifdef PCACHE_MUTANTS
+    if (mutants::flush_left_out(site)) {
+      const mutants::Unflushed unflushed;
+      return ops_->copy(ctx_, base_ + dst.v, src, len_bytes);
+    }
+#endif
     ops_->copy(ctx_, base_ + dst.v, src, len_bytes);
   }
-  void fence() { ops_->fence(ctx_); }
+  void fence([[maybe_unused]] const CodeSite& site = CodeSite::current()) {
+#ifdef PCACHE_MUTANTS
+    if (mutants::fence_left_out(site)) return;
+#endif
+    ops_->fence(ctx_);
+  }
 
   // False: the media could not be read there (EIO for the request).
   [[nodiscard]] bool load(void* dst, MediaOff src, size_t len_bytes) const;

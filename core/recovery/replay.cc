@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "recovery/replay.h"
 
+#include "base/mutants.h"
+
 namespace pcache {
 
 using media::Key;
@@ -71,6 +73,9 @@ class Replay {
       // holds no reference, so reclaim must not drop one for it (hazard 26). What stands before it
       // in the log for the same range is older than what it was: that is on the backing device.
       result_.dead_keys++;
+      if (hazard(Hazard::kDeadKeyUsed))
+        return index_.insert({key.off, key.len},
+                             Location{CachePos{seg, key.cache_seg_off}, true, key.data_crc});
       return index_.erase({key.off, key.len});
     }
     if (!segments_.replay_key(seg))

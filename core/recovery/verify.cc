@@ -3,6 +3,7 @@
 
 #include <set>
 
+#include "base/mutants.h"
 #include "keylog/log_cursor.h"
 #include "segment/media_crc.h"
 
@@ -25,6 +26,9 @@ Result<VerifyResult> verify_replayed(const Pmem& pmem, const SegmentTable& segme
     for (const Key& key : next.value().keys) {
       passed_bytes += key.len;
       const CachePos whole{SegId{key.cache_seg_id}, key.cache_seg_off};
+      if (hazard(Hazard::kCrcBeforeGeneration) && key.seg_gen < segments.generation(whole.seg) &&
+          media_crc(pmem, segments, whole, key.len) != key.data_crc)
+        return make_error(EIO, "data of segment %u:%u fails its crc", whole.seg.v, whole.off);
       if (key.seg_gen != segments.generation(whole.seg)) continue;
       std::vector<Piece> mapped;
       bool sound = true;

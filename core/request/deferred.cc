@@ -3,6 +3,7 @@
 
 #include <new>
 
+#include "base/mutants.h"
 #include "request/queue.h"
 #include "request/write_path.h"
 
@@ -11,9 +12,10 @@ namespace pcache {
 void Deferred::push(PendingRequest* request) {
   {
     MutexLock lock(mu_);
-    request->next = nullptr;
-    (head_ ? tail_->next : head_) = request;
-    tail_ = request;
+    const bool to_front = hazard(Hazard::kLastInFirstOut) && head_;
+    request->next = to_front ? head_ : nullptr;
+    (head_ && !to_front ? tail_->next : head_) = request;
+    if (!to_front) tail_ = request;
     count_.fetch_add(1, std::memory_order_release);
   }
   if (wake_) wake_();

@@ -14,9 +14,15 @@ class DeferredTest : public RequestTest {
  protected:
   // Log, one segment for data, one in reserve.
   void start_full(const RequestOptions& o = {}) {
+    start_small(o);
+    fill();
+  }
+  void start_small(const RequestOptions& o = {}) {
     RequestOptions options = o;
     options.segments = 3;
     start(options);
+  }
+  void fill() {
     ctx_->deferred.set_wake([this] { wakes_++; });
     for (uint64_t i = 0;; i++) {
       waiting_ = submit(PCACHE_OP_WRITE, i % 16 << 20, 1 << 20, 1);
@@ -100,6 +106,19 @@ TEST_F(DeferredTest, AWaitingWriteIsNotSeenAndTakesNothingAway) {
   ASSERT_EQ(second->submitted, 0);
   EXPECT_EQ(read_sectors(0, 512), "1");
   EXPECT_EQ(flush(), 0) << "a flush covers what is complete, and waits for nobody";
+}
+
+// Hazard 27, of the write itself that finds no space.
+TEST_F(DeferredTest, WhatAWaitingWriteWillOverwriteIsReadable) {
+  constexpr uint64_t kOld = 12 << 10;
+  const uint64_t off = (16 << 20) - kOld;
+  start_small();
+  ASSERT_EQ(submit(PCACHE_OP_WRITE, off, kOld, 7)->submitted, 1);
+  fill();
+  ASSERT_EQ(waiting_->request.off + waiting_->request.len, off + kOld);
+  EXPECT_EQ(read(off, kOld), filled(kOld, 7));
+  ctx_->deferred.run();  // and finds none again
+  EXPECT_EQ(read(off, kOld), filled(kOld, 7));
 }
 
 TEST_F(DeferredTest, ItGoesOnWhereItStopped) {

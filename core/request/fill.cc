@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/mutants.h"
 #include "request/queue.h"
 
 namespace pcache {
@@ -46,6 +47,10 @@ void enter_part(RequestContext& ctx, Stripe& stripe, const Fill& fill, const Cac
                                               Location{part.place.pos, true, part.crc}, runs);
   const SegId seg = part.place.pos.seg;
   if (!mapped) runs->clear();
+  if (hazard(Hazard::kFillOverNewer) && !(runs->size() == 1 && runs->front() == part.extent)) {
+    *runs = {part.extent};
+    (void)ctx.index.insert(part.extent, Location{part.place.pos, true, part.crc});
+  }
   for (const Extent& run : *runs) {
     const CachePos pos = part.place.pos + static_cast<uint32_t>(run.off - part.extent.off);
     uint32_t crc = part.crc;

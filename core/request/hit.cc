@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "request/hit.h"
 
+#include "base/mutants.h"
 #include "segment/media_crc.h"
 
 namespace pcache {
@@ -9,8 +10,9 @@ namespace {
 
 bool load_verified(const RequestContext& ctx, const Piece& piece, void* dst) {
   if (!ctx.pmem.load(dst, ctx.segments.media(piece.pos), piece.extent.len)) return false;
-  if (!ctx.data_crc) return true;
+  if (!ctx.data_crc || hazard(Hazard::kReadsNotVerified)) return true;
   if (piece.whole_len == piece.extent.len) return data_crc32c(dst, piece.extent.len) == piece.crc;
+  if (hazard(Hazard::kCutExtentsNotVerified)) return true;
   return media_crc(ctx.pmem, ctx.segments, piece.whole_pos, piece.whole_len) == piece.crc;
 }
 

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "base/mutants.h"
+
 namespace pcache {
 
 namespace {
@@ -16,6 +18,10 @@ struct Part {
 size_t store_parts(RequestContext& ctx, DataHead& head, Extent todo, const std::byte* buf,
                    std::span<Part> parts) {
   size_t n = 0;
+  if (hazard(Hazard::kTrimmedTooEarly)) {
+    MutexLock lock(ctx.stripes.of(todo.off).mu);
+    (void)ctx.index.erase({todo.off, ctx.key_len(todo.off, todo.len)});
+  }
   while (todo.len > 0 && n < parts.size()) {
     const auto place = head.allocate(ctx.key_len(todo.off, todo.len));
     if (!place) break;
@@ -101,11 +107,14 @@ int write_request(RequestContext& ctx, DataHead& head, const pcache_request& req
                   WriteProgress* progress) {
   if (request.op == PCACHE_OP_FLUSH) return flush(ctx);
   if (request.flags & PCACHE_REQ_PREFLUSH && !progress->flushed_before) {
-    if (const int result = flush(ctx)) return result;
+    if (!hazard(Hazard::kPreflushForgotten))
+      if (const int result = flush(ctx)) return result;
     progress->flushed_before = true;
+    if (hazard(Hazard::kPreflushDropsData)) return 0;
   }
   if (progress->done_bytes < request.len)
     if (const int result = write_data(ctx, head, request, &progress->done_bytes)) return result;
+  if (hazard(Hazard::kFuaForgotten)) return 0;
   return request.flags & PCACHE_REQ_FUA ? flush(ctx) : 0;
 }
 

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/mutants.h"
+
 namespace pcache {
 
 using namespace media;
@@ -119,6 +121,8 @@ Result<DeviceState> probe_device(const Pmem& pmem) {
     return make_error(EIO, "superblock at 4096: media error (the only copy)");
   auto state = validate_superblock(sb, pmem.size_bytes());
   if (!state) return state.error();
+  if (hazard(Hazard::kFormattedAgain) && !Replicated<CacheInfo>(cache_info_place()).load(pmem))
+    return DeviceState::kBlank;
   if (state.value() == SuperblockState::kValid) return DeviceState::kFormatted;
   if (auto lost = refuse_lost_superblock(pmem); !lost) return lost.error();
   return DeviceState::kBlank;

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "segment/segment_table.h"
 
+#include "base/mutants.h"
+
 namespace pcache {
 
 SegmentTable::SegmentTable(Pmem& pmem, Options options)
-    : pmem_(pmem), segments_(options.chain.size()), log_reserve_(options.log_reserve) {
+    : pmem_(pmem),
+      segments_(options.chain.size()),
+      log_reserve_(hazard(Hazard::kNoLogReserve) ? 0 : options.log_reserve) {
   MutexLock lock(mu_);
   for (size_t i = 0; i < segments_.size(); i++) {
     Segment& s = segments_[i];
@@ -118,7 +122,7 @@ void SegmentTable::release(SegId seg) {
     const uint64_t last = s.gen.load(std::memory_order_relaxed);
     if (last == UINT64_MAX) return;  // not again in this attach
     const uint64_t gen = last + 1;
-    persist_generation(s, gen);
+    if (!hazard(Hazard::kReuseBeforeDurable)) persist_generation(s, gen);
     s.gen.store(gen, std::memory_order_release);
     s.use = SegmentUse::kFree;
     free_++;

@@ -11,12 +11,12 @@ namespace {
 void add_pieces(const PmemEvent& store, size_t tear_up_to_bytes, std::vector<KeptStore>* pieces) {
   const std::span<const std::byte> bytes(store.bytes);
   if (bytes.size() > tear_up_to_bytes) {
-    pieces->push_back({store.off, bytes});
+    pieces->push_back({store.off, bytes, store.unflushed});
     return;
   }
   for (size_t at = 0; at < bytes.size();) {
     const size_t n = std::min<size_t>(8 - (store.off.v + at) % 8, bytes.size() - at);
-    pieces->push_back({store.off + at, bytes.subspan(at, n)});
+    pieces->push_back({store.off + at, bytes.subspan(at, n), store.unflushed});
     at += n;
   }
 }
@@ -60,8 +60,9 @@ void for_each_crash_state(const Journal& journal, const CrashOptions& options,
         if (set[k] == '1') kept.push_back(pieces[k]);
       visit(kept, "after fence " + std::to_string(epoch) + ", of the stores behind it " + set);
     }
-    durable.insert(durable.end(), pieces.begin(), pieces.end());
-    pieces.clear();
+    std::vector<KeptStore> left;
+    for (const KeptStore& piece : pieces) (piece.unflushed ? left : durable).push_back(piece);
+    pieces.swap(left);
     epoch++;
   }
 }
@@ -70,6 +71,15 @@ size_t find_store(const Journal& journal, MediaOff at, size_t from) {
   for (size_t i = from; i < journal.size(); i++)
     if (journal[i].covers(at)) return i;
   return journal.size();
+}
+
+bool all_durable(const Journal& journal) {
+  bool pending = false;
+  for (const PmemEvent& event : journal) {
+    if (event.unflushed) return false;
+    pending = !event.fence;
+  }
+  return !pending;
 }
 
 size_t count_fences(const Journal& journal, size_t from, size_t end) {

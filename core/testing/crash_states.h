@@ -27,6 +27,8 @@ void for_each_crash_state(const Journal& journal, const CrashOptions& options,
 
 // The first event at or behind `from` that stores to `at`; journal.size() when there is none.
 size_t find_store(const Journal& journal, MediaOff at, size_t from = 0);
+// Whether all that was stored is durable at its end.
+bool all_durable(const Journal& journal);
 size_t count_fences(const Journal& journal, size_t from = 0, size_t end = SIZE_MAX);
 
 }  // namespace pcache

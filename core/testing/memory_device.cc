@@ -103,6 +103,19 @@ std::byte* map_zeros(uint64_t size_bytes) {
   return static_cast<std::byte*>(p);
 }
 
+// In words, since the compiler does not see that it may.
+void xor_bytes(std::byte* to, const std::byte* from, uint64_t len) {
+  uint64_t i = 0;
+  for (; i + sizeof(uint64_t) <= len; i += sizeof(uint64_t)) {
+    uint64_t a, b;
+    memcpy(&a, to + i, sizeof a);
+    memcpy(&b, from + i, sizeof b);
+    a ^= b;
+    memcpy(to + i, &a, sizeof a);
+  }
+  for (; i < len; i++) to[i] ^= from[i];
+}
+
 }  // namespace
 
 MemoryDevice::MemoryDevice(uint64_t size_bytes, uint32_t block_bytes)
@@ -112,13 +125,14 @@ MemoryDevice::~MemoryDevice() { munmap(changes_, size_); }
 
 std::vector<std::byte> MemoryDevice::load(uint64_t off, uint64_t len) const {
   std::vector<std::byte> bytes = pattern(off, len);
-  for (uint64_t i = 0; i < len; i++) bytes[i] ^= changes_[off + i];
+  xor_bytes(bytes.data(), changes_ + off, len);
   return bytes;
 }
 
 void MemoryDevice::poke(uint64_t off, std::span<const std::byte> bytes) {
   const std::vector<std::byte> fresh = pattern(off, bytes.size());
-  for (uint64_t i = 0; i < bytes.size(); i++) changes_[off + i] = bytes[i] ^ fresh[i];
+  memcpy(changes_ + off, bytes.data(), bytes.size());
+  xor_bytes(changes_ + off, fresh.data(), bytes.size());
 }
 
 Result<std::unique_ptr<BlockQueue>> MemoryDevice::open_queue(unsigned) {
@@ -135,28 +149,40 @@ std::vector<std::byte> MemoryDevice::pattern(uint64_t off, uint64_t len) {
 }
 
 void MemoryDevice::submit(MemoryQueue* queue, BlockIo* io) {
+  Fate fate;
+  if (fate_) fate = fate_(io->op, {io->off, io->len});
   std::lock_guard lock(mu_);
   PCACHE_CHECK(io->op == BlockOp::kFlush ||
                (io->off + io->len <= size_ && io->off % block_bytes_ == 0 &&
                 io->len % block_bytes_ == 0 && io->len > 0));
-  const int error = errors_[static_cast<size_t>(io->op)];
-  Request request{io, queue, {}, error};
+  const int error = fate.error ? fate.error : errors_[static_cast<size_t>(io->op)];
+  Request request{io, queue, {}, error, next_id_++};
+  if (on_change_ && io->op == BlockOp::kFlush) on_change_({io->op, false, request.id, 0, {}, 0});
   if (io->op == BlockOp::kRead) {
     reads_.push_back({io->off, io->len});
     request.data = load(io->off, io->len);
-  } else if (error == 0) {
+  } else if (error == 0 || fate.written_bytes > 0) {
     std::span<const std::byte> bytes;
     if (io->op == BlockOp::kWrite) {
-      bytes = {static_cast<const std::byte*>(io->buf), io->len};
+      bytes = {static_cast<const std::byte*>(io->buf), error ? fate.written_bytes : io->len};
       poke(io->off, bytes);
     }
+    if (on_change_ && io->op == BlockOp::kWrite)
+      on_change_({io->op, false, request.id, io->off, bytes, 0});
     if (journaling_)
       journal_.push_back({io->op, {io->off, bytes.size()}, {bytes.begin(), bytes.end()}});
   }
   if (holding_)
     held_.push_back(std::move(request));
   else
-    queue->complete(std::move(request));
+    finish(std::move(request));
+}
+
+void MemoryDevice::finish(Request request) {
+  if (on_change_ && request.io->op != BlockOp::kRead)
+    on_change_({request.io->op, true, request.id, 0, {}, request.error});
+  MemoryQueue* const queue = request.queue;
+  queue->complete(std::move(request));
 }
 
 void MemoryDevice::hold() {
@@ -167,7 +193,7 @@ void MemoryDevice::hold() {
 void MemoryDevice::release_all() {
   std::lock_guard lock(mu_);
   holding_ = false;
-  for (Request& request : held_) request.queue->complete(std::move(request));
+  for (Request& request : held_) finish(std::move(request));
   held_.clear();
 }
 
@@ -176,7 +202,7 @@ void MemoryDevice::release(size_t index) {
   PCACHE_CHECK(index < held_.size());
   Request request = std::move(held_[index]);
   held_.erase(held_.begin() + static_cast<ptrdiff_t>(index));
-  request.queue->complete(std::move(request));
+  finish(std::move(request));
 }
 
 size_t MemoryDevice::held() const {

@@ -8,6 +8,7 @@
 
 #include <array>
 #include <deque>
+#include <functional>
 #include <mutex>
 #include <span>
 #include <string>
@@ -50,6 +51,27 @@ class MemoryDevice : public BlockDevice {
   // The requests submitted next complete with this errno; 0: they work again.
   void set_error(int error);
   void set_error(BlockOp op, int error);  // those of one kind
+  // Asked for each request when it is submitted: how it ends. Called with no lock held.
+  struct Fate {
+    int error = 0;
+    // Of a write that fails: so many of its bytes reach the device all the same.
+    uint64_t written_bytes = 0;
+  };
+  void set_fate(std::function<Fate(BlockOp op, const Extent& extent)> fate) {
+    fate_ = std::move(fate);
+  }
+  // Told of each write and flush when it is submitted and when it completes, in that order. Of a
+  // write `bytes` is what of it may reach the device. Called with a lock held.
+  struct Change {
+    BlockOp op;
+    bool completed;
+    uint64_t id;  // of the request
+    uint64_t off;
+    std::span<const std::byte> bytes;
+    int error;  // when completed
+  };
+  void set_on_change(std::function<void(const Change&)> to) { on_change_ = std::move(to); }
+
   // Extents of all reads submitted so far.
   std::vector<Extent> reads() const;
 
@@ -70,7 +92,9 @@ class MemoryDevice : public BlockDevice {
     MemoryQueue* queue;
     std::vector<std::byte> data;
     int error;
+    uint64_t id;
   };
+  void finish(Request request);
   void submit(MemoryQueue* queue, BlockIo* io);
   void before_wait();
 
@@ -87,6 +111,9 @@ class MemoryDevice : public BlockDevice {
   std::array<int, 3> errors_{};  // by BlockOp
   std::deque<Request> held_;
   std::vector<Extent> reads_;
+  std::function<Fate(BlockOp, const Extent&)> fate_;
+  std::function<void(const Change&)> on_change_;
+  uint64_t next_id_ = 0;
   bool journaling_ = false;
   std::vector<Event> journal_;
 };

@@ -110,7 +110,11 @@ void MemoryPmem::copy(void* self, std::byte* dst, const void* src, size_t len_by
   if (!memory->unreadable_.empty()) memory->mend(off.v, len_bytes);
   memcpy(dst, src, len_bytes);
   auto* bytes = static_cast<const std::byte*>(src);
-  memory->journal_.push_back({false, off, {bytes, bytes + len_bytes}});
+  bool unflushed = false;
+#ifdef PCACHE_MUTANTS
+  unflushed = mutants::unflushed();
+#endif
+  memory->journal_.push_back({false, unflushed, off, {bytes, bytes + len_bytes}});
 }
 
 void MemoryPmem::fence(void* self) {
@@ -118,7 +122,7 @@ void MemoryPmem::fence(void* self) {
   std::atomic_signal_fence(std::memory_order_seq_cst);
   if (!memory->recording_) return;
   std::lock_guard lock(memory->mu_);
-  memory->journal_.push_back({true, {}, {}});
+  memory->journal_.push_back({true, false, {}, {}});
 }
 
 }  // namespace pcache

@@ -22,7 +22,8 @@
 namespace pcache {
 
 struct PmemEvent {
-  bool fence = false;  // else a store
+  bool fence = false;      // else a store
+  bool unflushed = false;  // a store that no fence makes durable; see mutants.h
   MediaOff off;
   std::vector<std::byte> bytes;
   bool covers(MediaOff at) const { return !fence && off.v <= at.v && at.v < off.v + bytes.size(); }
@@ -33,6 +34,7 @@ using Journal = std::vector<PmemEvent>;
 struct KeptStore {
   MediaOff off;
   std::span<const std::byte> bytes;
+  bool unflushed = false;
 };
 
 class MemoryPmem {

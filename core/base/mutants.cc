@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "base/mutants.h"
+
+#ifdef PCACHE_MUTANTS
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <set>
+#include <string>
+
+namespace pcache {
+
+namespace {
+
+thread_local bool t_unflushed = false;
+
+// "keylog/key_log.cc:89"
+std::string name_of(const CodeSite& site) {
+  const std::string path = site.file;
+  const size_t core = path.rfind("core/");
+  return (core == path.npos ? path : path.substr(core + strlen("core/"))) + ":" +
+         std::to_string(site.line);
+}
+
+// What PCACHE_MUTANT asks for; and where PCACHE_MUTANT_SITES names a file, the sites that were
+// reached are appended to it at exit, one "fence:SITE" or "flush:SITE" a line.
+class Registry {
+ public:
+  Registry() {
+    if (const char* wanted = getenv("PCACHE_MUTANT")) wanted_ = wanted;
+    if (wanted_.starts_with("hazard:")) hazard_ = atoi(wanted_.c_str() + strlen("hazard:"));
+    const bool known =
+        hazard_ > 0 || wanted_.starts_with("fence:") || wanted_.starts_with("flush:");
+    if (!wanted_.empty() && !known) {
+      fprintf(stderr, "PCACHE_MUTANT=%s: expected hazard:N, fence:SITE or flush:SITE\n",
+              wanted_.c_str());
+      abort();
+    }
+    if (const char* sites = getenv("PCACHE_MUTANT_SITES")) sites_file_ = sites;
+    looks_at_sites_ = !sites_file_.empty() || (!wanted_.empty() && hazard_ == 0);
+  }
+  ~Registry() {
+    if (sites_file_.empty()) return;
+    FILE* file = fopen(sites_file_.c_str(), "a");
+    if (!file) return;
+    for (const std::string& site : reached_) fprintf(file, "%s\n", site.c_str());
+    fclose(file);
+  }
+
+  bool is_hazard(Hazard which) const { return hazard_ == static_cast<int>(which); }
+  bool left_out(const char* what, const CodeSite& site) {
+    if (!looks_at_sites_) return false;
+    const std::string name = what + name_of(site);
+    if (!sites_file_.empty()) {
+      std::lock_guard lock(mu_);
+      reached_.insert(name);
+    }
+    return name == wanted_;
+  }
+
+ private:
+  std::string wanted_, sites_file_;
+  int hazard_ = 0;
+  bool looks_at_sites_ = false;
+  std::mutex mu_;
+  std::set<std::string> reached_;
+};
+
+Registry& registry() {
+  static Registry the_registry;
+  return the_registry;
+}
+
+}  // namespace
+
+bool hazard(Hazard which) { return registry().is_hazard(which); }
+
+namespace mutants {
+
+bool fence_left_out(const CodeSite& site) { return registry().left_out("fence:", site); }
+bool flush_left_out(const CodeSite& site) { return registry().left_out("flush:", site); }
+bool unflushed() { return t_unflushed; }
+Unflushed::Unflushed() { t_unflushed = true; }
+Unflushed::~Unflushed() { t_unflushed = false; }
+
+}  // namespace mutants
+
+}  // namespace pcache
+
+#endif
