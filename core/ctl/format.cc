@@ -54,9 +54,7 @@ void write_identity_of(Pmem& pmem, const std::optional<BackingIdentity>& backing
     write_identity(pmem, *backing, static_cast<uint64_t>(time(nullptr)));
     return;
   }
-  static constexpr char kZeros[4096] = {};
-  pmem.store(MediaOff{0}, kZeros, sizeof kZeros);
-  pmem.fence();
+  erase_identity(pmem);
 }
 
 int run(const Options& options) {

@@ -26,7 +26,7 @@ void store_zeros(Pmem& pmem, MediaOff from, uint64_t len) {
 // linked, so all but the last end with the second record in slot 0.
 void format_segment(Pmem& pmem, uint32_t physical, uint32_t seg_num) {
   store_zeros(pmem, segment_off(physical), kSegDataOff + sizeof(KsetHeader));
-  pmem.fence();
+  pmem.fence();  // before other stores to the same places
   Replicated<SegmentInfo> info(segment_info_place(physical));
   SegmentInfo record{};
   record.flags = kSegTypeCacheData << kSegTypeShift;
@@ -45,8 +45,12 @@ void format_segment(Pmem& pmem, uint32_t physical, uint32_t seg_num) {
 void format_device(Pmem& pmem, const FormatOptions& options) {
   const uint32_t seg_num = segments_of_device(pmem.size_bytes());
   PCACHE_CHECK(seg_num > 0);
-  store_zeros(pmem, MediaOff{kSuperblockOff}, kSegmentsOff - kSuperblockOff);
+  // What may be there is no cache any more before the first piece of it goes: an old superblock
+  // over half-wiped tails would attach, and write old data back.
+  store_zeros(pmem, MediaOff{kSuperblockOff + offsetof(Superblock, magic)},
+              sizeof(Superblock::magic));
   pmem.fence();
+  store_zeros(pmem, MediaOff{kSuperblockOff}, kSegmentsOff - kSuperblockOff);
   for (uint32_t i = 0; i < seg_num; i++) format_segment(pmem, i, seg_num);
 
   Replicated<TailPos> key_tail(key_tail_place());
@@ -61,7 +65,6 @@ void format_device(Pmem& pmem, const FormatOptions& options) {
   fields.init_done = true;
   Replicated<CacheInfo> info(cache_info_place());
   info.write(pmem, make_cache_info(fields));
-  pmem.fence();
 
   // The magic last, in one 8-byte word: torn before it, the device is still blank.
   const Superblock sb = make_superblock(seg_num);

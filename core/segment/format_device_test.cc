@@ -118,6 +118,16 @@ class FormatCrash : public ::testing::Test {
   int refused_ = 0, blank_ = 0, complete_ = 0;
 };
 
+// Over an old cache nothing else may go while its superblock still stands.
+TEST_F(FormatCrash, TheOldSuperblockGoesFirst) {
+  const Journal& journal = memory_.journal();
+  EXPECT_TRUE(journal[0].covers(MediaOff{kSuperblockOff + offsetof(Superblock, magic)}));
+  EXPECT_EQ(journal[0].bytes.size(), sizeof(uint64_t));
+  EXPECT_TRUE(journal[1].fence);
+}
+
+TEST_F(FormatCrash, ItIsDurableWhenItReturns) { EXPECT_TRUE(all_durable(memory_.journal())); }
+
 TEST_F(FormatCrash, AtEveryStoreAndFence) {
   CrashOptions whole_stores;
   whole_stores.tear_up_to_bytes = 0;

@@ -57,6 +57,16 @@ void write_identity(Pmem& pmem, const BackingIdentity& backing, uint64_t now_uni
   pmem.fence();
 }
 
+void erase_identity(Pmem& pmem) {
+  static constexpr char kZeros[media::kSuperblockOff - media::kIdentityOff] = {};
+  // As in writing one: the magic goes first, in one word.
+  pmem.store(MediaOff{media::kIdentityOff} + offsetof(Identity, magic), kZeros,
+             sizeof(Identity::magic));
+  pmem.fence();
+  pmem.store(MediaOff{media::kIdentityOff}, kZeros, sizeof kZeros);
+  pmem.fence();
+}
+
 Status compare_identity(const Identity& identity, const BackingIdentity& backing) {
   const std::string cut = backing.text.substr(0, sizeof identity.backing - 1);
   if (cut != identity.backing)

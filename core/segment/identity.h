@@ -20,6 +20,8 @@ struct BackingIdentity {
 // Nothing when there is none (all zeros); EUCLEAN when it is there and damaged.
 Result<std::optional<media::Identity>> load_identity(const Pmem& pmem);
 void write_identity(Pmem& pmem, const BackingIdentity& backing, uint64_t now_unix_s);
+// All that is in front of the superblock becomes zeros: the cache belongs to nobody.
+void erase_identity(Pmem& pmem);
 // EXDEV with both named when the block is for another device or the device's size has changed.
 Status compare_identity(const media::Identity& identity, const BackingIdentity& backing);
 

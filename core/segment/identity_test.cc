@@ -85,8 +85,12 @@ class IdentityCrash : public IdentityBlock {
   void write_and_check(const BackingIdentity& backing, const std::vector<std::string>& allowed) {
     memory_.checkpoint();
     write_identity(memory_.pmem(), backing, 0);
+    check(allowed);
+  }
+  void check(const std::vector<std::string>& allowed) {
+    EXPECT_TRUE(all_durable(memory_.journal()));
     CrashOptions torn;
-    torn.tear_up_to_bytes = sizeof(Identity);
+    torn.tear_up_to_bytes = media::kSuperblockOff;
     int damaged = 0;
     for_each_crash_state(
         memory_.journal(), torn, [&](std::span<const KeptStore> kept, const std::string& what) {
@@ -110,6 +114,15 @@ TEST_F(IdentityCrash, FirstWriteTornAtAnyWord) {
 TEST_F(IdentityCrash, RewriteTornAtAnyWord) {
   write_identity(memory_.pmem(), kDisk, 0);
   write_and_check(kOther, {"none", "disk serial=A", "disk serial=B"});
+}
+
+// As formatting over another cache does.
+TEST_F(IdentityCrash, EraseTornAtAnyWord) {
+  write_identity(memory_.pmem(), kDisk, 0);
+  memory_.checkpoint();
+  erase_identity(memory_.pmem());
+  check({"none", "disk serial=A"});
+  EXPECT_FALSE(load_identity(memory_.pmem()).value());
 }
 
 }  // namespace
