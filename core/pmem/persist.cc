@@ -10,22 +10,15 @@
 #include <string>
 
 #include "pmem/cpu.h"
+#include "pmem/persist_copy.h"
 
 namespace pcache {
 
 namespace {
 
-// Records up to here are stored and flushed by flushcache, longer ones streamed. Appended with a
-// fence each (ns, flushed / streamed): 64 B 112/173, 128 B 116/178, 256 B 145/184, 320 B 167/187,
-// 384 B 187/188; the same at random places: 64 B 212/280, 256 B 293/324, 384 B 361/339. Without
-// fences streaming wins from 128 B on, but what is that short and has no fence is rare.
-constexpr size_t kStoreAndFlushBytes = 256;
-
 // From here on 64-byte vectors stream faster than 32-byte ones (64 KiB: 6.8 us against 7.5), below
 // slower (4 KiB and a fence: 750 ns against 700).
 constexpr size_t kWideLines = 32768 / kLineBytes;
-
-enum class Flush { kClflush, kClflushopt, kClwb };
 
 // Assembly and not intrinsics: no target attribute is needed, so they can be inlined everywhere.
 // The clobber keeps the compiler from moving a store to the line behind the line's flush.
@@ -38,19 +31,6 @@ inline void flush_line(std::byte* line) {
   else
     asm volatile("clflush %0" : "+m"(*line)::"memory");
 }
-
-// Copied as a whole, then flushed: alternating by 1..16 KiB made 64 KiB and more 10-60 % slower.
-template <Flush flush>
-void store_and_flush(void*, std::byte* dst, const void* src, size_t len) {
-  if (len == 0) return;
-  memcpy(dst, src, len);
-  std::byte* const end = dst + len;
-  for (std::byte* line = dst - reinterpret_cast<uintptr_t>(dst) % kLineBytes; line < end;
-       line += kLineBytes)
-    flush_line<flush>(line);
-}
-
-using StreamLines = void (*)(std::byte* dst, const std::byte* src, size_t lines);
 
 void stream_lines_sse2(std::byte* dst, const std::byte* src, size_t lines) {
   for (; lines > 0; lines--, dst += kLineBytes, src += kLineBytes) {
@@ -91,20 +71,24 @@ void stream_lines_sse2(std::byte* dst, const std::byte* src, size_t lines) {
   for (; lines > 0; lines--, dst += kLineBytes, src += kLineBytes) _movdir64b(dst, src);
 }
 
-// Whole lines past the cache, the partial ones at the ends through it: a partial line streamed is a
-// read-modify-write on the media, and single 8-byte streams are the slowest of all.
-template <StreamLines stream_lines, Flush flush, size_t small_bytes>
-void store_streaming(void* ctx, std::byte* dst, const void* src, size_t len) {
-  if (len <= small_bytes) return store_and_flush<flush>(ctx, dst, src, len);
-  const auto* from = static_cast<const std::byte*>(src);
-  const size_t to_line_end = -reinterpret_cast<uintptr_t>(dst) % kLineBytes;
-  const size_t head = std::min(len, to_line_end);
-  const size_t lines = (len - head) / kLineBytes;
-  const size_t middle_end = head + lines * kLineBytes;
-  store_and_flush<flush>(ctx, dst, from, head);
-  stream_lines(dst + head, from + head, lines);
-  store_and_flush<flush>(ctx, dst + middle_end, from + middle_end, len - middle_end);
-}
+struct Cpu {
+  static void store(std::byte* dst, const void* src, size_t len) { memcpy(dst, src, len); }
+  template <Flush method>
+  static void flush(std::byte* line) {
+    flush_line<method>(line);
+  }
+  template <Stream method>
+  static void stream(std::byte* dst, const std::byte* src, size_t lines) {
+    if constexpr (method == Stream::kSse2)
+      stream_lines_sse2(dst, src, lines);
+    else if constexpr (method == Stream::kAvx2)
+      stream_lines_avx2(dst, src, lines);
+    else if constexpr (method == Stream::kAvx512)
+      stream_lines_avx512(dst, src, lines);
+    else
+      stream_lines_movdir64b(dst, src, lines);
+  }
+};
 
 void store_fence(void*) { _mm_sfence(); }
 
@@ -119,19 +103,19 @@ bool has_avx512() { return cpu_features().avx512f && cpu_features().avx2 && has_
 bool has_avx2() { return cpu_features().avx2 && has_clflushopt(); }
 bool has_only_avx2() { return cpu_features().avx2; }
 
-template <StreamLines stream_lines, Flush flush>
-constexpr Copy kFlushcache = store_streaming<stream_lines, flush, kStoreAndFlushBytes>;
+template <Stream stream, Flush flush>
+constexpr Copy kFlushcache = store_streaming<Cpu, stream, flush, kStoreAndFlushBytes>;
 
 // Best first. clflushopt and not clwb where both exist: what flushcache writes is not read soon,
 // and a 64-byte record at a random place took 143 ns with it, 258 with clwb (equal on other CPUs
 // and for appends).
 constexpr PersistOps kFlushcacheVariants[] = {
-    {"flushcache-avx512", kFlushcache<stream_lines_avx512, Flush::kClflushopt>, store_fence,
+    {"flushcache-avx512", kFlushcache<Stream::kAvx512, Flush::kClflushopt>, store_fence,
      has_avx512},
-    {"flushcache-avx2", kFlushcache<stream_lines_avx2, Flush::kClflushopt>, store_fence, has_avx2},
-    {"flushcache-avx2-clflush", kFlushcache<stream_lines_avx2, Flush::kClflush>, store_fence,
+    {"flushcache-avx2", kFlushcache<Stream::kAvx2, Flush::kClflushopt>, store_fence, has_avx2},
+    {"flushcache-avx2-clflush", kFlushcache<Stream::kAvx2, Flush::kClflush>, store_fence,
      has_only_avx2},
-    {"flushcache-sse2", kFlushcache<stream_lines_sse2, Flush::kClflush>, store_fence, always},
+    {"flushcache-sse2", kFlushcache<Stream::kSse2, Flush::kClflush>, store_fence, always},
 };
 
 Copy best_flushcache() {
@@ -143,11 +127,11 @@ Copy best_flushcache() {
 
 std::span<const PersistOps> persist_methods() {
   // Whole lines by movdir64b whatever the length: it is one instruction and leaves the cache alone.
-  static constexpr Copy movdir64b = store_streaming<stream_lines_movdir64b, Flush::kClflushopt, 0>;
+  static constexpr Copy movdir64b = store_streaming<Cpu, Stream::kMovdir64b, Flush::kClflushopt, 0>;
   static const std::array<PersistOps, 4> methods = {{
       {"flushcache", best_flushcache(), store_fence, always},
-      {"clflushopt", store_and_flush<Flush::kClflushopt>, store_fence, has_clflushopt},
-      {"clwb", store_and_flush<Flush::kClwb>, store_fence, has_clwb},
+      {"clflushopt", store_and_flush<Cpu, Flush::kClflushopt>, store_fence, has_clflushopt},
+      {"clwb", store_and_flush<Cpu, Flush::kClwb>, store_fence, has_clwb},
       {"movdir64b", movdir64b, store_fence, has_movdir64b},
   }};
   return methods;

@@ -7,6 +7,8 @@
 // - copy() may stream past the cache. Other threads see the bytes after this thread's fence() or
 //   its next locked instruction (unlocking a Mutex is one); a plain release store does NOT order
 //   them.
+// - Two copies to the same place need a fence between them: one may stream and the other not, and
+//   in which order they reach the media is then not said.
 // - Lines only partly covered by a copy keep their other bytes.
 // - The tables are static and immutable; the functions may be called from any thread.
 #pragma once
