@@ -246,8 +246,10 @@ Status Pmem::Mapping::map() {
   struct pmem2_config* config = nullptr;
   if (int rc = pmem2_source_from_fd(&source, fd)) {
     if (S_ISCHR(st.st_mode))
-      return make_error(EINVAL, "cache device %s: is a character device, but not a devdax one (%s)",
-                        path(), pmem2_errormsg());
+      return make_error(EINVAL,
+                        "cache device %s: is a character device, but not a devdax one; expected "
+                        "/dev/daxX.Y or a file",
+                        path());
     return pmem2_error(rc, path(), "not usable as pmem");
   }
   Status mapped;
