@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "prove/bases.h"
+
+#include "format/layout.h"
+#include "keylog/tails.h"
+#include "segment/format_device.h"
+#include "testing/image.h"
+
+namespace pcache {
+
+using namespace media;
+
+namespace {
+
+// Of an earlier life, still in use for one sector.
+constexpr SegId kOldData{20};
+// Segments that the log may take next, with ksets of an earlier life.
+constexpr uint32_t kOldLogs = 6;
+constexpr uint32_t kOldKsets = 40;
+constexpr uint32_t kOneKeyBytes = sizeof(KsetHeader) + sizeof(Key);
+
+class Builder {
+ public:
+  Builder(PmemSim& sim, bool data_crc) : pmem_(sim.make_pmem()), data_crc_(data_crc) {
+    FormatOptions options;
+    options.data_crc = data_crc;
+    format_device(*pmem_, options);
+  }
+
+  // A key whose data is there.
+  Key key(VersionId version, const Extent& extent, CachePos data, uint32_t flags = 0) {
+    const auto bytes = Oracle::content(version, extent.off, extent.len);
+    pmem_->store(at(data), bytes.data(), bytes.size());
+    Key key = make_key(extent, data, 0, flags);
+    if (data_crc_) key.data_crc = data_crc32c(bytes.data(), bytes.size());
+    return key;
+  }
+  CachePos kset(CachePos pos, const std::vector<Key>& keys) {
+    std::vector<std::byte> bytes(kset_bytes(static_cast<uint32_t>(keys.size())));
+    memcpy(bytes.data() + sizeof(KsetHeader), keys.data(), keys.size() * sizeof(Key));
+    auto* header = reinterpret_cast<KsetHeader*>(bytes.data());
+    seal_kset(header, {reinterpret_cast<const Key*>(header + 1), keys.size()});
+    pmem_->store(at(pos), bytes.data(), bytes.size());
+    return pos + static_cast<uint32_t>(bytes.size());
+  }
+  void clear(CachePos pos) {
+    constexpr KsetHeader kCleared{};
+    pmem_->store(at(pos), &kCleared, sizeof kCleared);
+  }
+  void tails(CachePos pos) {
+    Tails tails;
+    PCACHE_CHECK(tails.load(*pmem_, {kProveSegments, kProveLogicalBytes}).ok());
+    tails.set_key_tail(*pmem_, pos);
+    tails.set_dirty_tail(*pmem_, pos);
+  }
+
+ private:
+  static MediaOff at(CachePos pos) { return segment_data_off(pos.seg.v) + pos.off; }
+
+  std::unique_ptr<Pmem> pmem_;
+  const bool data_crc_;
+};
+
+// `start`: the log is one kset long.
+void build_old_log(Base* base, bool data_crc, CachePos start) {
+  Builder build(*base->pmem, data_crc);
+  build.tails(start);
+  const CachePos head = build.kset(
+      start, {build.key(kEarlierLife, {11 << 20, kSectorBytes}, {kOldData, 0}, kKeyClean)});
+  uint32_t n = 0;
+  const auto old_kset = [&](CachePos pos) {
+    const uint64_t page = n % 8;  // those that the workloads write
+    const CachePos data{kOldData, (1 + n % 64) * kPageBytes};
+    n++;
+    return build.kset(pos, {build.key(kEarlierLife, {page * kPageBytes, kPageBytes}, data)});
+  };
+  const uint32_t end = std::min(kSegDataBytes, head.off + kOldKsets * kOneKeyBytes);
+  for (CachePos pos = head; pos.off + kOneKeyBytes + sizeof(KsetHeader) <= end;)
+    pos = old_kset(pos);
+  for (uint32_t seg = 1; seg <= kOldLogs; seg++)
+    for (CachePos pos{SegId{seg}, 0}; pos.off < kOldKsets * kOneKeyBytes;) pos = old_kset(pos);
+  build.clear(head);
+  // The clean sector is what the device has, too.
+  base->device_bytes.push_back(Oracle::content(kEarlierLife, 11 << 20, kSectorBytes));
+  base->device[(11 << 20) / kSectorBytes] = base->device_bytes.back().data();
+}
+
+void build_full(Base* base, bool data_crc) {
+  Builder build(*base->pmem, data_crc);
+  std::vector<Key> keys;
+  constexpr uint32_t kReserve = 3;  // for the log; see log_reserve() in cache.cc
+  for (uint32_t seg = 1; seg < kProveSegments - kReserve; seg++) {
+    const Extent extent{(8 << 20) + seg * uint64_t{kPageBytes}, kPageBytes};
+    const VersionId version = base->oracle.begin_write(extent, -1);
+    base->oracle.end_write(version, true, -1);
+    keys.push_back(build.key(version, extent, {SegId{seg}, 0}));
+  }
+  build.clear(build.kset({}, keys));
+}
+
+}  // namespace
+
+std::vector<std::string> base_names() { return {"blank", "fresh", "old", "roll", "full"}; }
+
+std::unique_ptr<Base> make_base(const std::string& name, bool data_crc) {
+  auto base = std::make_unique<Base>();
+  base->name = name + (data_crc ? "+crc" : "");
+  base->data_crc = data_crc;
+  base->pmem = std::make_unique<PmemSim>(device_bytes(kProveSegments));
+  if (name == "fresh") {
+    Builder(*base->pmem, data_crc);
+    PCACHE_CHECK(Session::attach(*base->pmem, {}, {.data_crc = data_crc}).value()->close().ok());
+  } else if (name == "roll") {
+    // Room for one kset of a key and for the header behind it, which becomes a LAST kset.
+    build_old_log(base.get(), data_crc,
+                  {SegId{0}, kSegDataBytes - 2 * kOneKeyBytes - 2 * uint32_t{sizeof(KsetHeader)}});
+  } else if (name == "old") {
+    build_old_log(base.get(), data_crc, {SegId{0}, 64 * kOneKeyBytes});
+  } else if (name == "full") {
+    build_full(base.get(), data_crc);
+  }
+  base->pmem->memory().forget();
+  return base;
+}
+
+}  // namespace pcache

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The states of both media that a workload begins with.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "prove/session.h"
+
+namespace pcache {
+
+struct Base {
+  std::string name;
+  bool data_crc = false;
+  std::unique_ptr<PmemSim> pmem;
+  Sectors device;
+  std::vector<std::vector<std::byte>> device_bytes;  // what `device` points to
+  Oracle oracle;
+};
+
+// blank: zeros; the first attach formats.
+// fresh: formatted, attached and closed once.
+// old: behind the log's end, and at the start of the segments it may go on in, stand whole ksets
+//   of an earlier life, which name data that is still there: as after a segment was freed and taken
+//   again.
+// roll: the same, and the log stands at the end of its segment, with room for one small kset.
+// full: dirty data in every segment; a write must wait for space.
+std::vector<std::string> base_names();
+std::unique_ptr<Base> make_base(const std::string& name, bool data_crc);
+
+}  // namespace pcache

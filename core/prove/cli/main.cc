@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// pcache_prove: tries every crash of many workloads and says, as one line of JSON, what it has
+// tried. See scripts/prove, which runs all of it.
+//
+// A failure is one line on stderr that begins with "FAIL" and ends with the command that shows it
+// again; exit status 1. A crash of the code under test, or SIGTERM, prints that command, too.
+#include <signal.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "prove/damage.h"
+#include "prove/schedules.h"
+#include "prove/workload.h"
+
+namespace pcache {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Of a sequence of more than one operation; formatting alone has more.
+constexpr size_t kMostPoints = 32;
+
+// The case that runs now, for the handler of a signal.
+std::string g_case;
+
+void on_fatal(int signal) {
+  const std::string line =
+      std::string("FAIL ") + strsignal(signal) + "; again: pcache_prove " + g_case + "\n";
+  (void)!write(STDERR_FILENO, line.data(), line.size());
+  _exit(1);
+}
+
+[[noreturn]] void fail(const Failure& failure, const std::string& again) {
+  fprintf(stderr, "FAIL %s; again: pcache_prove %s\n", failure.what(), again.c_str());
+  fflush(stderr);
+  _exit(1);
+}
+
+std::string case_name(const Base& base, uint64_t seed, std::span<const size_t> sequence) {
+  std::string name = "replay " + base.name + " " + std::to_string(seed) + " ";
+  for (size_t i = 0; i < sequence.size(); i++)
+    name.append(i ? "," : "").append(operations()[sequence[i]].name);
+  return name;
+}
+
+// Every state of the sequence's last operation; of all of it, its first attach too, when `whole`.
+// The first failure ends the program.
+void run_case(Base& base, uint64_t seed, std::span<const size_t> sequence, bool whole,
+              Totals* totals) {
+  g_case = case_name(base, seed, sequence) + (whole ? " --whole" : "");
+  try {
+    Workload workload(base, seed, totals);
+    for (size_t i = 0; i < sequence.size(); i++) {
+      if (!whole && i + 1 == sequence.size()) workload.look_from_here();
+      workload.run(sequence[i]);
+    }
+    workload.examine(sequence.size() == 1 ? SIZE_MAX : kMostPoints);
+    totals->sequences++;
+  } catch (const Failure& failure) {
+    fail(failure, g_case);
+  }
+}
+
+void print(const Totals& totals,
+           const nlohmann::ordered_json& more = nlohmann::ordered_json::object()) {
+  nlohmann::ordered_json out = {{"sequences", totals.sequences},
+                                {"points", totals.points},
+                                {"images", totals.images},
+                                {"again", totals.again},
+                                {"distinct", totals.distinct.size()},
+                                {"faults", totals.faults}};
+  out.update(more);
+  printf("%s\n", out.dump().c_str());
+}
+
+class Deadline {
+ public:
+  explicit Deadline(double seconds)
+      : end_(Clock::now() +
+             std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds))) {}
+  bool passed() const { return passed_by() >= 0; }
+  double passed_by() const {  // seconds
+    return std::chrono::duration<double>(Clock::now() - end_).count();
+  }
+
+ private:
+  const Clock::time_point end_;
+};
+
+struct Common {
+  double seconds = 60;
+  uint64_t seed = 1;
+  unsigned part = 0, parts = 1;
+};
+
+std::vector<std::unique_ptr<Base>> all_bases() {
+  std::vector<std::unique_ptr<Base>> bases;
+  for (const std::string& name : base_names())
+    for (const bool data_crc : {false, true}) bases.push_back(make_base(name, data_crc));
+  return bases;
+}
+
+// All sequences of one operation, then of two, of three; those of the last length in an order that
+// visits all kinds early, so that a short run sees some of everything.
+void sequences(const Common& common, size_t longest, bool all_single) {
+  Totals totals;
+  const Deadline deadline(common.seconds);
+  auto bases = all_bases();
+  const size_t n = operations().size();
+  std::vector<uint64_t> done_of_length, all_of_length;
+  for (size_t length = 1; length <= longest; length++) {
+    uint64_t count = bases.size();
+    for (size_t i = 0; i < length; i++) count *= n;
+    uint64_t stride = 7919;  // visits all: prime to the count
+    while (std::gcd(stride, count) != 1) stride += 2;
+    uint64_t mine = 0, done = 0;
+    for (uint64_t i = common.part; i < count; i += common.parts) {
+      mine++;
+      if (deadline.passed() && !(all_single && length == 1)) continue;
+      uint64_t number = i * stride % count;
+      Base& base = *bases[number % bases.size()];
+      number /= bases.size();
+      std::vector<size_t> sequence(length);
+      for (size_t& op : sequence) {
+        op = number % n;
+        number /= n;
+      }
+      run_case(base, common.seed, sequence, length == 1 && sequence[0] == 0, &totals);
+      done++;
+    }
+    done_of_length.push_back(done);
+    all_of_length.push_back(mine);
+  }
+  print(totals, {{"done_of_length", done_of_length}, {"all_of_length", all_of_length}});
+}
+
+void random_sequences(const Common& common, size_t length) {
+  Totals totals;
+  const Deadline deadline(common.seconds);
+  auto bases = all_bases();
+  uint64_t seed = common.seed + common.part;
+  for (; !deadline.passed(); seed += common.parts) {
+    std::mt19937_64 random(seed);
+    // Without blank ones, of whose formatting sequences() sees to.
+    Base& base = *bases[2 + random() % (bases.size() - 2)];
+    std::vector<size_t> sequence(1 + random() % length);
+    for (size_t& op : sequence) op = random() % operations().size();
+    run_case(base, seed, sequence, true, &totals);
+  }
+  print(totals, {{"seeds", totals.sequences}});
+}
+
+// A random sequence on a device that fails, then heals; every crash of it. Of some, the device lies
+// about its flush as well: what that loses nobody can notice, so it is counted.
+void fault_case(Base& base, uint64_t seed, bool lies, Totals* totals) {
+  g_case = "faults --first " + std::to_string(seed);
+  std::mt19937_64 random(seed);
+  Faults faults(seed, 2 + seed % 4);
+  try {
+    Workload workload(base, seed, totals, &faults);
+    if (lies) workload.let_device_lie();
+    const size_t losing = operations().size() - *find_operation("crash");
+    for (size_t n = 4 + random() % 12; n > 0; n--)
+      workload.run(random() % (operations().size() - losing));
+    workload.heal();
+    workload.examine(kMostPoints);
+    totals->sequences++;
+  } catch (const Failure& failure) {
+    fail(failure, g_case);
+  }
+  for (const auto& [kind, n] : faults.counts()) totals->faults[kind] += n;
+}
+
+void faults(const Common& common, std::optional<uint64_t> one) {
+  Totals totals, lying;
+  lying.count_failures = true;
+  const Deadline deadline(common.seconds);
+  auto bases = all_bases();
+  uint64_t seed = one.value_or(common.seed + common.part);
+  for (; !deadline.passed(); seed += common.parts) {
+    const bool lies = seed % 8 == 0;
+    fault_case(*bases[2 + seed % (bases.size() - 2)], seed, lies, lies ? &lying : &totals);
+    if (one) break;
+  }
+  const uint64_t noticed_by_nobody = lying.failures["lost"];
+  if (lying.failures.size() > 1)
+    fail(Failure("lost: a device that lies has made more go than its own data: " +
+                 nlohmann::json(lying.failures).dump()),
+         g_case);
+  print(totals, {{"seeds", totals.sequences},
+                 {"lying_images", lying.images},
+                 {"lying_lost", noticed_by_nobody}});
+}
+
+// One base after the other, each for its share of the time.
+void damage(const Common& common, const std::string& one_base, const std::string& only) {
+  Totals totals;
+  const Deadline begun(0);
+  Outcomes bits, pages;
+  auto bases = all_bases();
+  double share = 0;
+  for (const auto& base : bases) {
+    share++;
+    if (!one_base.empty() && base->name != one_base) continue;
+    g_case = "damage --seed " + std::to_string(common.seed) + " --base " + base->name;
+    Damage image(*base, common.seed);
+    const double until = common.seconds * share / static_cast<double>(bases.size());
+    Damage::Share mine{common.part, common.parts, only,
+                       [&] { return only.empty() && begun.passed_by() > until; }};
+    try {
+      image.poison_every_page(mine, &pages);
+      image.flip_every_bit(mine, &bits);
+    } catch (const Failure& failure) {
+      fail(failure, "damage --seed " + std::to_string(common.seed) + " --base " + base->name +
+                        " --only '" + image.now() + "'");
+    }
+  }
+  print(totals, {{"bits", bits}, {"pages", pages}});
+}
+
+void schedules(const Common& common, std::optional<uint64_t> one) {
+  Totals totals;
+  const Deadline deadline(common.seconds);
+  auto bases = all_bases();
+  uint64_t seed = one.value_or(common.seed + common.part);
+  for (; !deadline.passed(); seed += common.parts) {
+    g_case = "schedules --first " + std::to_string(seed);
+    try {
+      run_schedule(*bases[2 + seed % (bases.size() - 2)], seed, &totals);
+    } catch (const Failure& failure) {
+      fail(failure, g_case);
+    }
+    if (one) break;
+  }
+  print(totals, {{"seeds", totals.sequences}});
+}
+
+void replay(const std::string& base_name, uint64_t seed, const std::string& names, bool whole,
+            bool count) {
+  std::string name = base_name;
+  const bool data_crc = name.ends_with("+crc");
+  if (data_crc) name.resize(name.size() - strlen("+crc"));
+  const auto known = base_names();
+  if (std::find(known.begin(), known.end(), name) == known.end())
+    throw CLI::ValidationError("no base " + base_name);
+  std::vector<size_t> sequence;
+  for (const std::string& op : CLI::detail::split(names, ',')) {
+    const auto found = find_operation(op);
+    if (!found) throw CLI::ValidationError("no operation " + op);
+    sequence.push_back(*found);
+  }
+  Totals totals;
+  totals.count_failures = count;
+  const auto base = make_base(name, data_crc);
+  run_case(*base, seed, sequence, whole, &totals);
+  print(totals, {{"failures", totals.failures}});
+}
+
+}  // namespace
+}  // namespace pcache
+
+int main(int argc, char** argv) {
+  using namespace pcache;
+  for (const int fatal : {SIGABRT, SIGSEGV, SIGFPE, SIGILL, SIGALRM, SIGTERM})
+    signal(fatal, on_fatal);
+  // The index's memory is advised to be huge pages: 2 MiB of zeros for every image.
+  prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
+  CLI::App app("Tries every crash; see scripts/prove");
+  app.require_subcommand(1);
+  Common common;
+  const auto add_common = [&](CLI::App* command) {
+    command->add_option("--seconds", common.seconds, "stop then");
+    command->add_option("--seed", common.seed);
+    command->add_option("--part", common.part, "of --parts processes, from 0 on");
+    command->add_option("--parts", common.parts);
+    return command;
+  };
+  size_t length = 3;
+  auto* all = add_common(app.add_subcommand("sequences", "all short sequences of operations"));
+  all->add_option("--length", length, "up to so many operations");
+  bool all_single = false;
+  all->add_flag("--all-single", all_single, "those of one operation, whatever the time");
+  all->callback([&] { sequences(common, length, all_single); });
+  size_t random_length = 30;
+  auto* random = add_common(app.add_subcommand("random", "long random sequences"));
+  random->add_option("--length", random_length, "up to so many operations");
+  random->callback([&] { random_sequences(common, random_length); });
+  std::optional<uint64_t> one;
+  auto* failing = add_common(app.add_subcommand("faults", "a backing device that fails"));
+  failing->add_option("--first", one, "this seed alone");
+  failing->callback([&] { faults(common, one); });
+  auto* damaged = add_common(app.add_subcommand("damage", "bits flipped, pages unreadable"));
+  std::string one_base, only;
+  damaged->add_option("--base", one_base, "this starting image alone");
+  damaged->add_option("--only", only, "this record and bit, or page, alone");
+  damaged->callback([&] { damage(common, one_base, only); });
+  auto* threads = add_common(app.add_subcommand("schedules", "many threads, then a crash"));
+  threads->add_option("--first", one, "this seed alone");
+  threads->callback([&] { schedules(common, one); });
+  std::string base, names;
+  bool whole = false, count = false;
+  auto* again = app.add_subcommand("replay", "one sequence");
+  again->add_option("BASE", base)->required();
+  again->add_option("SEED", common.seed)->required();
+  again->add_option("OPERATIONS", names, "by name, with commas between")->required();
+  again->add_flag("--whole", whole, "the states of all operations, and not of the last alone");
+  again->add_flag("--count", count, "counts what fails, by kind, and goes on");
+  again->callback([&] { replay(base, common.seed, names, whole, count); });
+  app.add_subcommand("operations", "the alphabet")->callback([] {
+    for (const Operation& op : operations()) printf("%-12s %s\n", op.name, op.what);
+  });
+  CLI11_PARSE(app, argc, argv);
+  return 0;
+}

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "prove/judge.h"
+
+#include <algorithm>
+
+#include "inspect/check.h"
+
+namespace pcache {
+
+namespace {
+
+// What a crash may leave, and costs nothing: the records that it tore.
+bool left_by_a_crash(const Finding& finding, bool log_is_closed) {
+  return finding.code == "torn-replica" || (finding.code == "torn-tail" && !log_is_closed);
+}
+
+std::string differing(const Oracle::Found& before, const Oracle::Found& after) {
+  for (const auto& [sector, version] : before)
+    if (const auto now = after.find(sector); now == after.end() || now->second != version)
+      return "sector " + std::to_string(sector) + " held version " + std::to_string(version) +
+             ", now " + (now == after.end() ? "?" : std::to_string(now->second));
+  return {};
+}
+
+}  // namespace
+
+bool Judge::check_image_as_it_is(bool drained) const {
+  UndoMemory& memory = base_.pmem->memory();
+  const UndoMemory::Mark mark = memory.mark();
+  const auto pmem = base_.pmem->make_pmem();
+  CheckOptions options;
+  options.backing = prove_backing();
+  const CheckReport report = check_image(*pmem, options);
+  if (memory.mark() != mark) throw Failure("lost: check has stored something");
+  if (!report.attaches && report.findings.all().empty()) throw Failure("lost: it does not attach");
+  for (const Finding& finding : report.findings.all())
+    if (finding.severity != Severity::kNote && !left_by_a_crash(finding, drained))
+      throw Failure(std::string(report.attaches ? "lost" : "refused") + ": check: " + finding.code +
+                    ": " + finding.where + ": " + finding.text);
+  return !report.frame.blank;
+}
+
+std::unique_ptr<Session> Judge::attach(const Sectors& device, Trace* trace) const {
+  auto session = Session::attach(*base_.pmem, device, {.trace = trace, .data_crc = base_.data_crc});
+  if (!session) throw Failure("refused: " + session.error().text);
+  return session.take();
+}
+
+Oracle::Found Judge::read_all(Session& session) const {
+  Oracle::Found found;
+  for (const Extent& extent : extents_of(sectors_))
+    if (const std::string wrong = session.read(extent, &found).text(extent); !wrong.empty())
+      throw Failure(wrong);
+  return found;
+}
+
+Oracle::Found Judge::recover(const Sectors& device, Trace* trace) const {
+  UndoMemory& memory = base_.pmem->memory();
+  const UndoMemory::Mark mark = memory.mark();
+  Oracle::Found found;
+  {
+    const auto session = attach(device, trace);
+    session->stop_tracing();  // what reading and closing do is another story
+    found = read_all(*session);
+  }
+  memory.rollback(mark);
+  return found;
+}
+
+// Those that are known and those that changed, but for what the base began with.
+std::vector<uint64_t> Judge::device_sectors(const Sectors& device) const {
+  std::vector<uint64_t> sectors = sectors_;
+  for (const auto& [sector, bytes] : device)
+    if (!base_.device.contains(sector) &&
+        !std::binary_search(sectors_.begin(), sectors_.end(), sector))
+      sectors.push_back(sector);
+  return sectors;
+}
+
+void Judge::look(const CrashPoint& point, const Oracle& oracle) {
+  totals_.images++;
+  totals_.distinct.insert(point.hash);
+  const auto time = static_cast<Oracle::Time>(point.event);
+  Oracle::Found on_device;
+  std::string wrong = read_device(point.device, device_sectors(point.device), &on_device);
+  if (wrong.empty()) wrong = oracle.judge_device(on_device, time);
+  if (!wrong.empty()) throw Failure(wrong);
+  bool formatted = false;
+  Oracle::Found found;
+  try {
+    formatted = check_image_as_it_is(false);
+    found = recover(point.device);
+  } catch (const Failure& failure) {
+    if (failure.kind() == "refused" && oracle.may_be_refused(time)) return;
+    throw;
+  }
+  wrong = oracle.judge(found, time);
+  if (!wrong.empty()) throw Failure(wrong);
+  // Blank; or of before a format, of which the oracle knows no more than that.
+  if (!formatted || oracle.not_formatted_yet(found, time)) return;
+  switch (random_() % 64) {
+    case 0:
+      return crash_in_recovery(point.device, found, 2);
+    case 1:
+      return go_on(point, found, oracle);
+    case 2:
+    case 3:
+    case 4:
+      return drain(point.device, found);
+    default:
+      return;
+  }
+}
+
+void Judge::crash_in_recovery(const Sectors& device, const Oracle::Found& found, int depth) {
+  Trace trace;
+  recover(device, &trace);
+  PowerLoss::Options options;
+  options.seed = random_();
+  options.samples = 3;
+  options.most_points = 5;
+  options.exhaustive_stores = 3;
+  PowerLoss loss(base_.pmem->memory(), trace, device, options);
+  const UndoMemory::Mark mark = base_.pmem->memory().mark();
+  loss.walk(0, [&](const CrashPoint& point) {
+    totals_.images++;
+    totals_.again++;
+    check_image_as_it_is(false);
+    const std::string wrong = differing(found, recover(point.device));
+    if (!wrong.empty()) throw Failure("lost: after a crash in recovery " + wrong);
+    if (depth > 1 && random_() % 16 == 0) crash_in_recovery(point.device, found, depth - 1);
+  });
+  base_.pmem->memory().rollback(mark);
+}
+
+// A life after the crash: what is written then is there after the next one.
+void Judge::go_on(const CrashPoint& at, const Oracle::Found& found, const Oracle& before) {
+  const Sectors& device = at.device;
+  UndoMemory& memory = base_.pmem->memory();
+  const UndoMemory::Mark start = memory.mark();
+  Trace trace;
+  Oracle oracle = before;
+  oracle.collapse(found, static_cast<Oracle::Time>(at.event));
+  {
+    const auto session =
+        Session::attach(*base_.pmem, device,
+                        {.trace = &trace, .oracle = &oracle, .data_crc = base_.data_crc})
+            .take();
+    for (int i = 0; i < 2; i++) {
+      const uint64_t sector = sectors_[random_() % sectors_.size()];
+      if (const int error = session->write({sector * kSectorBytes, kSectorBytes}, PCACHE_REQ_FUA))
+        throw Failure("lost: a write after recovery failed: " + std::to_string(error));
+    }
+    session->stop_tracing();
+  }
+  memory.rollback(start);
+  PowerLoss::Options options;
+  options.seed = random_();
+  options.samples = 3;
+  options.most_points = 5;
+  options.exhaustive_stores = 3;
+  PowerLoss loss(memory, trace, device, options);
+  loss.walk(0, [&](const CrashPoint& point) {
+    totals_.images++;
+    totals_.again++;
+    check_image_as_it_is(false);
+    const auto time = static_cast<Oracle::Time>(point.event);
+    Oracle::Found on_device;
+    std::string wrong = read_device(point.device, device_sectors(point.device), &on_device);
+    if (wrong.empty()) wrong = oracle.judge_device(on_device, time);
+    if (wrong.empty()) wrong = oracle.judge(recover(point.device), time);
+    if (!wrong.empty()) throw Failure(wrong + " (after recovery and a second crash)");
+  });
+  memory.rollback(start);
+}
+
+void Judge::drain(const Sectors& device, const Oracle::Found& found) {
+  UndoMemory& memory = base_.pmem->memory();
+  const UndoMemory::Mark mark = memory.mark();
+  {
+    const auto session = attach(device, nullptr);
+    if (const Status drained = session->cache().drain(); !drained)
+      throw Failure("lost: drain: " + drained.error().text);
+    Oracle::Found on_device;
+    std::string wrong = read_device(session->device_sectors(), sectors_, &on_device);
+    if (wrong.empty()) wrong = differing(found, on_device);
+    if (!wrong.empty()) throw Failure("lost: drained, on the device: " + wrong);
+    PCACHE_CHECK(session->cache().set_gc_percent(0).ok());
+    session->advance(0);
+    wrong = differing(found, read_all(*session));
+    if (!wrong.empty()) throw Failure("lost: reclaimed: " + wrong);
+    if (const Status closed = session->close(); !closed)
+      throw Failure("lost: close: " + closed.error().text);
+    check_image_as_it_is(true);
+  }
+  memory.rollback(mark);
+}
+
+}  // namespace pcache

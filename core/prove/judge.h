@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Judge: looks at one state that a crash has left, and says what is wrong with it.
+//
+// Of every state: the backing device alone is in order; check finds nothing but what a crash may
+// leave, and stores nothing; it attaches; every sector that the workload knows can be read and
+// holds a version that the oracle allows. Of some: a crash inside that attach, and inside the
+// attach after it, leaves the same content; what is written then is there after one more crash;
+// drained and reclaimed, the device alone holds the same content, and check finds nothing but
+// replicas that were torn then.
+#pragma once
+
+#include <random>
+#include <stdexcept>
+#include <unordered_set>
+
+#include "prove/bases.h"
+
+namespace pcache {
+
+// What was done, for the table.
+struct Totals {
+  bool count_failures = false;  // and go on, instead of ending with the first
+  uint64_t sequences = 0;
+  uint64_t points = 0;
+  uint64_t images = 0;                       // checked
+  uint64_t again = 0;                        // of them, in recovery of another
+  std::map<std::string, uint64_t> failures;  // by kind
+  std::unordered_set<uint64_t> distinct;
+  std::map<std::string, uint64_t> faults;
+};
+
+// "lost: ...", "resurrected: ..." or "refused: ...", which is lost, too.
+struct Failure : std::runtime_error {
+  using runtime_error::runtime_error;
+  std::string kind() const { return std::string(what()).substr(0, std::string(what()).find(':')); }
+};
+
+class Judge {
+ public:
+  Judge(Base& base, std::vector<uint64_t> sectors, uint64_t seed, Totals* totals)
+      : base_(base), sectors_(std::move(sectors)), random_(seed), totals_(*totals) {}
+
+  // The memory holds the state and is left as it was. Throws Failure.
+  void look(const CrashPoint& point, const Oracle& oracle);
+  const std::vector<uint64_t>& sectors() const { return sectors_; }
+  // What all sectors hold once the state in memory has been attached; it is left as it was.
+  Oracle::Found recover(const Sectors& device, Trace* trace = nullptr) const;
+
+ private:
+  std::vector<uint64_t> device_sectors(const Sectors& device) const;
+  // False: the device is blank.
+  bool check_image_as_it_is(bool drained) const;
+  std::unique_ptr<Session> attach(const Sectors& device, Trace* trace) const;
+  Oracle::Found read_all(Session& session) const;
+  void crash_in_recovery(const Sectors& device, const Oracle::Found& found, int depth);
+  void go_on(const CrashPoint& at, const Oracle::Found& found, const Oracle& before);
+  void drain(const Sectors& device, const Oracle::Found& found);
+
+  Base& base_;
+  const std::vector<uint64_t> sectors_;
+  std::mt19937_64 random_;
+  Totals& totals_;
+};
+
+}  // namespace pcache

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Oracle: what the user may find on the logical device after a crash, from what he has asked for
+// and what was acknowledged.
+//
+// Of each sector the oracle knows its versions, in the order in which they were written, and when
+// (in events of the Trace) each was submitted and when a FLUSH or FUA that covers it was
+// acknowledged. After a crash a sector holds one whole version, none older than the newest that was
+// durable. The backing device alone may be behind, but not out of order: a version that it holds
+// was submitted after others were acknowledged as durable, so it holds those, or newer ones, too.
+//
+// Sectors tell who wrote them: content() of a version and a place.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/ids.h"
+
+namespace pcache {
+
+// Number of the request that wrote it, from 1 on; 0: what the backing device held at the start.
+using VersionId = uint32_t;
+// Written by nobody in this life: data of a segment's earlier one.
+inline constexpr VersionId kEarlierLife = 0xffffff;
+
+class Oracle {
+ public:
+  // What sectors hold: which version of each.
+  using Found = std::map<uint64_t, VersionId>;
+
+  static std::vector<std::byte> content(VersionId version, uint64_t off, uint64_t len);
+  // Nothing: it is no whole version of any sector.
+  static std::optional<VersionId> version_of(uint64_t sector, const std::byte* bytes);
+
+  // Events of the trace so far; before 0: in a life that a crash has ended.
+  using Time = int64_t;
+  // Requests of one sector do not overlap in time.
+  VersionId begin_write(const Extent& extent, Time time, bool preflush = false);
+  // Acknowledged; `durable`: it was FUA.
+  void end_write(VersionId version, bool durable, Time time);
+  // A FLUSH that was submitted when `covers()` was this, acknowledged now.
+  using Covered = size_t;
+  Covered covers() const { return acknowledged_.size(); }
+  void end_flush(Covered covered, Time time);
+
+  // Every sector that was ever written.
+  std::vector<uint64_t> sectors() const;
+  VersionId newest(uint64_t sector) const;
+  // The newest that was acknowledged, or one submitted after it.
+  bool may_read(uint64_t sector, VersionId version) const;
+
+  // Empty text: as it may be after a crash in front
+  // of event `time`. Else what is wrong, and it begins with "lost: " or "resurrected: ".
+  std::string judge(const Found& found, Time time) const;
+  std::string judge_device(const Found& found, Time time) const;
+
+  // A format: until `begun` all may still be as `before` says; until `done` the cache may be
+  // refused.
+  void note_format(const Found& before, Time begun, Time done) {
+    before_format_ = before, format_begun_ = begun, format_done_ = done;
+  }
+  bool not_formatted_yet(const Found& found, Time time) const {
+    return time <= format_begun_ && found == before_format_;
+  }
+  bool may_be_refused(Time time) const { return time <= format_done_; }
+
+  // After a crash and recovery: what was found is what there is, and durable. Time
+  // begins anew; what came after what in the old life is not forgotten.
+  void collapse(const Found& found, Time now);
+
+ private:
+  struct Version {
+    VersionId id;
+    Time submitted;
+    Time durable;  // kNever: not yet
+    bool acknowledged;
+  };
+  static constexpr Time kNever = INT64_MAX;
+  std::string judge_preflush(const Found& found) const;
+  size_t index_of(const std::vector<Version>& versions, VersionId id) const;
+
+  std::map<uint64_t, std::vector<Version>> versions_;  // by sector, oldest first
+  std::map<VersionId, Extent> writes_;
+  std::vector<VersionId> acknowledged_;
+  VersionId last_ = 0;
+  std::map<VersionId, Covered> preflush_;  // what was acknowledged before a write with PREFLUSH
+  Found before_format_;
+  Time format_begun_ = INT64_MIN, format_done_ = INT64_MIN;
+};
+
+}  // namespace pcache

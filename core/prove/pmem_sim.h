@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// PmemSim: pmem in memory; what the code under test stores and fences goes into a Trace, and can be
+// undone. Stores from any thread; the rest: one thread, while nobody stores.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+
+#include "pmem/pmem.h"
+#include "prove/trace.h"
+#include "prove/undo_memory.h"
+
+namespace pcache {
+
+class PmemSim {
+ public:
+  explicit PmemSim(uint64_t size_bytes) : memory_(size_bytes) {}
+
+  std::unique_ptr<Pmem> make_pmem() {
+    return std::make_unique<Pmem>(memory_.data(), memory_.size_bytes(), &kOps, this);
+  }
+  UndoMemory& memory() { return memory_; }
+  // Where events go from now on; nullptr: nowhere.
+  void set_trace(Trace* trace) { trace_ = trace; }
+
+  // The 4 KiB page around `off` raises SIGBUS when read, until it is stored to, which leaves zeros
+  // round what was stored, or until heal_all(), which brings its content back.
+  void poison(uint64_t off);
+  void heal_all();
+
+  // Called before each store and fence, by the thread that does it, with no lock held.
+  void set_interleave(std::function<void()> interleave) { interleave_ = std::move(interleave); }
+
+ private:
+  static void copy(void* self, std::byte* dst, const void* src, size_t len_bytes);
+  static void fence(void* self);
+  void unmap_poison(uint64_t page);
+  static const PersistOps kOps;
+
+  UndoMemory memory_;
+  Trace* trace_ = nullptr;
+  std::mutex mu_;  // the memory's changes and the trace are in the same order
+  std::map<uint64_t, std::vector<std::byte>> poisoned_;  // page, and its content
+  std::function<void()> interleave_;
+};
+
+}  // namespace pcache

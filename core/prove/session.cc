@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "prove/session.h"
+
+#include <cstring>
+
+namespace pcache {
+
+namespace {
+
+constexpr char kBackingText[] = "prove serial=1";
+
+}  // namespace
+
+BackingIdentity prove_backing() { return {kBackingText, kProveLogicalBytes}; }
+
+Result<std::unique_ptr<Session>> Session::attach(PmemSim& pmem, const Sectors& device,
+                                                 const Options& options) {
+  std::unique_ptr<Session> session(new Session(pmem, options));
+  auto backing = std::make_unique<MemoryDevice>(kProveLogicalBytes);
+  backing->set_identity(kBackingText);
+  for (const auto& [sector, bytes] : device) {
+    backing->poke(sector * kSectorBytes, {bytes, kSectorBytes});
+    session->changed_[sector].assign(bytes, bytes + kSectorBytes);
+  }
+  if (options.fate) backing->set_fate(options.fate);
+  backing->set_on_change([self = session.get()](const MemoryDevice::Change& change) {
+    if (self->options_.trace) self->options_.trace->add(change);
+    for (size_t at = 0; at < change.bytes.size(); at += kSectorBytes) {
+      auto* from = change.bytes.data() + at;
+      self->changed_[(change.off + at) / kSectorBytes].assign(from, from + kSectorBytes);
+    }
+  });
+  session->device_ = backing.get();
+  auto executor = std::make_unique<SteppedExecutor>();
+  session->executor_ = executor.get();
+  pmem.set_trace(options.trace);
+  pcache::Options attaching;
+  attaching.data_crc = options.data_crc;
+  if (options.log)
+    attaching.log =
+        Log([log = options.log](LogLevel level, const char* line) { log(level, line); });
+  else
+    attaching.log = Log([](LogLevel, const char*) {});
+  auto cache =
+      Cache::attach({pmem.make_pmem(), std::move(backing), std::move(executor)}, attaching);
+  if (!cache) {
+    pmem.set_trace(nullptr);
+    return cache.error();
+  }
+  session->cache_ = cache.take();
+  session->queue_ = session->cache_->create_queue(16).take();
+  return session;
+}
+
+void Session::stop_tracing() {
+  pmem_.set_trace(nullptr);
+  options_.trace = nullptr;
+  options_.oracle = nullptr;
+}
+
+Session::~Session() {
+  queue_.reset();
+  cache_.reset();
+  pmem_.set_trace(nullptr);
+}
+
+Oracle::Time Session::mark() {
+  if (!options_.trace) return 0;
+  options_.trace->add(TraceEvent::Kind::kMark);
+  return static_cast<Oracle::Time>(options_.trace->now());
+}
+
+int Session::run(pcache_request* request) {
+  if (queue_->submit(request) == 1) return request->result;
+  pcache_request* done[1];
+  if (request->op == PCACHE_OP_READ) {
+    PCACHE_CHECK(queue_->reap(done, 1, 1, -1) == 1);
+    return request->result;
+  }
+  for (int ms : {0, 1000, 20000}) {
+    advance(ms);
+    if (queue_->reap(done, 0, 1, 0) == 1) return request->result;
+    if (!options_.fate) break;
+  }
+  queue_.reset();  // cancels it
+  queue_ = cache_->create_queue(16).take();
+  return -ETIMEDOUT;
+}
+
+int Session::write(const Extent& extent, uint32_t flags) {
+  const Oracle::Time before = mark();
+  Oracle::Covered covered = 0;
+  VersionId version = 1;
+  if (options_.oracle) {
+    covered = options_.oracle->covers();
+    version = options_.oracle->begin_write(extent, before, flags & PCACHE_REQ_PREFLUSH);
+  }
+  std::vector<std::byte> data = Oracle::content(version, extent.off, extent.len);
+  pcache_request request{PCACHE_OP_WRITE, flags, extent.off, extent.len,
+                         data.data(),     0,     0,          nullptr};
+  const int result = run(&request);
+  if (result == 0 && options_.oracle) {
+    const Oracle::Time after = mark();
+    if (flags & PCACHE_REQ_PREFLUSH) options_.oracle->end_flush(covered, after);
+    options_.oracle->end_write(version, flags & PCACHE_REQ_FUA, after);
+  }
+  return -result;
+}
+
+int Session::flush() {
+  mark();
+  const Oracle::Covered covered = options_.oracle ? options_.oracle->covers() : 0;
+  pcache_request request{PCACHE_OP_FLUSH, 0, 0, 0, nullptr, 0, 0, nullptr};
+  const int result = run(&request);
+  if (result == 0 && options_.oracle) options_.oracle->end_flush(covered, mark());
+  return -result;
+}
+
+std::string Session::ReadResult::text(const Extent& extent) const {
+  if (error)
+    return "lost: a read of " + std::to_string(extent.off) + "+" + std::to_string(extent.len) +
+           " failed: " + strerror(error);
+  return wrong.empty() ? wrong : "lost: " + wrong;
+}
+
+Session::ReadResult Session::read(const Extent& extent, Oracle::Found* found) {
+  std::vector<std::byte> data(extent.len);
+  pcache_request request{PCACHE_OP_READ, 0, extent.off, extent.len, data.data(), 0, 0, nullptr};
+  if (const int result = run(&request)) return {-result, {}};
+  for (uint64_t at = 0; at < extent.len; at += kSectorBytes) {
+    const uint64_t sector = (extent.off + at) / kSectorBytes;
+    const auto version = Oracle::version_of(sector, data.data() + at);
+    if (!version) return {0, "sector " + std::to_string(sector) + " is no whole version"};
+    if (found) (*found)[sector] = *version;
+  }
+  return {};
+}
+
+Status Session::close() {
+  queue_.reset();
+  return cache_->close();
+}
+
+Sectors Session::device_sectors() {
+  Sectors sectors;
+  for (const auto& [sector, bytes] : changed_) sectors[sector] = bytes.data();
+  return sectors;
+}
+
+std::string read_device(const Sectors& device, const std::vector<uint64_t>& sectors,
+                        Oracle::Found* found) {
+  for (const uint64_t sector : sectors) {
+    const auto changed = device.find(sector);
+    if (changed == device.end()) {
+      (*found)[sector] = 0;
+      continue;
+    }
+    const auto version = Oracle::version_of(sector, changed->second);
+    if (!version)
+      return "lost: the device's sector " + std::to_string(sector) + " is no whole version";
+    (*found)[sector] = *version;
+  }
+  return {};
+}
+
+std::vector<Extent> extents_of(const std::vector<uint64_t>& sectors) {
+  std::vector<Extent> extents;
+  for (const uint64_t sector : sectors) {
+    const uint64_t off = sector * kSectorBytes;
+    if (!extents.empty() && extents.back().end() == off)
+      extents.back().len += kSectorBytes;
+    else
+      extents.push_back({off, kSectorBytes});
+  }
+  return extents;
+}
+
+}  // namespace pcache

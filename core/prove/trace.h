@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Trace: everything that happened to the two media, in one order: stores and fences of pmem, writes
+// and flushes of the backing device. What a power loss can leave at any point follows from it
+// (power_loss.h). Any thread may add; reading is for one thread, when nobody adds.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <vector>
+
+#include "testing/memory_device.h"
+
+namespace pcache {
+
+struct TraceEvent {
+  enum class Kind : uint8_t {
+    kStore,      // to pmem: durable after the next fence of the same thread
+    kUnflushed,  // to pmem, and left in the CPU's cache: durable at no time, or at any
+    kFence,      // of one thread
+    // Of the backing device; a write's id is `id`, a flush's too.
+    kDeviceWrite,        // submitted: from now on it may be on the medium, whole or in part
+    kDeviceWriteDone,    // completed: in the device's volatile cache, or on the medium
+    kDeviceFlushBegun,   // covers the writes that have completed
+    kDeviceFlush,        // has succeeded: what it covers is durable
+    kDeviceFlushFailed,  // what it covers may be gone, and no later flush brings it back
+    kMark,               // the user's side: a request begins or is acknowledged
+  };
+  Kind kind = Kind::kMark;
+  uint32_t thread = 0;
+  uint64_t off = 0;  // bytes, on the medium
+  uint32_t len = 0;
+  size_t bytes_at = 0;
+  uint64_t id = 0;
+};
+
+class Trace {
+ public:
+  void add(TraceEvent::Kind kind, uint64_t off = 0, const void* bytes = nullptr, size_t len = 0,
+           uint64_t id = 0);
+  void add(const MemoryDevice::Change& change);
+  // How many events there are: the time of the user's marks.
+  size_t now() const {
+    std::lock_guard lock(mu_);
+    return events_.size();
+  }
+  void clear();
+  const std::vector<TraceEvent>& events() const { return events_; }
+  // TraceEvent::bytes_at counts from here.
+  const std::byte* all_bytes() const { return bytes_.data(); }
+
+ private:
+  mutable std::mutex mu_;
+  std::vector<TraceEvent> events_;
+  std::vector<std::byte> bytes_;
+};
+
+}  // namespace pcache
