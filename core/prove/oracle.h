@@ -52,8 +52,8 @@ class Oracle {
   // The newest that was acknowledged, or one submitted after it.
   bool may_read(uint64_t sector, VersionId version) const;
 
-  // Empty text: as it may be after a crash in front
-  // of event `time`. Else what is wrong, and it begins with "lost: " or "resurrected: ".
+  // Empty text: as it may be after a crash in front of event `time`. Else what is wrong, and it
+  // begins with "lost: " or "resurrected: ".
   std::string judge(const Found& found, Time time) const;
   std::string judge_device(const Found& found, Time time) const;
 

@@ -257,16 +257,14 @@ void PowerLoss::visit_state(size_t event, const Mask& words, const Mask& sectors
   uint64_t hash = hash_;
   for (size_t i = 0; i < words_.size(); i++)
     if (words[i]) store_word(words_[i], &hash);
-  const bool nothing_kept = std::find(words.begin(), words.end(), true) == words.end() &&
-                            std::find(sectors.begin(), sectors.end(), true) == sectors.end();
   if (std::find(sectors.begin(), sectors.end(), true) == sectors.end()) {
-    visit({event, state_++, hash, nothing_kept, device_});
+    visit({event, state_++, hash, device_});
   } else {
     Sectors device = device_;
     for (size_t i = 0; i < sectors_.size(); i++)
       if (sectors[i])
         put(&device, sectors_[i].number, trace_.all_bytes() + sectors_[i].bytes_at, &hash);
-    visit({event, state_++, hash, nothing_kept, device});
+    visit({event, state_++, hash, device});
   }
   memory_.rollback(mark);
 }

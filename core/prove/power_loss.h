@@ -33,10 +33,9 @@ std::string missing_fence(const Trace& trace);
 using Sectors = std::map<uint64_t, const std::byte*>;
 
 struct CrashPoint {
-  size_t event = 0;      // the first that did not happen
-  uint64_t state = 0;    // number of the state among those of this point
-  uint64_t hash = 0;     // of both media
-  bool at_rest = false;  // nothing was pending, or all of it was lost
+  size_t event = 0;    // the first that did not happen
+  uint64_t state = 0;  // number of the state among those of this point
+  uint64_t hash = 0;   // of both media
   const Sectors& device;
 };
 

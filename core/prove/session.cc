@@ -36,11 +36,7 @@ Result<std::unique_ptr<Session>> Session::attach(PmemSim& pmem, const Sectors& d
   pmem.set_trace(options.trace);
   pcache::Options attaching;
   attaching.data_crc = options.data_crc;
-  if (options.log)
-    attaching.log =
-        Log([log = options.log](LogLevel level, const char* line) { log(level, line); });
-  else
-    attaching.log = Log([](LogLevel, const char*) {});
+  attaching.log = Log([](LogLevel, const char*) {});
   auto cache =
       Cache::attach({pmem.make_pmem(), std::move(backing), std::move(executor)}, attaching);
   if (!cache) {

@@ -29,7 +29,6 @@ class Session {
     Oracle* oracle = nullptr;
     bool data_crc = false;  // of a device that is blank; else it must be what the device has
     std::function<MemoryDevice::Fate(BlockOp, const Extent&)> fate = nullptr;
-    std::function<void(LogLevel, const char*)> log = nullptr;
   };
   static Result<std::unique_ptr<Session>> attach(PmemSim& pmem, const Sectors& device,
                                                  const Options& options);
