@@ -193,6 +193,10 @@ void MemoryDevice::hold() {
 void MemoryDevice::release_all() {
   std::lock_guard lock(mu_);
   holding_ = false;
+  release_held();
+}
+
+void MemoryDevice::release_held() {
   for (Request& request : held_) finish(std::move(request));
   held_.clear();
 }
@@ -219,8 +223,8 @@ void MemoryDevice::before_wait() {
   {
     std::lock_guard lock(mu_);
     if (!release_on_wait_) return;
+    release_held();
   }
-  release_all();
 }
 
 void MemoryDevice::set_error(int error) {

@@ -46,7 +46,7 @@ class MemoryDevice : public BlockDevice {
   void release_all();          // also ends hold()
   void release(size_t index);  // the held request number `index`, in order of submission
   size_t held() const;
-  // wait() of a queue lets go what is held: for a waiter that has nobody else to do it.
+  // wait() of a queue lets go what is held by then: for a waiter that has nobody else to do it.
   void set_release_on_wait(bool on);
   // The requests submitted next complete with this errno; 0: they work again.
   void set_error(int error);
@@ -97,6 +97,7 @@ class MemoryDevice : public BlockDevice {
   void finish(Request request);
   void submit(MemoryQueue* queue, BlockIo* io);
   void before_wait();
+  void release_held();
 
   std::vector<std::byte> load(uint64_t off, uint64_t len) const;
 
