@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <new>
 
+#include "base/mutants.h"
 #include "segment/media_crc.h"
 
 namespace pcache {
@@ -127,7 +128,7 @@ WriteOut::Done WriteOut::write(const DirtyBatch& batch,
     done_.error = ENOMEM;
     submit_current();  // gives it back
   }
-  wait_all();
+  if (!hazard(Hazard::kBatchNotWaitedFor)) wait_all();
   std::sort(done_.bad_keys.begin(), done_.bad_keys.end());
   return std::move(done_);
 }

@@ -40,6 +40,7 @@ enum class Hazard : uint8_t {
   kTrimmedTooEarly = 27,
   kLastFlushIgnored = 28,
   // A second and third form: ten times the number, and one, two.
+  kBatchNotWaitedFor = 41,
   kPreflushForgotten = 61,
   kPreflushDropsData = 62,
   kFreedSpaceWakesNobody = 101,
@@ -47,7 +48,8 @@ enum class Hazard : uint8_t {
   kCutExtentsNotVerified = 181,
 };
 
-// A place in the code that stores to media or fences. (clang 14 has no std::source_location.)
+// A place in the code that stores to media or fences; a function that does it for several callers
+// takes theirs. (clang 14 has no std::source_location.)
 struct CodeSite {
   const char* file;
   int line;

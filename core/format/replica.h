@@ -58,7 +58,7 @@ class Replicated {
 
   // Stores the record over the older replica. Durable after the caller's next fence; until then the
   // newest one stands, so two writes need a fence between them.
-  void write(Pmem& pmem, Record record) {
+  void write(Pmem& pmem, Record record, const CodeSite& site = CodeSite::current()) {
     newest_ = 1 - newest_;
     seq_++;
     record.header = {};
@@ -67,7 +67,7 @@ class Replicated {
     record.header.crc = record_crc(record);
     MediaOff at = slot(newest_);
     if (hazard(Hazard::kReplicaIndexByStructSize)) at = place_.base + newest_ * sizeof(Record);
-    pmem.store(at, &record, sizeof record);
+    pmem.store(at, &record, sizeof record, site);
     state_[newest_] = ReplicaState::kValid;
   }
 

@@ -18,12 +18,13 @@ Result<CachePos> load_one(const Pmem& pmem, Replicated<media::TailPos>& record,
   return checked;
 }
 
-void set_one(Pmem& pmem, Replicated<media::TailPos>& record, CachePos pos) {
+void set_one(Pmem& pmem, Replicated<media::TailPos>& record, CachePos pos,
+             const CodeSite& site = CodeSite::current()) {
   media::TailPos tail{};
   tail.cache_seg_id = pos.seg.v;
   tail.seg_off = pos.off;
-  record.write(pmem, tail);
-  pmem.fence();
+  record.write(pmem, tail, site);
+  pmem.fence(site);
 }
 
 }  // namespace

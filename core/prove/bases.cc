@@ -28,10 +28,11 @@ class Builder {
   }
 
   // A key whose data is there.
-  Key key(VersionId version, const Extent& extent, CachePos data, uint32_t flags = 0) {
+  Key key(VersionId version, const Extent& extent, CachePos data, uint32_t flags = 0,
+          uint64_t gen = 0) {
     const auto bytes = Oracle::content(version, extent.off, extent.len);
     pmem_->store(at(data), bytes.data(), bytes.size());
-    Key key = make_key(extent, data, 0, flags);
+    Key key = make_key(extent, data, gen, flags);
     if (data_crc_) key.data_crc = data_crc32c(bytes.data(), bytes.size());
     return key;
   }
@@ -43,15 +44,26 @@ class Builder {
     pmem_->store(at(pos), bytes.data(), bytes.size());
     return pos + static_cast<uint32_t>(bytes.size());
   }
+  void last(CachePos pos, SegId next) {
+    const KsetHeader header = make_last_kset(next);
+    pmem_->store(at(pos), &header, sizeof header);
+  }
+  void generation(SegId seg, uint64_t gen) {
+    Replicated<SegmentGen> record(segment_gen_place(seg.v));
+    record.load(*pmem_);
+    SegmentGen raised{};
+    raised.gen = gen;
+    record.write(*pmem_, raised);
+  }
   void clear(CachePos pos) {
     constexpr KsetHeader kCleared{};
     pmem_->store(at(pos), &kCleared, sizeof kCleared);
   }
-  void tails(CachePos pos) {
+  void tails(CachePos key_tail, CachePos dirty_tail) {
     Tails tails;
     PCACHE_CHECK(tails.load(*pmem_, {kProveSegments, kProveLogicalBytes}).ok());
-    tails.set_key_tail(*pmem_, pos);
-    tails.set_dirty_tail(*pmem_, pos);
+    tails.set_key_tail(*pmem_, key_tail);
+    tails.set_dirty_tail(*pmem_, dirty_tail);
   }
 
  private:
@@ -64,7 +76,7 @@ class Builder {
 // `start`: the log is one kset long.
 void build_old_log(Base* base, bool data_crc, CachePos start) {
   Builder build(*base->pmem, data_crc);
-  build.tails(start);
+  build.tails(start, start);
   const CachePos head = build.kset(
       start, {build.key(kEarlierLife, {11 << 20, kSectorBytes}, {kOldData, 0}, kKeyClean)});
   uint32_t n = 0;
@@ -98,14 +110,51 @@ void build_full(Base* base, bool data_crc) {
   build.clear(build.kset({}, keys));
 }
 
+void build_used(Base* base, bool data_crc) {
+  Builder build(*base->pmem, data_crc);
+  constexpr SegId kReused{20}, kOther{21}, kSecondLog{9};
+  constexpr Extent kMany{9 << 20, kKeysPerKset * kSectorBytes};
+  const auto version = [&](const Extent& extent) {
+    const VersionId id = base->oracle.begin_write(extent, -1);
+    base->oracle.end_write(id, true, -1);
+    return id;
+  };
+  // The third page's data in the other segment is still there, and older than what is dead.
+  constexpr Extent kThird{3 * kPageBytes, kPageBytes};
+  CachePos pos = build.kset({}, {build.key(kEarlierLife, kThird, {kOther, 0})});
+  std::vector<Key> dead;
+  for (uint32_t page = 0; page < 8; page++)
+    dead.push_back(build.key(kEarlierLife, {page * uint64_t{kPageBytes}, kPageBytes},
+                             {kReused, page * kPageBytes}));
+  pos = build.kset(pos, dead);
+  build.last(pos, kSecondLog);
+  pos = {kSecondLog, 0};
+  build.tails({}, pos);
+  build.generation(kReused, 1);
+  // In no order that would make them one extent.
+  std::vector<Key> many;
+  const VersionId first = version(kMany);
+  for (uint32_t i = 0; i < kKeysPerKset; i++)
+    many.push_back(build.key(first, {kMany.off + i * kSectorBytes, kSectorBytes},
+                             {kReused, (kKeysPerKset - i) * kSectorBytes}, 0, 1));
+  pos = build.kset(pos, many);
+  const Extent over{kMany.off + 3 * kSectorBytes, 4 * kSectorBytes};
+  const Extent beside{kMany.end(), kSectorBytes};
+  const VersionId second = version(over), third = version(beside);
+  pos = build.kset(pos, {build.key(second, over, {kReused, 1 << 20}, 0, 1),
+                         build.key(third, beside, {kReused, 2 << 20}, 0, 1)});
+  build.clear(pos);
+}
+
 }  // namespace
 
-std::vector<std::string> base_names() { return {"blank", "fresh", "old", "roll", "full"}; }
+std::vector<std::string> base_names() { return {"blank", "fresh", "old", "roll", "full", "used"}; }
 
 std::unique_ptr<Base> make_base(const std::string& name, bool data_crc) {
   auto base = std::make_unique<Base>();
   base->name = name + (data_crc ? "+crc" : "");
   base->data_crc = data_crc;
+  base->hash = std::hash<std::string>()(base->name);
   base->pmem = std::make_unique<PmemSim>(device_bytes(kProveSegments));
   if (name == "fresh") {
     Builder(*base->pmem, data_crc);
@@ -118,6 +167,8 @@ std::unique_ptr<Base> make_base(const std::string& name, bool data_crc) {
     build_old_log(base.get(), data_crc, {SegId{0}, 64 * kOneKeyBytes});
   } else if (name == "full") {
     build_full(base.get(), data_crc);
+  } else if (name == "used") {
+    build_used(base.get(), data_crc);
   }
   base->pmem->memory().forget();
   return base;

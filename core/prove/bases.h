@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "prove/recoveries.h"
 #include "prove/session.h"
 
 namespace pcache {
@@ -17,6 +18,8 @@ struct Base {
   Sectors device;
   std::vector<std::vector<std::byte>> device_bytes;  // what `device` points to
   Oracle oracle;
+  uint64_t hash = 0;  // tells its states from those of other bases; see CrashPoint
+  Recoveries recoveries;
 };
 
 // blank: zeros; the first attach formats.
@@ -26,6 +29,8 @@ struct Base {
 //   again.
 // roll: the same, and the log stands at the end of its segment, with room for one small kset.
 // full: dirty data in every segment; a write must wait for space.
+// used: as a kernel target leaves it that has freed a segment, and not moved key_tail: keys whose
+//   data is gone, then ksets in another log segment, of 128 keys and of few, all dirty.
 std::vector<std::string> base_names();
 std::unique_ptr<Base> make_base(const std::string& name, bool data_crc);
 

@@ -148,10 +148,15 @@ void Damage::look(const std::set<std::string>& allowed, Outcomes* outcomes) {
   (*outcomes)[found]++;
 }
 
-// Not one record after the other: where the time is too short for all of them, some of each.
-void Damage::flip_every_bit(const Share& share, Outcomes* outcomes) {
+uint64_t Damage::bits() const {
   uint64_t all = 0;
   for (const Record& record : records_) all += record.len * uint64_t{8};
+  return all;
+}
+
+// Not one record after the other: where the time is too short for all of them, some of each.
+void Damage::flip_every_bit(const Share& share, Outcomes* outcomes) {
+  const uint64_t all = bits();
   uint64_t stride = 7919;
   while (std::gcd(stride, all) != 1) stride += 2;
   for (uint64_t n = share.part; n < all && !share.over(); n += share.parts) {

@@ -32,6 +32,7 @@ class Damage {
   };
   void flip_every_bit(const Share& share, Outcomes* outcomes);
   void poison_every_page(const Share& share, Outcomes* outcomes);
+  uint64_t bits() const;  // that there are to flip
   // What is being tried, for an abort.
   const std::string& now() const { return now_; }
 

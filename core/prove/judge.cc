@@ -67,6 +67,20 @@ Oracle::Found Judge::recover(const Sectors& device, Trace* trace) const {
   return found;
 }
 
+bool Judge::recovered(const CrashPoint& point, Oracle::Found* found) {
+  totals_.images++;
+  totals_.distinct.insert(point.hash);
+  const Recoveries::Recovered* known = base_.recoveries.find(point.hash, sectors_);
+  if (!known) {
+    Recoveries::Recovered now{check_image_as_it_is(false), {}};
+    for (const auto& [sector, version] : recover(point.device)) now.held.push_back(version);
+    base_.recoveries.add(point.hash, sectors_, std::move(now));
+    known = base_.recoveries.find(point.hash, sectors_);
+  }
+  for (size_t i = 0; i < sectors_.size(); i++) (*found)[sectors_[i]] = known->held[i];
+  return known->formatted;
+}
+
 // Those that are known and those that changed, but for what the base began with.
 std::vector<uint64_t> Judge::device_sectors(const Sectors& device) const {
   std::vector<uint64_t> sectors = sectors_;
@@ -78,8 +92,6 @@ std::vector<uint64_t> Judge::device_sectors(const Sectors& device) const {
 }
 
 void Judge::look(const CrashPoint& point, const Oracle& oracle) {
-  totals_.images++;
-  totals_.distinct.insert(point.hash);
   const auto time = static_cast<Oracle::Time>(point.event);
   Oracle::Found on_device;
   std::string wrong = read_device(point.device, device_sectors(point.device), &on_device);
@@ -88,8 +100,7 @@ void Judge::look(const CrashPoint& point, const Oracle& oracle) {
   bool formatted = false;
   Oracle::Found found;
   try {
-    formatted = check_image_as_it_is(false);
-    found = recover(point.device);
+    formatted = recovered(point, &found);
   } catch (const Failure& failure) {
     if (failure.kind() == "refused" && oracle.may_be_refused(time)) return;
     throw;
@@ -98,37 +109,54 @@ void Judge::look(const CrashPoint& point, const Oracle& oracle) {
   if (!wrong.empty()) throw Failure(wrong);
   // Blank; or of before a format, of which the oracle knows no more than that.
   if (!formatted || oracle.not_formatted_yet(found, time)) return;
-  switch (random_() % 64) {
-    case 0:
-      return crash_in_recovery(point.device, found, 2);
-    case 1:
-      return go_on(point, found, oracle);
-    case 2:
-    case 3:
-    case 4:
-      return drain(point.device, found);
-    default:
-      return;
-  }
+  const uint64_t die = random_() % 1024;
+  if (die < 16) return crash_in_recovery(point, found, 2);
+  if (die < 32) return go_on(point, found, oracle);
+  if (die < 80) return drain(point.device, found);
+  if (die < 81) return others_are_untouched(point.device);
 }
 
-void Judge::crash_in_recovery(const Sectors& device, const Oracle::Found& found, int depth) {
+void Judge::others_are_untouched(const Sectors& device) const {
+  UndoMemory& memory = base_.pmem->memory();
+  const UndoMemory::Mark mark = memory.mark();
+  {
+    const auto session = attach(device, nullptr);
+    constexpr uint64_t kStep = 1 << 20;
+    for (uint64_t off = 0; off < kProveLogicalBytes; off += kStep) {
+      Oracle::Found found;
+      if (const std::string wrong = session->read({off, kStep}, &found).text({off, kStep});
+          !wrong.empty())
+        throw Failure(wrong);
+      for (const auto& [sector, version] : found) {
+        const bool has_content = base_.device.contains(sector);
+        if (version != (has_content ? kEarlierLife : 0) &&
+            !std::binary_search(sectors_.begin(), sectors_.end(), sector))
+          throw Failure("resurrected: sector " + std::to_string(sector) + " holds version " +
+                        std::to_string(version) + ", and was never written");
+      }
+    }
+  }
+  memory.rollback(mark);
+}
+
+void Judge::crash_in_recovery(const CrashPoint& at, const Oracle::Found& found, int depth) {
   Trace trace;
-  recover(device, &trace);
+  recover(at.device, &trace);
   PowerLoss::Options options;
+  options.hash = at.hash;
   options.seed = random_();
   options.samples = 3;
   options.most_points = 5;
   options.exhaustive_stores = 3;
-  PowerLoss loss(base_.pmem->memory(), trace, device, options);
+  PowerLoss loss(base_.pmem->memory(), trace, at.device, options);
   const UndoMemory::Mark mark = base_.pmem->memory().mark();
   loss.walk(0, [&](const CrashPoint& point) {
-    totals_.images++;
     totals_.again++;
-    check_image_as_it_is(false);
-    const std::string wrong = differing(found, recover(point.device));
+    Oracle::Found now;
+    recovered(point, &now);
+    const std::string wrong = differing(found, now);
     if (!wrong.empty()) throw Failure("lost: after a crash in recovery " + wrong);
-    if (depth > 1 && random_() % 16 == 0) crash_in_recovery(point.device, found, depth - 1);
+    if (depth > 1 && random_() % 16 == 0) crash_in_recovery(point, found, depth - 1);
   });
   base_.pmem->memory().rollback(mark);
 }
@@ -155,20 +183,21 @@ void Judge::go_on(const CrashPoint& at, const Oracle::Found& found, const Oracle
   }
   memory.rollback(start);
   PowerLoss::Options options;
+  options.hash = at.hash;
   options.seed = random_();
   options.samples = 3;
   options.most_points = 5;
   options.exhaustive_stores = 3;
   PowerLoss loss(memory, trace, device, options);
   loss.walk(0, [&](const CrashPoint& point) {
-    totals_.images++;
     totals_.again++;
-    check_image_as_it_is(false);
+    Oracle::Found now;
+    recovered(point, &now);
     const auto time = static_cast<Oracle::Time>(point.event);
     Oracle::Found on_device;
     std::string wrong = read_device(point.device, device_sectors(point.device), &on_device);
     if (wrong.empty()) wrong = oracle.judge_device(on_device, time);
-    if (wrong.empty()) wrong = oracle.judge(recover(point.device), time);
+    if (wrong.empty()) wrong = oracle.judge(now, time);
     if (!wrong.empty()) throw Failure(wrong + " (after recovery and a second crash)");
   });
   memory.rollback(start);

@@ -6,7 +6,7 @@
 // holds a version that the oracle allows. Of some: a crash inside that attach, and inside the
 // attach after it, leaves the same content; what is written then is there after one more crash;
 // drained and reclaimed, the device alone holds the same content, and check finds nothing but
-// replicas that were torn then.
+// replicas that were torn then; all the other sectors of the logical device are as they were.
 #pragma once
 
 #include <random>
@@ -25,7 +25,7 @@ struct Totals {
   uint64_t images = 0;                       // checked
   uint64_t again = 0;                        // of them, in recovery of another
   std::map<std::string, uint64_t> failures;  // by kind
-  std::unordered_set<uint64_t> distinct;
+  std::unordered_set<uint64_t> distinct;     // images, by hash
   std::map<std::string, uint64_t> faults;
 };
 
@@ -50,9 +50,12 @@ class Judge {
   std::vector<uint64_t> device_sectors(const Sectors& device) const;
   // False: the device is blank.
   bool check_image_as_it_is(bool drained) const;
+  // Checks, attaches, reads; what is known of an equal state is not found out again.
+  bool recovered(const CrashPoint& point, Oracle::Found* found);
+  void others_are_untouched(const Sectors& device) const;
   std::unique_ptr<Session> attach(const Sectors& device, Trace* trace) const;
   Oracle::Found read_all(Session& session) const;
-  void crash_in_recovery(const Sectors& device, const Oracle::Found& found, int depth);
+  void crash_in_recovery(const CrashPoint& at, const Oracle::Found& found, int depth);
   void go_on(const CrashPoint& at, const Oracle::Found& found, const Oracle& before);
   void drain(const Sectors& device, const Oracle::Found& found);
 

@@ -43,6 +43,8 @@ std::vector<std::vector<bool>> all_subsets(size_t n) {
 
 }  // namespace
 
+namespace {
+
 std::string missing_fence(const Trace& trace) {
   std::map<uint64_t, uint32_t> pending;  // word, and the thread that stored it
   for (const TraceEvent& event : trace.events()) {
@@ -57,12 +59,34 @@ std::string missing_fence(const Trace& trace) {
   return {};
 }
 
+std::string missing_wait(const Trace& trace) {
+  std::map<uint64_t, uint64_t> under_way;  // sector, and the request that writes it
+  for (const TraceEvent& event : trace.events()) {
+    if (event.kind == TraceEvent::Kind::kDeviceWriteDone)
+      std::erase_if(under_way, [&](const auto& sector) { return sector.second == event.id; });
+    if (event.kind != TraceEvent::Kind::kDeviceWrite) continue;
+    for (uint64_t at = event.off; at < event.off + event.len; at += kSectorBytes)
+      if (!under_way.emplace(at / kSectorBytes, event.id).second)
+        return "two writes to one sector of the device at once: " +
+               std::to_string(at / kSectorBytes);
+  }
+  return {};
+}
+
+}  // namespace
+
+std::string missing_order(const Trace& trace) {
+  const std::string fence = missing_fence(trace);
+  return fence.empty() ? missing_wait(trace) : fence;
+}
+
 PowerLoss::PowerLoss(UndoMemory& memory, const Trace& trace, Sectors device, const Options& options)
     : memory_(memory),
       trace_(trace),
       device_(std::move(device)),
       options_(options),
-      random_(options.seed) {}
+      random_(options.seed),
+      hash_(options.hash) {}
 
 void PowerLoss::walk(size_t from, const Visit& visit) {
   const auto& events = trace_.events();
@@ -174,12 +198,16 @@ void PowerLoss::end_device_flush(uint64_t flush, bool succeeded) {
 
 void PowerLoss::store_word(const Word& word, uint64_t* hash) {
   const uint64_t first = word.off / kWordBytes * kWordBytes;
-  // The identity block has random numbers and the time in it: states that differ in them alone are
-  // the same.
-  const bool counts = first >= media::kSuperblockOff;
-  if (counts) *hash ^= hash_of(first, memory_.data() + first, kWordBytes);
+  *hash ^= hash_of_word(first);
   memory_.write(word.off, trace_.all_bytes() + word.bytes_at, word.len);
-  if (counts) *hash ^= hash_of(first, memory_.data() + first, kWordBytes);
+  *hash ^= hash_of_word(first);
+}
+
+uint64_t PowerLoss::hash_of_word(uint64_t off) const {
+  uint64_t word;
+  memcpy(&word, memory_.data() + off, sizeof word);
+  if (off < media::kSuperblockOff) word = word != 0;
+  return hash_of(off, reinterpret_cast<const std::byte*>(&word), sizeof word);
 }
 
 void PowerLoss::put(Sectors* device, uint64_t number, const std::byte* bytes, uint64_t* hash) {

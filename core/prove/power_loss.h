@@ -26,8 +26,10 @@
 
 namespace pcache {
 
-// persist.h asks for a fence between two stores to one place. Empty, or where one is missing.
-std::string missing_fence(const Trace& trace);
+// Empty, or where an order that the code counts on is missing: persist.h asks for a fence between
+// two stores to one place, and of two writes to one sector that are under way at once a device may
+// do either one last.
+std::string missing_order(const Trace& trace);
 
 // Sectors of the backing device that differ from its first content: number, and 512 bytes.
 using Sectors = std::map<uint64_t, const std::byte*>;
@@ -35,7 +37,9 @@ using Sectors = std::map<uint64_t, const std::byte*>;
 struct CrashPoint {
   size_t event = 0;    // the first that did not happen
   uint64_t state = 0;  // number of the state among those of this point
-  uint64_t hash = 0;   // of both media
+  // Of both media: equal states of one base have equal ones. Of the identity block, which has
+  // random numbers and the time in it, only which words are there.
+  uint64_t hash = 0;
   const Sectors& device;
 };
 
@@ -48,6 +52,7 @@ class PowerLoss {
     size_t most_points = SIZE_MAX;  // about so many, chosen at random
     uint64_t seed = 1;
     bool device_lies = false;  // its flush does nothing
+    uint64_t hash = 0;         // of the state when the trace began
   };
   // `memory` as it was when the trace began; while a state is visited it holds that state.
   // `device`: the sectors at that time, whose bytes outlive this.
@@ -64,6 +69,8 @@ class PowerLoss {
   Sectors lose_power(Survive survive);
 
   uint64_t points() const { return points_; }
+  // Of what is durable now.
+  uint64_t hash() const { return hash_; }
 
  private:
   struct Word {
@@ -95,6 +102,7 @@ class PowerLoss {
   std::vector<Mask> word_masks();
   std::vector<Mask> sector_masks(size_t with_words);
   void store_word(const Word& word, uint64_t* hash);
+  uint64_t hash_of_word(uint64_t off) const;
   static void put(Sectors* device, uint64_t number, const std::byte* bytes, uint64_t* hash);
 
   UndoMemory& memory_;
@@ -105,7 +113,7 @@ class PowerLoss {
   std::vector<Word> words_;
   std::vector<Sector> sectors_;
   uint32_t next_store_ = 0;
-  uint64_t hash_ = 0;  // of what differs from the start, both media
+  uint64_t hash_;  // of what is durable, both media
   uint64_t points_ = 0;
   uint64_t state_ = 0;
   bool changed_ = true;  // since the last point: there is something new to see

@@ -15,6 +15,7 @@ namespace pcache {
 namespace {
 
 using Kind = TraceEvent::Kind;
+using ::testing::HasSubstr;
 using ::testing::UnorderedElementsAre;
 
 class PowerLossTest : public ::testing::Test {
@@ -122,6 +123,26 @@ TEST_F(PowerLossTest, AFlushThatFailsMayHaveLostWhatItCovered) {
   device_write(3, 9);
   device_flush();
   EXPECT_THAT(states(now()), UnorderedElementsAre("000 3=9"));
+}
+
+TEST_F(PowerLossTest, AnOrderThatNothingGivesIsNamed) {
+  store(0, 1);
+  store(8, 2);
+  fence();
+  store(0, 3);
+  device_write(7, 1);
+  device_write(7, 2);
+  EXPECT_EQ(missing_order(trace_), "");
+  trace_.clear();
+  store(0, 1);
+  store(0, 2);
+  EXPECT_THAT(missing_order(trace_), HasSubstr("without a fence between: the word at 0"));
+  trace_.clear();
+  device_write(7, 1, false);
+  device_write(6, 1, false);
+  device_write(7, 2, false);
+  EXPECT_THAT(missing_order(trace_),
+              HasSubstr("two writes to one sector of the device at once: 7"));
 }
 
 TEST_F(PowerLossTest, ManyWordsAreSampledWithTheExtremes) {

@@ -33,8 +33,11 @@ class Yields {
  public:
   explicit Yields(uint64_t seed) : seed_(seed), one_in_(2 + seed % 7) {}
   void operator()() {
-    thread_local std::mt19937_64 random(seed_ +
-                                        std::hash<std::thread::id>()(std::this_thread::get_id()));
+    thread_local uint64_t seed = 0;
+    thread_local std::mt19937_64 random;
+    if (seed != seed_)
+      random.seed(seed_ + std::hash<std::thread::id>()(std::this_thread::get_id()));
+    seed = seed_;
     if (random() % one_in_ == 0) std::this_thread::yield();
   }
 
@@ -265,13 +268,14 @@ void run_schedule(Base& base, uint64_t seed, Totals* totals) {
     base.pmem->set_interleave(nullptr);
   }
   if (!wrong.empty()) throw Failure(wrong);
-  if (wrong = missing_fence(trace); !wrong.empty()) throw Failure("lost: " + wrong);
+  if (wrong = missing_order(trace); !wrong.empty()) throw Failure("lost: " + wrong);
   memory.rollback(start);
   PowerLoss::Options options;
   options.seed = seed;
   options.most_points = 40;
   options.samples = 4;
   options.exhaustive_stores = 3;
+  options.hash = base.hash;
   PowerLoss loss(memory, trace, base.device, options);
   std::vector<uint64_t> known = shared_sectors();
   for (const uint64_t sector : base.oracle.sectors()) known.push_back(sector);

@@ -23,6 +23,9 @@ Result<std::unique_ptr<Session>> Session::attach(PmemSim& pmem, const Sectors& d
     session->changed_[sector].assign(bytes, bytes + kSectorBytes);
   }
   if (options.fate) backing->set_fate(options.fate);
+  // What nobody has waited for is still under way.
+  backing->hold();
+  backing->set_release_on_wait(true);
   backing->set_on_change([self = session.get()](const MemoryDevice::Change& change) {
     if (self->options_.trace) self->options_.trace->add(change);
     for (size_t at = 0; at < change.bytes.size(); at += kSectorBytes) {

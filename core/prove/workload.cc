@@ -101,6 +101,7 @@ Workload::Workload(Base& base, uint64_t seed, Totals* totals, Faults* faults)
       random_(seed),
       totals_(*totals),
       oracle_(base.oracle),
+      hash_(base.hash),
       device_(base.device),
       judge_(base, known_sectors(base.oracle), seed, totals),
       faults_(faults) {
@@ -145,7 +146,11 @@ bool Workload::excused() { return faults_ && faults_->take_failed(); }
 
 // Writes and flushes are of the pmem: what fails on the device can only make them wait for space.
 void Workload::expect_in_pmem(const std::string& what, int error) {
-  if (faults_ && error == ETIMEDOUT) return;
+  if (faults_ && error == ETIMEDOUT) {
+    const SegmentCounts segments = session_->cache().segments().counts();
+    if (segments.free <= segments.log_reserve) return;
+    throw Failure("lost: " + what + " waits for space, of which there is some");
+  }
   if (error) throw Failure("lost: " + what + " failed: " + strerror(error));
 }
 
@@ -252,9 +257,10 @@ void Workload::lose_power(PowerLoss::Survive survive) {
   detach();
   UndoMemory& memory = base_.pmem->memory();
   memory.rollback(begun_);
-  PowerLoss loss(memory, trace_, device_, {.seed = random_()});
+  PowerLoss loss(memory, trace_, device_, {.seed = random_(), .hash = hash_});
   loss.walk(trace_.now() + 1, nullptr);
   Sectors left = loss.lose_power(survive);
+  hash_ = loss.hash();
   for (auto& [sector, bytes] : left) {
     device_bytes_.emplace_back(bytes, bytes + kSectorBytes);
     bytes = device_bytes_.back().data();
@@ -288,7 +294,7 @@ void Workload::heal() {
 
 void Workload::examine(size_t most_points) {
   detach();
-  if (const std::string wrong = missing_fence(trace_); !wrong.empty())
+  if (const std::string wrong = missing_order(trace_); !wrong.empty())
     throw Failure("lost: " + wrong);
   UndoMemory& memory = base_.pmem->memory();
   memory.rollback(begun_);
@@ -296,6 +302,7 @@ void Workload::examine(size_t most_points) {
   options.most_points = most_points;
   options.seed = random_();
   options.device_lies = device_lies_;
+  options.hash = hash_;
   PowerLoss loss(memory, trace_, device_, options);
   loss.walk(from_, [&](const CrashPoint& point) {
     const UndoMemory::Mark mark = memory.mark();

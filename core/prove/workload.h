@@ -55,6 +55,7 @@ class Workload {
   Totals& totals_;
   Oracle oracle_;
   Trace trace_;
+  uint64_t hash_;  // of the media when the trace began
   size_t from_ = 0;
   Sectors device_;  // when the trace began
   std::vector<std::vector<std::byte>> device_bytes_;

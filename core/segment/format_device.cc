@@ -12,11 +12,12 @@ using namespace media;
 
 namespace {
 
-void store_zeros(Pmem& pmem, MediaOff from, uint64_t len) {
+void store_zeros(Pmem& pmem, MediaOff from, uint64_t len,
+                 const CodeSite& site = CodeSite::current()) {
   static constexpr char kZeros[4096] = {};
   while (len > 0) {
     const uint64_t n = std::min<uint64_t>(len, sizeof kZeros);
-    pmem.store(from, kZeros, n);
+    pmem.store(from, kZeros, n, site);
     from = from + n;
     len -= n;
   }

@@ -23,11 +23,11 @@ SegmentTable::SegmentTable(Pmem& pmem, Options options)
   free_ = size();
 }
 
-void SegmentTable::persist_generation(Segment& segment, uint64_t gen) {
+void SegmentTable::persist_generation(Segment& segment, uint64_t gen, const CodeSite& site) {
   media::SegmentGen record{};
   record.gen = gen;
-  segment.record.write(pmem_, record);
-  pmem_.fence();
+  segment.record.write(pmem_, record, site);
+  pmem_.fence(site);
 }
 
 void SegmentTable::raise_generation(SegId seg, uint64_t gen) {

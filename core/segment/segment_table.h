@@ -97,7 +97,8 @@ class SegmentTable {
   std::optional<SegId> take(SegmentUse use, uint32_t keep_free) EXCLUDES(mu_);
   std::optional<SegId> find_free(SegmentUse use, uint32_t keep_free) REQUIRES(mu_);
   void release(SegId seg) EXCLUDES(mu_);
-  void persist_generation(Segment& segment, uint64_t gen) REQUIRES(mu_);
+  void persist_generation(Segment& segment, uint64_t gen,
+                          const CodeSite& site = CodeSite::current()) REQUIRES(mu_);
 
   Pmem& pmem_;
   std::vector<Segment> segments_;

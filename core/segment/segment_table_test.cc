@@ -168,6 +168,7 @@ TEST_F(Segments, RaisedGenerationsAreWrittenOnlyByPersistRaised) {
   EXPECT_EQ(durable_generation(2), 0u);
   const size_t events = image_.memory().journal().size();
   EXPECT_EQ(events, 2u) << "one store, one fence";
+  EXPECT_TRUE(all_durable(image_.memory().journal()));
   table->persist_raised();
   EXPECT_EQ(image_.memory().journal().size(), events) << "once only";
 }

@@ -4,11 +4,14 @@
 //
 // A failure is one line on stderr that begins with "FAIL" and ends with the command that shows it
 // again; exit status 1. A crash of the code under test, or SIGTERM, prints that command, too.
+#include <malloc.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <nlohmann/json.hpp>
@@ -26,6 +29,8 @@ using Clock = std::chrono::steady_clock;
 // Of a sequence of more than one operation; formatting alone has more.
 constexpr size_t kMostPoints = 32;
 
+// Where the hashes of the images go, for `distinct`; empty: nowhere.
+std::string g_hashes;
 // The case that runs now, for the handler of a signal.
 std::string g_case;
 
@@ -73,10 +78,31 @@ void print(const Totals& totals,
                                 {"points", totals.points},
                                 {"images", totals.images},
                                 {"again", totals.again},
-                                {"distinct", totals.distinct.size()},
                                 {"faults", totals.faults}};
   out.update(more);
   printf("%s\n", out.dump().c_str());
+  if (g_hashes.empty()) return;
+  const std::vector<uint64_t> hashes(totals.distinct.begin(), totals.distinct.end());
+  FILE* file = fopen(g_hashes.c_str(), "ab");
+  const size_t written = file ? fwrite(hashes.data(), sizeof hashes[0], hashes.size(), file) : 0;
+  if (!file || fclose(file) != 0 || written != hashes.size())
+    throw CLI::FileError("--hashes " + g_hashes + ": " + strerror(errno));
+}
+
+// Of the images of several processes.
+void distinct(const std::vector<std::string>& files) {
+  std::vector<uint64_t> all;
+  for (const std::string& name : files) {
+    FILE* file = fopen(name.c_str(), "rb");
+    if (!file) throw CLI::FileError(name + ": " + strerror(errno));
+    uint64_t some[1024];
+    while (const size_t n = fread(some, sizeof some[0], std::size(some), file))
+      all.insert(all.end(), some, some + n);
+    fclose(file);
+  }
+  std::sort(all.begin(), all.end());
+  const auto end = std::unique(all.begin(), all.end());
+  print({}, {{"distinct", end - all.begin()}});
 }
 
 class Deadline {
@@ -108,7 +134,7 @@ std::vector<std::unique_ptr<Base>> all_bases() {
 
 // All sequences of one operation, then of two, of three; those of the last length in an order that
 // visits all kinds early, so that a short run sees some of everything.
-void sequences(const Common& common, size_t longest, bool all_single) {
+void sequences(const Common& common, size_t longest, size_t to_the_end) {
   Totals totals;
   const Deadline deadline(common.seconds);
   auto bases = all_bases();
@@ -122,7 +148,7 @@ void sequences(const Common& common, size_t longest, bool all_single) {
     uint64_t mine = 0, done = 0;
     for (uint64_t i = common.part; i < count; i += common.parts) {
       mine++;
-      if (deadline.passed() && !(all_single && length == 1)) continue;
+      if (deadline.passed() && length > to_the_end) continue;
       uint64_t number = i * stride % count;
       Base& base = *bases[number % bases.size()];
       number /= bases.size();
@@ -199,10 +225,12 @@ void faults(const Common& common, std::optional<uint64_t> one) {
 }
 
 // One base after the other, each for its share of the time.
-void damage(const Common& common, const std::string& one_base, const std::string& only) {
+void damage(const Common& common, const std::string& one_base, const std::string& only,
+            bool to_the_end) {
   Totals totals;
   const Deadline begun(0);
   Outcomes bits, pages;
+  uint64_t all_bits = 0;
   auto bases = all_bases();
   double share = 0;
   for (const auto& base : bases) {
@@ -210,9 +238,10 @@ void damage(const Common& common, const std::string& one_base, const std::string
     if (!one_base.empty() && base->name != one_base) continue;
     g_case = "damage --seed " + std::to_string(common.seed) + " --base " + base->name;
     Damage image(*base, common.seed);
+    all_bits += image.bits();
     const double until = common.seconds * share / static_cast<double>(bases.size());
     Damage::Share mine{common.part, common.parts, only,
-                       [&] { return only.empty() && begun.passed_by() > until; }};
+                       [&] { return only.empty() && !to_the_end && begun.passed_by() > until; }};
     try {
       image.poison_every_page(mine, &pages);
       image.flip_every_bit(mine, &bits);
@@ -221,7 +250,7 @@ void damage(const Common& common, const std::string& one_base, const std::string
                         " --only '" + image.now() + "'");
     }
   }
-  print(totals, {{"bits", bits}, {"pages", pages}});
+  print(totals, {{"bits", bits}, {"all_bits", all_bits}, {"pages", pages}});
 }
 
 void schedules(const Common& common, std::optional<uint64_t> one) {
@@ -271,6 +300,9 @@ int main(int argc, char** argv) {
     signal(fatal, on_fatal);
   // The index's memory is advised to be huge pages: 2 MiB of zeros for every image.
   prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
+  // And what one image has needed, the next one needs.
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  mallopt(M_TRIM_THRESHOLD, 256 << 20);
   CLI::App app("Tries every crash; see scripts/prove");
   app.require_subcommand(1);
   Common common;
@@ -279,14 +311,15 @@ int main(int argc, char** argv) {
     command->add_option("--seed", common.seed);
     command->add_option("--part", common.part, "of --parts processes, from 0 on");
     command->add_option("--parts", common.parts);
+    command->add_option("--hashes", g_hashes, "appends the images' hashes to this file");
     return command;
   };
   size_t length = 3;
   auto* all = add_common(app.add_subcommand("sequences", "all short sequences of operations"));
   all->add_option("--length", length, "up to so many operations");
-  bool all_single = false;
-  all->add_flag("--all-single", all_single, "those of one operation, whatever the time");
-  all->callback([&] { sequences(common, length, all_single); });
+  size_t to_the_end = 0;
+  all->add_option("--to-the-end", to_the_end, "those of up to so many, whatever the time");
+  all->callback([&] { sequences(common, length, to_the_end); });
   size_t random_length = 30;
   auto* random = add_common(app.add_subcommand("random", "long random sequences"));
   random->add_option("--length", random_length, "up to so many operations");
@@ -299,7 +332,9 @@ int main(int argc, char** argv) {
   std::string one_base, only;
   damaged->add_option("--base", one_base, "this starting image alone");
   damaged->add_option("--only", only, "this record and bit, or page, alone");
-  damaged->callback([&] { damage(common, one_base, only); });
+  bool whole_damage = false;
+  damaged->add_flag("--to-the-end", whole_damage, "all bits, whatever the time");
+  damaged->callback([&] { damage(common, one_base, only, whole_damage); });
   auto* threads = add_common(app.add_subcommand("schedules", "many threads, then a crash"));
   threads->add_option("--first", one, "this seed alone");
   threads->callback([&] { schedules(common, one); });
@@ -312,6 +347,10 @@ int main(int argc, char** argv) {
   again->add_flag("--whole", whole, "the states of all operations, and not of the last alone");
   again->add_flag("--count", count, "counts what fails, by kind, and goes on");
   again->callback([&] { replay(base, common.seed, names, whole, count); });
+  std::vector<std::string> files;
+  auto* united = app.add_subcommand("distinct", "how many images, of all that --hashes has named");
+  united->add_option("FILES", files)->required();
+  united->callback([&] { distinct(files); });
   app.add_subcommand("operations", "the alphabet")->callback([] {
     for (const Operation& op : operations()) printf("%-12s %s\n", op.name, op.what);
   });
