@@ -97,28 +97,22 @@ bool has_clflushopt() { return cpu_features().clflushopt; }
 bool has_clwb() { return cpu_features().clwb; }
 bool has_movdir64b() { return cpu_features().movdir64b && has_clflushopt(); }
 
-using Copy = void (*)(void*, std::byte*, const void*, size_t);
-
 bool has_avx512() { return cpu_features().avx512f && cpu_features().avx2 && has_clflushopt(); }
 bool has_avx2() { return cpu_features().avx2 && has_clflushopt(); }
 bool has_only_avx2() { return cpu_features().avx2; }
-
-template <Stream stream, Flush flush>
-constexpr Copy kFlushcache = store_streaming<Cpu, stream, flush, kStoreAndFlushBytes>;
 
 // Best first. clflushopt and not clwb where both exist: what flushcache writes is not read soon,
 // and a 64-byte record at a random place took 143 ns with it, 258 with clwb (equal on other CPUs
 // and for appends).
 constexpr PersistOps kFlushcacheVariants[] = {
-    {"flushcache-avx512", kFlushcache<Stream::kAvx512, Flush::kClflushopt>, store_fence,
-     has_avx512},
-    {"flushcache-avx2", kFlushcache<Stream::kAvx2, Flush::kClflushopt>, store_fence, has_avx2},
-    {"flushcache-avx2-clflush", kFlushcache<Stream::kAvx2, Flush::kClflush>, store_fence,
+    {"flushcache-avx512", kFlushcache<Cpu, Stream::kAvx512>, store_fence, has_avx512},
+    {"flushcache-avx2", kFlushcache<Cpu, Stream::kAvx2>, store_fence, has_avx2},
+    {"flushcache-avx2-clflush", kFlushcache<Cpu, Stream::kAvx2, Flush::kClflush>, store_fence,
      has_only_avx2},
-    {"flushcache-sse2", kFlushcache<Stream::kSse2, Flush::kClflush>, store_fence, always},
+    {"flushcache-sse2", kFlushcache<Cpu, Stream::kSse2, Flush::kClflush>, store_fence, always},
 };
 
-Copy best_flushcache() {
+PersistCopy best_flushcache() {
   return std::ranges::find_if(kFlushcacheVariants, [](const auto& v) { return v.supported(); })
       ->copy;
 }
@@ -126,13 +120,11 @@ Copy best_flushcache() {
 }  // namespace
 
 std::span<const PersistOps> persist_methods() {
-  // Whole lines by movdir64b whatever the length: it is one instruction and leaves the cache alone.
-  static constexpr Copy movdir64b = store_streaming<Cpu, Stream::kMovdir64b, Flush::kClflushopt, 0>;
   static const std::array<PersistOps, 4> methods = {{
       {"flushcache", best_flushcache(), store_fence, always},
       {"clflushopt", store_and_flush<Cpu, Flush::kClflushopt>, store_fence, has_clflushopt},
       {"clwb", store_and_flush<Cpu, Flush::kClwb>, store_fence, has_clwb},
-      {"movdir64b", movdir64b, store_fence, has_movdir64b},
+      {"movdir64b", kMovdir64b<Cpu>, store_fence, has_movdir64b},
   }};
   return methods;
 }

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -53,5 +54,26 @@ void store_streaming(void* ctx, std::byte* dst, const void* src, size_t len) {
   Isa::template stream<stream>(dst + head, from + head, lines);
   store_and_flush<Isa, flush>(ctx, dst + middle_end, from + middle_end, len - middle_end);
 }
+
+using PersistCopy = void (*)(void* ctx, std::byte* dst, const void* src, size_t len_bytes);
+
+template <typename Isa, Stream stream, Flush flush = Flush::kClflushopt>
+constexpr PersistCopy kFlushcache = store_streaming<Isa, stream, flush, kStoreAndFlushBytes>;
+// Whole lines by movdir64b whatever the length: it is one instruction and leaves the cache alone.
+template <typename Isa>
+constexpr PersistCopy kMovdir64b = store_streaming<Isa, Stream::kMovdir64b, Flush::kClflushopt, 0>;
+
+struct NamedCopy {
+  const char* name;
+  PersistCopy copy;
+};
+// All of them, for who counts or records what they do.
+template <typename Isa>
+constexpr std::array<NamedCopy, 4> kPersistCopies = {{
+    {"flushcache", kFlushcache<Isa, Stream::kAvx2>},
+    {"clflushopt", store_and_flush<Isa, Flush::kClflushopt>},
+    {"clwb", store_and_flush<Isa, Flush::kClwb>},
+    {"movdir64b", kMovdir64b<Isa>},
+}};
 
 }  // namespace pcache

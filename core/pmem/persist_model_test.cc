@@ -41,18 +41,7 @@ struct Recorder {
   }
 };
 
-using Copy = void (*)(void*, std::byte*, const void*, size_t);
-struct Method {
-  const char* name;
-  Copy copy;
-};
-const Method kMethods[] = {
-    {"flushcache",
-     store_streaming<Recorder, Stream::kAvx2, Flush::kClflushopt, kStoreAndFlushBytes>},
-    {"clflushopt", store_and_flush<Recorder, Flush::kClflushopt>},
-    {"clwb", store_and_flush<Recorder, Flush::kClwb>},
-    {"movdir64b", store_streaming<Recorder, Stream::kMovdir64b, Flush::kClflushopt, 0>},
-};
+constexpr auto& kMethods = kPersistCopies<Recorder>;
 
 alignas(4096) std::byte g_memory[4096];
 
@@ -89,7 +78,7 @@ bool durable(const std::vector<State>& states, size_t first, size_t len) {
   return true;
 }
 
-void copy(const Method& method, size_t at, size_t len) {
+void copy(const NamedCopy& method, size_t at, size_t len) {
   static std::byte source[sizeof g_memory];
   for (size_t i = 0; i < sizeof source; i++) source[i] = std::byte(i * 7 + len);
   g_done.clear();
@@ -99,7 +88,7 @@ void copy(const Method& method, size_t at, size_t len) {
 }
 
 TEST(PersistModel, WhatIsCopiedIsDurableAfterTheFence) {
-  for (const Method& method : kMethods)
+  for (const NamedCopy& method : kMethods)
     for (size_t len = 0; len <= 700; len++)
       for (size_t at = 128; at < 128 + kLineBytes; at++) {
         ASSERT_NO_FATAL_FAILURE(copy(method, at, len));
@@ -109,7 +98,7 @@ TEST(PersistModel, WhatIsCopiedIsDurableAfterTheFence) {
 
 TEST(PersistModel, EveryInstructionIsNeeded) {
   size_t flushes = 0;
-  for (const Method& method : kMethods)
+  for (const NamedCopy& method : kMethods)
     for (size_t len : {1, 8, 24, 64, 65, 256, 257, 320, 511, 700})
       for (size_t at : {128, 129, 136, 160, 191}) {
         ASSERT_NO_FATAL_FAILURE(copy(method, at, len));

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// pcache-microbench: the parts of the cache, one at a time. Google Benchmark's options, and ours.
+#include <benchmark/benchmark.h>
+
+#include <cstdio>
+#include <cstring>
+#include <optional>
+#include <string>
+
+#include "micro/counts.h"
+#include "micro/scratch.h"
+
+namespace pcache::micro {
+
+void register_persist();
+void register_index();
+void register_log(const PersistOps* ops);
+void register_request(const PersistOps* ops);
+
+namespace {
+
+constexpr char kUsage[] =
+    "pcache-microbench [--pmem_dir=DIR] [--backing_dir=DIR] [--persist=METHOD] [--benchmark_...]\n"
+    "pcache-microbench --count=CASE [--operations=N] [--persist=METHOD|counted]\n"
+    "pcache-microbench --list_counts\n"
+    "\n"
+    "  --pmem_dir     where the scratch file that stands for pmem goes (default /dev/shm)\n"
+    "  --backing_dir  where the sparse backing file goes; with O_DIRECT (default /var/tmp)\n"
+    "  --persist      of what is not about persist methods (default auto)\n"
+    "  --count        does a request exactly N times and prints what it cost, for counting from\n"
+    "                 outside, too; persist=counted (default) counts flushes and fences\n"
+    "\n"
+    "Per operation: `flushes` are cache line flushes, `fences` store fences, `instructions` those "
+    "of\n"
+    "user mode where the CPU's counter can be read. Options of Google Benchmark:\n"
+    "--benchmark_filter=REGEX, --benchmark_min_time=SECONDS, --benchmark_repetitions=N,\n"
+    "--benchmark_format=console|json|csv, --benchmark_out=FILE, --benchmark_list_tests\n";
+
+struct Arguments {
+  std::string persist, count;
+  uint64_t operations = 1000;
+  bool list = false;
+};
+
+// `--name=` at the start of `argument`: what follows.
+std::optional<std::string> value_of(const char* argument, const char* name) {
+  const size_t len = strlen(name);
+  if (strncmp(argument, name, len) != 0 || argument[len] != '=') return std::nullopt;
+  return argument + len + 1;
+}
+
+// Takes ours out of argv.
+Arguments parse(int* argc, char** argv) {
+  Arguments arguments;
+  int left = 1;
+  for (int i = 1; i < *argc; i++) {
+    if (auto dir = value_of(argv[i], "--pmem_dir")) {
+      places().pmem_dir = *dir;
+    } else if (auto dir = value_of(argv[i], "--backing_dir")) {
+      places().backing_dir = *dir;
+    } else if (auto persist = value_of(argv[i], "--persist")) {
+      arguments.persist = *persist;
+    } else if (auto count = value_of(argv[i], "--count")) {
+      arguments.count = *count;
+    } else if (auto operations = value_of(argv[i], "--operations")) {
+      char* end;
+      arguments.operations = strtoull(operations->c_str(), &end, 10);
+      if (operations->empty() || *end || arguments.operations == 0)
+        die("--operations=" + *operations + ": expected a number, 1 or more");
+    } else if (strcmp(argv[i], "--list_counts") == 0) {
+      arguments.list = true;
+    } else if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
+      fputs(kUsage, stdout);
+      exit(0);
+    } else {
+      argv[left++] = argv[i];
+    }
+  }
+  *argc = left;
+  return arguments;
+}
+
+void run(int argc, char** argv) {
+  const Arguments arguments = parse(&argc, argv);
+  if (arguments.list) return print_countable();
+  if (!arguments.count.empty())
+    return count(arguments.count, arguments.operations,
+                 arguments.persist.empty() ? "counted" : arguments.persist);
+  benchmark::Initialize(&argc, argv);
+  if (argc > 1) die(std::string(argv[1]) + ": unknown argument; --help names what there is");
+  const PersistOps* ops = method(arguments.persist.empty() ? "auto" : arguments.persist);
+  benchmark::AddCustomContext("persist", ops->name);
+  benchmark::AddCustomContext("pmem_dir", places().pmem_dir);
+  register_persist();
+  register_index();
+  register_log(ops);
+  register_request(ops);
+  benchmark::RunSpecifiedBenchmarks();
+  benchmark::Shutdown();
+}
+
+}  // namespace
+}  // namespace pcache::micro
+
+int main(int argc, char** argv) { pcache::micro::run(argc, argv); }
