@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The figures of a report. Every one is readable in grey: lines differ in dash and marker, bars in hatch."""
+import io
+import math
+import re
+
+import matplotlib
+
+matplotlib.use("svg")
+from matplotlib import pyplot  # noqa: E402
+from matplotlib.ticker import FuncFormatter, NullFormatter  # noqa: E402
+
+from results import number_of  # noqa: E402
+from stats import estimate  # noqa: E402
+
+# Dark to light, so that they stay apart in grey, too.
+STYLES = [("#1b1b6f", "-", "o"), ("#c0392b", "--", "s"), ("#1e8449", "-.", "^"), ("#b9770e", ":", "D"),
+          ("#6c3483", (0, (5, 1)), "v"), ("#117a8b", (0, (1, 1)), "P"), ("#7f8c8d", (0, (3, 1, 1, 1)), "X"),
+          ("#424949", (0, (7, 2)), "*")]
+MOST_LINES = len(STYLES)
+UNITS = {"bs": "request size (bytes)", "iodepth": "requests in flight", "numjobs": "threads",
+         "working_set": "working set / cache size", "gc_percent": "gc_percent (%)", "cache_size": "cache size (bytes)",
+         "rwmixread": "reads (%)", "fsync": "writes per flush"}
+
+pyplot.rcParams.update({"font.size": 9, "axes.grid": True, "grid.alpha": 0.35, "svg.fonttype": "none",
+                        "svg.hashsalt": "pcache", "axes.spines.top": False, "axes.spines.right": False})
+
+
+def short(number):
+    """4096 -> 4k, 0.25 -> 0.25."""
+    for factor, unit in ((1 << 30, "g"), (1 << 20, "m"), (1 << 10, "k")):
+        if number >= factor and number % factor == 0:
+            return f"{number // factor:.0f}{unit}"
+    return f"{number:g}"
+
+
+def si(number, _=None):
+    """1250000 -> 1.25 M."""
+    for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= factor:
+            return f"{number / factor:.3g} {unit}"
+    return f"{number:.3g}"
+
+
+def lines(title, axis, y_label, curves, *, bound=None, log_y=False):
+    """curves: {label: {x: Estimate}}. A vertical bar is the interval of each median."""
+    figure, axes = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
+    xs = sorted({x for curve in curves.values() for x in curve})
+    log_x = len(xs) > 2 and min(xs) > 0 and max(xs) / min(xs) >= 8
+    for (label, curve), (color, dash, marker) in zip(curves.items(), STYLES):
+        points = sorted(curve.items())
+        medians = [e.median for _, e in points]
+        axes.errorbar([x for x, _ in points], medians,
+                      yerr=[[m - e.low for m, (_, e) in zip(medians, points)],
+                            [e.high - m for m, (_, e) in zip(medians, points)]],
+                      label=label, color=color, linestyle=dash, marker=marker, markersize=4, linewidth=1.4,
+                      capsize=2.5)
+    if bound is not None:
+        axes.axhline(bound, color="black", linewidth=0.8)
+    if log_x:
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xticks(xs, [short(x) for x in xs], rotation=45 if len(xs) > 8 else 0)
+    axes.minorticks_off()
+    if log_y:
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(FuncFormatter(si))
+    axes.set_xlabel(UNITS.get(axis, axis))
+    axes.set_ylabel(y_label)
+    axes.set_title(title, loc="left", fontsize=9)
+    if len(curves) > 1:
+        axes.legend(fontsize=7, frameon=False)
+    return figure
+
+
+def bars(title, y_label, values, *, bound=None):
+    """values: {label: Estimate}; for cases that no number orders."""
+    figure, axes = pyplot.subplots(figsize=(6.4, 0.9 + 0.32 * len(values)), layout="constrained")
+    labels = list(values)
+    medians = [values[label].median for label in labels]
+    axes.barh(labels, medians, color="#aab7c4", edgecolor="black", height=0.6, hatch="//", linewidth=0.6,
+              xerr=[[m - values[k].low for m, k in zip(medians, labels)],
+                    [values[k].high - m for m, k in zip(medians, labels)]],
+              error_kw={"capsize": 2.5, "linewidth": 1})
+    axes.invert_yaxis()
+    if bound is not None:
+        axes.axvline(bound, color="black", linewidth=0.8)
+    axes.xaxis.set_major_formatter(FuncFormatter(si))
+    axes.set_xlabel(y_label)
+    axes.set_title(title, loc="left", fontsize=9)
+    return figure
+
+
+def percentiles(title, curves):
+    """curves: {label: {percentile: Estimate in ns}}; the axis gives each nine the same room."""
+    figure, axes = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
+    ticks = sorted({p for curve in curves.values() for p in curve})
+    for (label, curve), (color, dash, marker) in zip(curves.items(), STYLES):
+        points = sorted(curve.items())
+        axes.plot([-math.log10(1 - p / 100) for p, _ in points], [e.median / 1000 for _, e in points], label=label,
+                  color=color, linestyle=dash, marker=marker, markersize=4, linewidth=1.4)
+    axes.set_xticks([-math.log10(1 - p / 100) for p in ticks], [f"p{p:g}" for p in ticks])
+    axes.minorticks_off()
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    axes.set_xlabel("percentile of requests")
+    axes.set_ylabel("latency (µs)")
+    axes.set_title(title, loc="left", fontsize=9)
+    if len(curves) > 1:
+        axes.legend(fontsize=7, frameon=False)
+    return figure
+
+
+def over_time(title, rounds):
+    """rounds: {label: [(ms, iops)]}."""
+    figure, axes = pyplot.subplots(figsize=(6.4, 2.2), layout="constrained")
+    for (label, points), (color, dash, _) in zip(rounds.items(), STYLES):
+        axes.plot([ms / 1000 for ms, _ in points], [iops for _, iops in points], label=label, color=color,
+                  linestyle=dash, linewidth=1.1)
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(FuncFormatter(si))
+    axes.set_xlabel("time (s)")
+    axes.set_ylabel("requests per second")
+    axes.set_title(title, loc="left", fontsize=9)
+    if len(rounds) > 1:
+        axes.legend(fontsize=7, frameon=False, ncols=4)
+    return figure
+
+
+def as_svg(figure):
+    """For a page that holds several: the ids that one refers to are its own."""
+    as_svg.number += 1
+    out = io.StringIO()
+    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    text = out.getvalue()
+    text = text[text.index("<svg"):]
+    prefix = f"f{as_svg.number}-"
+    text = re.sub(r'\bid="', f'id="{prefix}', text)
+    return re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{prefix}", text)
+
+
+as_svg.number = 0
+
+
+def write_png(figure, path):
+    figure.savefig(path, format="png", dpi=144)
+
+
+def close(figure):
+    pyplot.close(figure)
+
+
+def x_axis(run):
+    """The axis to draw along: of those that are numbers the one with most values; None: none has three."""
+    def values(axis):
+        found = {case.values[axis] for case in run.cases if axis in case.values}
+        return [] if any(number_of(axis, v) is None for v in found) else found
+    best = max((a for a in run.axes if a in UNITS), key=lambda a: len(values(a)), default=None)
+    return best if best and len(values(best)) >= 3 else None
+
+
+__all__ = ["lines", "bars", "percentiles", "over_time", "as_svg", "write_png", "close", "x_axis", "si", "short",
+           "MOST_LINES", "estimate"]

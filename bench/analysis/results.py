@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Reads what `pcache-sweep run` has kept. The schema is in results/README.md."""
+import csv
+import dataclasses
+import json
+import pathlib
+
+SCHEMAS = ("pcache-sweep-run/1",)
+
+
+class Wrong(Exception):
+    """One line for the user."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    index: int
+    id: str
+    values: dict
+
+    def __hash__(self):
+        return self.index
+
+
+@dataclasses.dataclass
+class Sample:
+    """One measurement that succeeded."""
+    case: Case
+    build: str
+    repeat: int
+    metrics: dict
+    raw: pathlib.Path  # without its suffix
+
+    def series(self):
+        """[(ms, read IOPS, write IOPS)], empty when it was not logged."""
+        path = self.raw.with_suffix(".csv")
+        if not path.exists():
+            return []
+        with open(path, encoding="ascii") as file:
+            return [(int(row["ms"]), float(row["read_iops"]), float(row["write_iops"])) for row in csv.DictReader(file)]
+
+
+class Run:
+    """A folder of results."""
+
+    def __init__(self, folder):
+        self.folder = pathlib.Path(folder)
+        self.info = _load_json(self.folder / "run.json")
+        if self.info.get("schema") not in SCHEMAS:
+            raise Wrong(f"{self.folder}/run.json: schema {self.info.get('schema')}, expected {' or '.join(SCHEMAS)}")
+        try:
+            self._read()
+        except (KeyError, TypeError, IndexError) as error:
+            raise Wrong(f"{self.folder}: damaged: {type(error).__name__} {error}") from None
+
+    def _read(self):
+        self.name, self.axes = self.info["name"], self.info["axes"]
+        self.cases = [Case(i, c["id"], c["values"]) for i, c in enumerate(self.info["cases"])]
+        self.builds = [b["label"] for b in self.info["builds"]]
+        self.samples, self.failed = [], []
+        path = self.folder / "results.jsonl"
+        for number, line in enumerate(path.read_text().splitlines(keepends=True), 1):
+            if not line.endswith("\n"):
+                break  # a run that was cut
+            try:
+                result = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise Wrong(f"{path}:{number}: {error}") from None
+            case = self.cases[result["case"]]
+            if not result["ok"]:
+                self.failed.append((case, result["error"]))
+                continue
+            self.samples.append(Sample(case, result["build"], result["repeat"], result["metrics"],
+                                       self.folder / "raw" / f"{result['number']:05}"))
+
+    def of(self, case, build=""):
+        """Its samples, in the order of the rounds."""
+        ours = case.values["engine"] in ("pcache", "bound")
+        return sorted((s for s in self.samples if s.case is case and (s.build == build or not ours)),
+                      key=lambda s: s.repeat)
+
+    def bound_of(self, case):
+        """The case of the bound that does the same, with a fence after each store if both are there."""
+        if case.values["engine"] != "pcache":
+            return None
+        alike = [other for other in self.cases if other.values["engine"] == "bound" and
+                 all(case.values.get(k, v) == v for k, v in other.values.items() if k not in ("engine", "fence"))]
+        return min(alike, key=lambda other: other.values["fence"] != "each", default=None)
+
+
+def _load_json(path):
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise Wrong(f"{path}: is not there; expected a folder that pcache-sweep run has made") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise Wrong(f"{path}: {error}") from None
+
+
+def bytes_of(size):
+    units = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+    return int(float(size[:-1]) * units[size[-1]]) if size[-1] in units else int(size)
+
+
+def number_of(axis, value):
+    """A value as a number to sort and to draw by; None: it is a word."""
+    try:
+        return bytes_of(value) if axis in ("bs", "cache_size") else float(value)
+    except (ValueError, KeyError):
+        return None

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Medians, their intervals, and whether two sets of measurements differ. Method: bench/README.md."""
+import dataclasses
+
+import numpy
+import scipy.stats
+
+LEAST_FOR_INTERVAL = 5  # below, the range is given
+CONFIDENCE = 0.95
+RESAMPLES = 5000
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A median, and where it lies: 95 % bootstrap, or the range when n < 5."""
+    n: int
+    median: float
+    low: float
+    high: float
+
+    @property
+    def half_width(self):
+        """Of the interval, relative to the median."""
+        return (self.high - self.low) / 2 / self.median if self.median else 0.0
+
+
+def estimate(values):
+    values = numpy.asarray(values, dtype=float)
+    if len(values) == 0:
+        return None
+    median = float(numpy.median(values))
+    if len(values) < LEAST_FOR_INTERVAL or values.min() == values.max():
+        return Estimate(len(values), median, float(values.min()), float(values.max()))
+    found = scipy.stats.bootstrap((values,), numpy.median, n_resamples=RESAMPLES, confidence_level=CONFIDENCE,
+                                  method="percentile", random_state=1)
+    return Estimate(len(values), median, float(found.confidence_interval.low), float(found.confidence_interval.high))
+
+
+def paired_ratios(above, below):
+    """above / below of the same rounds: {round: value} each."""
+    return [above[r] / below[r] for r in sorted(above.keys() & below.keys()) if below[r]]
+
+
+def p_of_no_difference(ratios):
+    """Wilcoxon's signed-rank test of the logarithms of paired ratios: that their median is 1. Small when one side
+    wins nearly always; nothing when there are too few for any outcome to be small."""
+    if len(ratios) < 6:
+        return None
+    logs = numpy.log(ratios)
+    if not logs.any():
+        return 1.0
+    return float(scipy.stats.wilcoxon(logs, zero_method="zsplit").pvalue)

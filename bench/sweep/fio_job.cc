@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "sweep/fio_job.h"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+namespace pcache::sweep {
+
+namespace {
+
+constexpr uint64_t kLeastWorkingSet = 1 << 20;
+constexpr int kSeriesMs = 100;
+constexpr const char* kPercentiles = "50:90:95:99:99.9:99.99";
+
+std::string ms(double seconds) { return std::to_string(std::llround(seconds * 1000)) + "ms"; }
+
+// What the engine needs to know besides the pattern.
+void add_engine(std::ostream& out, const Case& one, const Place& place, const Build& build) {
+  const Values& v = one.values;
+  const std::string& engine = v.at("engine");
+  if (engine == "pcache" || engine == "bound") {
+    out << "ioengine=external:" << build.dir << "/lib/"
+        << (engine == "pcache" ? "libpcache_fio.so" : "libpcache_raw.so") << "\n"
+        << "filename=" << place.backing() << "\n"
+        << "cache_dev=" << (engine == "pcache" ? place.cache() : place.bound()) << "\n"
+        << "emulate_pmem=" << place.emulated() << "\n"
+        << "persist=" << v.at("persist") << "\n";
+    if (engine == "pcache")
+      out << "data_crc=" << v.at("data_crc") << "\ngc_percent=" << v.at("gc_percent") << "\n";
+    else
+      out << "fence=" << v.at("fence") << "\n";
+  } else if (engine == "libpmem") {
+    out << "ioengine=libpmem\nfilename=" << place.bound() << "\nthread=1\n";
+  } else {
+    out << "ioengine=io_uring\ndirect=1\nthread=1\nfilename="
+        << (engine == "uring" ? place.backing() : engine.substr(std::string("path:").size()))
+        << "\n";
+  }
+}
+
+void add_fill(std::ostream& out, const Case& one) {
+  out << "[fill]\nrw=write\nbs=1m\niodepth=8\nsize=" << working_set_bytes_of(one) << "\n";
+}
+
+}  // namespace
+
+uint64_t cache_bytes_of(const Case& one) { return *bytes_of(one.values.at("cache_size")); }
+
+// In whole MiB: a multiple of every request size but the largest.
+uint64_t working_set_bytes_of(const Case& one) {
+  const double bytes =
+      std::stod(one.values.at("working_set")) * static_cast<double>(cache_bytes_of(one));
+  const uint64_t unit = std::max(kLeastWorkingSet, *bytes_of(one.values.at("bs")));
+  return std::max<uint64_t>(1, static_cast<uint64_t>(bytes) / unit) * unit;
+}
+
+FioJob make_job(const Spec& spec, const Case& one, const Place& place, const Build& build,
+                uint32_t repeat, const std::string& series) {
+  const Values& v = one.values;
+  std::ostringstream global;
+  global << "; " << one.id << ", round " << repeat << "\n[global]\n";
+  add_engine(global, one, place, build);
+  // Ours and the bound complete at once at any depth; fio's buffers are not what is measured.
+  global << "norandommap=1\nrandrepeat=1\nrandseed=" << spec.seed + repeat
+         << "\nscramble_buffers=0\n";
+  const bool plain_device = v.at("engine") == "uring";
+  FioJob job;
+  std::ostringstream fill;
+  if (v.at("fill") != "empty" && !plain_device) add_fill(fill, one);
+  if (v.at("fill") == "clean" && v.at("engine") == "pcache") {
+    job.fill = global.str() + "drain=1\n" + fill.str();
+    fill.str("");
+  }
+  std::ostringstream out;
+  out << global.str() << "group_reporting=1\n" << fill.str();
+  const uint64_t numjobs = std::stoull(v.at("numjobs"));
+  out << "[measure]\nstonewall\nrw=" << v.at("rw") << "\nbs=" << v.at("bs")
+      << "\niodepth=" << v.at("iodepth") << "\nnumjobs=" << numjobs
+      << "\nsize=" << working_set_bytes_of(one) << "\nruntime=" << ms(spec.runtime_s) << "\n";
+  if (v.contains("rwmixread")) out << "rwmixread=" << v.at("rwmixread") << "\n";
+  if (v.at("fsync") != "0") out << "fsync=" << v.at("fsync") << "\n";
+  if (v.at("volume") == "0") {
+    out << "time_based=1\nramp_time=" << ms(spec.warmup_s) << "\n";
+  } else {
+    const double bytes = std::stod(v.at("volume")) * static_cast<double>(cache_bytes_of(one));
+    const uint64_t bs = *bytes_of(v.at("bs"));
+    out << "io_size=" << std::max<uint64_t>(1, static_cast<uint64_t>(bytes) / numjobs / bs) * bs
+        << "\n";
+  }
+  if (v.at("latency") == "0") {
+    out << "gtod_reduce=1\n";
+  } else {
+    out << "lat_percentiles=1\nclat_percentiles=0\npercentile_list=" << kPercentiles << "\n";
+    if (!series.empty())
+      out << "write_iops_log=" << series << "\nlog_avg_msec=" << kSeriesMs << "\n";
+  }
+  job.measure = out.str();
+  return job;
+}
+
+nlohmann::ordered_json metrics_of(const nlohmann::json& fio) {
+  for (const auto& job : fio.at("jobs")) {
+    if (job.at("jobname") != "measure") continue;
+    if (const int error = job.value("error", 0))
+      throw Wrong("fio reports error " + std::to_string(error));
+    nlohmann::ordered_json metrics;
+    double iops = 0, bytes_per_s = 0;
+    for (const char* direction : {"read", "write"}) {
+      const auto& d = job.at(direction);
+      if (d.at("total_ios") == 0) continue;
+      nlohmann::ordered_json figures = {{"ios", d.at("total_ios")},
+                                        {"bytes", d.at("io_bytes")},
+                                        {"runtime_ms", d.at("runtime")},
+                                        {"iops", d.at("iops")},
+                                        {"bytes_per_s", d.at("bw_bytes")}};
+      if (d.contains("lat_ns") && d.at("lat_ns").at("N") > 0) {
+        const auto& lat = d.at("lat_ns");
+        figures["lat_ns"] = {{"mean", lat.at("mean")},
+                             {"stddev", lat.at("stddev")},
+                             {"min", lat.at("min")},
+                             {"max", lat.at("max")}};
+        if (lat.contains("percentile"))
+          for (const auto& [at, value] : lat.at("percentile").items()) {
+            std::string name = at;  // "99.900000"
+            name.erase(name.find_last_not_of('0') + 1);
+            if (name.ends_with('.')) name.pop_back();
+            figures["lat_ns"]["p" + name] = value;
+          }
+      }
+      iops += d.at("iops").get<double>();
+      bytes_per_s += d.at("bw_bytes").get<double>();
+      metrics[direction] = std::move(figures);
+    }
+    if (iops == 0) throw Wrong("fio has done nothing within the runtime; make it longer");
+    metrics["iops"] = iops;
+    metrics["bytes_per_s"] = bytes_per_s;
+    metrics["cpu_user_percent"] = job.at("usr_cpu");
+    metrics["cpu_system_percent"] = job.at("sys_cpu");
+    metrics["context_switches"] = job.at("ctx");
+    return metrics;
+  }
+  throw Wrong("fio's output has no job `measure`");
+}
+
+// A line of a log: "ms, value, direction, block size, offset, ...".
+std::string series_of(const std::string& prefix) {
+  const std::filesystem::path path(prefix);
+  std::map<long long, std::pair<double, double>> sums;
+  for (const auto& entry : std::filesystem::directory_iterator(path.parent_path())) {
+    if (!entry.path().filename().string().starts_with(path.filename().string() + "_iops."))
+      continue;
+    std::ifstream in(entry.path());
+    for (std::string line; std::getline(in, line);) {
+      std::istringstream fields(line);
+      long long at;
+      double value;
+      int direction;
+      char comma;
+      if (!(fields >> at >> comma >> value >> comma >> direction)) continue;
+      auto& sum = sums[at / kSeriesMs * kSeriesMs];
+      (direction == 0 ? sum.first : sum.second) += value;
+    }
+  }
+  if (sums.empty()) return {};
+  std::ostringstream csv;
+  csv << "ms,read_iops,write_iops\n";
+  for (const auto& [at, sum] : sums) csv << at << "," << sum.first << "," << sum.second << "\n";
+  return csv.str();
+}
+
+}  // namespace pcache::sweep

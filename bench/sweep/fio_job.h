@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// A case as a fio job, and what fio says of it.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "sweep/place.h"
+#include "sweep/plan.h"
+
+namespace pcache::sweep {
+
+struct FioJob {
+  std::string fill;     // a run of its own before it, for a clean cache; empty: none
+  std::string measure;  // the job file
+};
+
+// `series`: where fio's logs of requests per interval go, as a prefix; empty: nowhere.
+FioJob make_job(const Spec& spec, const Case& one, const Place& place, const Build& build,
+                uint32_t repeat, const std::string& series);
+
+uint64_t cache_bytes_of(const Case& one);
+uint64_t working_set_bytes_of(const Case& one);
+
+// The figures of the measurement in fio's JSON (schema: results/README.md). Throws Wrong when it is
+// none.
+nlohmann::ordered_json metrics_of(const nlohmann::json& fio);
+
+// fio's logs, of all jobs, as CSV: ms,read_iops,write_iops. Empty: there are none.
+std::string series_of(const std::string& prefix);
+
+}  // namespace pcache::sweep

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What a result depends on besides the case: the machine, its software, the sources.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "sweep/parameter.h"
+#include "sweep/place.h"
+
+namespace pcache::sweep {
+
+nlohmann::ordered_json host_facts(const Place& place);
+nlohmann::ordered_json source_facts();  // of the tree that this program was built from
+
+// Why this machine cannot measure it; empty: it can.
+std::string unavailable(const Values& values);
+
+// First line of a command's output; empty when it cannot be run.
+std::string first_line(const std::string& command);
+
+}  // namespace pcache::sweep

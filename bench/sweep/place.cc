@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "sweep/place.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <vector>
+
+#include "sweep/parameter.h"
+
+namespace pcache::sweep {
+
+namespace {
+
+// What a blank device has at its start: no identity, no superblock, no tails (on-media format).
+constexpr uint64_t kFrameBytes = 20 << 10;
+
+std::string scratch_folder(const std::string& parent) {
+  std::string folder = parent + "/pcache-sweep-XXXXXX";
+  if (!mkdtemp(folder.data()))
+    throw Wrong("cannot make a folder in " + parent + ": " + strerror(errno));
+  return folder;
+}
+
+// With every block there: no case pays for the first touch.
+void make_file(const std::string& path, uint64_t bytes) {
+  const int fd = open(path.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+  if (fd < 0) throw Wrong("cannot make " + path + ": " + strerror(errno));
+  const std::vector<char> zeros(4 << 20);
+  int error = 0;
+  for (uint64_t at = 0; at < bytes && !error;) {
+    const ssize_t n = write(fd, zeros.data(), std::min<uint64_t>(zeros.size(), bytes - at));
+    if (n > 0) at += static_cast<uint64_t>(n);
+    if (n < 0 && errno != EINTR) error = errno;
+  }
+  if (!error && fsync(fd) != 0 && errno != EINVAL) error = errno;
+  close(fd);
+  if (error) throw Wrong("cannot fill " + path + " (" + size_of(bytes) + "): " + strerror(error));
+}
+
+void need_room(const std::string& folder, uint64_t bytes) {
+  struct statvfs fs;
+  if (statvfs(folder.c_str(), &fs) != 0) throw Wrong(folder + ": " + strerror(errno));
+  const uint64_t free_bytes = fs.f_bavail * uint64_t{fs.f_frsize};
+  if (free_bytes < bytes)
+    throw Wrong(folder + ": " + std::to_string(bytes >> 20) + " MiB are needed, " +
+                std::to_string(free_bytes >> 20) +
+                " MiB are free; --cache-dir and --backing-dir "
+                "name other places, cache_size and working_set make it smaller");
+}
+
+void need_device(const std::string& path, bool overwrite) {
+  struct stat is;
+  if (stat(path.c_str(), &is) != 0) throw Wrong(path + ": " + strerror(errno));
+  if (!overwrite) throw Wrong(path + ": its content will be lost; --overwrite says that it may be");
+}
+
+}  // namespace
+
+Place::Place(const PlaceOptions& options, uint64_t cache_bytes, uint64_t backing_bytes) {
+  try {
+    if (!options.cache_dev.empty()) {
+      need_device(options.cache_dev, options.overwrite);
+      cache_ = bound_ = options.cache_dev;
+    } else {
+      need_room(options.cache_dir, 2 * cache_bytes);
+      folder_ = scratch_folder(options.cache_dir);
+      scratch_cache_ = true;
+      make_file(cache_ = folder_ + "/cache", cache_bytes);
+      make_file(bound_ = folder_ + "/bound", cache_bytes);
+    }
+    if (!options.backing.empty()) {
+      need_device(options.backing, options.overwrite);
+      backing_ = options.backing;
+    } else {
+      need_room(options.backing_dir, backing_bytes);
+      backing_folder_ = scratch_folder(options.backing_dir);
+      make_file(backing_ = backing_folder_ + "/backing", backing_bytes);
+    }
+  } catch (const Wrong&) {
+    remove_scratch();
+    throw;
+  }
+}
+
+Place::~Place() { remove_scratch(); }
+
+void Place::remove_scratch() {
+  for (const std::string& folder : {folder_, backing_folder_}) {
+    std::error_code ignored;
+    if (!folder.empty()) std::filesystem::remove_all(folder, ignored);
+  }
+}
+
+void Place::blank_cache() const {
+  const int fd = open(cache_.c_str(), O_WRONLY | O_CLOEXEC);
+  const char zeros[kFrameBytes] = {};
+  const bool done = fd >= 0 && pwrite(fd, zeros, sizeof zeros, 0) == sizeof zeros;
+  const int error = errno;
+  if (fd >= 0) close(fd);
+  if (!done) throw Wrong(cache_ + ": cannot be blanked: " + strerror(error));
+}
+
+}  // namespace pcache::sweep

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Plan: which measurements are made, in which order. Every case once in each round, each round in
+// an order of its own, by the seed: what drifts on the machine hits all cases alike.
+#pragma once
+
+#include <vector>
+
+#include "sweep/spec.h"
+
+namespace pcache::sweep {
+
+struct Build {
+  std::string label;  // "a", "b"; one build: empty
+  std::string dir;    // has lib/libpcache_fio.so
+};
+
+struct Measurement {
+  size_t number = 0;  // in the plan
+  size_t case_index = 0;
+  size_t build = 0;     // of several builds
+  uint32_t repeat = 0;  // the round, from 0 on
+};
+
+// Cases in which no code of ours runs are the same in every build, and measured once in a round.
+std::vector<Measurement> make_plan(const Spec& spec, size_t builds);
+
+}  // namespace pcache::sweep

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "sweep/run_folder.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <ctime>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+namespace pcache::sweep {
+
+namespace fs = std::filesystem;
+using nlohmann::ordered_json;
+
+namespace {
+
+std::string now() {
+  const time_t t = time(nullptr);
+  tm utc{};
+  gmtime_r(&t, &utc);
+  char text[32];
+  strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc);
+  return text;
+}
+
+}  // namespace
+
+void write_file(const std::string& path, const std::string& text) {
+  std::ofstream out(path, std::ios::binary | std::ios::trunc);
+  out << text;
+  out.close();
+  if (!out) throw Wrong("cannot write " + path + ": " + strerror(errno));
+}
+
+std::string read_file(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  std::ostringstream text;
+  if (in) text << in.rdbuf();
+  if (!in || in.bad()) throw Wrong("cannot read " + path + ": " + strerror(errno));
+  return text.str();
+}
+
+void RunFolder::need_new(const std::string& path) {
+  if (fs::exists(path))
+    throw Wrong(path +
+                ": is there already; --resume goes on with a run, another --output begins one");
+}
+
+RunFolder RunFolder::create(const std::string& path, const Spec& spec,
+                            const std::vector<Build>& builds, const ordered_json& host,
+                            const ordered_json& source) {
+  std::error_code error;
+  need_new(path);
+  if (!fs::create_directories(path + "/raw", error))
+    throw Wrong("cannot make " + path + ": " + error.message());
+  RunFolder folder(path);
+  ordered_json cases = ordered_json::array();
+  for (const Case& one : spec.cases) cases.push_back({{"id", one.id}, {"values", one.values}});
+  ordered_json of_builds = ordered_json::array();
+  for (const Build& build : builds)
+    of_builds.push_back({{"label", build.label}, {"dir", build.dir}});
+  folder.run_ = {{"schema", kRunSchema},
+                 {"name", spec.name},
+                 {"title", spec.title},
+                 {"started", now()},
+                 {"runtime_s", spec.runtime_s},
+                 {"warmup_s", spec.warmup_s},
+                 {"repeats", spec.repeats},
+                 {"seed", spec.seed},
+                 {"axes", spec.axes},
+                 {"cases", cases},
+                 {"builds", of_builds},
+                 {"host", host},
+                 {"source", source},
+                 {"spec", spec.text}};
+  write_file(path + "/run.json", folder.run_.dump(1) + "\n");
+  write_file(path + "/results.jsonl", "");
+  return folder;
+}
+
+RunFolder RunFolder::open(const std::string& path) {
+  RunFolder folder(path);
+  try {
+    folder.run_ = ordered_json::parse(read_file(path + "/run.json"));
+    const std::string schema = folder.run_.at("schema");
+    if (schema != kRunSchema)
+      throw Wrong(path + "/run.json: schema " + schema + ", expected " + kRunSchema);
+  } catch (const nlohmann::json::exception& error) {
+    throw Wrong(path + "/run.json: " + error.what());
+  }
+  // A line that a cut left half-written was never there.
+  const std::string lines = read_file(path + "/results.jsonl");
+  const size_t whole = lines.rfind('\n') == lines.npos ? 0 : lines.rfind('\n') + 1;
+  if (whole != lines.size()) write_file(path + "/results.jsonl", lines.substr(0, whole));
+  std::istringstream in(lines.substr(0, whole));
+  for (std::string line; std::getline(in, line);) try {
+      const auto result = ordered_json::parse(line);
+      if (result.at("ok")) folder.done_.insert(result.at("number").get<size_t>());
+    } catch (const nlohmann::json::exception& error) {
+      throw Wrong(path + "/results.jsonl: " + error.what());
+    }
+  return folder;
+}
+
+std::vector<Build> RunFolder::builds() const {
+  std::vector<Build> builds;
+  for (const auto& build : run_.at("builds"))
+    builds.push_back({build.at("label"), build.at("dir")});
+  return builds;
+}
+
+void RunFolder::add(const ordered_json& result) {
+  const std::string line = result.dump() + "\n";
+  const std::string file = path_ + "/results.jsonl";
+  const int fd = ::open(file.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
+  const bool written =
+      fd >= 0 && ::write(fd, line.data(), line.size()) == static_cast<ssize_t>(line.size());
+  const int error = errno;
+  if (fd >= 0) close(fd);
+  if (!written) throw Wrong("cannot write " + file + ": " + strerror(error));
+  if (result.at("ok")) done_.insert(result.at("number").get<size_t>());
+}
+
+std::string RunFolder::raw(size_t measurement, const std::string& suffix) const {
+  char number[16];
+  snprintf(number, sizeof number, "%05zu", measurement);
+  return path_ + "/raw/" + number + suffix;
+}
+
+}  // namespace pcache::sweep

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// RunFolder: a sweep's results on disk (schema: results/README.md).
+//   run.json         what was asked, of which machine and sources; written once
+//   results.jsonl    a line for each measurement, in the order in which they were made
+//   raw/NUMBER.*     the fio jobs, fio's own JSON and log lines, requests over time
+//
+// A measurement counts once its line is there, whole: a run that was cut goes on behind it.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "sweep/plan.h"
+
+namespace pcache::sweep {
+
+inline constexpr const char* kRunSchema = "pcache-sweep-run/1";
+
+class RunFolder {
+ public:
+  // Throws Wrong: it is there.
+  static void need_new(const std::string& path);
+  // A new one.
+  static RunFolder create(const std::string& path, const Spec& spec,
+                          const std::vector<Build>& builds, const nlohmann::ordered_json& host,
+                          const nlohmann::ordered_json& source);
+  // One that was begun. Throws Wrong: it is none, or damaged.
+  static RunFolder open(const std::string& path);
+
+  const std::string& path() const { return path_; }
+  const nlohmann::ordered_json& run() const { return run_; }
+  // The spec's text and the builds that it was begun with.
+  std::string spec_text() const { return run_.at("spec"); }
+  std::vector<Build> builds() const;
+  bool is_done(size_t measurement) const { return done_.contains(measurement); }
+  void add(const nlohmann::ordered_json& result);
+  // Of a file in raw/.
+  std::string raw(size_t measurement, const std::string& suffix) const;
+
+ private:
+  explicit RunFolder(std::string path) : path_(std::move(path)) {}
+  std::string path_;
+  nlohmann::ordered_json run_;
+  std::set<size_t> done_;
+};
+
+void write_file(const std::string& path, const std::string& text);
+std::string read_file(const std::string& path);  // throws Wrong
+
+}  // namespace pcache::sweep

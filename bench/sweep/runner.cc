@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "sweep/runner.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+
+#include "sweep/host.h"
+
+namespace pcache::sweep {
+
+using nlohmann::ordered_json;
+
+namespace {
+
+// Starting fio, filling, and ending it; a guess until one has been timed.
+constexpr double kOverheadSeconds = 1;
+
+std::atomic<pid_t> g_child{0};
+std::atomic<bool> g_interrupted{false};
+
+void on_signal(int) {
+  g_interrupted = true;
+  if (const pid_t child = g_child) kill(-child, SIGTERM);
+}
+
+double now_s() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+std::string last_line(const std::string& text) {
+  const size_t end = text.find_last_not_of(" \n");
+  if (end == text.npos) return {};
+  const size_t begin = text.rfind('\n', end);
+  return text.substr(begin == text.npos ? 0 : begin + 1,
+                     end - (begin == text.npos ? 0 : begin + 1) + 1);
+}
+
+// The engine's own line if there is one: fio's last says only that a job failed.
+std::string why(const std::string& err) {
+  for (const char* mark : {"pcache: ", "fio: "})
+    if (const size_t at = err.find(mark); at != err.npos)
+      return err.substr(at, err.find('\n', at) - at);
+  return last_line(err);
+}
+
+std::string clock_of(double seconds) {
+  char text[32];
+  const auto s = static_cast<long>(std::ceil(seconds));
+  if (s >= 3600)
+    snprintf(text, sizeof text, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
+  else
+    snprintf(text, sizeof text, "%ld:%02ld", s / 60, s % 60);
+  return text;
+}
+
+}  // namespace
+
+void watch_signals() {
+  struct sigaction action {};
+  action.sa_handler = on_signal;
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+}
+
+Runner::Runner(const Spec& spec, const Place& place, RunFolder& folder, bool quiet)
+    : spec_(spec),
+      place_(place),
+      folder_(folder),
+      builds_(folder.builds()),
+      quiet_(quiet),
+      tty_(isatty(STDERR_FILENO)) {}
+
+double Runner::expected_s(const Spec& spec, const Case& one) {
+  const double run = one.values.at("volume") == "0" ? spec.runtime_s + spec.warmup_s : 1;
+  return run + kOverheadSeconds;
+}
+
+size_t Runner::run() {
+  const auto plan = make_plan(spec_, builds_.size());
+  left_out_.clear();
+  size_t done = 0, failed = 0;
+  for (const Measurement& what : plan) {
+    const Case& one = spec_.cases[what.case_index];
+    const double expected = expected_s(spec_, one);
+    if (what.repeat == 0 && what.build == 0)
+      if (const std::string reason = unavailable(one.values); !reason.empty()) {
+        fprintf(stderr, "pcache-sweep: %s: left out: %s\n", one.id.c_str(), reason.c_str());
+        left_out_.insert(what.case_index);
+      }
+    if (folder_.is_done(what.number))
+      done++;
+    else
+      left_s_ += expected;
+  }
+  for (const Measurement& what : plan) {
+    if (folder_.is_done(what.number)) continue;
+    if (left_out_.contains(what.case_index)) {
+      done++;
+      continue;
+    }
+    const Case& one = spec_.cases[what.case_index];
+    show(done, plan.size(), one.id);
+    const double start = now_s(), expected = expected_s(spec_, one);
+    const ordered_json result = measure(what);
+    if (g_interrupted) throw Interrupted();
+    folder_.add(result);
+    spent_s_ += now_s() - start;
+    expected_s_ += expected;
+    left_s_ -= expected;
+    done++;
+    if (result.at("ok")) continue;
+    failed++;
+    fprintf(stderr, "%spcache-sweep: %s: %s\n", tty_ ? "\r\033[K" : "", one.id.c_str(),
+            result.at("error").get<std::string>().c_str());
+  }
+  show(done, plan.size(), "done");
+  if (tty_ && !quiet_) fputc('\n', stderr);
+  return failed;
+}
+
+ordered_json Runner::measure(const Measurement& what) {
+  const Case& one = spec_.cases[what.case_index];
+  const Build& build = builds_[what.build];
+  const std::string series = folder_.raw(what.number, "");
+  ordered_json result = {{"number", what.number},
+                         {"case", what.case_index},
+                         {"build", build.label},
+                         {"repeat", what.repeat},
+                         {"ok", false}};
+  const auto run = [&](const std::string& text, const std::string& part) {
+    const std::string err = folder_.raw(what.number, part + ".err");
+    const int status = run_fio(folder_.raw(what.number, part + ".fio"), text,
+                               folder_.raw(what.number, part + ".json"), err);
+    const std::string said = read_file(err);
+    if (said.empty()) std::filesystem::remove(err);
+    if (status != 0)
+      throw Wrong(said.empty() ? "fio ended with status " + std::to_string(status) : why(said));
+  };
+  try {
+    place_.blank_cache();
+    const FioJob job = make_job(spec_, one, place_, build, what.repeat, series);
+    if (!job.fill.empty()) run(job.fill, ".fill");
+    const double start = now_s();
+    run(job.measure, "");
+    const auto fio = nlohmann::json::parse(read_file(folder_.raw(what.number, ".json")));
+    result["seconds"] = now_s() - start;
+    result["metrics"] = metrics_of(fio);
+    if (const std::string csv = series_of(series); !csv.empty())
+      write_file(folder_.raw(what.number, ".csv"), csv);
+    result["ok"] = true;
+  } catch (const Wrong& wrong) {
+    result["error"] = wrong.what();
+  } catch (const nlohmann::json::exception& error) {
+    result["error"] = std::string("fio's output: ") + error.what();
+  }
+  // What the CSV sums up.
+  for (const auto& entry : std::filesystem::directory_iterator(folder_.path() + "/raw"))
+    if (entry.path().extension() == ".log") std::filesystem::remove(entry.path());
+  return result;
+}
+
+int Runner::run_fio(const std::string& job, const std::string& text, const std::string& out,
+                    const std::string& err) {
+  write_file(job, text);
+  const std::string output = "--output=" + out;
+  const char* const arguments[] = {"fio", "--output-format=json", output.c_str(), job.c_str(),
+                                   nullptr};
+  const int log = open(err.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0644);
+  if (log < 0) throw Wrong("cannot write " + err + ": " + strerror(errno));
+  // fio makes files for its own state where it stands.
+  const std::string folder = folder_.path() + "/raw";
+  const pid_t child = fork();
+  if (child == 0) {
+    setpgid(0, 0);
+    dup2(log, STDERR_FILENO);
+    dup2(log, STDOUT_FILENO);
+    if (chdir(folder.c_str()) == 0) execvp(arguments[0], const_cast<char* const*>(arguments));
+    dprintf(STDERR_FILENO, "fio: cannot be run: %s; scripts/setup installs it\n", strerror(errno));
+    _exit(127);
+  }
+  close(log);
+  if (child < 0) throw Wrong(std::string("cannot fork: ") + strerror(errno));
+  setpgid(child, child);
+  g_child = child;
+  if (g_interrupted) kill(-child, SIGTERM);
+  int status = 0;
+  while (waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
+  g_child = 0;
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+void Runner::show(size_t done, size_t all, const std::string& what) {
+  if (quiet_) return;
+  const double pace = expected_s_ > 0 ? spent_s_ / expected_s_ : 1;
+  const size_t percent = done * 100 / std::max<size_t>(1, all);
+  if (!tty_) {
+    if (done > 0 && done < all && percent < shown_percent_ + 10) return;
+    shown_percent_ = percent;
+    fprintf(stderr, "pcache-sweep: %zu of %zu, %s left\n", done, all,
+            clock_of(left_s_ * pace).c_str());
+    return;
+  }
+  constexpr size_t kWidth = 30;
+  std::string bar(kWidth * done / std::max<size_t>(1, all), '#');
+  bar.resize(kWidth, '.');
+  fprintf(stderr, "\r\033[K[%s] %zu/%zu  %s left  %.60s", bar.c_str(), done, all,
+          clock_of(left_s_ * pace).c_str(), what.c_str());
+  fflush(stderr);
+}
+
+}  // namespace pcache::sweep

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Runner: makes the measurements of a plan that are not there yet, one after the other.
+#pragma once
+
+#include "sweep/fio_job.h"
+#include "sweep/run_folder.h"
+
+namespace pcache::sweep {
+
+class Runner {
+ public:
+  Runner(const Spec& spec, const Place& place, RunFolder& folder, bool quiet);
+
+  // How many failed; each has said why on stderr, and its line says it, too. Throws Interrupted.
+  struct Interrupted {};
+  size_t run();
+
+  // Seconds that a measurement takes, as long as none was made.
+  static double expected_s(const Spec& spec, const Case& one);
+
+ private:
+  nlohmann::ordered_json measure(const Measurement& what);
+  // fio's exit status; its output is in files.
+  int run_fio(const std::string& job, const std::string& text, const std::string& out,
+              const std::string& err);
+  void show(size_t done, size_t all, const std::string& what);
+
+  const Spec& spec_;
+  const Place& place_;
+  RunFolder& folder_;
+  const std::vector<Build> builds_;
+  const bool quiet_, tty_;
+  std::set<size_t> left_out_;                         // cases that this machine cannot measure
+  double spent_s_ = 0, expected_s_ = 0, left_s_ = 0;  // of what is done; of what is left
+  size_t shown_percent_ = 0;
+};
+
+// SIGINT and SIGTERM end the fio that runs, and the runner behind it.
+void watch_signals();
+
+}  // namespace pcache::sweep

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Spec: what a sweep measures, from a YAML file (configs/README.md). Throws Wrong, which names the
+// file and the line.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "sweep/parameter.h"
+
+namespace pcache::sweep {
+
+struct Case {
+  std::string id;  // of the values that differ within the sweep; unique in it
+  Values values;
+};
+
+struct Spec {
+  std::string name, title;
+  double runtime_s = 0;  // of each measurement
+  double warmup_s = 0;   // before it, not counted
+  uint32_t repeats = 0;  // of each case
+  uint64_t seed = 1;     // of the order
+  std::vector<Case> cases;
+  std::vector<std::string> axes;  // parameters with several values, in the order of the file
+  std::string text;               // the file
+};
+
+Spec parse_spec(const std::string& text, const std::string& file);
+
+}  // namespace pcache::sweep

@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""pcache-sweep from outside: files that are wrong, runs, resuming, reports in a browser."""
+
+import collections
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from libpcache import BUILD, ROOT
+
+SWEEP = BUILD / "bin" / "pcache-sweep"
+SMALL = """\
+name: small
+title: A small sweep
+runtime: 200ms
+warmup: 100ms
+repeats: 2
+common:
+  cache_size: 512m
+  working_set: 0.02
+matrix:
+  - engine: [pcache, bound]
+    rw: [randwrite, randread]
+    bs: [4k, 16k, 64k]
+    volume: 0.05
+"""
+HEAD = "name: x\nruntime: 1s\nrepeats: 1\n"
+
+
+def run(*arguments, ok=0, **more):
+    done = subprocess.run([SWEEP, *map(str, arguments)], capture_output=True, text=True, timeout=140, check=False, **more)
+    assert done.returncode == ok, done.stderr
+    return done
+
+
+def write(folder, text, name="spec.yaml"):
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A finished run."""
+    folder = tmp_path_factory.mktemp("sweep")
+    run("run", write(folder, SMALL), "--output", folder / "run", "--backing-dir", folder, cwd=folder)
+    return folder / "run"
+
+
+def lines_of(folder):
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+
+
+# ---- What is asked ----
+
+@pytest.mark.parametrize("text, line, says", [
+    ("name: [\n", 2, "end of sequence"),
+    ("[]\n", 1, "expected `key: value` lines"),
+    ("", 1, "expected `key: value` lines"),
+    ("name: x\nname: y\n", 2, "`name` is given twice"),
+    ("name: a/b\n", 1, "expected letters, digits, - and _"),
+    ("name: x\nruntime: soon\n", 2, "expected a time from 0.1s to 1440m"),
+    ("name: x\nruntime: 1s\nrepeats: 0\n", 3, "expected a number from 1 to 1000"),
+    (HEAD, 1, "`matrix:` is missing"),
+    (HEAD + "matrx: {bs: 4k}\n", 4, "unknown key `matrx`"),
+    (HEAD + "matrix: {}\n", 4, "the matrix is empty"),
+    (HEAD + "matrix: []\n", 4, "the matrix is empty"),
+    (HEAD + "matrix: {bs: []}\n", 4, "an empty list"),
+    (HEAD + "matrix:\n  bss: 4k\n", 5, "unknown parameter `bss`"),
+    (HEAD + "matrix:\n  bs: [4k,\n    5]\n", 6, "bs: `5`: expected a size from 512 to 16m, a multiple of 512"),
+    (HEAD + "matrix: {bs: [4k, 4096]}\n", 4, "`4096` is there twice"),
+    (HEAD + "matrix: {bs: {a: b}}\n", 4, "expected a value or a list of values"),
+    (HEAD + "matrix: {rw: trim}\n", 4, "rw: `trim`: expected read, write"),
+    (HEAD + "matrix: {working_set: nan}\n", 4, "expected a number from 0.001 to 1000"),
+    (HEAD + "matrix: {gc_percent: 91}\n", 4, "expected a number from 0 to 90"),
+    (HEAD + "matrix: {engine: disk}\n", 4, "expected pcache, bound, uring, libpmem or path:/DEVICE"),
+])
+def test_a_wrong_file_is_an_error_that_names_the_line(tmp_path, text, line, says):
+    spec = write(tmp_path, text)
+    done = run("run", spec, "--dry-run", ok=2)
+    assert done.stderr.startswith(f"pcache-sweep: {spec}:{line}: ") and says in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (["run"], "run needs a file"),
+    (["run", "nothing.yaml"], "cannot read nothing.yaml"),
+    (["run", "SPEC", "--build", "/tmp"], "/tmp/lib/libpcache_fio.so: is not there"),
+    (["run", "SPEC", "--cache-dir", "/nowhere"], "/nowhere: No such file"),
+    (["run", "SPEC", "--backing", "SPEC"], "its content will be lost; --overwrite"),
+    (["run", "SPEC", "--output", "."], "is there already"),
+    (["run", "--resume", "nothing"], "cannot read"),
+    (["report", "nothing"], "nothing/run.json: is not there"),
+])
+def test_wrong_arguments_are_named(tmp_path, arguments, says):
+    spec = write(tmp_path, SMALL)
+    done = run(*(str(spec) if a == "SPEC" else a for a in arguments), ok=2, cwd=tmp_path)
+    assert says in done.stderr and "Traceback" not in done.stderr
+    assert spec.read_text() == SMALL
+
+
+def test_every_preset_can_be_planned():
+    presets = sorted((ROOT / "configs").glob("*.yaml"))
+    assert len(presets) >= 1
+    for preset in presets:
+        done = run("run", preset, "--dry-run")
+        assert re.search(r"[1-9]\d* cases, [1-9]\d* measurements", done.stdout), preset
+
+
+def test_the_order_is_fair_and_follows_from_the_seed(tmp_path):
+    plan = run("run", write(tmp_path, SMALL), "--dry-run").stdout
+    assert plan == run("run", write(tmp_path, SMALL), "--dry-run").stdout
+    other = run("run", write(tmp_path, SMALL + "seed: 2\n"), "--dry-run").stdout
+    assert plan != other
+    rounds = collections.defaultdict(list)
+    for number, text in re.findall(r"round (\d+)  (.*)", plan):
+        rounds[number].append(text)
+    assert len(rounds) == 2 and sorted(rounds["0"]) == sorted(rounds["1"]) and rounds["0"] != rounds["1"]
+    assert len(set(rounds["0"])) == len(rounds["0"]) == 12
+
+
+def test_what_an_engine_does_not_look_at_makes_no_case(tmp_path):
+    text = HEAD + "matrix: {engine: [pcache, bound, uring], persist: [flushcache, clwb], data_crc: [0, 1]}\n"
+    done = run("run", write(tmp_path, text), "--dry-run")
+    assert "7 cases, 7 measurements" in done.stdout, "2 x 2 of the cache, 2 of the bound, one of the disk"
+
+
+# ---- What comes of it ----
+
+def test_a_run_keeps_everything(small):
+    info = json.loads((small / "run.json").read_text())
+    assert info["schema"] == "pcache-sweep-run/1" and info["spec"] == SMALL
+    assert {"name", "title", "started", "runtime_s", "warmup_s", "repeats", "seed", "axes", "cases", "builds", "host",
+            "source"} <= info.keys()
+    assert {"cpu", "memory", "kernel", "fio", "pmem", "backing", "load_average"} <= info["host"].keys()
+    assert info["host"]["cpu"]["model"] and info["source"]["commit"]
+    assert info["axes"] == ["engine", "rw", "bs"]
+    results = lines_of(small)
+    assert len(results) == 24 and all(r["ok"] for r in results)
+    for r in results:
+        raw = small / "raw" / f"{r['number']:05}"
+        fio = json.loads(raw.with_suffix(".json").read_text())
+        (measured,) = [j for j in fio["jobs"] if j["jobname"] == "measure"]
+        values = info["cases"][r["case"]]["values"]
+        direction = values["rw"].removeprefix("rand")
+        assert r["metrics"][direction]["ios"] == measured[direction]["total_ios"] > 0
+        assert r["metrics"]["iops"] == pytest.approx(measured[direction]["iops"])
+        assert 0 < r["metrics"][direction]["lat_ns"]["p50"] <= r["metrics"][direction]["lat_ns"]["max"]
+        job = raw.with_suffix(".fio").read_text()
+        assert f"bs={values['bs']}" in job and f"rw={values['rw']}" in job
+    assert not list((small / "raw").glob("*.log"))
+
+
+def test_nothing_else_is_left_behind(small):
+    assert sorted(p.name for p in small.parent.iterdir()) == ["run", "spec.yaml"]
+    assert not [p for p in pathlib.Path("/dev/shm").glob("pcache-sweep-*")]
+
+
+def test_an_interrupted_run_goes_on(tmp_path):
+    spec = write(tmp_path, SMALL)
+    out = tmp_path / "run"
+    process = subprocess.Popen([SWEEP, "run", spec, "--output", out, "--backing-dir", tmp_path], stderr=subprocess.PIPE,
+                               stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (out / "results.jsonl").exists() or len(lines_of(out)) < 2:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and f"run --resume {out} goes on" in said
+    before = lines_of(out)
+    assert 2 <= len(before) < 24
+    assert not list(tmp_path.glob("pcache-sweep-*")), "scratch files are gone"
+    # As a cut in the middle of a line leaves it.
+    with open(out / "results.jsonl", "a", encoding="ascii") as file:
+        file.write('{"number": 99, "ca')
+    run("run", "--resume", out, "--backing-dir", tmp_path)
+    after = lines_of(out)
+    assert after[:len(before)] == before
+    assert sorted(r["number"] for r in after) == list(range(24))
+
+
+def test_a_measurement_that_fails_is_said_and_the_rest_goes_on(tmp_path):
+    # A folder that looks like a build, whose plugin is none.
+    (tmp_path / "bad" / "lib").mkdir(parents=True)
+    (tmp_path / "bad" / "lib" / "libpcache_fio.so").write_text("no library")
+    text = HEAD.replace("1s", "100ms") + "common: {cache_size: 512m, working_set: 0.01}\nmatrix: {engine: [pcache, uring]}\n"
+    done = run("run", write(tmp_path, text), "--build", tmp_path / "bad", "--output", tmp_path / "run", "--backing-dir",
+               tmp_path, ok=1)
+    results = lines_of(tmp_path / "run")
+    assert [r["ok"] for r in sorted(results, key=lambda r: r["case"])] == [False, True]
+    assert "engine=pcache: " in done.stderr and "1 measurements failed; --resume" in done.stderr
+
+
+# ---- Reports ----
+
+@pytest.fixture(scope="module")
+def report(small, tmp_path_factory):
+    out = tmp_path_factory.mktemp("report")
+    run("report", small, "--output", out)
+    return out
+
+
+def test_a_report_has_its_tables_and_figures_beside_it(report):
+    page = (report / "report.html").read_text()
+    assert "<title>A small sweep</title>" in page and "24" not in page.split("<h3>")[0].split("cases")[0]
+    assert page.count("<figure") == len(list(report.glob("*.png"))) >= 5
+    assert not re.search(r'(?:src|href)="(?!#)(?!data:)[^"]', page), "refers to nothing outside itself"
+    cases = (report / "small-cases.csv").read_text().splitlines()
+    assert len(cases) == 13 and cases[0].startswith("case,n,requests/s,interval,MiB/s,ratio to bound,mean µs")
+    for text in ("12 cases, each measured 2 times", "Ratio to the bound", "Latency", "Machine", "request size (bytes)",
+                 "latency (µs)", "less their range"):
+        assert text in page, text
+
+
+def test_a_report_can_be_read_in_a_browser(report, tmp_path):
+    chromium = shutil.which("chromium")
+    assert chromium, "scripts/setup installs chromium"
+    done = subprocess.run(
+        [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path}", "--window-size=1200,900",
+         "--virtual-time-budget=5000", "--dump-dom", (report / "report.html").as_uri()],
+        capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    # As the browser has understood it: all figures are drawings, all rows are rows.
+    assert done.stdout.count("<svg") == len(list(report.glob("*.png")))
+    assert done.stdout.count("</tr>") > 12 and "</html>" in done.stdout
+
+
+def test_a_damaged_result_is_named(small, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(small, copy)
+    info = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps({**info, "schema": "pcache-sweep-run/9"}))
+    assert "schema pcache-sweep-run/9, expected pcache-sweep-run/1" in run("report", copy, ok=2).stderr
+    (copy / "run.json").write_text(json.dumps(info)[:100])
+    assert "run.json: " in run("report", copy, ok=2).stderr
+    (copy / "run.json").write_text(json.dumps(info))
+    (copy / "results.jsonl").write_text("{}\n")
+    assert "damaged" in run("report", copy, ok=2).stderr
+    (copy / "results.jsonl").write_text("")
+    assert "there is nothing to draw" in run("report", copy, ok=2).stderr
+    os.remove(copy / "run.json")
+    assert "is not there; expected a folder that pcache-sweep run has made" in run("report", copy, ok=2).stderr
