@@ -31,18 +31,19 @@ constexpr size_t kMostPoints = 32;
 
 // Where the hashes of the images go, for `distinct`; empty: nowhere.
 std::string g_hashes;
-// The case that runs now, for the handler of a signal.
+// How this program was called; and the case that runs now, for the handler of a signal.
+std::string g_program;
 std::string g_case;
 
 void on_fatal(int signal) {
   const std::string line =
-      std::string("FAIL ") + strsignal(signal) + "; again: pcache_prove " + g_case + "\n";
+      std::string("FAIL ") + strsignal(signal) + "; again: " + g_program + " " + g_case + "\n";
   (void)!write(STDERR_FILENO, line.data(), line.size());
   _exit(1);
 }
 
 [[noreturn]] void fail(const Failure& failure, const std::string& again) {
-  fprintf(stderr, "FAIL %s; again: pcache_prove %s\n", failure.what(), again.c_str());
+  fprintf(stderr, "FAIL %s; again: %s %s\n", failure.what(), g_program.c_str(), again.c_str());
   fflush(stderr);
   _exit(1);
 }
@@ -296,6 +297,7 @@ void replay(const std::string& base_name, uint64_t seed, const std::string& name
 
 int main(int argc, char** argv) {
   using namespace pcache;
+  g_program = argv[0];
   for (const int fatal : {SIGABRT, SIGSEGV, SIGFPE, SIGILL, SIGALRM, SIGTERM})
     signal(fatal, on_fatal);
   // The index's memory is advised to be huge pages: 2 MiB of zeros for every image.
