@@ -83,7 +83,8 @@ int run(const RunOptions& options) {
   if (!options.resume.empty()) {
     folder = std::make_unique<RunFolder>(RunFolder::open(fs::absolute(options.resume)));
     spec = parse_spec(folder->spec_text(), options.resume + "/run.json: spec");
-    spec.repeats = folder->run().at("repeats");
+    spec.repeats = std::max(options.repeats, folder->run().at("repeats").get<uint32_t>());
+    folder->set_repeats(spec.repeats);
     spec.runtime_s = folder->run().at("runtime_s");
   } else {
     spec = load_spec(options);
@@ -164,7 +165,8 @@ int main(int argc, char** argv) {
   run_command->add_option("--resume", options.resume, "a folder: makes what it lacks");
   run_command->add_option("--build", options.builds,
                           "build directories to measure, in turn; default this program's own");
-  run_command->add_option("--repeats", options.repeats, "instead of the file's");
+  run_command->add_option("--repeats", options.repeats,
+                          "instead of the file's; with --resume, more than before");
   run_command->add_option("--runtime", options.runtime_s, "seconds, instead of the file's");
   run_command->add_option("--cache-dir", options.place.cache_dir, "of the scratch file for pmem");
   run_command->add_option("--backing-dir", options.place.backing_dir,

@@ -125,6 +125,13 @@ void RunFolder::add(const ordered_json& result) {
   if (result.at("ok")) done_.insert(result.at("number").get<size_t>());
 }
 
+void RunFolder::set_repeats(uint32_t repeats) {
+  if (run_.at("repeats") == repeats) return;
+  run_["repeats"] = repeats;
+  write_file(path_ + "/run.json.new", run_.dump(1) + "\n");
+  fs::rename(path_ + "/run.json.new", path_ + "/run.json");
+}
+
 std::string RunFolder::raw(size_t measurement, const std::string& suffix) const {
   char number[16];
   snprintf(number, sizeof number, "%05zu", measurement);

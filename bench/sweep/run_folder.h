@@ -36,6 +36,8 @@ class RunFolder {
   std::vector<Build> builds() const;
   bool is_done(size_t measurement) const { return done_.contains(measurement); }
   void add(const nlohmann::ordered_json& result);
+  // More rounds than it was begun with: those that are there stay what they are.
+  void set_repeats(uint32_t repeats);
   // Of a file in raw/.
   std::string raw(size_t measurement, const std::string& suffix) const;
 

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Whether one side is slower than the other, by pairs of measurements of the same rounds. Method: bench/README.md."""
+import dataclasses
+
+from stats import Estimate, estimate, p_of_no_difference, paired_ratios
+
+# A false alarm must be rare even among many cases, and when rounds are added until it can be told.
+SIGNIFICANT = 0.005
+LEAST_ROUNDS = 9
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    name: str
+    of: object  # of a sample's metrics; None: not measured
+    higher_is_better: bool
+
+
+def _latency(name):
+    def of(metrics):
+        found = [metrics[d]["lat_ns"].get(name) for d in ("read", "write") if "lat_ns" in metrics.get(d, {})]
+        return max(found) if found and all(found) else None
+    return of
+
+
+METRICS = (Metric("requests/s", lambda m: m["iops"], True), Metric("p50", _latency("p50"), False),
+           Metric("p99", _latency("p99"), False))
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    metric: str
+    ratio: Estimate  # of the speeds: 1 alike, below 1 the second is slower
+    p: float
+    what: str  # "same", "slower", "faster", "cannot tell"
+
+
+def judge(first, second, metric, threshold):
+    """first, second: {round: metrics}. None: this was not measured."""
+    a = {r: metric.of(m) for r, m in first.items()}
+    b = {r: metric.of(m) for r, m in second.items()}
+    if not a or not b or None in a.values() or None in b.values():
+        return None
+    ratios = paired_ratios(b, a) if metric.higher_is_better else paired_ratios(a, b)
+    ratio, p = estimate(ratios), p_of_no_difference(ratios)
+    if len(ratios) < LEAST_ROUNDS or p is None:
+        return Verdict(metric.name, ratio, p, "cannot tell")
+    # Clear even where the interval is wide: all of it lies beyond.
+    if p < SIGNIFICANT and ratio.high < 1 - threshold / 2 and ratio.median <= 1 - threshold:
+        return Verdict(metric.name, ratio, p, "slower")
+    if p < SIGNIFICANT and ratio.low > 1 + threshold / 2 and ratio.median >= 1 + threshold:
+        return Verdict(metric.name, ratio, p, "faster")
+    what = "same" if ratio.half_width <= threshold else "cannot tell"
+    return Verdict(metric.name, ratio, p, what)
+
+
+def line_of(case, verdict):
+    ratio = verdict.ratio
+    p = "" if verdict.p is None else f", p {verdict.p:.2g}"
+    return (f"{case:<48} {verdict.metric:<10} {ratio.median:6.3f} ({ratio.low:.3f} to {ratio.high:.3f}), n {ratio.n}{p}: "
+            f"{verdict.what}")

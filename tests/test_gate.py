@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""pcache-sweep compare and gate: what is slower is found, what is not is left alone, noise is named."""
+
+import json
+import random
+import subprocess
+import sys
+
+import pytest
+
+from libpcache import BUILD, ROOT
+from slowed_build import make_slowed
+
+sys.path.insert(0, str(ROOT / "bench" / "analysis"))
+
+import gate  # noqa: E402
+import stats  # noqa: E402
+from judge import METRICS, judge  # noqa: E402
+
+SWEEP = BUILD / "bin" / "pcache-sweep"
+SAME, SLOWER, CANNOT_TELL = 0, 1, 3
+# One case, short: a request path and nothing else.
+SPEC = """\
+name: short
+runtime: 10s
+repeats: 12
+matrix: {cache_size: 512m, working_set: 0.03, volume: 0.55, rw: randwrite}
+"""
+
+
+def run(*arguments, timeout=140):
+    return subprocess.run([SWEEP, *map(str, arguments)], capture_output=True, text=True, timeout=timeout, check=False)
+
+
+# ---- The judge, over made-up measurements ----
+
+def made_up(seed, rounds, speed=1.0, noise=0.03, drift=0.0):
+    """{round: metrics}. What drifts is common to both sides of a round: it follows from the round alone."""
+    rng = random.Random(seed)
+    return {r: {"iops": 1e6 * speed * (1 + drift * r / rounds) * rng.lognormvariate(0, noise)} for r in range(rounds)}
+
+
+IOPS = METRICS[0]
+
+
+def test_equal_sides_are_never_slower():
+    wrong = [seed for seed in range(300) for rounds in (12, 24, 48)
+             if judge(made_up(seed, rounds), made_up(seed + 1000, rounds), IOPS, 0.05).what in ("slower", "faster")]
+    assert not wrong
+
+
+def test_a_slower_side_is_found_and_a_faster_one_is_no_alarm():
+    for seed in range(50):
+        verdict = judge(made_up(seed, 24), made_up(seed + 1000, 24, speed=0.9), IOPS, 0.05)
+        assert verdict.what == "slower" and 0.85 < verdict.ratio.median < 0.95
+        assert judge(made_up(seed, 24), made_up(seed + 1000, 24, speed=1.1), IOPS, 0.05).what == "faster"
+
+
+def test_what_drifts_for_both_is_no_difference():
+    for seed in range(50):
+        a, b = made_up(seed, 24, drift=2.0), made_up(seed + 1000, 24, drift=2.0)
+        assert judge(a, b, IOPS, 0.05).what == "same"
+
+
+def test_noise_above_the_threshold_is_not_judged():
+    whats = [judge(made_up(seed, 12, noise=0.4), made_up(seed + 1000, 12, noise=0.4), IOPS, 0.05).what
+             for seed in range(50)]
+    assert set(whats) == {"cannot tell"}
+    assert judge(made_up(1, 5), made_up(2, 5, speed=0.5), IOPS, 0.05).what == "cannot tell", "too few"
+
+
+def test_latency_counts_the_other_way_round():
+    def of(p50):
+        rng = random.Random(p50)
+        return {r: {"iops": 1, "write": {"lat_ns": {"p50": p50 * rng.lognormvariate(0, 0.02)}}} for r in range(20)}
+    assert judge(of(500), of(600), METRICS[1], 0.05).what == "slower"
+    assert judge(of(600), of(500), METRICS[1], 0.05).what == "faster"
+    assert judge(made_up(1, 20), made_up(2, 20), METRICS[1], 0.05) is None
+
+
+def test_intervals_hold_what_they_should():
+    held = 0
+    for seed in range(200):
+        rng = random.Random(seed)
+        e = stats.estimate([rng.lognormvariate(0, 0.2) for _ in range(25)])
+        held += e.low <= 1 <= e.high
+    assert 0.88 <= held / 200 <= 0.99
+    few = stats.estimate([3, 1, 2])
+    assert (few.n, few.median, few.low, few.high) == (3, 2, 1, 3), "of few the range"
+
+
+COUNTS = {"write": {"instructions": 1000.0, "flushes": 0.03, "fences": 1.016, "allocations": 0.0, "system_calls": 0.0}}
+
+
+@pytest.mark.parametrize("change, worse, better", [
+    ({}, 0, 0),
+    ({"instructions": 1019.0}, 0, 0),
+    ({"instructions": 1021.0}, 1, 0),
+    ({"instructions": 900.0}, 0, 1),
+    ({"fences": 2.016}, 1, 0),
+    ({"flushes": 0.06}, 1, 0),
+    ({"allocations": 0.01}, 1, 0),
+    ({"system_calls": 1.0}, 1, 0),
+    ({"system_calls": -0.0}, 0, 0),
+])
+def test_counts_are_judged_one_by_one(change, worse, better):
+    now = {"write": {**COUNTS["write"], **change}}
+    found = gate.judge_counts(COUNTS, now, True)
+    assert [len(x) for x in found] == [worse, better]
+    assert [len(x) for x in gate.judge_counts(COUNTS, {}, True)] == [1, 0]
+    # Another compiler has other instructions, and no other fences.
+    expected = 0 if "instructions" in change else worse
+    assert len(gate.judge_counts(COUNTS, now, False)[0]) == expected
+
+
+def test_ratios_are_judged_by_both_intervals():
+    before = {"w": {"median": 0.9, "low": 0.88, "high": 0.92, "n": 15}}
+    def verdict(*numbers):
+        return gate.judge_ratios(before, {"w": stats.Estimate(15, *numbers)}, 0.15)["w"].split(":")[0]
+    assert verdict(0.89, 0.87, 0.91) == "ok"
+    assert verdict(0.70, 0.68, 0.72) == "worse"
+    assert verdict(0.74, 0.70, 0.78) == "ok", "the best that the interval allows is within the threshold"
+    assert verdict(0.70, 0.50, 0.90) == "cannot tell"
+    assert gate.judge_ratios(before, {}, 0.15)["w"] == "is not measured any more"
+
+
+# ---- Builds ----
+
+@pytest.fixture
+def spec(tmp_path):
+    path = tmp_path / "spec.yaml"
+    path.write_text(SPEC)
+    return path
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_build_beside_itself_is_no_alarm(spec, seed):
+    spec.write_text(SPEC + f"seed: {seed + 1}\n")
+    done = run("compare", BUILD, BUILD, "--spec", spec, "--most-rounds", 12)
+    assert done.returncode in (SAME, CANNOT_TELL), done.stdout + done.stderr
+    assert ("cannot tell: the noise is" in done.stdout) == (done.returncode == CANNOT_TELL)
+
+
+@pytest.mark.hang_seconds(400)
+def test_a_build_that_is_slower_by_a_tenth_is_found(spec, tmp_path):
+    slowed = make_slowed(BUILD, tmp_path / "slowed", 0.1)
+    done = run("compare", BUILD, slowed, "--spec", spec, "--most-rounds", 192, timeout=390)
+    if done.returncode == CANNOT_TELL:
+        pytest.skip("this machine is too noisy to see a tenth: " + done.stdout.splitlines()[-1])
+    assert done.returncode == SLOWER, done.stdout + done.stderr
+    assert "compare: SLOWER: the only case" in done.stdout
+
+
+def test_a_build_that_is_slower_by_half_is_found_anywhere(spec, tmp_path):
+    slowed = make_slowed(BUILD, tmp_path / "slowed", 0.5)
+    done = run("compare", BUILD, slowed, "--spec", spec, "--most-rounds", 48)
+    assert done.returncode == SLOWER, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (["compare", "/nowhere"], "/nowhere/run.json: is not there"),
+    (["compare", "/nowhere", "/nowhere"], "/nowhere/run.json: is not there"),
+    (["compare", BUILD, BUILD, "--threshold", "0"], "expected a percentage"),
+    (["compare", BUILD, BUILD, "--rounds", "3"], "expected 9 or more"),
+    (["compare", BUILD, BUILD, "--spec", "/nowhere.yaml"], "cannot read /nowhere.yaml"),
+    (["gate"], "--baseline"),
+    (["gate", "--baseline", "/nowhere.json"], "/nowhere.json: is not there; --accept REASON makes it"),
+    (["gate", "--baseline", "/dev/null"], "/dev/null: "),
+    (["gate", "--baseline", "/dev/null", "--build", "/nowhere"], "/nowhere/bin/pcache-microbench: is not there"),
+])
+def test_wrong_use_is_named(arguments, says):
+    done = run(*arguments)
+    assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_gate_of_counts_passes_and_fails(tmp_path):
+    baseline = tmp_path / "gate.json"
+    only = ["--counts", "--only", "^(store|write_fua)/size:4096/crc:0$", "--baseline", baseline]
+    assert run("gate", *only, "--accept", "first").returncode == 0
+    accepted = json.loads(baseline.read_text())
+    assert accepted["reason"] == "first" and accepted["schema"] == "pcache-gate/1" and len(accepted["counts"]) == 2
+    done = run("gate", *only)
+    assert done.returncode == 0 and "2 requests, 0 figures worse, 0 better" in done.stdout
+    # As if the baseline had been better than this build by a tenth.
+    accepted["counts"]["write_fua/size:4096/crc:0"]["instructions"] *= 0.9
+    baseline.write_text(json.dumps(accepted))
+    done = run("gate", *only)
+    assert done.returncode == 1
+    assert "gate: WORSE  write_fua/size:4096/crc:0: instructions" in done.stdout and "gate: FAIL" in done.stdout
