@@ -73,8 +73,8 @@ struct fio_option engine_option_table[] = {
         .type = FIO_OPT_STR_STORE,
         .off1 = offsetof(struct engine_options, persist),
         .help =
-            "How stores reach the pmem: auto, flushcache (non-temporal stores), clflushopt, clwb "
-            "or movdir64b. An error when the CPU lacks it. Default: auto",
+            "How stores reach the pmem: auto (the fastest, as measured), flushcache (non-temporal "
+            "stores), clflushopt, clwb or movdir64b. An error when the CPU lacks it. Default: auto",
         ENGINE_OPTION,
     },
     {

@@ -27,6 +27,7 @@ COMMANDS = {
     "repair --yes": ["repair", "CACHE", "--yes"],
     "set": ["set", "CACHE", "gc_percent", "50"],
     "identity show": ["identity", "show", "CACHE"],
+    "calibrate": ["calibrate", "CACHE"],
     "identity set": ["identity", "set", "CACHE", "--backing", "BACKING"],
     "format --force": ["format", "CACHE", "--force"],
 }

@@ -63,6 +63,7 @@ Result<std::unique_ptr<Cache>> Cache::attach(Devices devices, const Options& opt
   for (auto step : kSteps)
     if (auto done = (cache.get()->*step)(); !done) return done.error();
   cache->write_attached();
+  cache->choose_persist();
   cache->worker_->start();
   return cache;
 }
@@ -199,6 +200,22 @@ void Cache::write_attached() {
     write_identity(*devices_.pmem, identity_of(*devices_.backing),
                    static_cast<uint64_t>(time(nullptr)));
   recovered_.segments->persist_raised();
+}
+
+// Of a device whose methods a test has brought there is nothing to choose.
+void Cache::choose_persist() {
+  Pmem& pmem = *devices_.pmem;
+  if (options_.pmem.persist != kPersistAuto || pmem.kind() == PmemKind::kSimulated) return;
+  calibration_ = load_calibration(pmem);
+  if (!calibration_) {
+    constexpr unsigned kRounds = 8;
+    calibration_ = pmem.calibrate(kRounds);
+    if (!calibration_) return;
+    store_calibration(pmem, *calibration_, static_cast<uint64_t>(time(nullptr)));
+    messages_.print(LogLevel::kNotice, "persist=auto: measured on this memory: %s",
+                    calibration_->text().c_str());
+  }
+  pmem.use(calibration_->chosen());
 }
 
 Result<std::unique_ptr<Queue>> Cache::create_queue(uint32_t depth) {

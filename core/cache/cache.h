@@ -7,7 +7,8 @@
 //
 // What opening writes, in order, once everything was checked and replayed: cleared header at the
 // log's head, cache_info (as every attach of the kernel target does), identity block, raised
-// generations. A crash between any two of them leaves an image that attaches the same.
+// generations; with persist=auto, once, what was measured for it. A crash between any two of them
+// leaves an image that attaches the same.
 #pragma once
 
 #include <memory>
@@ -19,6 +20,7 @@
 #include "request/queue.h"
 #include "segment/format_device.h"
 #include "segment/identity.h"
+#include "segment/persist_record.h"
 
 namespace pcache {
 
@@ -62,6 +64,8 @@ class Cache {
   const Writeback& writeback() const { return *writeback_; }
   const Reclaim& reclaim() const { return *reclaim_; }
   const Worker& worker() const { return *worker_; }
+  // What persist=auto goes by; nothing with another method.
+  const std::optional<Calibration>& calibration() const { return calibration_; }
   const VerifyResult& verified() const { return recovered_.verified; }
   RequestContext& context() { return *context_; }
   QueueSet& queues() { return queues_; }
@@ -77,6 +81,7 @@ class Cache {
   Status wire();
   Status wire_background();
   void write_attached();
+  void choose_persist();
   Status close_ksets();
 
   Devices devices_;
@@ -84,6 +89,7 @@ class Cache {
   Log messages_;
   std::optional<media::Identity> identity_;
   bool blank_ = false;  // when it was found
+  std::optional<Calibration> calibration_;
   // Constant but for gc_percent in it and info_record, which only set_gc_percent() uses later.
   DeviceFrame frame_;
   Mutex frame_mu_;

@@ -128,6 +128,11 @@ std::string status_json(Cache& cache) {
                    {"persist", cache.pmem().persist_name()},
                    {"data_crc", cache.frame().info.data_crc},
                    {"gc_percent", cache.gc_percent()}};
+  if (const auto& calibration = cache.calibration())
+    for (const Calibration::Method& method : calibration->measured)
+      for (size_t c = 0; c < Calibration::kClasses; c++)
+        json["cache"]["persist_ns"][method.ops->name][std::to_string(Calibration::kSizes[c])] =
+            method.ns[c];
   json["backing"] = {{"bytes", cache.backing().size_bytes()},
                      {"block_size", cache.backing().logical_block_bytes()},
                      {"io_mode", cache.backing().io_mode_name()},

@@ -55,6 +55,9 @@ PCACHE_EXPORT int pcache_raw_open(const pcache_raw_options* raw, pcache_raw** ou
                              "device or file of its own",
                              raw->cache_path),
                   err);
+    // As a cache does, but that a scratch device remembers nothing.
+    if (options.persist == pcache::kPersistAuto)
+      if (const auto measured = pmem.value()->calibrate(8)) pmem.value()->use(measured->chosen());
     *out = new pcache_raw{pmem.take()};
     return 0;
   });

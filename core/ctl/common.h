@@ -34,6 +34,7 @@ void add_export(CLI::App& app, int* exit_code);
 void add_repair(CLI::App& app, int* exit_code);
 void add_set(CLI::App& app, int* exit_code);
 void add_identity(CLI::App& app, int* exit_code);
+void add_calibrate(CLI::App& app, int* exit_code);
 
 // Prints the line; kUntrusted for a damaged image (EUCLEAN), else kFailed.
 int fail(const Error& error);

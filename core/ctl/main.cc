@@ -44,6 +44,7 @@ int main(int argc, char** argv) try {
   add_format(app, &exit_code);
   add_set(app, &exit_code);
   add_identity(app, &exit_code);
+  add_calibrate(app, &exit_code);
   add_table(app, &exit_code);
   const auto flushed = [](int code) {
     if (fflush(stdout) == 0 && !ferror(stdout)) return code;

@@ -142,4 +142,21 @@ struct Identity {
 };
 static_assert(sizeof(Identity) == 512);
 
+// Persist record, ours: what was measured of this memory by this CPU (Calibration). Behind the
+// identity block, in the same 4 KiB. Torn or of another CPU it is measured again.
+inline constexpr uint64_t kPersistOff = 1024;
+inline constexpr uint64_t kPersistMagic = 0x4d50454843414350;  // "PCACHEPM"
+inline constexpr uint32_t kPersistVersion = 1;
+
+struct PersistRecord {
+  uint32_t crc;
+  uint32_t version;
+  uint64_t magic;
+  uint32_t cpu;        // crc32c of its name
+  uint32_t n_methods;  // of persist_methods(), in their order
+  uint32_t ns[4][4];   // of each method, by class; 0: the CPU has it not
+  uint64_t made_unix_s;
+};
+static_assert(sizeof(PersistRecord) == 96);
+
 }  // namespace pcache::media

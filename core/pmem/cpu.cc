@@ -24,7 +24,22 @@ CpuFeatures detect() {
   return features;
 }
 
+std::string read_name() {
+  unsigned words[12] = {};
+  for (unsigned i = 0; i < 3; i++)
+    if (!__get_cpuid(0x80000002 + i, &words[4 * i], &words[4 * i + 1], &words[4 * i + 2],
+                     &words[4 * i + 3]))
+      return {};
+  std::string name(reinterpret_cast<const char*>(words), sizeof words);
+  return name.substr(0, name.find('\0'));
+}
+
 }  // namespace
+
+const std::string& cpu_name() {
+  static const std::string name = read_name();
+  return name;
+}
 
 const CpuFeatures& cpu_features() {
   static const CpuFeatures features = detect();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
 
 namespace pcache {
 
@@ -18,5 +19,8 @@ struct CpuFeatures {
 };
 
 const CpuFeatures& cpu_features();
+
+// The CPU's name as it tells it; empty when it does not.
+const std::string& cpu_name();
 
 }  // namespace pcache

@@ -132,9 +132,9 @@ std::span<const PersistOps> persist_methods() {
 std::span<const PersistOps> flushcache_variants() { return kFlushcacheVariants; }
 
 Result<const PersistOps*> find_persist_method(std::string_view name) {
-  // Which method is fastest differs by device, so `auto` will come to measure; until then it is the
-  // one that every x86-64 CPU has and that keeps the cache free of data nobody reads soon.
-  if (name == "auto") name = "flushcache";
+  // Until it is measured, the one that every x86-64 CPU has and that keeps the cache free of data
+  // nobody reads soon.
+  if (name == kPersistAuto) name = "flushcache";
   std::string known = "auto";
   for (const PersistOps& ops : persist_methods()) {
     known.append(", ").append(ops.name);

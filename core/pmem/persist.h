@@ -35,7 +35,10 @@ std::span<const PersistOps> persist_methods();
 // What flushcache is chosen from by the CPU's abilities, best first; for the tests, which run all.
 std::span<const PersistOps> flushcache_variants();
 
-// By name, or "auto" (flushcache). EINVAL for an unknown name (lists the known ones), ENOTSUP when
+// The name that leaves the choice to a measurement (calibration.h); until then it is flushcache.
+inline constexpr const char* kPersistAuto = "auto";
+
+// By name, or kPersistAuto. EINVAL for an unknown name (lists the known ones), ENOTSUP when
 // this CPU lacks it (names one that it has).
 Result<const PersistOps*> find_persist_method(std::string_view name);
 

@@ -11,14 +11,17 @@
 // - While the object lives its file is locked against other processes and other opens.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/ids.h"
 #include "base/log.h"
 #include "base/mutants.h"
 #include "base/result.h"
+#include "pmem/calibration.h"
 #include "pmem/persist.h"
 
 namespace pcache {
@@ -75,11 +78,21 @@ class Pmem {
   // False: the media could not be read there (EIO for the request).
   [[nodiscard]] bool load(void* dst, MediaOff src, size_t len_bytes) const;
 
+  // Measures the persist methods at the device's end, some milliseconds for 8 rounds. Stores there
+  // what is there: a crash leaves the media as they were. While one thread has the device. Nothing:
+  // the media cannot be read there.
+  std::optional<Calibration> calibrate(unsigned rounds);
+  // From now on these methods store, by the size of the copy. While one thread has the device.
+  void use(const std::array<const PersistOps*, Calibration::kClasses>& chosen);
+
   // Asks the CPU to fetch the start of what will be loaded.
   void prefetch(MediaOff src) const { __builtin_prefetch(base_ + src.v); }
 
  private:
   struct Mapping;  // libpmem2 objects and the locked file
+  struct BySize {
+    std::array<const PersistOps*, Calibration::kClasses> chosen;
+  };
   explicit Pmem(std::unique_ptr<Mapping> mapping);
 
   std::byte* base_ = nullptr;
@@ -88,6 +101,7 @@ class Pmem {
   void* ctx_ = nullptr;
   PmemKind kind_ = PmemKind::kSimulated;
   std::unique_ptr<Mapping> mapping_;
+  std::unique_ptr<BySize> by_size_;  // what ctx_ is then
 };
 
 }  // namespace pcache

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "segment/persist_record.h"
+
+#include "format/codec.h"
+#include "pmem/cpu.h"
+
+namespace pcache {
+
+using media::PersistRecord;
+
+namespace {
+
+constexpr size_t kMostMethods = std::size(PersistRecord{}.ns);
+static_assert(std::size(PersistRecord{}.ns[0]) == Calibration::kClasses);
+
+uint32_t this_cpu() { return crc32c(media::kCrcSeed, cpu_name().data(), cpu_name().size()); }
+
+}  // namespace
+
+std::optional<Calibration> load_calibration(const Pmem& pmem) {
+  PersistRecord record;
+  if (!pmem.load(&record, MediaOff{media::kPersistOff}, sizeof record)) return std::nullopt;
+  const auto methods = persist_methods();
+  if (record.magic != media::kPersistMagic || record.version != media::kPersistVersion ||
+      record.crc != record_crc(record) || record.cpu != this_cpu() ||
+      record.n_methods != methods.size() || record.n_methods > kMostMethods)
+    return std::nullopt;
+  Calibration calibration;
+  for (size_t m = 0; m < methods.size(); m++) {
+    if ((record.ns[m][0] != 0) != methods[m].supported()) return std::nullopt;
+    if (record.ns[m][0] == 0) continue;
+    Calibration::Method& method = calibration.measured.emplace_back();
+    method.ops = &methods[m];
+    std::copy(std::begin(record.ns[m]), std::end(record.ns[m]), method.ns.begin());
+  }
+  return calibration;
+}
+
+void store_calibration(Pmem& pmem, const Calibration& calibration, uint64_t now_unix_s) {
+  const auto methods = persist_methods();
+  PCACHE_CHECK(methods.size() <= kMostMethods);
+  PersistRecord record{};
+  record.version = media::kPersistVersion;
+  record.magic = media::kPersistMagic;
+  record.cpu = this_cpu();
+  record.n_methods = static_cast<uint32_t>(methods.size());
+  for (const Calibration::Method& method : calibration.measured)
+    std::copy(method.ns.begin(), method.ns.end(), record.ns[method.ops - methods.data()]);
+  record.made_unix_s = now_unix_s;
+  record.crc = record_crc(record);
+  pmem.store(MediaOff{media::kPersistOff}, &record, sizeof record);
+  pmem.fence();
+}
+
+}  // namespace pcache

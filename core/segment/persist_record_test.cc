@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "segment/persist_record.h"
+
+#include <gtest/gtest.h>
+
+#include "format/codec.h"
+#include "segment/identity.h"
+#include "testing/crash_states.h"
+#include "testing/memory_pmem.h"
+
+namespace pcache {
+namespace {
+
+using media::PersistRecord;
+
+class PersistRecordTest : public ::testing::Test {
+ protected:
+  PersistRecordTest() {
+    write_identity(memory_.pmem(), {"disk", 1 << 20}, 0);
+    uint32_t ns = 100;
+    for (const PersistOps& ops : persist_methods())
+      if (ops.supported()) given_.measured.push_back({&ops, {ns++, ns++, ns++, ns++}});
+    memory_.checkpoint();
+  }
+  bool is_given(const std::optional<Calibration>& found) const {
+    return found && found->text() == given_.text();
+  }
+  // The record with a change, and a crc that is right for it.
+  void change(const std::function<void(PersistRecord&)>& how) {
+    auto record = memory_.peek<PersistRecord>(MediaOff{media::kPersistOff});
+    how(record);
+    record.crc = record_crc(record);
+    memory_.poke(MediaOff{media::kPersistOff}, record);
+  }
+
+  MemoryPmem memory_{1 << 20};
+  Calibration given_;
+};
+
+TEST_F(PersistRecordTest, WhatIsStoredIsLoaded) {
+  EXPECT_FALSE(load_calibration(memory_.pmem()));
+  store_calibration(memory_.pmem(), given_, 1);
+  EXPECT_TRUE(is_given(load_calibration(memory_.pmem())));
+  EXPECT_TRUE(load_identity(memory_.pmem()).value()) << "beside it";
+  EXPECT_TRUE(all_durable(memory_.journal()));
+}
+
+TEST_F(PersistRecordTest, TornAtAnyWordItIsNoneOrWhole) {
+  store_calibration(memory_.pmem(), given_, 1);
+  CrashOptions torn;
+  torn.tear_up_to_bytes = sizeof(PersistRecord);
+  int none = 0, whole = 0;
+  for_each_crash_state(memory_.journal(), torn,
+                       [&](std::span<const KeptStore> kept, const std::string& what) {
+                         const auto image = memory_.crash_image(kept);
+                         const auto found = load_calibration(image->pmem());
+                         EXPECT_TRUE(!found || is_given(found)) << what;
+                         EXPECT_TRUE(load_identity(image->pmem()).ok()) << what;
+                         (found ? whole : none)++;
+                       });
+  EXPECT_GT(none, 2);
+  EXPECT_GT(whole, 0);
+}
+
+TEST_F(PersistRecordTest, DamagedItIsMeasuredAgain) {
+  store_calibration(memory_.pmem(), given_, 1);
+  for (uint64_t at = 0; at < sizeof(PersistRecord); at += 4) {
+    memory_.flip_bit(MediaOff{media::kPersistOff + at});
+    EXPECT_FALSE(load_calibration(memory_.pmem())) << at;
+    memory_.flip_bit(MediaOff{media::kPersistOff + at});
+  }
+  EXPECT_TRUE(load_calibration(memory_.pmem()));
+  memory_.make_unreadable(MediaOff{0});
+  EXPECT_FALSE(load_calibration(memory_.pmem()));
+}
+
+TEST_F(PersistRecordTest, OfAnotherCpuOrVersionItIsMeasuredAgain) {
+  const auto expect_none = [&](const char* what, const std::function<void(PersistRecord&)>& how) {
+    store_calibration(memory_.pmem(), given_, 1);
+    change(how);
+    EXPECT_FALSE(load_calibration(memory_.pmem())) << what;
+  };
+  expect_none("cpu", [](auto& r) { r.cpu++; });
+  expect_none("version", [](auto& r) { r.version++; });
+  expect_none("more methods", [](auto& r) { r.n_methods++; });
+  expect_none("far more methods", [](auto& r) { r.n_methods = UINT32_MAX; });
+  expect_none("a method that the CPU has, not measured", [](auto& r) { r.ns[0][0] = 0; });
+}
+
+TEST_F(PersistRecordTest, ErasingTheIdentityErasesIt) {
+  store_calibration(memory_.pmem(), given_, 1);
+  erase_identity(memory_.pmem());
+  EXPECT_FALSE(load_calibration(memory_.pmem()));
+}
+
+}  // namespace
+}  // namespace pcache
