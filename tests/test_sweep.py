@@ -210,12 +210,12 @@ def report(small, tmp_path_factory):
 
 def test_a_report_has_its_tables_and_figures_beside_it(report):
     page = (report / "report.html").read_text()
-    assert "<title>A small sweep</title>" in page and "24" not in page.split("<h3>")[0].split("cases")[0]
+    assert "<title>A small sweep</title>" in page and "Not measured" not in page
     assert page.count("<figure") == len(list(report.glob("*.png"))) >= 5
     assert not re.search(r'(?:src|href)="(?!#)(?!data:)[^"]', page), "refers to nothing outside itself"
     cases = (report / "small-cases.csv").read_text().splitlines()
     assert len(cases) == 13 and cases[0].startswith("case,n,requests/s,interval,MiB/s,ratio to bound,mean µs")
-    for text in ("12 cases, each measured 2 times", "Ratio to the bound", "Latency", "Machine", "request size (bytes)",
+    for text in ("12 cases, 2 measurements of each", "Ratio to the bound", "Latency", "Machine", "request size (bytes)",
                  "latency (µs)", "less their range"):
         assert text in page, text
 
@@ -232,6 +232,27 @@ def test_a_report_can_be_read_in_a_browser(report, tmp_path):
     # As the browser has understood it: all figures are drawings, all rows are rows.
     assert done.stdout.count("<svg") == len(list(report.glob("*.png")))
     assert done.stdout.count("</tr>") > 12 and "</html>" in done.stdout
+
+
+def test_results_of_every_schema_can_be_read(tmp_path):
+    """A folder of each schema that there was, as it was written then; without raw/."""
+    kept = sorted((ROOT / "tests" / "testdata" / "sweeps").iterdir())
+    assert [json.loads((k / "run.json").read_text())["schema"] for k in kept] == ["pcache-sweep-run/1"]
+    for folder in kept:
+        run("report", folder, "--output", tmp_path / folder.name)
+        cases = (tmp_path / folder.name / f"{folder.name}-cases.csv").read_text().splitlines()
+        assert len(cases) > 3 and cases[1].split(",")[1] == "3"
+
+
+def test_what_was_not_measured_is_said(small, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(small, copy)
+    results = [r for r in lines_of(copy) if r["case"] != 5]
+    (copy / "results.jsonl").write_text("".join(json.dumps(r) + "\n" for r in results))
+    run("report", copy)
+    page = (copy / "report" / "report.html").read_text()
+    missing = json.loads((copy / "run.json").read_text())["cases"][5]["id"]
+    assert "Not measured" in page and missing in page and "1 of 12 cases" in page
 
 
 def test_a_damaged_result_is_named(small, tmp_path):

@@ -17,6 +17,7 @@ from stats import CONFIDENCE, LEAST_FOR_INTERVAL, estimate, paired_ratios
 MIB = 1 << 20
 PERCENTILES = ["p50", "p90", "p95", "p99", "p99.9", "p99.99"]
 MOST_SERIES = 12
+MOST_NAMED = 6
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; background: #fff; max-width: 62rem; margin: 2rem auto;
        padding: 0 1.5rem; }
@@ -91,6 +92,11 @@ class Section:
         self._method()
         if run.failed:
             page.add('<p class="note">Failed: ' + "; ".join(f"{escape(c.id)}: {escape(e)}" for c, e in run.failed) + "</p>\n")
+        left_out = [c.id for c in run.cases if not self._estimate(_iops, c) and c not in [f for f, _ in run.failed]]
+        if left_out:
+            page.add(f'<p class="note">Not measured, since this machine cannot or the run was cut ({len(left_out)} of '
+                     f'{len(run.cases)} cases): {escape("; ".join(left_out[:MOST_NAMED]))}'
+                     f'{" ..." if len(left_out) > MOST_NAMED else ""}</p>\n')
         self._throughput()
         self._latency()
         self._series()
@@ -103,7 +109,7 @@ class Section:
         seconds = f"{info['runtime_s']:g} s each after {info['warmup_s']:g} s of warm-up" if info["warmup_s"] else (
             f"{info['runtime_s']:g} s each at most")
         self.page.add(
-            f"<p>{len(self.run.cases)} cases, each measured {info['repeats']} times ({seconds}), by rounds: every case "
+            f"<p>{len(self.run.cases)} cases, {info['repeats']} measurements of each ({seconds}), by rounds: every case "
             f"once in each round, in an order of its own (seed {info['seed']}). Given are medians; an interval is the "
             f"{CONFIDENCE:.0%} bootstrap interval of the median, or from {LEAST_FOR_INTERVAL - 1} measurements and "
             "less their range. A ratio is of measurements of the same round.</p>\n")
