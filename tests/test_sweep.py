@@ -95,13 +95,16 @@ def test_a_wrong_file_is_an_error_that_names_the_line(tmp_path, text, line, says
     (["run", "SPEC", "--build", "/tmp"], "/tmp/lib/libpcache_fio.so: is not there"),
     (["run", "SPEC", "--cache-dir", "/nowhere"], "/nowhere: No such file"),
     (["run", "SPEC", "--backing", "SPEC"], "its content will be lost; --overwrite"),
+    (["run", "PATHS"], "/dev/null: its content will be lost; --overwrite"),
     (["run", "SPEC", "--output", "."], "is there already"),
     (["run", "--resume", "nothing"], "cannot read"),
     (["report", "nothing"], "nothing/run.json: is not there"),
 ])
 def test_wrong_arguments_are_named(tmp_path, arguments, says):
     spec = write(tmp_path, SMALL)
-    done = run(*(str(spec) if a == "SPEC" else a for a in arguments), ok=2, cwd=tmp_path)
+    paths = write(tmp_path, HEAD + "matrix: {engine: 'path:/dev/null'}\n", "paths.yaml")
+    given = {"SPEC": spec, "PATHS": paths}
+    done = run(*(given.get(a, a) for a in arguments), ok=2, cwd=tmp_path)
     assert says in done.stderr and "Traceback" not in done.stderr
     assert spec.read_text() == SMALL
 
@@ -185,6 +188,21 @@ def test_an_interrupted_run_goes_on(tmp_path):
     after = lines_of(out)
     assert after[:len(before)] == before
     assert sorted(r["number"] for r in after) == list(range(24))
+
+
+def test_a_killed_run_is_cleaned_up_by_the_next(tmp_path):
+    spec = write(tmp_path, SMALL)
+    process = subprocess.Popen([SWEEP, "run", spec, "--output", tmp_path / "run", "--backing-dir", tmp_path],
+                               stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (tmp_path / "run" / "results.jsonl").exists():
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    left = [p for p in pathlib.Path("/dev/shm").glob(f"pcache-sweep-{process.pid}-*")]
+    assert left and list(tmp_path.glob("pcache-sweep-*"))
+    run("run", "--resume", tmp_path / "run", "--backing-dir", tmp_path)
+    assert not left[0].exists() and not list(tmp_path.glob("pcache-sweep-*"))
 
 
 def test_a_measurement_that_fails_is_said_and_the_rest_goes_on(tmp_path):

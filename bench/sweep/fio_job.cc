@@ -17,6 +17,13 @@ constexpr const char* kPercentiles = "50:90:95:99:99.9:99.99";
 
 std::string ms(double seconds) { return std::to_string(std::llround(seconds * 1000)) + "ms"; }
 
+// fio takes a colon to be between two files.
+std::string file_name(const std::string& path) {
+  std::string escaped;
+  for (const char c : path) escaped.append(c == ':' ? "\\" : "").push_back(c);
+  return escaped;
+}
+
 // What the engine needs to know besides the pattern.
 void add_engine(std::ostream& out, const Case& one, const Place& place, const Build& build) {
   const Values& v = one.values;
@@ -24,7 +31,7 @@ void add_engine(std::ostream& out, const Case& one, const Place& place, const Bu
   if (engine == "pcache" || engine == "bound") {
     out << "ioengine=external:" << build.dir << "/lib/"
         << (engine == "pcache" ? "libpcache_fio.so" : "libpcache_raw.so") << "\n"
-        << "filename=" << place.backing() << "\n"
+        << "filename=" << file_name(place.backing()) << "\n"
         << "cache_dev=" << (engine == "pcache" ? place.cache() : place.bound()) << "\n"
         << "emulate_pmem=" << place.emulated() << "\n"
         << "persist=" << v.at("persist") << "\n";
@@ -33,11 +40,10 @@ void add_engine(std::ostream& out, const Case& one, const Place& place, const Bu
     else
       out << "fence=" << v.at("fence") << "\n";
   } else if (engine == "libpmem") {
-    out << "ioengine=libpmem\nfilename=" << place.bound() << "\nthread=1\n";
+    out << "ioengine=libpmem\nfilename=" << file_name(place.bound()) << "\nthread=1\n";
   } else {
     out << "ioengine=io_uring\ndirect=1\nthread=1\nfilename="
-        << (engine == "uring" ? place.backing() : engine.substr(std::string("path:").size()))
-        << "\n";
+        << file_name(engine == "uring" ? place.backing() : path_of(one)) << "\n";
   }
 }
 
@@ -46,6 +52,12 @@ void add_fill(std::ostream& out, const Case& one) {
 }
 
 }  // namespace
+
+std::string path_of(const Case& one) {
+  constexpr std::string_view kPath = "path:";
+  const std::string& engine = one.values.at("engine");
+  return engine.starts_with(kPath) ? engine.substr(kPath.size()) : "";
+}
 
 uint64_t cache_bytes_of(const Case& one) { return *bytes_of(one.values.at("cache_size")); }
 

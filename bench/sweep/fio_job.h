@@ -22,6 +22,8 @@ FioJob make_job(const Spec& spec, const Case& one, const Place& place, const Bui
 
 uint64_t cache_bytes_of(const Case& one);
 uint64_t working_set_bytes_of(const Case& one);
+// Of engine path:/DEVICE; empty: of another engine.
+std::string path_of(const Case& one);
 
 // The figures of the measurement in fio's JSON (schema: results/README.md). Throws Wrong when it is
 // none.

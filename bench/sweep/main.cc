@@ -94,12 +94,14 @@ int run(const RunOptions& options) {
   const std::string output = options.output.empty() ? new_output(spec.name) : options.output;
   if (!folder) RunFolder::need_new(output);
   uint64_t cache_bytes = 0, backing_bytes = 0;
+  std::vector<std::string> paths;
   for (const Case& one : spec.cases) {
     cache_bytes = std::max(cache_bytes, cache_bytes_of(one));
     backing_bytes = std::max(backing_bytes, working_set_bytes_of(one));
+    if (const std::string path = path_of(one); !path.empty()) paths.push_back(path);
   }
   watch_signals();
-  const Place place(options.place, cache_bytes, backing_bytes);
+  const Place place(options.place, cache_bytes, backing_bytes, paths);
   if (!folder)
     folder = std::make_unique<RunFolder>(
         RunFolder::create(fs::absolute(output), spec, builds, host_facts(place), source_facts()));

@@ -2,6 +2,8 @@
 #include "sweep/place.h"
 
 #include <fcntl.h>
+#include <signal.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -21,8 +23,23 @@ namespace {
 // What a blank device has at its start: no identity, no superblock, no tails (on-media format).
 constexpr uint64_t kFrameBytes = 20 << 10;
 
+// Ours carry the number of the process that made them.
+std::string scratch_prefix() { return "pcache-sweep-"; }
+
+// What a sweep left that was killed.
+void remove_left_over(const std::string& parent) {
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(parent, ignored)) {
+    const std::string name = entry.path().filename();
+    if (!name.starts_with(scratch_prefix())) continue;
+    const pid_t owner = atoi(name.c_str() + scratch_prefix().size());
+    if (owner > 0 && kill(owner, 0) != 0 && errno == ESRCH)
+      std::filesystem::remove_all(entry.path(), ignored);
+  }
+}
+
 std::string scratch_folder(const std::string& parent) {
-  std::string folder = parent + "/pcache-sweep-XXXXXX";
+  std::string folder = parent + "/" + scratch_prefix() + std::to_string(getpid()) + "-XXXXXX";
   if (!mkdtemp(folder.data()))
     throw Wrong("cannot make a folder in " + parent + ": " + strerror(errno));
   return folder;
@@ -63,12 +80,15 @@ void need_device(const std::string& path, bool overwrite) {
 
 }  // namespace
 
-Place::Place(const PlaceOptions& options, uint64_t cache_bytes, uint64_t backing_bytes) {
+Place::Place(const PlaceOptions& options, uint64_t cache_bytes, uint64_t backing_bytes,
+             const std::vector<std::string>& paths) {
+  for (const std::string& path : paths) need_device(path, options.overwrite);
   try {
     if (!options.cache_dev.empty()) {
       need_device(options.cache_dev, options.overwrite);
       cache_ = bound_ = options.cache_dev;
     } else {
+      remove_left_over(options.cache_dir);
       need_room(options.cache_dir, 2 * cache_bytes);
       folder_ = scratch_folder(options.cache_dir);
       scratch_cache_ = true;
@@ -79,6 +99,7 @@ Place::Place(const PlaceOptions& options, uint64_t cache_bytes, uint64_t backing
       need_device(options.backing, options.overwrite);
       backing_ = options.backing;
     } else {
+      remove_left_over(options.backing_dir);
       need_room(options.backing_dir, backing_bytes);
       backing_folder_ = scratch_folder(options.backing_dir);
       make_file(backing_ = backing_folder_ + "/backing", backing_bytes);
@@ -98,13 +119,18 @@ void Place::remove_scratch() {
   }
 }
 
+// By a mapping, since a devdax device cannot be written to; of 2 MiB, since it is mapped in large
+// pages.
 void Place::blank_cache() const {
-  const int fd = open(cache_.c_str(), O_WRONLY | O_CLOEXEC);
-  const char zeros[kFrameBytes] = {};
-  const bool done = fd >= 0 && pwrite(fd, zeros, sizeof zeros, 0) == sizeof zeros;
+  constexpr size_t kMapped = 2 << 20;
+  const int fd = open(cache_.c_str(), O_RDWR | O_CLOEXEC);
+  void* mapped = MAP_FAILED;
+  if (fd >= 0) mapped = mmap(nullptr, kMapped, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   const int error = errno;
   if (fd >= 0) close(fd);
-  if (!done) throw Wrong(cache_ + ": cannot be blanked: " + strerror(error));
+  if (mapped == MAP_FAILED) throw Wrong(cache_ + ": cannot be blanked: " + strerror(error));
+  memset(mapped, 0, kFrameBytes);
+  munmap(mapped, kMapped);
 }
 
 }  // namespace pcache::sweep

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Place: the devices and files that a sweep works on. What it makes itself is scratch and removed
-// at the end; devices that are given are overwritten, and only if that is said.
+// at the end, or by the next sweep if this one is killed; devices that are given are overwritten,
+// and only if that is said.
 #pragma once
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace pcache::sweep {
 
@@ -18,7 +20,9 @@ struct PlaceOptions {
 class Place {
  public:
   // Throws Wrong. `cache_bytes` and `backing_bytes`: the most that a case needs.
-  Place(const PlaceOptions& options, uint64_t cache_bytes, uint64_t backing_bytes);
+  // `paths`: other devices that are written to.
+  Place(const PlaceOptions& options, uint64_t cache_bytes, uint64_t backing_bytes,
+        const std::vector<std::string>& paths);
   ~Place();
   Place(const Place&) = delete;
   Place& operator=(const Place&) = delete;
