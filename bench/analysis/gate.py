@@ -26,6 +26,8 @@ SCHEMA = "pcache-gate/1"
 # Instructions: the compiler's freedom within one version. What is counted in whole things has none, but for the ksets
 # that happen to be closed.
 MAY_GROW = {"instructions": 0.02, "flushes": 0.02, "fences": 0.02, "allocations": 0, "system_calls": 0}
+# Of what is not there at all: the rounding; and where reading the clock is a system call, one request in 64 reads it.
+SLACK = {"instructions": 0.001, "flushes": 0.001, "fences": 0.001, "allocations": 0.001, "system_calls": 0.05}
 SPEC = SOURCE / "configs" / "gate.yaml"
 
 
@@ -52,10 +54,9 @@ def judge_counts(baseline, now, same_compiler):
             if what == "instructions" and not same_compiler:
                 continue
             a, b = before[what], now[name][what]
-            # A thousandth of a thing is the rounding.
-            if b > a * (1 + limit) + 0.001:
+            if b > a * (1 + limit) + SLACK[what]:
                 worse.append(f"{name}: {what} {a:g} -> {b:g} a request")
-            elif b < a * (1 - limit) - 0.001:
+            elif b < a * (1 - limit) - SLACK[what]:
                 better.append(f"{name}: {what} {a:g} -> {b:g} a request")
     return worse, better
 
@@ -93,7 +94,7 @@ def measure_ratios(build, rounds):
 
 
 def accept(options, program):
-    baseline = {"schema": SCHEMA, "threshold": 0.15, "rounds": options.rounds, "counts": {}, "ratios": {}}
+    baseline = {"schema": SCHEMA, "threshold": 0.25, "rounds": options.rounds, "counts": {}, "ratios": {}}
     if options.baseline.exists():
         baseline = load(options.baseline)
     baseline["reason"] = options.accept
