@@ -211,7 +211,9 @@ void Cache::choose_persist() {
     constexpr unsigned kRounds = 8;
     calibration_ = pmem.calibrate(kRounds);
     if (!calibration_) return;
-    store_calibration(pmem, *calibration_, static_cast<uint64_t>(time(nullptr)));
+    if (!store_calibration(pmem, *calibration_, static_cast<uint64_t>(time(nullptr))))
+      messages_.print(LogLevel::kWarning,
+                      "persist=auto: media error behind the identity block: not remembered");
     messages_.print(LogLevel::kNotice, "persist=auto: measured on this memory: %s",
                     calibration_->text().c_str());
   }

@@ -25,7 +25,7 @@ void print_table(const Calibration& calibration, bool remembered) {
   }
   printf("* persist=auto, for copies of up to 1 KiB, 8 KiB, 32 KiB, and more\n");
   if (!remembered)
-    printf("not remembered: the cache has never been attached; it is measured anew then\n");
+    printf("not remembered: there is no identity block, or it cannot be read behind it\n");
 }
 
 Json table(const Calibration& calibration, bool remembered) {
@@ -52,8 +52,9 @@ int run_calibrate(const Image& image) {
   if (!calibration)
     return fail(
         make_error(EIO, "cache device %s: its last 2 MiB cannot be read", image.cache.c_str()));
-  const bool remembered = open.value().report.frame.identity.has_value();
-  if (remembered) store_calibration(pmem, *calibration, static_cast<uint64_t>(time(nullptr)));
+  const bool remembered =
+      open.value().report.frame.identity &&
+      store_calibration(pmem, *calibration, static_cast<uint64_t>(time(nullptr)));
   if (const auto synced = sync_cache(image.cache); !synced) return fail(synced.error());
   if (image.json)
     print(table(*calibration, remembered));

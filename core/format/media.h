@@ -153,10 +153,13 @@ struct PersistRecord {
   uint32_t version;
   uint64_t magic;
   uint32_t cpu;        // crc32c of its name
+  uint32_t pmem_kind;  // of the memory it was measured on,
+  uint64_t bytes;      // and its size
   uint32_t n_methods;  // of persist_methods(), in their order
-  uint32_t ns[4][4];   // of each method, by class; 0: the CPU has it not
+  uint32_t reserved;
+  uint32_t ns[4][4];  // of each method, by class; 0: the CPU has it not
   uint64_t made_unix_s;
 };
-static_assert(sizeof(PersistRecord) == 96);
+static_assert(sizeof(PersistRecord) == 112);
 
 }  // namespace pcache::media

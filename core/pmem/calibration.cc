@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "pmem/cpu.h"
+#include "pmem/persist_copy.h"
 #include "pmem/pmem.h"
 
 namespace pcache {
@@ -95,22 +96,21 @@ std::optional<Calibration> Pmem::calibrate(unsigned rounds) {
 }
 
 void Pmem::use(const std::array<const PersistOps*, Calibration::kClasses>& chosen) {
+  static const PersistOps& small = persist_methods().front();
   const bool one = std::ranges::all_of(chosen, [&](auto* ops) { return ops == chosen[0]; });
-  if (one) {
-    ops_ = chosen[0];
-    return;
-  }
-  by_size_ = std::make_unique<BySize>(BySize{chosen});
-  static constexpr PersistOps kBySize = {
-      "by size",
-      [](void* ctx, std::byte* dst, const void* src, size_t len_bytes) {
-        const auto& chosen = static_cast<const BySize*>(ctx)->chosen;
-        chosen[Calibration::class_of(len_bytes)]->copy(nullptr, dst, src, len_bytes);
-      },
-      [](void* ctx) { static_cast<const BySize*>(ctx)->chosen[0]->fence(nullptr); },
-      [] { return true; }};
-  ctx_ = by_size_.get();
-  ops_ = &kBySize;
+  by_size_ = std::make_unique<BySize>(BySize{chosen, {}});
+  by_size_->ops = {one ? chosen[0]->name : "by size",
+                   [](void* ctx, std::byte* dst, const void* src, size_t len_bytes) {
+                     const auto& chosen = static_cast<const BySize*>(ctx)->chosen;
+                     const PersistOps& ops = len_bytes <= kStoreAndFlushBytes
+                                                 ? small
+                                                 : *chosen[Calibration::class_of(len_bytes)];
+                     ops.copy(nullptr, dst, src, len_bytes);
+                   },
+                   small.fence, [] { return true; }};
+  const bool plain = one && chosen[0] == &small;  // no need to look at the size
+  ops_ = plain ? &small : &by_size_->ops;
+  ctx_ = plain ? nullptr : by_size_.get();
 }
 
 }  // namespace pcache

@@ -82,7 +82,8 @@ class Pmem {
   // what is there: a crash leaves the media as they were. While one thread has the device. Nothing:
   // the media cannot be read there.
   std::optional<Calibration> calibrate(unsigned rounds);
-  // From now on these methods store, by the size of the copy. While one thread has the device.
+  // From now on these methods store, by the size of the copy; what flushcache does not stream it
+  // stores itself, whatever was measured for more. While one thread has the device.
   void use(const std::array<const PersistOps*, Calibration::kClasses>& chosen);
 
   // Asks the CPU to fetch the start of what will be loaded.
@@ -92,6 +93,7 @@ class Pmem {
   struct Mapping;  // libpmem2 objects and the locked file
   struct BySize {
     std::array<const PersistOps*, Calibration::kClasses> chosen;
+    PersistOps ops;  // that go by it
   };
   explicit Pmem(std::unique_ptr<Mapping> mapping);
 

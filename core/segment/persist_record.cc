@@ -22,13 +22,15 @@ std::optional<Calibration> load_calibration(const Pmem& pmem) {
   if (!pmem.load(&record, MediaOff{media::kPersistOff}, sizeof record)) return std::nullopt;
   const auto methods = persist_methods();
   if (record.magic != media::kPersistMagic || record.version != media::kPersistVersion ||
-      record.crc != record_crc(record) || record.cpu != this_cpu() ||
+      record.crc != record_crc(record) || cpu_name().empty() || record.cpu != this_cpu() ||
+      record.pmem_kind != static_cast<uint32_t>(pmem.kind()) || record.bytes != pmem.size_bytes() ||
       record.n_methods != methods.size() || record.n_methods > kMostMethods)
     return std::nullopt;
   Calibration calibration;
   for (size_t m = 0; m < methods.size(); m++) {
-    if ((record.ns[m][0] != 0) != methods[m].supported()) return std::nullopt;
-    if (record.ns[m][0] == 0) continue;
+    for (const uint32_t ns : record.ns[m])
+      if ((ns != 0) != methods[m].supported()) return std::nullopt;
+    if (!methods[m].supported()) continue;
     Calibration::Method& method = calibration.measured.emplace_back();
     method.ops = &methods[m];
     std::copy(std::begin(record.ns[m]), std::end(record.ns[m]), method.ns.begin());
@@ -36,13 +38,17 @@ std::optional<Calibration> load_calibration(const Pmem& pmem) {
   return calibration;
 }
 
-void store_calibration(Pmem& pmem, const Calibration& calibration, uint64_t now_unix_s) {
+bool store_calibration(Pmem& pmem, const Calibration& calibration, uint64_t now_unix_s) {
   const auto methods = persist_methods();
   PCACHE_CHECK(methods.size() <= kMostMethods);
-  PersistRecord record{};
+  PersistRecord record;
+  if (!pmem.load(&record, MediaOff{media::kPersistOff}, sizeof record)) return false;
+  record = {};
   record.version = media::kPersistVersion;
   record.magic = media::kPersistMagic;
   record.cpu = this_cpu();
+  record.pmem_kind = static_cast<uint32_t>(pmem.kind());
+  record.bytes = pmem.size_bytes();
   record.n_methods = static_cast<uint32_t>(methods.size());
   for (const Calibration::Method& method : calibration.measured)
     std::copy(method.ns.begin(), method.ns.end(), record.ns[method.ops - methods.data()]);
@@ -50,6 +56,7 @@ void store_calibration(Pmem& pmem, const Calibration& calibration, uint64_t now_
   record.crc = record_crc(record);
   pmem.store(MediaOff{media::kPersistOff}, &record, sizeof record);
   pmem.fence();
+  return true;
 }
 
 }  // namespace pcache

@@ -8,9 +8,12 @@
 
 namespace pcache {
 
-// Nothing when there is none, when it is torn, or of another CPU: then it is measured again.
+// Nothing when there is none, when it is torn, or of another CPU or memory: then it is measured
+// again.
 std::optional<Calibration> load_calibration(const Pmem& pmem);
-// Durable on return. Over a device that has an identity block.
-void store_calibration(Pmem& pmem, const Calibration& calibration, uint64_t now_unix_s);
+// Over a device that has an identity block. True: durable. False: the media cannot be read there,
+// so they are not stored to either.
+[[nodiscard]] bool store_calibration(Pmem& pmem, const Calibration& calibration,
+                                     uint64_t now_unix_s);
 
 }  // namespace pcache

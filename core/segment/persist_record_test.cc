@@ -39,14 +39,14 @@ class PersistRecordTest : public ::testing::Test {
 
 TEST_F(PersistRecordTest, WhatIsStoredIsLoaded) {
   EXPECT_FALSE(load_calibration(memory_.pmem()));
-  store_calibration(memory_.pmem(), given_, 1);
+  ASSERT_TRUE(store_calibration(memory_.pmem(), given_, 1));
   EXPECT_TRUE(is_given(load_calibration(memory_.pmem())));
   EXPECT_TRUE(load_identity(memory_.pmem()).value()) << "beside it";
   EXPECT_TRUE(all_durable(memory_.journal()));
 }
 
 TEST_F(PersistRecordTest, TornAtAnyWordItIsNoneOrWhole) {
-  store_calibration(memory_.pmem(), given_, 1);
+  ASSERT_TRUE(store_calibration(memory_.pmem(), given_, 1));
   CrashOptions torn;
   torn.tear_up_to_bytes = sizeof(PersistRecord);
   int none = 0, whole = 0;
@@ -63,7 +63,7 @@ TEST_F(PersistRecordTest, TornAtAnyWordItIsNoneOrWhole) {
 }
 
 TEST_F(PersistRecordTest, DamagedItIsMeasuredAgain) {
-  store_calibration(memory_.pmem(), given_, 1);
+  ASSERT_TRUE(store_calibration(memory_.pmem(), given_, 1));
   for (uint64_t at = 0; at < sizeof(PersistRecord); at += 4) {
     memory_.flip_bit(MediaOff{media::kPersistOff + at});
     EXPECT_FALSE(load_calibration(memory_.pmem())) << at;
@@ -72,11 +72,14 @@ TEST_F(PersistRecordTest, DamagedItIsMeasuredAgain) {
   EXPECT_TRUE(load_calibration(memory_.pmem()));
   memory_.make_unreadable(MediaOff{0});
   EXPECT_FALSE(load_calibration(memory_.pmem()));
+  const size_t events = memory_.journal().size();
+  EXPECT_FALSE(store_calibration(memory_.pmem(), given_, 1)) << "a store might end the process";
+  EXPECT_EQ(memory_.journal().size(), events);
 }
 
-TEST_F(PersistRecordTest, OfAnotherCpuOrVersionItIsMeasuredAgain) {
+TEST_F(PersistRecordTest, OfAnotherCpuOrMemoryOrVersionItIsMeasuredAgain) {
   const auto expect_none = [&](const char* what, const std::function<void(PersistRecord&)>& how) {
-    store_calibration(memory_.pmem(), given_, 1);
+    ASSERT_TRUE(store_calibration(memory_.pmem(), given_, 1));
     change(how);
     EXPECT_FALSE(load_calibration(memory_.pmem())) << what;
   };
@@ -84,11 +87,14 @@ TEST_F(PersistRecordTest, OfAnotherCpuOrVersionItIsMeasuredAgain) {
   expect_none("version", [](auto& r) { r.version++; });
   expect_none("more methods", [](auto& r) { r.n_methods++; });
   expect_none("far more methods", [](auto& r) { r.n_methods = UINT32_MAX; });
+  expect_none("another kind of memory", [](auto& r) { r.pmem_kind++; });
+  expect_none("of another size", [](auto& r) { r.bytes++; });
+  expect_none("a method in no time", [](auto& r) { r.ns[0][3] = 0; });
   expect_none("a method that the CPU has, not measured", [](auto& r) { r.ns[0][0] = 0; });
 }
 
 TEST_F(PersistRecordTest, ErasingTheIdentityErasesIt) {
-  store_calibration(memory_.pmem(), given_, 1);
+  ASSERT_TRUE(store_calibration(memory_.pmem(), given_, 1));
   erase_identity(memory_.pmem());
   EXPECT_FALSE(load_calibration(memory_.pmem()));
 }
