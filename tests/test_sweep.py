@@ -9,11 +9,11 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 
 import pytest
 
 from libpcache import BUILD, ROOT
+from support import wait_until
 
 SWEEP = BUILD / "bin" / "pcache-sweep"
 SMALL = """\
@@ -171,10 +171,7 @@ def test_an_interrupted_run_goes_on(tmp_path):
     out = tmp_path / "run"
     process = subprocess.Popen([SWEEP, "run", spec, "--output", out, "--backing-dir", tmp_path], stderr=subprocess.PIPE,
                                stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (out / "results.jsonl").exists() or len(lines_of(out)) < 2:
-        assert process.poll() is None
-        time.sleep(0.02)
+    wait_until(lambda: (out / "results.jsonl").exists() and len(lines_of(out)) >= 2)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and f"run --resume {out} goes on" in said
@@ -194,9 +191,7 @@ def test_a_killed_run_is_cleaned_up_by_the_next(tmp_path):
     spec = write(tmp_path, SMALL)
     process = subprocess.Popen([SWEEP, "run", spec, "--output", tmp_path / "run", "--backing-dir", tmp_path],
                                stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (tmp_path / "run" / "results.jsonl").exists():
-        time.sleep(0.02)
+    wait_until((tmp_path / "run" / "results.jsonl").exists)
     process.kill()
     process.wait()
     left = [p for p in pathlib.Path("/dev/shm").glob(f"pcache-sweep-{process.pid}-*")]
@@ -215,6 +210,16 @@ def test_a_measurement_that_fails_is_said_and_the_rest_goes_on(tmp_path):
     results = lines_of(tmp_path / "run")
     assert [r["ok"] for r in sorted(results, key=lambda r: r["case"])] == [False, True]
     assert "engine=pcache: " in done.stderr and "1 measurements failed; --resume" in done.stderr
+
+
+def test_each_case_has_a_cache_of_its_size(tmp_path):
+    text = HEAD.replace("1s", "100ms") + "matrix: {cache_size: [512m, 1g], working_set: 0.01, volume: 0.02}\n"
+    run("run", write(tmp_path, text), "--output", tmp_path / "run", "--backing-dir", tmp_path)
+    info = json.loads((tmp_path / "run" / "run.json").read_text())
+    for r in lines_of(tmp_path / "run"):
+        size = {"512m": 1 << 29, "1g": 1 << 30}[info["cases"][r["case"]]["values"]["cache_size"]]
+        status = json.loads((tmp_path / "run" / "raw" / f"{r['number']:05}.status").read_text())
+        assert status["segments"]["total"] == (size - (20 << 10)) // (16 << 20)
 
 
 # ---- Reports ----

@@ -57,7 +57,7 @@ class Run:
         self.name, self.axes = self.info["name"], self.info["axes"]
         self.cases = [Case(i, c["id"], c["values"]) for i, c in enumerate(self.info["cases"])]
         self.builds = [b["label"] for b in self.info["builds"]]
-        self.samples, self.failed = [], []
+        self.samples, failed = [], {}
         path = self.folder / "results.jsonl"
         for number, line in enumerate(path.read_text().splitlines(keepends=True), 1):
             if not line.endswith("\n"):
@@ -68,10 +68,12 @@ class Run:
                 raise Wrong(f"{path}:{number}: {error}") from None
             case = self.cases[result["case"]]
             if not result["ok"]:
-                self.failed.append((case, result["error"]))
+                failed[result["number"]] = (case, result["error"])
                 continue
+            failed.pop(result["number"], None)  # tried again
             self.samples.append(Sample(case, result["build"], result["repeat"], result["metrics"],
                                        self.folder / "raw" / f"{result['number']:05}"))
+        self.failed = list(failed.values())
 
     def of(self, case, build=""):
         """Its samples, in the order of the rounds."""

@@ -25,7 +25,8 @@ std::string file_name(const std::string& path) {
 }
 
 // What the engine needs to know besides the pattern.
-void add_engine(std::ostream& out, const Case& one, const Place& place, const Build& build) {
+void add_engine(std::ostream& out, const Case& one, const Place& place, const Build& build,
+                const std::string& series) {
   const Values& v = one.values;
   const std::string& engine = v.at("engine");
   if (engine == "pcache" || engine == "bound") {
@@ -35,6 +36,7 @@ void add_engine(std::ostream& out, const Case& one, const Place& place, const Bu
         << "cache_dev=" << (engine == "pcache" ? place.cache() : place.bound()) << "\n"
         << "emulate_pmem=" << place.emulated() << "\n"
         << "persist=" << v.at("persist") << "\n";
+    if (engine == "pcache" && !series.empty()) out << "stats_file=" << series << ".status\n";
     if (engine == "pcache")
       out << "data_crc=" << v.at("data_crc") << "\ngc_percent=" << v.at("gc_percent") << "\n";
     else
@@ -74,7 +76,7 @@ FioJob make_job(const Spec& spec, const Case& one, const Place& place, const Bui
   const Values& v = one.values;
   std::ostringstream global;
   global << "; " << one.id << ", round " << repeat << "\n[global]\n";
-  add_engine(global, one, place, build);
+  add_engine(global, one, place, build, series);
   // Ours and the bound complete at once at any depth; fio's buffers are not what is measured.
   global << "norandommap=1\nrandrepeat=1\nrandseed=" << spec.seed + repeat
          << "\nscramble_buffers=0\n";

@@ -47,7 +47,7 @@ std::string scratch_folder(const std::string& parent) {
 
 // With every block there: no case pays for the first touch.
 void make_file(const std::string& path, uint64_t bytes) {
-  const int fd = open(path.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+  const int fd = open(path.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0600);
   if (fd < 0) throw Wrong("cannot make " + path + ": " + strerror(errno));
   const std::vector<char> zeros(4 << 20);
   int error = 0;
@@ -121,7 +121,12 @@ void Place::remove_scratch() {
 
 // By a mapping, since a devdax device cannot be written to; of 2 MiB, since it is mapped in large
 // pages.
-void Place::blank_cache() const {
+void Place::blank_cache(uint64_t cache_bytes) const {
+  struct stat is;
+  if (scratch_cache_)
+    for (const std::string& file : {cache_, bound_})
+      if (stat(file.c_str(), &is) != 0 || static_cast<uint64_t>(is.st_size) != cache_bytes)
+        make_file(file, cache_bytes);
   constexpr size_t kMapped = 2 << 20;
   const int fd = open(cache_.c_str(), O_RDWR | O_CLOEXEC);
   void* mapped = MAP_FAILED;

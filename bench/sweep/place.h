@@ -31,8 +31,9 @@ class Place {
   const std::string& bound() const { return bound_; }  // a second one, which holds no cache
   const std::string& backing() const { return backing_; }
   bool emulated() const { return scratch_cache_; }
-  // The cache device becomes blank; its pages stay where they are.
-  void blank_cache() const;
+  // The cache device becomes blank, and a scratch one of this size, which is the bound's, too; as
+  // long as the size stays, so do its pages.
+  void blank_cache(uint64_t cache_bytes) const;
 
  private:
   void remove_scratch();

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -147,7 +148,7 @@ ordered_json Runner::measure(const Measurement& what) {
       throw Wrong(said.empty() ? "fio ended with status " + std::to_string(status) : why(said));
   };
   try {
-    place_.blank_cache();
+    place_.blank_cache(cache_bytes_of(one));
     const FioJob job = make_job(spec_, one, place_, build, what.repeat, series);
     if (!job.fill.empty()) run(job.fill, ".fill");
     const double start = now_s();
@@ -182,6 +183,7 @@ int Runner::run_fio(const std::string& job, const std::string& text, const std::
   const pid_t child = fork();
   if (child == 0) {
     setpgid(0, 0);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);  // or a resumed run would write beside it
     dup2(log, STDERR_FILENO);
     dup2(log, STDOUT_FILENO);
     if (chdir(folder.c_str()) == 0) execvp(arguments[0], const_cast<char* const*>(arguments));
