@@ -107,8 +107,8 @@ def conclude(found, threshold):
         return SLOWER
     if unclear:
         worst = max(v.ratio.half_width for v in unclear.values())
-        print(f"compare: cannot tell: the noise is {100 * worst:.1f} % of the figure, the threshold {100 * threshold:g} %; "
-              "more rounds or a quieter machine will")
+        print(f"compare: cannot tell: the noise is up to {100 * worst:.1f} % of the figure, the threshold "
+              f"{100 * threshold:g} %; more rounds or a quieter machine will")
         return CANNOT_TELL
     print(f"compare: no case is slower by {100 * threshold:g} %")
     return 0

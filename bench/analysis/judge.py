@@ -50,7 +50,8 @@ def judge(first, second, metric, threshold):
         return Verdict(metric.name, ratio, p, "slower")
     if p < SIGNIFICANT and ratio.low > 1 + threshold / 2 and ratio.median >= 1 + threshold:
         return Verdict(metric.name, ratio, p, "faster")
-    what = "same" if ratio.half_width <= threshold else "cannot tell"
+    # Alike is a finding of its own: the whole interval lies within the threshold, on both sides of 1.
+    what = "same" if 1 - threshold <= ratio.low and ratio.high <= 1 / (1 - threshold) else "cannot tell"
     return Verdict(metric.name, ratio, p, what)
 
 
