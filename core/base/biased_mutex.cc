@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "base/biased_mutex.h"
+
+#include <sched.h>
+
+#include <algorithm>
+
+#include "base/process_barrier.h"
+
+namespace pcache {
+
+namespace biased_impl {
+
+constinit Record g_nobody;
+constinit thread_local Record* t_record [[gnu::tls_model("initial-exec")]] = &g_nobody;
+
+}  // namespace biased_impl
+
+using biased_impl::g_nobody;
+using biased_impl::Record;
+using biased_impl::t_record;
+
+namespace {
+
+constinit Record g_being_taken_away;
+constinit std::atomic<uint32_t> g_first_streak{BiasedMutex::kFirstStreak};
+
+// Records are never freed, since a mutex may name one long after its thread has ended; the next
+// thread gets it. What that thread then is biased to it has the right to: the one before has ended.
+constinit Mutex g_records_mu;
+constinit Record* g_free_records GUARDED_BY(g_records_mu) = nullptr;
+
+ThreadSerial next_serial() {
+  static std::atomic<ThreadSerial> last{0};
+  return last.fetch_add(1, std::memory_order_relaxed) + 1;
+}
+
+// A thread's hold on its record, from its first lock to its end.
+class Registration {
+ public:
+  Registration() {
+    {
+      MutexLock lock(g_records_mu);
+      record_ = g_free_records;
+      if (record_) g_free_records = record_->next;
+    }
+    if (!record_) record_ = new Record;
+    record_->serial = next_serial();
+    t_record = record_;
+  }
+  ~Registration() {
+    t_record = &g_nobody;  // what is locked from here on is locked in the ordinary way
+    MutexLock lock(g_records_mu);
+    record_->next = g_free_records;
+    g_free_records = record_;
+  }
+
+ private:
+  Record* record_;
+};
+
+Record* register_this_thread() {
+  thread_local Registration registration;
+  return t_record;
+}
+
+}  // namespace
+
+ThreadSerial this_thread_serial() {
+  if (t_record == &g_nobody) register_this_thread();
+  // At a thread's end, when it has given its record back: nobody's twice.
+  return t_record == &g_nobody ? next_serial() : t_record->serial;
+}
+
+void BiasedMutex::set_first_streak(uint32_t times) { g_first_streak.store(times); }
+
+void BiasedMutex::lock_slow() NO_THREAD_SAFETY_ANALYSIS {
+  mu_.lock();
+  Record* const me = register_this_thread();
+  Record* const owner = owner_.load(std::memory_order_relaxed);
+  if (owner == me) return;  // taken inside of another
+  if (owner != nullptr) take_bias_away(owner);
+  if (needed_ == UINT32_MAX) needed_ = g_first_streak.load(std::memory_order_relaxed);
+  streak_ = last_ == me ? streak_ + 1 : 0;
+  last_ = me;
+  if (streak_ >= needed_ && me != &g_nobody && process_barrier_available())
+    owner_.store(me, std::memory_order_release);
+}
+
+void BiasedMutex::settle_slow() {
+  MutexLock lock(mu_);
+  Record* const owner = owner_.load(std::memory_order_relaxed);
+  if (owner != nullptr && owner != t_record) take_bias_away(owner);
+}
+
+void BiasedMutex::take_bias_away(Record* owner) {
+  // Not nullptr yet: a settle() that sees that must not go on before the barrier.
+  owner_.store(&g_being_taken_away, std::memory_order_seq_cst);
+  process_barrier();
+  for (unsigned tries = 0; owner->inside.load(std::memory_order_acquire) == this; tries++) {
+    if (tries % 64 == 63)
+      sched_yield();  // it was preempted inside
+    else
+      __builtin_ia32_pause();
+  }
+  owner_.store(nullptr, std::memory_order_release);
+  last_ = nullptr;
+  streak_ = 0;
+  needed_ = std::min(needed_ * 2, kMostStreak);
+}
+
+}  // namespace pcache

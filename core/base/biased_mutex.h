@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// BiasedMutex: a mutex that leans towards the thread that takes it most. That thread takes and
+// drops it without a locked instruction, and so without waiting for its streaming stores to drain
+// (persist.h), which takes as long as storing 4 KiB. Every other thread first takes the bias away
+// with a barrier in all threads (process_barrier.h): some microseconds, and the more often that has
+// happened the longer it lasts until the mutex leans again.
+//
+// Invariants
+// - Mutual exclusion, and what was written under it is seen under it, as of any mutex.
+// - What its biased thread wrote under it is NOT seen by who reads without it (as lock-free readers
+//   of an index do), until that reader has called settle(). Streaming stores made before it was
+//   taken are the same case.
+// - leans_to_this_thread() can end at any time; it says what is cheap, not what is safe.
+// - Where there is no process barrier it never leans: a Mutex.
+//
+// How: the biased thread says in its own record what it is inside of, and looks at owner_ again;
+// who takes the bias away changes owner_, makes the barrier, and waits until the record says
+// something else. Each of the two stores first and loads then; the barrier orders it for both.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "base/mutex.h"
+
+namespace pcache {
+
+// A thread's identity; never used again, never 0.
+using ThreadSerial = uint64_t;
+ThreadSerial this_thread_serial();
+
+namespace biased_impl {
+
+struct Record {
+  std::atomic<const void*> inside{nullptr};  // the mutex that its thread holds by bias
+  ThreadSerial serial = 0;
+  Record* next = nullptr;  // of the free ones
+};
+
+// Of threads that have taken none yet; owns nothing.
+extern Record g_nobody;
+// initial-exec: a load, not a call, also in a library that is opened at run time.
+extern constinit thread_local Record* t_record [[gnu::tls_model("initial-exec")]];
+
+}  // namespace biased_impl
+
+class CAPABILITY("mutex") BiasedMutex {
+ public:
+  BiasedMutex() = default;
+  BiasedMutex(const BiasedMutex&) = delete;
+  BiasedMutex& operator=(const BiasedMutex&) = delete;
+
+  void lock() ACQUIRE() NO_THREAD_SAFETY_ANALYSIS {
+    Record* const me = biased_impl::t_record;
+    // Inside of another one by bias: this one in the ordinary way.
+    if (owner_.load(std::memory_order_relaxed) == me &&
+        me->inside.load(std::memory_order_relaxed) == nullptr) [[likely]] {
+      me->inside.store(this, std::memory_order_release);
+      std::atomic_signal_fence(std::memory_order_seq_cst);
+      if (owner_.load(std::memory_order_acquire) == me) [[likely]]
+        return;
+      me->inside.store(nullptr, std::memory_order_release);
+    }
+    lock_slow();
+  }
+  void unlock() RELEASE() NO_THREAD_SAFETY_ANALYSIS {
+    Record* const me = biased_impl::t_record;
+    if (me->inside.load(std::memory_order_relaxed) == this) [[likely]]
+      me->inside.store(nullptr, std::memory_order_release);
+    else
+      mu_.unlock();
+  }
+
+  bool leans_to_this_thread() const {
+    return owner_.load(std::memory_order_relaxed) == biased_impl::t_record;
+  }
+  // Of what this thread has read without the mutex, the stores that preceded it are visible to it
+  // afterwards. Costs a load, unless the mutex leans to another thread.
+  void settle() EXCLUDES(this) {
+    Record* const owner = owner_.load(std::memory_order_acquire);
+    if (owner != nullptr && owner != biased_impl::t_record) [[unlikely]]
+      settle_slow();
+  }
+
+  // For tests: a new mutex leans once one thread has taken it so many times in a row (0: at once);
+  // each time the bias is taken away it doubles, up to kMostStreak.
+  static void set_first_streak(uint32_t times);
+  static constexpr uint32_t kFirstStreak = 32, kMostStreak = 1024;
+
+ private:
+  using Record = biased_impl::Record;
+  void lock_slow();
+  void settle_slow();
+  void take_bias_away(Record* owner) REQUIRES(mu_);
+
+  // nullptr; or the record of the thread it leans to; or, while that is being taken away, a value
+  // that is no thread's.
+  std::atomic<Record*> owner_{nullptr};
+  Mutex mu_;
+  uint32_t streak_ GUARDED_BY(mu_) = 0;
+  uint32_t needed_ GUARDED_BY(mu_) = UINT32_MAX;  // UINT32_MAX: the first one
+  const Record* last_ GUARDED_BY(mu_) = nullptr;
+};
+
+class SCOPED_CAPABILITY BiasedLock {
+ public:
+  explicit BiasedLock(BiasedMutex& mu) ACQUIRE(mu) : mu_(mu) { mu_.lock(); }
+  ~BiasedLock() RELEASE() { mu_.unlock(); }
+  BiasedLock(const BiasedLock&) = delete;
+  BiasedLock& operator=(const BiasedLock&) = delete;
+
+ private:
+  BiasedMutex& mu_;
+};
+
+}  // namespace pcache
