@@ -46,7 +46,7 @@ class ScratchLog {
     key.cache_seg_off = static_cast<uint32_t>(i % kPagesOfSegment) * kPageBytes;
     KeyLog::Ticket full;
     {
-      MutexLock lock(stripe.mu);
+      BiasedLock lock(stripe.mu);
       stripes_->prepare(stripe);
       full = stripes_->append(stripe, key);
     }

@@ -107,7 +107,8 @@ const PersistOps* counting(const std::string& name) {
     std::array<PersistOps, kPersistCopies<Counter>.size()> ops{};
     for (size_t i = 0; i < ops.size(); i++)
       ops[i] = {kPersistCopies<Counter>[i].name, kPersistCopies<Counter>[i].copy,
-                [](void*) { t_issued.fences++; }, [] { return true; }};
+                [](void*) { t_issued.fences++; }, [] { return true; },
+                [](void*) { t_issued.fences++; }};
     return ops;
   }();
   for (const PersistOps& ops : all)

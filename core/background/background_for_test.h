@@ -183,18 +183,18 @@ class Rig {
       if (o.data_crc) len = std::min<uint64_t>(len, kMostCrcBytes);
       const auto place = head->allocate(static_cast<uint32_t>(len));
       if (!place) return false;
-      const Extent part{todo.off, place->len};
+      const Extent part{todo.off, place.len};
       const Bytes bytes = content(part);
-      pmem.store(table->media(place->pos), bytes.data(), bytes.size());
+      pmem.store(table->media(place.pos), bytes.data(), bytes.size());
       pmem.fence();
-      media::Key key = make_key(part, place->pos, table->generation(place->pos.seg),
-                                clean ? media::kKeyClean : 0);
+      media::Key key =
+          make_key(part, place.pos, table->generation(place.pos.seg), clean ? media::kKeyClean : 0);
       if (o.data_crc) key.data_crc = data_crc32c(bytes.data(), bytes.size());
       KeyLog::Ticket ticket = 0;
       {
         Stripe& stripe = stripes->of(part.off);
-        MutexLock lock(stripe.mu);
-        EXPECT_TRUE(index->insert(part, Location{place->pos, clean, key.data_crc}).ok());
+        BiasedLock lock(stripe.mu);
+        EXPECT_TRUE(index->insert(part, Location{place.pos, clean, key.data_crc}).ok());
         ticket = stripes->append(stripe, key);
       }
       if (ticket) (void)log->commit(ticket).ok();

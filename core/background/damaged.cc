@@ -28,7 +28,7 @@ std::optional<Piece> DamagedData::find(const Extent& extent, CachePos pos) const
 }
 
 bool DamagedData::in_index(const Extent& extent, CachePos pos) const {
-  MutexLock lock(parts_.stripes.of(extent.off).mu);
+  BiasedLock lock(parts_.stripes.of(extent.off).mu);
   return find(extent, pos).has_value();
 }
 
@@ -67,7 +67,7 @@ void DamagedData::append(Stripe& stripe, const Key& key, const Piece& piece) {
 
 uint64_t DamagedData::keep(const Key& key) {
   Stripe& stripe = parts_.stripes.of(key.off);
-  MutexLock lock(stripe.mu);
+  BiasedLock lock(stripe.mu);
   uint64_t found = 0;
   const bool was_known = known_.erase(id_of(key)) > 0;  // of which parts may be left
   Extent left{key.off, key.len};

@@ -56,7 +56,7 @@ void Reclaim::forget(const Key& key) {
   const CachePos pos{SegId{key.cache_seg_id}, key.cache_seg_off};
   uint64_t forgotten;
   {
-    MutexLock lock(parts_.stripes.of(key.off).mu);
+    BiasedLock lock(parts_.stripes.of(key.off).mu);
     forgotten = parts_.index.remove({key.off, key.len}, pos);
   }
   if (forgotten == 0) return;

@@ -153,7 +153,7 @@ void Writeback::mark_written(const std::vector<uint32_t>& bad) {
     if (std::binary_search(bad.begin(), bad.end(), piece.key)) continue;
     const Key& key = batch_.keys()[piece.key];
     const CachePos whole{SegId{key.cache_seg_id}, key.cache_seg_off};
-    MutexLock lock(parts_.stripes.of(key.off).mu);
+    BiasedLock lock(parts_.stripes.of(key.off).mu);
     parts_.index.mark_clean(piece.extent,
                             whole + static_cast<uint32_t>(piece.extent.off - key.off));
   }

@@ -66,17 +66,27 @@ Record* register_this_thread() {
 
 }  // namespace
 
-ThreadSerial this_thread_serial() {
-  if (t_record == &g_nobody) register_this_thread();
-  // At a thread's end, when it has given its record back: nobody's twice.
-  return t_record == &g_nobody ? next_serial() : t_record->serial;
+// At a thread's end, when it has given its record back: nobody's twice.
+ThreadSerial biased_impl::new_thread_serial() {
+  const Record* const record = register_this_thread();
+  return record == &g_nobody ? next_serial() : record->serial;
 }
 
 void BiasedMutex::set_first_streak(uint32_t times) { g_first_streak.store(times); }
 
 void BiasedMutex::lock_slow() NO_THREAD_SAFETY_ANALYSIS {
   mu_.lock();
+  note_taken(register_this_thread());
+}
+
+bool BiasedMutex::try_lock() NO_THREAD_SAFETY_ANALYSIS {
   Record* const me = register_this_thread();
+  if (me->inside.load(std::memory_order_relaxed) == this || !mu_.try_lock()) return false;
+  note_taken(me);
+  return true;
+}
+
+void BiasedMutex::note_taken(Record* me) {
   Record* const owner = owner_.load(std::memory_order_relaxed);
   if (owner == me) return;  // taken inside of another
   if (owner != nullptr) take_bias_away(owner);

@@ -27,7 +27,6 @@ namespace pcache {
 
 // A thread's identity; never used again, never 0.
 using ThreadSerial = uint64_t;
-ThreadSerial this_thread_serial();
 
 namespace biased_impl {
 
@@ -41,8 +40,14 @@ struct Record {
 extern Record g_nobody;
 // initial-exec: a load, not a call, also in a library that is opened at run time.
 extern constinit thread_local Record* t_record [[gnu::tls_model("initial-exec")]];
+ThreadSerial new_thread_serial();
 
 }  // namespace biased_impl
+
+inline ThreadSerial this_thread_serial() {
+  const ThreadSerial known = biased_impl::t_record->serial;
+  return known != 0 ? known : biased_impl::new_thread_serial();
+}
 
 class CAPABILITY("mutex") BiasedMutex {
  public:
@@ -51,18 +56,18 @@ class CAPABILITY("mutex") BiasedMutex {
   BiasedMutex& operator=(const BiasedMutex&) = delete;
 
   void lock() ACQUIRE() NO_THREAD_SAFETY_ANALYSIS {
-    Record* const me = biased_impl::t_record;
-    // Inside of another one by bias: this one in the ordinary way.
-    if (owner_.load(std::memory_order_relaxed) == me &&
-        me->inside.load(std::memory_order_relaxed) == nullptr) [[likely]] {
-      me->inside.store(this, std::memory_order_release);
-      std::atomic_signal_fence(std::memory_order_seq_cst);
-      if (owner_.load(std::memory_order_acquire) == me) [[likely]]
-        return;
-      me->inside.store(nullptr, std::memory_order_release);
-    }
+    if (!lock_by_bias()) lock_slow();
+  }
+  // The same; calls `before` when it has to be locked with a locked instruction.
+  template <typename Before>
+  void lock(Before before) ACQUIRE() NO_THREAD_SAFETY_ANALYSIS {
+    if (lock_by_bias()) [[likely]]
+      return;
+    before();
     lock_slow();
   }
+  // False also when this thread holds it. Waits where the bias is to be taken from another thread.
+  bool try_lock() TRY_ACQUIRE(true);
   void unlock() RELEASE() NO_THREAD_SAFETY_ANALYSIS {
     Record* const me = biased_impl::t_record;
     if (me->inside.load(std::memory_order_relaxed) == this) [[likely]]
@@ -89,7 +94,21 @@ class CAPABILITY("mutex") BiasedMutex {
 
  private:
   using Record = biased_impl::Record;
+  bool lock_by_bias() {
+    Record* const me = biased_impl::t_record;
+    // Inside of another one by bias: this one in the ordinary way.
+    if (owner_.load(std::memory_order_relaxed) != me ||
+        me->inside.load(std::memory_order_relaxed) != nullptr) [[unlikely]]
+      return false;
+    me->inside.store(this, std::memory_order_release);
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    if (owner_.load(std::memory_order_acquire) == me) [[likely]]
+      return true;
+    me->inside.store(nullptr, std::memory_order_release);
+    return false;
+  }
   void lock_slow();
+  void note_taken(Record* me) REQUIRES(mu_);
   void settle_slow();
   void take_bias_away(Record* owner) REQUIRES(mu_);
 
@@ -105,6 +124,10 @@ class CAPABILITY("mutex") BiasedMutex {
 class SCOPED_CAPABILITY BiasedLock {
  public:
   explicit BiasedLock(BiasedMutex& mu) ACQUIRE(mu) : mu_(mu) { mu_.lock(); }
+  template <typename Before>
+  BiasedLock(BiasedMutex& mu, Before before) ACQUIRE(mu) : mu_(mu) {
+    mu_.lock(before);
+  }
   ~BiasedLock() RELEASE() { mu_.unlock(); }
   BiasedLock(const BiasedLock&) = delete;
   BiasedLock& operator=(const BiasedLock&) = delete;

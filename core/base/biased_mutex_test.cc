@@ -146,6 +146,22 @@ TEST(BiasedMutex, WhoTakesTheBiasWaitsForWhoIsInside) {
   EXPECT_TRUE(other_is_in);
 }
 
+TEST(BiasedMutex, TryLockFailsWhenHeld) {
+  BiasedMutex mu;
+  for (const unsigned times : {1u, BiasedMutex::kFirstStreak + 1, 1u}) {
+    take(mu, times);
+    ASSERT_TRUE(mu.try_lock());
+    bool other_got = true;
+    std::thread([&] { other_got = mu.try_lock(); }).join();
+    EXPECT_FALSE(other_got);
+    mu.unlock();
+    BiasedLock lock(mu);
+    const bool again = mu.try_lock();
+    EXPECT_FALSE(again);
+    if (again) mu.unlock();
+  }
+}
+
 TEST(BiasedMutex, TwoCanBeHeldAtOnce) {
   BiasedMutex a, b;
   take(a, BiasedMutex::kFirstStreak + 1);

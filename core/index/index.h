@@ -97,6 +97,20 @@ class Index {
   size_t lookup(const Extent& extent, std::span<Piece> out, Snapshot* snapshot) const;
   bool still_valid(const Snapshot& snapshot) const;
 
+  // Asks the CPU to fetch what a change of the page at `off` needs. Any thread, no lock.
+  void prefetch(uint64_t off) const;
+
+  // lookup() of the whole page at `off`, a multiple of 4 KiB. False: it is not cached in one piece,
+  // or that cannot be told at once; lookup() will say. True: cached; where, and in `snapshot` what
+  // still_valid() has to confirm before it counts.
+  struct Page {
+    CachePos pos;
+    // With data_crc: sectors of the whole extent before the page and in all, and its crc.
+    index_impl::CheckWord check;
+    bool clean;
+  };
+  bool find_page(uint64_t off, Page* page, Snapshot* snapshot) const;
+
   // All below: the caller holds the stripe lock of extent's range; extent inside one range.
 
   // Maps the whole extent to `location`, whatever was there before. ENOMEM leaves it as it was.
@@ -206,6 +220,14 @@ inline bool Index::still_valid(const Snapshot& snapshot) const {
          shard(snapshot.handle)->seq.load(std::memory_order_relaxed) == snapshot.seq;
 }
 
+inline void Index::prefetch(uint64_t off) const {
+  const uint32_t shard_handle = directory_[range_of(off)].load(std::memory_order_relaxed);
+  if (shard_handle == 0) return;
+  const uint32_t b = off / (kPageBytes * kSlotsPerBlock) % Shard::kBlocks;
+  const uint32_t handle = shard(shard_handle)->block[b].load(std::memory_order_relaxed);
+  if (handle != 0) __builtin_prefetch(block(handle), 1);
+}
+
 inline bool Index::insert_page(uint64_t off, const Location& location) {
   PCACHE_DCHECK(off + kPageBytes <= device_bytes_);
   const uint64_t range = range_of(off);
@@ -256,6 +278,25 @@ inline void Index::describe(Cell cell, const Extent& extent, Piece* out) const {
   out->pos = out->whole_pos = CachePos{};
   out->whole_len = out->crc = 0;
   out->token = FillToken{fill ? cell.slot.token() : 0};
+}
+
+inline bool Index::find_page(uint64_t off, Page* page, Snapshot* snapshot) const {
+  PCACHE_DCHECK(off % kPageBytes == 0 && off + kPageBytes <= device_bytes_);
+  const uint64_t range = range_of(off);
+  const uint32_t shard_handle = directory_[range].load(std::memory_order_acquire);
+  if (shard_handle == 0) [[unlikely]]
+    return false;
+  const Shard* const s = shard(shard_handle);
+  const uint64_t seq = s->seq.load(std::memory_order_acquire);
+  const uint32_t b = off / (kPageBytes * kSlotsPerBlock) % Shard::kBlocks;
+  const uint32_t block_handle = s->block[b].load(std::memory_order_acquire);
+  if (seq % 2 != 0 || block_handle == 0) [[unlikely]]
+    return false;
+  const Cell cell = load_cell(block(block_handle), off / kPageBytes % kSlotsPerBlock);
+  if (!cell.slot.is_mapped()) return false;
+  *page = {cell.slot.pos(), cell.check, cell.slot.clean()};
+  *snapshot = Snapshot{s, shard_handle, seq, range};
+  return true;
 }
 
 inline size_t Index::lookup_page(uint64_t off, Piece* out, Snapshot* snapshot) const {

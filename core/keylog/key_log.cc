@@ -35,6 +35,7 @@ KsetBuffer* KeyLog::get_buffer() {
   free_ = kset->next;
   kset->next = nullptr;
   kset->n = 0;
+  kset->unfenced_by = KsetBuffer::kNobody;
   return kset;
 }
 
@@ -88,7 +89,10 @@ KsetBuffer* KeyLog::append_group(KsetBuffer* list) {
 
   constexpr KsetHeader kCleared{};
   pmem_.store(segments_.media(group.end), &kCleared, sizeof kCleared);
-  if (!hazard(Hazard::kStaleKset)) pmem_.fence();
+  if (group.others_unfenced)
+    pmem_.fence_threads();
+  else if (!hazard(Hazard::kStaleKset))
+    pmem_.fence();
   pmem_.store(segments_.media(head_.pos), &group.first_header, kCommitBytes);
   pmem_.fence();
   head_ = {group.end, head_.ksets + group.done.ksets, head_.dirty_bytes + group.dirty_bytes};
@@ -113,6 +117,8 @@ bool KeyLog::append_one(Group& group, KsetBuffer& kset) {
   group.end = group.end + bytes;
   group.done.ksets++;
   group.done.keys += kset.n;
+  group.others_unfenced |=
+      kset.unfenced_by != KsetBuffer::kNobody && kset.unfenced_by != this_thread_serial();
   for (uint32_t i = 0; i < kset.n; i++)
     if (!(kset.keys[i].flags & media::kKeyClean)) group.dirty_bytes += kset.keys[i].len;
   return true;

@@ -13,7 +13,10 @@
 // - The header at head() is cleared and durable whenever no append is under way.
 // - Ksets reach the media in the order of seal(), which is called under the lock of the stripe that
 //   filled them, so the log keeps the order of the keys of one range.
-// - The data that a sealed kset's keys name is durable: who adds a key has fenced its data before.
+// - The data that a sealed kset's keys name is durable with fence 1 at the latest: who adds a key
+// has
+//   fenced its data, or is named by the kset as the thread that has not (KsetBuffer::unfenced_by).
+//   Then fence 1 is that thread's own, or one in all threads.
 // - commit(t) returns when everything sealed up to ticket t is durable. One thread writes for all
 //   that wait (group commit).
 // - Epochs: what is written back before a barrier of the user's (FLUSH, FUA, PREFLUSH) and after it
@@ -78,8 +81,9 @@ class KeyLog {
  private:
   // What one group leaves to do after the first fence.
   struct Group {
-    CachePos end;                // the new head
-    bool first_pending = false;  // the first header waits for the fence
+    CachePos end;                  // the new head
+    bool first_pending = false;    // the first header waits for the fence
+    bool others_unfenced = false;  // data of other threads than this one
     media::KsetHeader first_header;
     Counters done;
     uint64_t dirty_bytes = 0;

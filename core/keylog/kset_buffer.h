@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "base/biased_mutex.h"
 #include "format/codec.h"
 
 namespace pcache {
@@ -14,6 +15,9 @@ struct KsetBuffer {
   media::KsetHeader header;
   media::Key keys[media::kKeysPerKset];
   uint32_t n = 0;
+  // The thread that has stored data of some keys and not fenced it; or nobody, or several.
+  static constexpr ThreadSerial kNobody = 0, kSeveral = UINT64_MAX;
+  ThreadSerial unfenced_by = kNobody;
   KsetBuffer* next = nullptr;
 
   bool full() const { return n == media::kKeysPerKset; }

@@ -19,9 +19,16 @@ namespace pcache {
 // Installs the SIGBUS handler; idempotent, thread-safe. Must run before checked_copy().
 void install_checked_copy_handler();
 
+namespace checked_copy_impl {
+// Written before the handler can run, read-only afterwards.
+extern int (*g_copy)(void*, const void*, size_t);
+}  // namespace checked_copy_impl
+
 // Copies between ranges that do not overlap; from any thread. False when the source could not be
 // read, or the destination not written (part of it may have been). Sanitizers do not see the
 // accesses: the copy is assembly.
-[[nodiscard]] bool checked_copy(void* dst, const void* src, size_t len_bytes);
+[[nodiscard]] inline bool checked_copy(void* dst, const void* src, size_t len_bytes) {
+  return checked_copy_impl::g_copy(dst, src, len_bytes) != 0;
+}
 
 }  // namespace pcache

@@ -10,6 +10,9 @@
 // - Two copies to the same place need a fence between them: one may stream and the other not, and
 //   in which order they reach the media is then not said.
 // - Lines only partly covered by a copy keep their other bytes.
+// - A thread that has no fence of its own is served by another one's fence_threads(): then the
+// bytes
+//   of all threads whose copy() had returned are durable, and seen by the one that called it.
 // - The tables are static and immutable; the functions may be called from any thread.
 #pragma once
 
@@ -27,6 +30,8 @@ struct PersistOps {
   void (*copy)(void* ctx, std::byte* dst, const void* src, size_t len_bytes);
   void (*fence)(void* ctx);
   bool (*supported)();
+  // A fence in every thread of the process; nullptr: process_barrier().
+  void (*fence_threads)(void* ctx) = nullptr;
 };
 
 // All methods compiled in: flushcache (non-temporal stores), clflushopt, clwb, movdir64b.

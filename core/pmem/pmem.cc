@@ -319,9 +319,4 @@ Pmem::Pmem(std::byte* base, uint64_t size_bytes, const PersistOps* ops, void* ct
 
 Pmem::~Pmem() = default;
 
-bool Pmem::load(void* dst, MediaOff src, size_t len_bytes) const {
-  PCACHE_DCHECK(len_bytes <= size_ && src.v <= size_ - len_bytes);
-  return checked_copy(dst, base_ + src.v, len_bytes);
-}
-
 }  // namespace pcache

@@ -20,8 +20,10 @@
 #include "base/ids.h"
 #include "base/log.h"
 #include "base/mutants.h"
+#include "base/process_barrier.h"
 #include "base/result.h"
 #include "pmem/calibration.h"
+#include "pmem/checked_copy.h"
 #include "pmem/persist.h"
 
 namespace pcache {
@@ -75,8 +77,20 @@ class Pmem {
     ops_->fence(ctx_);
   }
 
+  // A fence in every thread: what any of them has stored is durable. Microseconds; only where
+  // process_barrier_available().
+  void fence_threads([[maybe_unused]] const CodeSite& site = CodeSite::current()) {
+#ifdef PCACHE_MUTANTS
+    if (mutants::fence_left_out(site)) return;
+#endif
+    ops_->fence_threads ? ops_->fence_threads(ctx_) : process_barrier();
+  }
+
   // False: the media could not be read there (EIO for the request).
-  [[nodiscard]] bool load(void* dst, MediaOff src, size_t len_bytes) const;
+  [[nodiscard]] bool load(void* dst, MediaOff src, size_t len_bytes) const {
+    PCACHE_DCHECK(len_bytes <= size_ && src.v <= size_ - len_bytes);
+    return checked_copy(dst, base_ + src.v, len_bytes);
+  }
 
   // Measures the persist methods at the device's end, some milliseconds for 8 rounds. Stores there
   // what is there: a crash leaves the media as they were. While one thread has the device. Nothing:
@@ -87,7 +101,7 @@ class Pmem {
   void use(const std::array<const PersistOps*, Calibration::kClasses>& chosen);
 
   // Asks the CPU to fetch the start of what will be loaded.
-  void prefetch(MediaOff src) const { __builtin_prefetch(base_ + src.v); }
+  void prefetch(MediaOff src) const { __builtin_prefetch(base_ + src.v, 0, 0); }
 
  private:
   struct Mapping;  // libpmem2 objects and the locked file

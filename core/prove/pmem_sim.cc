@@ -8,8 +8,8 @@
 
 namespace pcache {
 
-const PersistOps PmemSim::kOps = {"simulated", &PmemSim::copy, &PmemSim::fence,
-                                  [] { return true; }};
+const PersistOps PmemSim::kOps = {"simulated", &PmemSim::copy, &PmemSim::fence, [] { return true; },
+                                  &PmemSim::fence_threads};
 
 namespace {
 
@@ -46,6 +46,12 @@ void PmemSim::fence(void* self) {
   auto& sim = *static_cast<PmemSim*>(self);
   if (sim.interleave_) sim.interleave_();
   if (sim.trace_) sim.trace_->add(TraceEvent::Kind::kFence);
+}
+
+void PmemSim::fence_threads(void* self) {
+  auto& sim = *static_cast<PmemSim*>(self);
+  if (sim.interleave_) sim.interleave_();
+  if (sim.trace_) sim.trace_->add(TraceEvent::Kind::kFenceThreads);
 }
 
 // What lies behind the end of an empty file raises SIGBUS, and not SIGSEGV.

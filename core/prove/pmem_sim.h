@@ -36,6 +36,7 @@ class PmemSim {
  private:
   static void copy(void* self, std::byte* dst, const void* src, size_t len_bytes);
   static void fence(void* self);
+  static void fence_threads(void* self);
   void unmap_poison(uint64_t page);
   static const PersistOps kOps;
 

@@ -48,6 +48,7 @@ namespace {
 std::string missing_fence(const Trace& trace) {
   std::map<uint64_t, uint32_t> pending;  // word, and the thread that stored it
   for (const TraceEvent& event : trace.events()) {
+    if (event.kind == TraceEvent::Kind::kFenceThreads) pending.clear();
     if (event.kind == TraceEvent::Kind::kFence)
       std::erase_if(pending, [&](const auto& word) { return word.second == event.thread; });
     if (event.kind != TraceEvent::Kind::kStore) continue;
@@ -93,7 +94,8 @@ void PowerLoss::walk(size_t from, const Visit& visit) {
   const auto is_point = [&](size_t i) {
     using Kind = TraceEvent::Kind;
     return i == events.size() || events[i].kind == Kind::kFence ||
-           events[i].kind == Kind::kDeviceFlush || events[i].kind == Kind::kMark;
+           events[i].kind == Kind::kFenceThreads || events[i].kind == Kind::kDeviceFlush ||
+           events[i].kind == Kind::kMark;
   };
   size_t points = 0;
   for (size_t i = from; i <= events.size(); i++) points += is_point(i);
@@ -112,7 +114,10 @@ void PowerLoss::walk(size_t from, const Visit& visit) {
         add_store(events[i]);
         break;
       case Kind::kFence:
-        fence(events[i].thread);
+        fence([&](uint32_t thread) { return thread == events[i].thread; });
+        break;
+      case Kind::kFenceThreads:
+        fence([](uint32_t) { return true; });
         break;
       case Kind::kDeviceWrite:
         add_device_write(events[i]);
@@ -147,12 +152,12 @@ void PowerLoss::add_store(const TraceEvent& event) {
 }
 
 // What was stored to a word before what is durable now cannot come back.
-void PowerLoss::fence(uint32_t thread) {
+void PowerLoss::fence(const std::function<bool(uint32_t thread)>& fenced) {
   std::unordered_set<uint64_t> durable;
   std::vector<Word> left;
   for (auto word = words_.rbegin(); word != words_.rend(); ++word) {
     if (durable.contains(word->off / kWordBytes)) continue;
-    if (word->flushed && word->thread == thread) {
+    if (word->flushed && fenced(word->thread)) {
       store_word(*word, &hash_);
       durable.insert(word->off / kWordBytes);
     } else {

@@ -92,7 +92,7 @@ class PowerLoss {
   using Mask = std::vector<bool>;
 
   void add_store(const TraceEvent& event);
-  void fence(uint32_t thread);
+  void fence(const std::function<bool(uint32_t thread)>& fenced);
   void add_device_write(const TraceEvent& event);
   void end_device_write(uint64_t write);
   void begin_device_flush(uint64_t flush);

@@ -93,6 +93,15 @@ TEST_F(PowerLossTest, AFenceIsOfItsThreadAlone) {
   EXPECT_THAT(states(now()), UnorderedElementsAre("020", "120"));
 }
 
+TEST_F(PowerLossTest, AFenceInAllThreadsIsOfAllOfThem) {
+  store(0, 1);
+  std::thread([this] {
+    store(8, 2);
+    trace_.add(Kind::kFenceThreads);
+  }).join();
+  EXPECT_THAT(states(now()), UnorderedElementsAre("120"));
+}
+
 TEST_F(PowerLossTest, WhatIsNotFlushedIsDurableAtNoTime) {
   store(0, 1, Kind::kUnflushed);
   fence();

@@ -10,18 +10,24 @@
 namespace pcache {
 namespace {
 
-class Threads : public ::testing::TestWithParam<bool> {
+// data_crc, and whether stripes lean to a thread from its second write on.
+class Threads : public ::testing::TestWithParam<std::tuple<bool, bool>> {
  protected:
+  void SetUp() override {
+    BiasedMutex::set_first_streak(std::get<1>(GetParam()) ? 0 : UINT32_MAX - 1);
+  }
+  void TearDown() override { BiasedMutex::set_first_streak(BiasedMutex::kFirstStreak); }
   // `first` in a thread of its own, then a FLUSH in this one; and every crash of it.
   void run(const std::function<void(Session&)>& first) {
-    const auto base = make_base("fresh", GetParam());
+    const bool data_crc = std::get<0>(GetParam());
+    const auto base = make_base("fresh", data_crc);
     UndoMemory& memory = base->pmem->memory();
     Trace trace;
     Oracle oracle;
     {
       const auto session =
           Session::attach(*base->pmem, {},
-                          {.trace = &trace, .oracle = &oracle, .data_crc = GetParam()})
+                          {.trace = &trace, .oracle = &oracle, .data_crc = data_crc})
               .take();
       std::thread([&] { first(*session); }).join();
       ASSERT_EQ(session->flush(), 0);
@@ -29,9 +35,13 @@ class Threads : public ::testing::TestWithParam<bool> {
     }
     memory.rollback(0);
     Totals totals;
-    Judge judge(*base, {0, 1, 2, 3, 4, 5, 6, 7}, 1, &totals);
+    std::vector<uint64_t> sectors;
+    for (const uint64_t first : {uint64_t{0}, uint64_t{kRangeBytes - 4096} / kSectorBytes})
+      for (uint64_t i = 0; i < 16; i++) sectors.push_back(first + i);
+    Judge judge(*base, sectors, 1, &totals);
     PowerLoss loss(memory, trace, {}, {});
     EXPECT_NO_THROW(loss.walk(0, [&](const CrashPoint& point) { judge.look(point, oracle); }));
+    EXPECT_EQ(missing_order(trace), "");
     EXPECT_GT(totals.images, 50u);
   }
 };
@@ -40,12 +50,48 @@ TEST_P(Threads, AWriteIsMadeDurableByAnother) {
   run([](Session& session) { EXPECT_EQ(session.write({0, 4096}), 0); });
 }
 
+TEST_P(Threads, AWriteOfSeveralKeysIsMadeDurableByAnother) {
+  run([](Session& session) { EXPECT_EQ(session.write({kRangeBytes - 4096, 8192}), 0); });
+}
+
+// What leans to the first thread is stored without a fence: another one makes it.
+TEST_P(Threads, WritesOfAThreadThatHasTheStripeAreMadeDurableByAnother) {
+  run([](Session& session) {
+    for (uint64_t at : {0, 512, 1024}) EXPECT_EQ(session.write({at, 512}), 0);
+  });
+}
+
+TEST_P(Threads, WritesOfSeveralInOneKsetAreMadeDurableByAnother) {
+  run([](Session& session) {
+    const auto some = [&session] {
+      for (uint64_t at : {0, 512}) EXPECT_EQ(session.write({at, 512}), 0);
+    };
+    some();
+    std::thread(some).join();
+    EXPECT_EQ(session.write({1024, 512}), 0);
+  });
+}
+
+// The thread that fills the kset commits it, with what the other has left in it.
+TEST_P(Threads, AThreadThatFlushesItselfNeedsTheOthersDataToo) {
+  run([](Session& session) {
+    for (uint64_t at : {0, 512}) EXPECT_EQ(session.write({at, 512}), 0);
+    std::thread([&session] {
+      for (uint64_t at : {1024, 1536}) EXPECT_EQ(session.write({at, 512}), 0);
+      EXPECT_EQ(session.write({2048, 512}, PCACHE_REQ_FUA), 0);
+    }).join();
+  });
+}
+
 TEST_P(Threads, AFillIsMadeDurableByAnother) {
   run([](Session& session) { EXPECT_EQ(session.read({0, 4096}, nullptr).error, 0); });
 }
 
-INSTANTIATE_TEST_SUITE_P(Crc, Threads, ::testing::Bool(),
-                         [](const auto& info) { return info.param ? "crc_on" : "crc_off"; });
+INSTANTIATE_TEST_SUITE_P(All, Threads, ::testing::Combine(::testing::Bool(), ::testing::Bool()),
+                         [](const auto& info) {
+                           return std::string(std::get<0>(info.param) ? "crc_on" : "crc_off") +
+                                  (std::get<1>(info.param) ? "_leaning" : "_not_leaning");
+                         });
 
 }  // namespace
 }  // namespace pcache

@@ -37,7 +37,7 @@ struct SharedCounters {
 // What a request was, for its latency. Those that complete at once are timed one in kSampling.
 enum class LatencyClass : uint8_t { kReadHit, kReadMiss, kWrite, kWriteFua, kWriteWaited, kFlush };
 inline constexpr size_t kLatencyClasses = 6;
-inline constexpr uint32_t kSampling = 16;
+inline constexpr uint32_t kSampling = 64;
 
 // Each queue's own; written by its thread, read by anyone.
 struct alignas(64) QueueCounters {
@@ -68,7 +68,7 @@ struct RequestContext {
   const Log& messages;
   bool data_crc = false;
   uint64_t logical_bytes = 0;
-  uint32_t block_bytes = 512;
+  uint32_t block_bytes = 512;  // a power of two
   // With data_crc, extents are kept this short: a read of part of one has to check all of it.
   uint32_t max_extent_bytes = kRangeBytes;
   std::vector<std::unique_ptr<DataHead>> heads;
@@ -91,6 +91,9 @@ struct RequestContext {
     const uint64_t to_boundary = kRangeBytes - off % kRangeBytes;
     uint64_t n = len < to_boundary ? len : to_boundary;
     return static_cast<uint32_t>(n < max_extent_bytes ? n : max_extent_bytes);
+  }
+  bool is_one_key(const Extent& extent) const {
+    return extent.off % kRangeBytes + extent.len <= kRangeBytes && extent.len <= max_extent_bytes;
   }
   media::Key make_key(const Extent& extent, CachePos pos, bool clean, uint32_t crc) const {
     media::Key key{};

@@ -27,12 +27,12 @@ std::vector<CachedPart> store_fill(RequestContext& ctx, DataHead& head, const Fi
   while (todo.len > 0) {
     const auto place = head.allocate(ctx.key_len(todo.off, todo.len));
     if (!place) break;
-    ctx.pmem.store(ctx.segments.media(place->pos), from, place->len);
+    ctx.pmem.store(ctx.segments.media(place.pos), from, place.len);
     parts.push_back(
-        {{todo.off, place->len}, *place, ctx.data_crc ? data_crc32c(from, place->len) : 0});
-    todo.off += place->len;
-    todo.len -= place->len;
-    from += place->len;
+        {{todo.off, place.len}, place, ctx.data_crc ? data_crc32c(from, place.len) : 0});
+    todo.off += place.len;
+    todo.len -= place.len;
+    from += place.len;
   }
   if (!parts.empty()) ctx.pmem.fence();
   if (parts.empty() || todo.len > 0) ctx.counters.fills_uncached.add();
@@ -75,7 +75,7 @@ std::vector<FillJoin> end_fill(RequestContext& ctx, Fill* fill,
   KeyLog::Ticket ticket = 0;
   std::vector<FillJoin> joins;
   {
-    MutexLock lock(stripe.mu);
+    BiasedLock lock(stripe.mu);
     std::vector<Extent> runs;
     for (const CachedPart& part : parts) enter_part(ctx, stripe, *fill, part, &runs, &ticket);
     ctx.index.abandon_fill(fill->extent, fill->token);  // what found no room, or failed

@@ -8,18 +8,31 @@ namespace pcache {
 
 namespace {
 
-bool load_verified(const RequestContext& ctx, const Piece& piece, void* dst) {
-  if (!ctx.pmem.load(dst, ctx.segments.media(piece.pos), piece.extent.len)) return false;
-  if (!ctx.data_crc || hazard(Hazard::kReadsNotVerified)) return true;
-  if (piece.whole_len == piece.extent.len) return data_crc32c(dst, piece.extent.len) == piece.crc;
+// `copy`: of the piece at `pos`, `len_bytes` long; it is a cut of `whole` or all of it.
+struct Whole {
+  CachePos pos;
+  uint32_t len_bytes;
+  uint32_t crc;
+};
+bool verified(const RequestContext& ctx, uint64_t len_bytes, const Whole& whole, const void* copy) {
+  if (hazard(Hazard::kReadsNotVerified)) return true;
+  if (whole.len_bytes == len_bytes) return data_crc32c(copy, len_bytes) == whole.crc;
   if (hazard(Hazard::kCutExtentsNotVerified)) return true;
-  return media_crc(ctx.pmem, ctx.segments, piece.whole_pos, piece.whole_len) == piece.crc;
+  return media_crc(ctx.pmem, ctx.segments, whole.pos, whole.len_bytes) == whole.crc;
 }
 
 }  // namespace
 
+bool page_verified(const RequestContext& ctx, const Index::Page& page, const void* copy) {
+  const CachePos start{page.pos.seg, page.pos.off - page.check.delta_bytes()};
+  return verified(ctx, kPageBytes, {start, page.check.len_bytes(), page.check.crc()}, copy);
+}
+
 HitResult copy_hit(const RequestContext& ctx, const Piece& piece, uint64_t gen, void* dst) {
-  const bool good = load_verified(ctx, piece, dst);
+  const uint64_t len_bytes = piece.extent.len;
+  const bool good = ctx.pmem.load(dst, ctx.segments.media(piece.pos), len_bytes) &&
+                    (!ctx.data_crc ||
+                     verified(ctx, len_bytes, {piece.whole_pos, piece.whole_len, piece.crc}, dst));
   // The copy must be over before the generation is looked at again.
   std::atomic_signal_fence(std::memory_order_seq_cst);
   if (ctx.segments.generation(piece.pos.seg) != gen) return HitResult::kGone;

@@ -103,35 +103,55 @@ int Queue::check(const pcache_request& request) const {
   if (request.flags & ~(PCACHE_REQ_FUA | PCACHE_REQ_PREFLUSH)) return -EINVAL;
   if (request.op == PCACHE_OP_FLUSH) return 0;
   if (request.buf == nullptr || request.len == 0) return -EINVAL;
-  if (request.off % ctx_.block_bytes != 0 || request.len % ctx_.block_bytes != 0) return -EINVAL;
+  if (((request.off | request.len) & (ctx_.block_bytes - 1)) != 0) return -EINVAL;
   if (request.off > ctx_.logical_bytes || request.len > ctx_.logical_bytes - request.off)
     return -ENXIO;
   return 0;
 }
 
+// What most writes are: done at once, with nothing before and nothing behind it.
+inline int Queue::start_plain_write(pcache_request* request) {
+  WriteProgress progress;
+  if (in_flight_ < depth_ && ctx_.deferred.empty() && ctx_.pace.take(request->len)) [[likely]] {
+    progress.admitted = true;
+    const uint64_t since_ns = now_if(sampled(&writes_seen_));
+    if (write_data(ctx_, head_, {request->off, request->len},
+                   static_cast<const std::byte*>(request->buf), &progress.done_bytes) == 0)
+        [[likely]] {
+      counters_.writes.add_alone();
+      counters_.write_bytes.add_alone(request->len);
+      if (since_ns) note_latency(LatencyClass::kWrite, since_ns);
+      return 1;
+    }
+  }
+  return start_write(request, progress);
+}
+
 int Queue::submit(pcache_request* request) {
   request->result = check(*request);
-  if (request->result) {
+  if (request->result) [[unlikely]] {
     counters_.errors.add_alone();
     return 1;
   }
   if (request->op == PCACHE_OP_READ) {
-    if (in_flight_ >= depth_) return -EAGAIN;
+    if (in_flight_ >= depth_) [[unlikely]]
+      return -EAGAIN;
     return start_read(request);
   }
-  return start_write(request);
+  if (request->op == PCACHE_OP_WRITE && request->flags == 0) return start_plain_write(request);
+  return start_write(request, {});
 }
 
-int Queue::start_write(pcache_request* request) {
+int Queue::start_write(pcache_request* request, WriteProgress progress) {
   const bool is_flush = request->op == PCACHE_OP_FLUSH;
   const bool fua = !is_flush && request->flags & PCACHE_REQ_FUA;
   // First of all: a write that is refused has changed nothing.
   if (!is_flush && in_flight_ >= depth_) return -EAGAIN;
   const uint64_t since_ns = now_if(is_flush || fua || sampled(&writes_seen_));
-  WriteProgress progress;
   int result = -ENOSPC;
   // A write waits its turn; a flush covers what is complete already, and waits for nobody.
-  progress.admitted = is_flush || (ctx_.deferred.empty() && ctx_.pace.take(request->len));
+  if (!progress.admitted)
+    progress.admitted = is_flush || (ctx_.deferred.empty() && ctx_.pace.take(request->len));
   if (progress.admitted) result = write_request(ctx_, head_, *request, &progress);
   const bool waits = result == -ENOSPC;
   if (waits && in_flight_ >= depth_) return -EAGAIN;  // a flush: it can be done again
@@ -166,6 +186,12 @@ bool Queue::start_read(pcache_request* request) {
   counters_.reads.add_alone();
   counters_.read_bytes.add_alone(request->len);
   const uint64_t since_ns = now_if(sampled(&reads_seen_));
+  if (request->len == kPageBytes && request->off % kPageBytes == 0 &&
+      read_path_.copy_page_hit(request->off, static_cast<std::byte*>(request->buf))) [[likely]] {
+    counters_.read_hits.add_alone();
+    if (since_ns) note_latency(LatencyClass::kReadHit, since_ns);
+    return true;
+  }
   const auto started = read_path_.start(request);
   if (!started.pending) {
     (started.error ? counters_.errors : counters_.read_hits).add_alone();

@@ -65,7 +65,8 @@ class Queue {
         std::unique_ptr<BlockQueue> device, int wake_fd);
   int check(const pcache_request& request) const;
   bool start_read(pcache_request* request);
-  int start_write(pcache_request* request);
+  int start_plain_write(pcache_request* request);
+  int start_write(pcache_request* request, WriteProgress progress);
   static bool sampled(uint32_t* seen) { return ++*seen % kSampling == 0; }
   void note_latency(LatencyClass what, uint64_t since_ns);
   uint32_t take_done(pcache_request** done, uint32_t max) EXCLUDES(done_mu_);

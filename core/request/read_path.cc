@@ -5,7 +5,6 @@
 #include <cstring>
 
 #include "request/fill.h"
-#include "request/hit.h"
 #include "request/queue.h"
 
 namespace pcache {
@@ -49,6 +48,8 @@ int ReadPath::copy_hits(Extent todo, std::byte* dst, uint64_t* covered) {
     uint64_t gens[kPieces];
     Index::Snapshot snapshot;
     const size_t n = ctx_.index.lookup(todo, pieces, &snapshot);
+    // Data that the range's own thread has stored without a fence.
+    ctx_.stripes.of(todo.off).mu.settle();
     size_t hits = 0;
     for (; hits < n && pieces[hits].kind == Piece::Kind::kHit; hits++)
       gens[hits] = ctx_.segments.generation(pieces[hits].pos.seg);
@@ -84,7 +85,7 @@ int ReadPath::handle_bad(const Piece& piece) {
     return EIO;
   }
   Stripe& stripe = ctx_.stripes.of(piece.extent.off);
-  MutexLock lock(stripe.mu);
+  BiasedLock lock(stripe.mu);
   if (ctx_.index.remove(piece.extent, piece.pos) > 0) ctx_.counters.clean_dropped.add();
   return 0;
 }
@@ -98,7 +99,7 @@ int ReadPath::fetch(Extent todo, std::byte* dst, uint64_t* covered) {
   Stripe& stripe = ctx_.stripes.of(todo.off);
   Fill* fill = nullptr;
   {
-    MutexLock lock(stripe.mu);
+    BiasedLock lock(stripe.mu);
     Piece piece;
     Index::Snapshot snapshot;
     ctx_.index.lookup(todo, {&piece, 1}, &snapshot);

@@ -17,6 +17,7 @@
 
 #include "pcache.h"
 #include "request/context.h"
+#include "request/hit.h"
 
 namespace pcache {
 
@@ -44,6 +45,18 @@ class ReadPath {
     PendingRequest* pending = nullptr;  // gaps are under way in it; nullptr: the read is complete
   };
   Started start(pcache_request* request);
+  // The whole of start() for a page that is cached in one piece, as most are; false: nothing is
+  // done yet, start() will see to it.
+  bool copy_page_hit(uint64_t off, std::byte* dst) {
+    Index::Page page;
+    Index::Snapshot snapshot;
+    if (!ctx_.index.find_page(off, &page, &snapshot)) [[unlikely]]
+      return false;
+    ctx_.pmem.prefetch(ctx_.segments.media(page.pos));
+    ctx_.stripes.of(off).mu.settle();
+    const uint64_t gen = ctx_.segments.generation(page.pos.seg);
+    return ctx_.index.still_valid(snapshot) && copy_page(ctx_, page, gen, dst) == HitResult::kOk;
+  }
 
  private:
   // Copies the hits at the front of `todo`; stops at the first gap. Returns the bytes covered.

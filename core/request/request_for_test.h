@@ -145,7 +145,7 @@ class RequestTest : public ::testing::Test {
   // As writeback and reclaim do it.
   void forget(const Extent& extent) {
     const Piece piece = lookup(extent);
-    MutexLock lock(ctx_->stripes.of(extent.off).mu);
+    BiasedLock lock(ctx_->stripes.of(extent.off).mu);
     index_->mark_clean(extent, piece.pos);
     EXPECT_EQ(index_->remove(extent, piece.pos), extent.len);
   }

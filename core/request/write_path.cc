@@ -2,6 +2,7 @@
 #include "request/write_path.h"
 
 #include <algorithm>
+#include <array>
 
 #include "base/mutants.h"
 
@@ -9,91 +10,105 @@ namespace pcache {
 
 namespace {
 
+// A piece of a write that one key names.
 struct Part {
   Extent extent;
   Place place;
-  uint32_t crc = 0;
+  uint32_t crc;
 };
+constexpr size_t kParts = 16;  // stored under one fence
 
-size_t store_parts(RequestContext& ctx, DataHead& head, Extent todo, const std::byte* buf,
-                   std::span<Part> parts) {
-  size_t n = 0;
-  if (hazard(Hazard::kTrimmedTooEarly)) {
-    MutexLock lock(ctx.stripes.of(todo.off).mu);
-    (void)ctx.index.erase({todo.off, ctx.key_len(todo.off, todo.len)});
-  }
-  while (todo.len > 0 && n < parts.size()) {
-    const auto place = head.allocate(ctx.key_len(todo.off, todo.len));
-    if (!place) break;
-    Part& part = parts[n++];
-    part.extent = Extent{todo.off, place->len};
-    part.place = *place;
-    part.crc = ctx.data_crc ? data_crc32c(buf, place->len) : 0;
-    ctx.pmem.store(ctx.segments.media(place->pos), buf, place->len);
-    todo.off += place->len;
-    todo.len -= place->len;
-    buf += place->len;
-  }
-  return n;
+Part store_part(RequestContext& ctx, const Extent& extent, const Place& place,
+                const std::byte* from) {
+  ctx.pmem.store(ctx.segments.media(place.pos), from, place.len);
+  return {{extent.off, place.len}, place, ctx.data_crc ? data_crc32c(from, place.len) : 0};
 }
 
-// Enters one part; the reference of its place goes over to the key, or back.
-int enter(RequestContext& ctx, Stripe& stripe, const Part& part, KeyLog::Ticket* ticket)
-    REQUIRES(stripe.mu) {
+// Into the index and the open kset; the reference of its place goes over to the key. False: no
+// memory, nothing is changed.
+bool enter(RequestContext& ctx, Stripe& stripe, const Part& part, bool fenced,
+           KeyLog::Ticket* ticket) REQUIRES(stripe.mu) {
   ctx.stripes.prepare(stripe);  // what is in the index must have its key
-  if (!ctx.index.insert(part.extent, Location{part.place.pos, false, part.crc})) return -ENOMEM;
-  const auto key = ctx.make_key(part.extent, part.place.pos, false, part.crc);
-  if (const auto t = ctx.stripes.append(stripe, key)) *ticket = t;
-  return 0;
+  if (!ctx.index.insert(part.extent, Location{part.place.pos, false, part.crc})) [[unlikely]]
+    return false;
+  if (!fenced) ctx.stripes.leave_unfenced(stripe);
+  const auto full = ctx.stripes.append_made(
+      stripe, [&] { return ctx.make_key(part.extent, part.place.pos, false, part.crc); });
+  if (full != 0) [[unlikely]]
+    *ticket = full;
+  return true;
+}
+
+// Makes durable what has become full. A full log is no error of a plain write: the ksets stay
+// queued, and whoever has to make them durable commits again.
+void commit_full(RequestContext& ctx, KeyLog::Ticket ticket) {
+  if (ticket == 0) [[likely]]
+    return;
+  const Status committed = ctx.log.commit(ticket);
+  (void)committed;
 }
 
 int enter_parts(RequestContext& ctx, std::span<const Part> parts) {
+  bool fenced = false;
+  const auto fence = [&] {
+    if (!fenced) ctx.pmem.fence();
+    fenced = true;
+  };
   KeyLog::Ticket ticket = 0;
-  int result = 0;
-  size_t i = 0;
-  while (i < parts.size() && result == 0) {
-    Stripe& stripe = ctx.stripes.of(parts[i].extent.off);
-    MutexLock lock(stripe.mu);
-    while (i < parts.size() && &ctx.stripes.of(parts[i].extent.off) == &stripe &&
-           (result = enter(ctx, stripe, parts[i], &ticket)) == 0)
-      i++;
+  size_t n = 0;
+  bool entered = true;
+  while (n < parts.size() && entered) {
+    Stripe& stripe = ctx.stripes.of(parts[n].extent.off);
+    BiasedLock lock(stripe.mu, fence);
+    while (n < parts.size() && &ctx.stripes.of(parts[n].extent.off) == &stripe &&
+           (entered = enter(ctx, stripe, parts[n], fenced, &ticket)))
+      n++;
   }
-  for (; i < parts.size(); i++) ctx.segments.drop_refs(parts[i].place.pos.seg);
-  if (ticket) {
-    // A full log is no error of a plain write: the ksets stay queued, and whoever has to make them
-    // durable commits again.
-    const Status committed = ctx.log.commit(ticket);
-    (void)committed;
-  }
-  return result;
+  for (; n < parts.size(); n++) ctx.segments.drop_refs(parts[n].place.pos.seg);
+  commit_full(ctx, ticket);
+  return entered ? 0 : -ENOMEM;
 }
 
-// Stores up to `kParts` parts under one fence, then enters them, until all is done.
-template <size_t kParts>
-int write_by(RequestContext& ctx, DataHead& head, Extent todo, const std::byte* from,
-             uint64_t* done_bytes) {
+// A write of one key; all of enter_parts() that it needs.
+inline int enter_part(RequestContext& ctx, const Part& part) {
+  KeyLog::Ticket ticket = 0;
+  bool fenced = false, entered;
+  {
+    Stripe& stripe = ctx.stripes.of(part.extent.off);
+    BiasedLock lock(stripe.mu, [&] {
+      ctx.pmem.fence();
+      fenced = true;
+    });
+    entered = enter(ctx, stripe, part, fenced, &ticket);
+  }
+  if (!entered) [[unlikely]]
+    ctx.segments.drop_refs(part.place.pos.seg);
+  commit_full(ctx, ticket);
+  return entered ? 0 : -ENOMEM;
+}
+
+// As many parts as fit are stored, then entered, until all is done.
+int write_in_parts(RequestContext& ctx, DataHead& head, Extent todo, const std::byte* from,
+                   uint64_t* done_bytes) {
   while (todo.len > 0) {
-    Part parts[kParts];
-    const size_t n = store_parts(ctx, head, todo, from, parts);
+    std::array<Part, kParts> parts;
+    size_t n = 0;
+    uint64_t stored = 0;
+    while (stored < todo.len && n < kParts) {
+      const Extent rest{todo.off + stored, todo.len - stored};
+      const Place place = head.allocate(ctx.key_len(rest.off, rest.len));
+      if (!place) break;
+      parts[n++] = store_part(ctx, rest, place, from + stored);
+      stored += place.len;
+    }
     if (n == 0) return -ENOSPC;
-    ctx.pmem.fence();
-    if (const int result = enter_parts(ctx, {parts, n})) return result;
-    const uint64_t done = parts[n - 1].extent.end() - todo.off;
-    todo.off += done;
-    todo.len -= done;
-    from += done;
-    *done_bytes += done;
+    if (const int result = enter_parts(ctx, {parts.data(), n})) return result;
+    todo.off += stored;
+    todo.len -= stored;
+    from += stored;
+    *done_bytes += stored;
   }
   return 0;
-}
-
-int write_data(RequestContext& ctx, DataHead& head, const pcache_request& request,
-               uint64_t* done_bytes) {
-  const Extent todo{request.off + *done_bytes, request.len - *done_bytes};
-  auto* from = static_cast<const std::byte*>(request.buf) + *done_bytes;
-  // A small write should not pay for initialising what a large one needs.
-  if (todo.len <= 2 * kCrcExtentBytes) return write_by<4>(ctx, head, todo, from, done_bytes);
-  return write_by<64>(ctx, head, todo, from, done_bytes);
 }
 
 int flush(RequestContext& ctx) {
@@ -102,6 +117,28 @@ int flush(RequestContext& ctx) {
 }
 
 }  // namespace
+
+int write_data(RequestContext& ctx, DataHead& head, Extent todo, const std::byte* from,
+               uint64_t* done_bytes) {
+  if (hazard(Hazard::kTrimmedTooEarly)) {
+    BiasedLock lock(ctx.stripes.of(todo.off).mu);
+    (void)ctx.index.erase({todo.off, ctx.key_len(todo.off, todo.len)});
+  }
+  ctx.index.prefetch(todo.off);  // is there by the time the data is stored
+  if (!ctx.is_one_key(todo)) return write_in_parts(ctx, head, todo, from, done_bytes);
+  // One key, as most writes are, unless it meets a segment's end.
+  const Place place = head.allocate(static_cast<uint32_t>(todo.len));
+  if (!place) [[unlikely]]
+    return -ENOSPC;
+  const Part part = store_part(ctx, todo, place, from);
+  if (const int result = enter_part(ctx, part)) [[unlikely]]
+    return result;
+  *done_bytes += place.len;
+  if (place.len == todo.len) [[likely]]
+    return 0;
+  return write_in_parts(ctx, head, {todo.off + place.len, todo.len - place.len}, from + place.len,
+                        done_bytes);
+}
 
 int write_request(RequestContext& ctx, DataHead& head, const pcache_request& request,
                   WriteProgress* progress) {
@@ -112,8 +149,11 @@ int write_request(RequestContext& ctx, DataHead& head, const pcache_request& req
     progress->flushed_before = true;
     if (hazard(Hazard::kPreflushDropsData)) return 0;
   }
-  if (progress->done_bytes < request.len)
-    if (const int result = write_data(ctx, head, request, &progress->done_bytes)) return result;
+  if (const uint64_t done = progress->done_bytes; done < request.len) {
+    auto* from = static_cast<const std::byte*>(request.buf) + done;
+    const Extent todo{request.off + done, request.len - done};
+    if (const int result = write_data(ctx, head, todo, from, &progress->done_bytes)) return result;
+  }
   if (hazard(Hazard::kFuaForgotten)) return 0;
   return request.flags & PCACHE_REQ_FUA ? flush(ctx) : 0;
 }

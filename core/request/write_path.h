@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The write path: data into places of a data head, fence, then index and open kset.
+// The write path: data into places of a data head, then index and open kset. The data is fenced
+// before that, unless its stripe leans to this thread; then with the kset, or when another thread
+// comes (stripes.h).
 //
 // What a crash at each step leaves: until the kset that names it is committed, a write has not
 // happened (the places belong to no key and are free at the next attach). Extents of one write
@@ -9,6 +11,11 @@
 #include "request/context.h"
 
 namespace pcache {
+
+// The data of a write: stored and entered; every later read sees it. 0 or a negative errno, with
+// what is done added to `done_bytes` in any case.
+int write_data(RequestContext& ctx, DataHead& head, Extent todo, const std::byte* from,
+               uint64_t* done_bytes);
 
 // Runs a WRITE (with its PREFLUSH and FUA, hazard 6) or FLUSH that was checked, from where
 // `progress` says. Returns 0 or a negative errno; then any part of the range may have been written.

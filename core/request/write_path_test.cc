@@ -159,7 +159,7 @@ TEST_F(WritePath, NoLockIsHeldWhileDataIsStored) {
     if (len_bytes < kPageBytes) return;  // a kset
     data_bytes += len_bytes;
     for (uint64_t range = 0; range < stripes_->count(); range++) {
-      Mutex& mu = stripes_->of(range * kRangeBytes).mu;
+      BiasedMutex& mu = stripes_->of(range * kRangeBytes).mu;
       const bool free = mu.try_lock();
       EXPECT_TRUE(free);
       if (free) mu.unlock();

@@ -1,33 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "segment/data_head.h"
 
-#include <algorithm>
-
 namespace pcache {
 
 DataHead::~DataHead() {
-  MutexLock lock(mu_);
-  if (seg_) segments_.finish_filling(*seg_, keys_);
+  BiasedLock lock(mu_);
+  if (filling_) segments_.finish_filling(next_.seg, keys_);
 }
 
-std::optional<Place> DataHead::allocate(uint32_t len_bytes) {
-  PCACHE_DCHECK(len_bytes > 0 && len_bytes % kSectorBytes == 0);
-  MutexLock lock(mu_);
-  if (seg_ && off_ == media::kSegDataBytes) {
-    segments_.finish_filling(*seg_, keys_);
-    seg_.reset();
-  }
-  if (!seg_) {
-    seg_ = segments_.take_for_data();
-    if (!seg_) return std::nullopt;
-    off_ = 0;
-    keys_ = 0;
-  }
-  const uint32_t len = std::min(len_bytes, media::kSegDataBytes - off_);
-  const Place place{CachePos{*seg_, off_}, len};
-  off_ += len;
-  keys_++;
-  return place;
+// At a segment's end what is left of it, if anything; then the next one. False: none is free.
+bool DataHead::make_room() {
+  if (left_ > 0) return true;
+  if (filling_) segments_.finish_filling(next_.seg, keys_);
+  const auto seg = segments_.take_for_data();
+  filling_ = seg.has_value();
+  if (!filling_) return false;
+  next_ = CachePos{*seg, 0};
+  left_ = media::kSegDataBytes;
+  keys_ = 0;
+  return true;
 }
 
 }  // namespace pcache

@@ -9,16 +9,16 @@
 // Any thread.
 #pragma once
 
-#include <optional>
-
-#include "base/mutex.h"
+#include "base/biased_mutex.h"
 #include "segment/segment_table.h"
 
 namespace pcache {
 
+// len 0: none.
 struct Place {
   CachePos pos;
   uint32_t len = 0;
+  explicit operator bool() const { return len != 0; }
 };
 
 class DataHead {
@@ -26,14 +26,27 @@ class DataHead {
   explicit DataHead(SegmentTable& segments) : segments_(segments) {}
   ~DataHead();
 
-  // Up to `len_bytes` (a multiple of 512), fewer at a segment's end. Nothing: no segment is free.
-  std::optional<Place> allocate(uint32_t len_bytes);
+  // Up to `len_bytes` (a multiple of 512), fewer at a segment's end. None: no segment is free.
+  Place allocate(uint32_t len_bytes) EXCLUDES(mu_) {
+    PCACHE_DCHECK(len_bytes > 0 && len_bytes % kSectorBytes == 0);
+    BiasedLock lock(mu_);
+    if (len_bytes > left_ && !make_room()) [[unlikely]]
+      return {};
+    const Place place{next_, len_bytes < left_ ? len_bytes : left_};
+    next_.off += place.len;
+    left_ -= place.len;
+    keys_++;
+    return place;
+  }
 
  private:
+  bool make_room() REQUIRES(mu_);
+
   SegmentTable& segments_;
-  Mutex mu_;
-  std::optional<SegId> seg_ GUARDED_BY(mu_);
-  uint32_t off_ GUARDED_BY(mu_) = 0;
+  BiasedMutex mu_;  // a head is mostly one queue's
+  CachePos next_ GUARDED_BY(mu_);
+  uint32_t left_ GUARDED_BY(mu_) = 0;  // behind next_, in its segment
+  bool filling_ GUARDED_BY(mu_) = false;
   int64_t keys_ GUARDED_BY(mu_) = 0;
 };
 

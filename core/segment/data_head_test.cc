@@ -24,8 +24,8 @@ TEST_F(Heads, HandsOutFrontToBack) {
   for (const uint32_t len : {512u, 4096u, 1u << 20, 512u}) {
     const auto place = head.allocate(len);
     ASSERT_TRUE(place);
-    EXPECT_EQ(place->pos, (CachePos{SegId{0}, off}));
-    EXPECT_EQ(place->len, len);
+    EXPECT_EQ(place.pos, (CachePos{SegId{0}, off}));
+    EXPECT_EQ(place.len, len);
     off += len;
   }
 }
@@ -33,12 +33,12 @@ TEST_F(Heads, HandsOutFrontToBack) {
 TEST_F(Heads, CutsAtTheSegmentsEndAndGoesOnInAnother) {
   DataHead head(*table_);
   constexpr uint32_t kRest = 1024;
-  ASSERT_EQ(head.allocate(media::kSegDataBytes - kRest)->len, media::kSegDataBytes - kRest);
+  ASSERT_EQ(head.allocate(media::kSegDataBytes - kRest).len, media::kSegDataBytes - kRest);
   const auto cut = head.allocate(4096);
   ASSERT_TRUE(cut);
-  EXPECT_EQ(cut->pos, (CachePos{SegId{0}, media::kSegDataBytes - kRest}));
-  EXPECT_EQ(cut->len, kRest);
-  EXPECT_EQ(head.allocate(512)->pos, (CachePos{SegId{1}, 0}));
+  EXPECT_EQ(cut.pos, (CachePos{SegId{0}, media::kSegDataBytes - kRest}));
+  EXPECT_EQ(cut.len, kRest);
+  EXPECT_EQ(head.allocate(512).pos, (CachePos{SegId{1}, 0}));
 }
 
 TEST_F(Heads, NothingWhenOnlyTheLogsReserveIsLeft) {
@@ -49,7 +49,7 @@ TEST_F(Heads, NothingWhenOnlyTheLogsReserveIsLeft) {
   table_->drop_refs(SegId{1});  // its one key goes
   const auto place = head.allocate(512);
   ASSERT_TRUE(place);
-  EXPECT_EQ(place->pos, (CachePos{SegId{3}, 0}));
+  EXPECT_EQ(place.pos, (CachePos{SegId{3}, 0}));
 }
 
 TEST_F(Heads, EachPlaceIsOneReference) {
@@ -88,7 +88,7 @@ TEST_F(Heads, ThreadsNeverGetTheSamePlace) {
   std::set<CachePos> places;
   const auto work = [&](DataHead& head) {
     std::vector<CachePos> mine;
-    while (const auto place = head.allocate(64 << 10)) mine.push_back(place->pos);
+    while (const auto place = head.allocate(64 << 10)) mine.push_back(place.pos);
     std::lock_guard lock(mu);
     for (const CachePos& pos : mine) EXPECT_TRUE(places.insert(pos).second);
   };

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "stripe/stripes.h"
 
+#include <bit>
+
 namespace pcache {
 
 FillToken FillTable::add(Fill* fill) {
@@ -32,26 +34,37 @@ void FillTable::remove(FillToken token) {
 }
 
 Stripes::Stripes(uint32_t count, KeyLog& log)
-    : mask_(count - 1), stripes_(std::make_unique<Stripe[]>(count)), log_(log) {
+    : mask_(count - 1),
+      stripes_(std::make_unique<Stripe[]>(count)),
+      open_map_(std::make_unique<std::atomic<uint64_t>[]>((count + kMapBits - 1) / kMapBits)),
+      log_(log) {
   PCACHE_CHECK(count > 0 && (count & (count - 1)) == 0);
 }
 
-void Stripes::prepare(Stripe& stripe) {
-  if (stripe.kset) return;
+void Stripes::open(Stripe& stripe) {
   stripe.kset = log_.get_buffer();
-  stripe.seen_by_closer = false;
+  stripe.kset_number.store(stripe.kset_number.load(std::memory_order_relaxed) + 1,
+                           std::memory_order_release);
 }
 
-KeyLog::Ticket Stripes::append(Stripe& stripe, const media::Key& key) {
-  prepare(stripe);
-  KsetBuffer& kset = *stripe.kset;
-  kset.keys[kset.n++] = key;
-  stripe.open_keys.store(kset.n, std::memory_order_release);
-  return kset.full() ? seal(stripe) : 0;
+void Stripes::mark_open(const Stripe& stripe) {
+  const auto i = static_cast<uint32_t>(&stripe - stripes_.get());
+  open_map_[i / kMapBits].fetch_or(1ull << i % kMapBits, std::memory_order_acq_rel);
+}
+
+template <typename Visit>
+void Stripes::each_open(Visit visit) {
+  for (uint32_t base = 0; base < count(); base += kMapBits)
+    for (uint64_t map = open_map_[base / kMapBits].load(std::memory_order_acquire); map != 0;
+         map &= map - 1)
+      visit(stripes_[base + static_cast<uint32_t>(std::countr_zero(map))]);
 }
 
 KeyLog::Ticket Stripes::seal(Stripe& stripe) {
   const KeyLog::Ticket ticket = log_.seal(stripe.kset);
+  // Behind the ticket: a flush that passes this stripe by waits for what it finds sealed.
+  const auto i = static_cast<uint32_t>(&stripe - stripes_.get());
+  open_map_[i / kMapBits].fetch_and(~(1ull << i % kMapBits), std::memory_order_acq_rel);
   stripe.kset = nullptr;
   stripe.open_keys.store(0, std::memory_order_release);
   return ticket;
@@ -64,26 +77,24 @@ Status Stripes::flush() {
 }
 
 Status Stripes::close_all() {
-  for (uint32_t i = 0; i < count(); i++) {
-    Stripe& stripe = stripes_[i];
-    if (stripe.open_keys.load(std::memory_order_acquire) == 0) continue;
-    MutexLock lock(stripe.mu);
+  each_open([this](Stripe& stripe) {
+    BiasedLock lock(stripe.mu);
     if (stripe.kset && stripe.kset->n > 0) seal(stripe);
-  }
+  });
   return log_.commit(log_.last_sealed());
 }
 
 Status Stripes::close_old() {
-  for (uint32_t i = 0; i < count(); i++) {
-    Stripe& stripe = stripes_[i];
-    if (stripe.open_keys.load(std::memory_order_acquire) == 0) continue;
-    MutexLock lock(stripe.mu);
-    if (!stripe.kset || stripe.kset->n == 0) continue;
-    if (stripe.seen_by_closer)
+  each_open([this](Stripe& stripe) {
+    // Without the lock first: a stripe that fills its ksets needs nobody to close them, and taking
+    // the lock from the thread that has it to itself costs that one more than us.
+    const uint32_t number = stripe.kset_number.load(std::memory_order_acquire);
+    if (stripe.seen_by_closer.exchange(number, std::memory_order_relaxed) != number) return;
+    BiasedLock lock(stripe.mu);
+    if (stripe.kset && stripe.kset->n > 0 &&
+        stripe.kset_number.load(std::memory_order_relaxed) == number)
       seal(stripe);
-    else
-      stripe.seen_by_closer = true;
-  }
+  });
   // Also what an earlier commit found no room for.
   return log_.commit(log_.last_sealed());
 }

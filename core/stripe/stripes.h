@@ -5,10 +5,12 @@
 // Invariants
 // - A key enters the open kset in the same critical section that enters its extent into the index,
 //   so index order, kset order and log order agree for overlapping extents.
-// - The data of a key in an open kset is durable (its writer has fenced it) before the key is
-//   added.
+// - The data of a key in an open kset is stored before the key is added, and its writer has fenced
+//   it, or the kset says that it has not (leave_unfenced(), see KeyLog).
 // - A range always belongs to the same stripe, so its keys reach the log in order.
 // - No lock is held while user data is copied.
+// - A stripe's lock leans towards the thread that has it to itself (BiasedMutex). A reader without
+//   the lock settles it before it follows what it has found in the index.
 // Locks: a stripe's lock comes before the log's; two stripe locks are never held together.
 #pragma once
 
@@ -16,7 +18,7 @@
 #include <memory>
 #include <vector>
 
-#include "base/mutex.h"
+#include "base/biased_mutex.h"
 #include "index/index.h"
 #include "keylog/key_log.h"
 
@@ -44,11 +46,12 @@ class FillTable {
 };
 
 struct alignas(128) Stripe {
-  Mutex mu;
-  KsetBuffer* kset GUARDED_BY(mu) = nullptr;
-  // Keys in the open kset; written under mu, read without it to pass empty stripes by.
+  BiasedMutex mu;  // a line of its own: readers look at it
+  alignas(64) KsetBuffer* kset GUARDED_BY(mu) = nullptr;
+  // Keys in the open kset, and which one it is; written under mu, read without it.
   std::atomic<uint32_t> open_keys{0};
-  bool seen_by_closer GUARDED_BY(mu) = false;  // the open kset has stood through one tick
+  std::atomic<uint32_t> kset_number{0};
+  std::atomic<uint32_t> seen_by_closer{0};  // the kset that was open at the closer's last tick
   FillTable fills GUARDED_BY(mu);
 };
 
@@ -60,26 +63,63 @@ class Stripes {
   Stripe& of(uint64_t logical_off) { return stripes_[range_of(logical_off) & mask_]; }
 
   // Makes sure that the next append() needs no memory.
-  void prepare(Stripe& stripe) REQUIRES(stripe.mu);
+  void prepare(Stripe& stripe) REQUIRES(stripe.mu) {
+    if (stripe.kset == nullptr) [[unlikely]]
+      open(stripe);
+  }
+  // This thread has not fenced the data of the key that it appends next. After prepare().
+  void leave_unfenced(Stripe& stripe) REQUIRES(stripe.mu) {
+    ThreadSerial& by = stripe.kset->unfenced_by;
+    const ThreadSerial me = this_thread_serial();
+    if (by != me) [[unlikely]]
+      by = by == KsetBuffer::kNobody ? me : KsetBuffer::kSeveral;
+  }
   // Adds a key to the stripe's open kset. Returns 0, or the ticket of the kset that this filled,
   // which the caller commits after it has dropped the lock.
-  KeyLog::Ticket append(Stripe& stripe, const media::Key& key) REQUIRES(stripe.mu);
+  KeyLog::Ticket append(Stripe& stripe, const media::Key& key) REQUIRES(stripe.mu) {
+    return append_made(stripe, [&key] { return key; });
+  }
+  // The same with the key that `make` returns, made where it is kept.
+  template <typename Make>
+  KeyLog::Ticket append_made(Stripe& stripe, Make make) REQUIRES(stripe.mu);
 
   // Closes every open kset and makes all that was appended before durable.
   Status close_all();
   // The same for a barrier of the user's: what was appended before belongs to an earlier epoch than
   // what is appended after.
   Status flush();
-  // One tick of the closer: a kset that was open at the tick before is closed.
+  // One tick of the closer, one thread's: a kset that was open at the tick before is closed.
   Status close_old();
   uint64_t open_keys() const;
 
  private:
+  static constexpr uint32_t kMapBits = 64;
+  void open(Stripe& stripe) REQUIRES(stripe.mu);
+  void mark_open(const Stripe& stripe);
   KeyLog::Ticket seal(Stripe& stripe) REQUIRES(stripe.mu);
+  // Calls `visit` with each stripe that has keys in its open kset.
+  template <typename Visit>
+  void each_open(Visit visit);
 
   const uint32_t mask_;
   std::unique_ptr<Stripe[]> stripes_;
+  // A bit for each stripe: it has an open kset with keys. Set and cleared under its lock, once for
+  // each kset; a flush looks here and not at all stripes.
+  std::unique_ptr<std::atomic<uint64_t>[]> open_map_;
   KeyLog& log_;
 };
+
+template <typename Make>
+KeyLog::Ticket Stripes::append_made(Stripe& stripe, Make make) {
+  prepare(stripe);
+  KsetBuffer& kset = *stripe.kset;
+  ::new (&kset.keys[kset.n]) media::Key(make());
+  const uint32_t n = ++kset.n;
+  stripe.open_keys.store(n, std::memory_order_release);
+  if (n % media::kKeysPerKset > 1) [[likely]]  // not the first, and not the last
+    return 0;
+  if (n == 1) mark_open(stripe);
+  return kset.full() ? seal(stripe) : 0;
+}
 
 }  // namespace pcache

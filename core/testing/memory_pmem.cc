@@ -24,7 +24,7 @@ std::byte* map_base(int fd, uint64_t size_bytes) {
 }  // namespace
 
 const PersistOps MemoryPmem::kOps = {"memory", &MemoryPmem::copy, &MemoryPmem::fence,
-                                     [] { return true; }};
+                                     [] { return true; }, &MemoryPmem::fence};
 
 MemoryPmem::MemoryPmem(uint64_t size_bytes) : MemoryPmem(size_bytes, make_base(size_bytes)) {}
 
