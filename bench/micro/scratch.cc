@@ -35,6 +35,9 @@ struct Counter {
   static void flush(std::byte*) {
     t_issued.flushes++;
   }
+  static void stream_words(std::byte* dst, const std::byte* src, size_t words) {
+    memcpy(dst, src, words * kWordBytes);
+  }
   template <Stream>
   static void stream(std::byte* dst, const std::byte* src, size_t lines) {
     memcpy(dst, src, lines * kLineBytes);

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "base/biased_mutex.h"
 
-#include <sched.h>
+#include <time.h>
 
 #include <algorithm>
+#include <new>
 
 #include "base/process_barrier.h"
 
@@ -44,11 +45,13 @@ class Registration {
       record_ = g_free_records;
       if (record_) g_free_records = record_->next;
     }
-    if (!record_) record_ = new Record;
+    if (!record_) record_ = new (std::nothrow) Record;
+    if (!record_) return;  // without memory nothing leans to it
     record_->serial = next_serial();
     t_record = record_;
   }
   ~Registration() {
+    if (!record_) return;
     t_record = &g_nobody;  // what is locked from here on is locked in the ordinary way
     MutexLock lock(g_records_mu);
     record_->next = g_free_records;
@@ -81,14 +84,17 @@ void BiasedMutex::lock_slow() NO_THREAD_SAFETY_ANALYSIS {
 
 bool BiasedMutex::try_lock() NO_THREAD_SAFETY_ANALYSIS {
   Record* const me = register_this_thread();
-  if (me->inside.load(std::memory_order_relaxed) == this || !mu_.try_lock()) return false;
+  if (me->is_inside(this) || !mu_.try_lock()) return false;
   note_taken(me);
   return true;
 }
 
 void BiasedMutex::note_taken(Record* me) {
   Record* const owner = owner_.load(std::memory_order_relaxed);
-  if (owner == me) return;  // taken inside of another
+  if (owner == me) {
+    PCACHE_CHECK(!me->is_inside(this));  // locked twice
+    return;                              // it holds too many by bias already
+  }
   if (owner != nullptr) take_bias_away(owner);
   if (needed_ == UINT32_MAX) needed_ = g_first_streak.load(std::memory_order_relaxed);
   streak_ = last_ == me ? streak_ + 1 : 0;
@@ -107,11 +113,15 @@ void BiasedMutex::take_bias_away(Record* owner) {
   // Not nullptr yet: a settle() that sees that must not go on before the barrier.
   owner_.store(&g_being_taken_away, std::memory_order_seq_cst);
   process_barrier();
-  for (unsigned tries = 0; owner->inside.load(std::memory_order_acquire) == this; tries++) {
-    if (tries % 64 == 63)
-      sched_yield();  // it was preempted inside
-    else
+  for (unsigned tries = 0; owner->is_inside(this); tries++) {
+    if (tries < 100) {
       __builtin_ia32_pause();
+    } else {
+      // It was preempted inside. A yield would not let it run if this thread has real-time
+      // priority.
+      const timespec a_little{0, 50000};
+      nanosleep(&a_little, nullptr);
+    }
   }
   owner_.store(nullptr, std::memory_order_release);
   last_ = nullptr;

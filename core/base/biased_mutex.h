@@ -11,6 +11,7 @@
 //   of an index do), until that reader has called settle(). Streaming stores made before it was
 //   taken are the same case.
 // - leans_to_this_thread() can end at any time; it says what is cheap, not what is safe.
+// - What is held by bias is dropped in reverse order, as scoped locks do.
 // - Where there is no process barrier it never leans: a Mutex.
 //
 // How: the biased thread says in its own record what it is inside of, and looks at owner_ again;
@@ -21,6 +22,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "base/check.h"
 #include "base/mutex.h"
 
 namespace pcache {
@@ -30,14 +32,23 @@ using ThreadSerial = uint64_t;
 
 namespace biased_impl {
 
-struct Record {
-  std::atomic<const void*> inside{nullptr};  // the mutex that its thread holds by bias
+struct alignas(64) Record {
+  // The mutexes that its thread holds by bias, in the order in which it has taken them.
+  static constexpr uint32_t kMostHeld = 4;
+  std::atomic<const void*> inside[kMostHeld] = {};
+  uint32_t held = 0;  // the thread's own
   ThreadSerial serial = 0;
   Record* next = nullptr;  // of the free ones
+
+  bool is_inside(const void* mutex) const {
+    for (const auto& one : inside)
+      if (one.load(std::memory_order_acquire) == mutex) return true;
+    return false;
+  }
 };
 
 // Of threads that have taken none yet; owns nothing.
-extern Record g_nobody;
+extern Record g_nobody;  // its serial is 0, and nothing leans to it
 // initial-exec: a load, not a call, also in a library that is opened at run time.
 extern constinit thread_local Record* t_record [[gnu::tls_model("initial-exec")]];
 ThreadSerial new_thread_serial();
@@ -70,15 +81,20 @@ class CAPABILITY("mutex") BiasedMutex {
   bool try_lock() TRY_ACQUIRE(true);
   void unlock() RELEASE() NO_THREAD_SAFETY_ANALYSIS {
     Record* const me = biased_impl::t_record;
-    if (me->inside.load(std::memory_order_relaxed) == this) [[likely]]
-      me->inside.store(nullptr, std::memory_order_release);
-    else
+    const uint32_t held = me->held;
+    if (held > 0 && me->inside[held - 1].load(std::memory_order_relaxed) == this) [[likely]] {
+      me->held = held - 1;
+      me->inside[held - 1].store(nullptr, std::memory_order_release);
+    } else {
+      PCACHE_DCHECK(!me->is_inside(this));
       mu_.unlock();
+    }
   }
 
   bool leans_to_this_thread() const {
     return owner_.load(std::memory_order_relaxed) == biased_impl::t_record;
   }
+  bool leans() const { return owner_.load(std::memory_order_relaxed) != nullptr; }
   // Of what this thread has read without the mutex, the stores that preceded it are visible to it
   // afterwards. Costs a load, unless the mutex leans to another thread.
   void settle() EXCLUDES(this) {
@@ -96,15 +112,16 @@ class CAPABILITY("mutex") BiasedMutex {
   using Record = biased_impl::Record;
   bool lock_by_bias() {
     Record* const me = biased_impl::t_record;
-    // Inside of another one by bias: this one in the ordinary way.
-    if (owner_.load(std::memory_order_relaxed) != me ||
-        me->inside.load(std::memory_order_relaxed) != nullptr) [[unlikely]]
+    const uint32_t held = me->held;
+    if (owner_.load(std::memory_order_relaxed) != me || held == Record::kMostHeld) [[unlikely]]
       return false;
-    me->inside.store(this, std::memory_order_release);
+    me->inside[held].store(this, std::memory_order_release);
     std::atomic_signal_fence(std::memory_order_seq_cst);
-    if (owner_.load(std::memory_order_acquire) == me) [[likely]]
+    if (owner_.load(std::memory_order_acquire) == me) [[likely]] {
+      me->held = held + 1;
       return true;
-    me->inside.store(nullptr, std::memory_order_release);
+    }
+    me->inside[held].store(nullptr, std::memory_order_release);
     return false;
   }
   void lock_slow();

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "base/process_barrier.h"
 
+#include <errno.h>
 #include <linux/membarrier.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -21,6 +23,12 @@ bool process_barrier_available() {
   return available;
 }
 
-void process_barrier() { PCACHE_CHECK(membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) == 0); }
+void process_barrier() {
+  // The kernel may be short of memory for its list of CPUs.
+  while (membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) != 0) {
+    PCACHE_CHECK(errno == ENOMEM);
+    sched_yield();
+  }
+}
 
 }  // namespace pcache

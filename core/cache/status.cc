@@ -87,8 +87,8 @@ Json latency(Cache& cache) {
   Json json;
   for (size_t i = 0; i < kLatencyClasses; i++) {
     const Histogram& h = all[i];
-    const bool sampled = i == static_cast<size_t>(LatencyClass::kReadHit) ||
-                         i == static_cast<size_t>(LatencyClass::kWrite);
+    const bool sampled = i != static_cast<size_t>(LatencyClass::kReadMiss) &&
+                         i != static_cast<size_t>(LatencyClass::kWriteWaited);
     Json buckets = Json::array();
     for (size_t b = 0; b < Histogram::kBuckets; b++)
       if (h.count(b) > 0) buckets.push_back({Histogram::upper_ns(b), h.count(b)});

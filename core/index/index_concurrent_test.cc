@@ -91,12 +91,29 @@ void write(Shared& s, uint32_t stripe) {
   return testing::AssertionFailure() << "position and crc of different versions";
 }
 
+// The same of the one that is a page.
+void read_page(const Shared& s, uint32_t range) {
+  const Extent e = extent_of(range, 0);
+  Index::Page page;
+  Index::Snapshot snapshot;
+  if (!s.index->find_page(e.off, &page, &snapshot) || !s.index->still_valid(snapshot)) return;
+  Piece piece;
+  piece.kind = Piece::Kind::kHit;
+  piece.clean = page.clean;
+  piece.extent = e;
+  piece.pos = piece.whole_pos = page.pos;
+  piece.whole_len = kPageBytes;
+  piece.crc = page.check.crc();
+  ASSERT_TRUE(is_some_version(s, range, 0, piece));
+}
+
 void read(Shared& s, uint32_t seed) {
   std::mt19937 random(seed);
   uint64_t confirmed = 0;
   while (s.writers != 0) {
     const uint32_t range = random() % kRanges;
     const uint32_t i = random() % kExtents;
+    ASSERT_NO_FATAL_FAILURE(read_page(s, range));
     std::array<Piece, 8> pieces;
     Index::Snapshot snapshot;
     const size_t n = s.index->lookup(extent_of(range, i), pieces, &snapshot);

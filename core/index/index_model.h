@@ -136,6 +136,7 @@ class IndexModel {
     Index::Snapshot snapshot;
     pieces.resize(index_->lookup(e, pieces, &snapshot));
     EXPECT_TRUE(index_->still_valid(snapshot));
+    for (const Piece& p : pieces) verify_pages(p);
     uint64_t at = e.off;
     for (size_t i = 0; i < pieces.size(); ++i) {
       const Piece& p = pieces[i];
@@ -165,6 +166,25 @@ class IndexModel {
   }
 
  private:
+  // find_page() finds just the pages that lookup() has in one mapped piece.
+  void verify_pages(const Piece& piece) {
+    const uint64_t first = (piece.extent.off + kPageBytes - 1) / kPageBytes * kPageBytes;
+    for (uint64_t off = first; off + kPageBytes <= piece.extent.end(); off += kPageBytes) {
+      Index::Page page;
+      Index::Snapshot snapshot;
+      const bool found = index_->find_page(off, &page, &snapshot);
+      ASSERT_EQ(found, piece.kind == Piece::Kind::kHit) << "page at " << off;
+      if (!found) continue;
+      EXPECT_TRUE(index_->still_valid(snapshot));
+      const auto at = static_cast<uint32_t>(off - piece.extent.off);
+      EXPECT_EQ(page.pos, piece.pos + at);
+      EXPECT_EQ(page.clean, piece.clean);
+      if (!options_.with_crc) continue;
+      EXPECT_EQ(page.check.crc(), piece.crc);
+      EXPECT_EQ(page.check.len_bytes(), piece.whole_len);
+      EXPECT_EQ(page.pos.off - page.check.delta_bytes(), piece.whole_pos.off);
+    }
+  }
   ModelSector& sector(uint64_t off) { return sectors_.at(off / kSectorBytes); }
 
   template <class F>

@@ -26,7 +26,7 @@ KeyLog::KeyLog(Pmem& pmem, SegmentTable& segments, const LogMark& head)
 }
 
 KsetBuffer* KeyLog::get_buffer() {
-  MutexLock lock(queue_mu_);
+  BiasedLock lock(queue_mu_);
   if (!free_) {
     buffers_.push_back(std::make_unique<KsetBuffer>());
     return buffers_.back().get();
@@ -42,7 +42,7 @@ KsetBuffer* KeyLog::get_buffer() {
 KeyLog::Ticket KeyLog::seal(KsetBuffer* kset) {
   PCACHE_DCHECK(kset->n > 0);
   seal_kset(&kset->header, {kset->keys, kset->n});
-  MutexLock lock(queue_mu_);
+  BiasedLock lock(queue_mu_);
   (queue_tail_ ? queue_tail_->next : queue_head_) = kset;
   queue_tail_ = kset;
   const Ticket ticket = sealed_.load(std::memory_order_relaxed) + 1;
@@ -51,11 +51,11 @@ KeyLog::Ticket KeyLog::seal(KsetBuffer* kset) {
 }
 
 Status KeyLog::commit(Ticket ticket) {
-  MutexLock writer(writer_mu_);
+  BiasedLock writer(writer_mu_);
   if (committed_ >= ticket) return {};
   KsetBuffer* list;
   {
-    MutexLock lock(queue_mu_);
+    BiasedLock lock(queue_mu_);
     list = queue_head_;
     if (left_over_) {
       left_over_tail_->next = list;
@@ -68,7 +68,7 @@ Status KeyLog::commit(Ticket ticket) {
   }
   left_over_ = append_group(list);
 
-  MutexLock lock(queue_mu_);
+  BiasedLock lock(queue_mu_);
   while (list != left_over_) {
     KsetBuffer* next = list->next;
     list->next = free_;
@@ -137,30 +137,30 @@ void KeyLog::put(Group& group, const KsetHeader& header, size_t keys_bytes) {
 }
 
 void KeyLog::end_epoch() {
-  MutexLock lock(writer_mu_);
+  BiasedLock lock(writer_mu_);
   const uint64_t last = epoch_ends_.empty() ? ksets_at_attach_ : epoch_ends_.back();
   if (head_.ksets != last) epoch_ends_.push_back(head_.ksets);
 }
 
 uint64_t KeyLog::epoch_end_after(uint64_t passed) {
-  MutexLock lock(writer_mu_);
+  BiasedLock lock(writer_mu_);
   if (passed < ksets_at_attach_) return passed + 1;
   while (!epoch_ends_.empty() && epoch_ends_.front() <= passed) epoch_ends_.pop_front();
   return epoch_ends_.empty() ? UINT64_MAX : epoch_ends_.front();
 }
 
 bool KeyLog::has_uncommitted() const {
-  MutexLock lock(writer_mu_);
+  BiasedLock lock(writer_mu_);
   return committed_ < last_sealed();
 }
 
 LogMark KeyLog::mark() const {
-  MutexLock lock(writer_mu_);
+  BiasedLock lock(writer_mu_);
   return head_;
 }
 
 KeyLog::Counters KeyLog::counters() const {
-  MutexLock lock(writer_mu_);
+  BiasedLock lock(writer_mu_);
   return counters_;
 }
 

@@ -23,7 +23,9 @@
 //   must not be mixed on the backing device. An epoch is a run of ksets in the log; positions in it
 //   are counted in ksets appended, which unlike media positions only grow. What the log held at
 //   attach has no recorded epochs: there each kset ends one.
-// Locks: stripe -> queue_mu_; writer_mu_ -> queue_mu_. No stripe lock is taken with either held.
+// Locks (BiasedMutex: a thread that flushes for itself waits for its stores in the fences alone,
+// and not in each lock before them): stripe -> queue_mu_; writer_mu_ -> queue_mu_. No stripe lock
+// is taken with either held.
 #pragma once
 
 #include <atomic>
@@ -31,7 +33,7 @@
 #include <memory>
 #include <vector>
 
-#include "base/mutex.h"
+#include "base/biased_mutex.h"
 #include "keylog/kset_buffer.h"
 #include "pmem/pmem.h"
 #include "segment/segment_table.h"
@@ -97,7 +99,7 @@ class KeyLog {
   Pmem& pmem_;
   SegmentTable& segments_;
 
-  mutable Mutex writer_mu_;
+  mutable BiasedMutex writer_mu_;
   LogMark head_ GUARDED_BY(writer_mu_);
   const uint64_t ksets_at_attach_;
   std::deque<uint64_t> epoch_ends_ GUARDED_BY(writer_mu_);  // ascending, in ksets
@@ -106,7 +108,7 @@ class KeyLog {
   Ticket committed_ GUARDED_BY(writer_mu_) = 0;
   Counters counters_ GUARDED_BY(writer_mu_);
 
-  Mutex queue_mu_ ACQUIRED_AFTER(writer_mu_);
+  BiasedMutex queue_mu_ ACQUIRED_AFTER(writer_mu_);
   KsetBuffer* queue_head_ GUARDED_BY(queue_mu_) = nullptr;
   KsetBuffer* queue_tail_ GUARDED_BY(queue_mu_) = nullptr;
   KsetBuffer* free_ GUARDED_BY(queue_mu_) = nullptr;

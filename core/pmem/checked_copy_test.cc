@@ -54,6 +54,9 @@ class CheckedCopy : public ::testing::Test {
 TEST_F(CheckedCopy, EveryShortLengthAndSomeLongOnes) {
   std::vector<size_t> lengths;
   for (size_t len = 0; len <= 600; len++) lengths.push_back(len);
+  // Where the loop that fetches ahead begins and ends.
+  for (size_t len = 1100; len <= 1300; len++) lengths.push_back(len);
+  for (size_t len = 2048 - 129; len <= 2048 + 129; len++) lengths.push_back(len);
   for (size_t len : {4095, 4096, 4097, 65536 + 13, 262143, 262144, 262145, 300001})
     lengths.push_back(len);
   std::vector<unsigned char> src(300001 + 64), dst(src.size() + 64);
@@ -85,7 +88,9 @@ TEST_F(CheckedCopy, EveryLengthThatReachesABadPageFails) {
   MappedFile file(130);
   file.cut_to(1);
   std::vector<unsigned char> dst(129 * kPage);
-  for (size_t len = 1; len <= 600; len++) {
+  std::vector<size_t> lengths = {1152, 1153, 2048, 4096};  // also while it is fetched ahead
+  for (size_t len = 1; len <= 600; len++) lengths.push_back(len);
+  for (const size_t len : lengths) {
     ASSERT_FALSE(checked_copy(dst.data(), file.at(kPage), len)) << len;
     ASSERT_FALSE(checked_copy(dst.data(), file.at(kPage - len + 1), len))
         << "only the last byte, " << len;

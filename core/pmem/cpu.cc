@@ -12,6 +12,7 @@ CpuFeatures detect() {
   // These two look at XCR0 as well: a CPU that has the instructions is not enough.
   __builtin_cpu_init();
   features.avx2 = __builtin_cpu_supports("avx2") != 0;
+  features.amd = __builtin_cpu_is("amd") != 0;
   features.avx512f = __builtin_cpu_supports("avx512f") != 0;
 
   // The compilers' names for these differ, so they are read from leaf 7 directly.

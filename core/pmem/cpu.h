@@ -16,6 +16,7 @@ struct CpuFeatures {
   bool clflushopt = false;
   bool clwb = false;
   bool movdir64b = false;
+  bool amd = false;  // made by AMD
 };
 
 const CpuFeatures& cpu_features();

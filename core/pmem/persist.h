@@ -30,7 +30,7 @@ struct PersistOps {
   void (*copy)(void* ctx, std::byte* dst, const void* src, size_t len_bytes);
   void (*fence)(void* ctx);
   bool (*supported)();
-  // A fence in every thread of the process; nullptr: process_barrier().
+  // A fence in every other thread of the process; nullptr: process_barrier().
   void (*fence_threads)(void* ctx) = nullptr;
 };
 

@@ -32,6 +32,13 @@ struct Recorder {
 #endif
     g_done.push_back({Instruction::kFlush, line, kLineBytes});
   }
+  static void stream_words(std::byte* dst, const std::byte* src, size_t words) {
+    if (words == 0) return;
+    ASSERT_EQ(reinterpret_cast<uintptr_t>(dst) % kWordBytes, 0u);
+    ASSERT_LT(words, kLineBytes / kWordBytes) << "whole lines are streamed as such";
+    memcpy(dst, src, words * kWordBytes);
+    g_done.push_back({Instruction::kStream, dst, words * kWordBytes});
+  }
   template <Stream>
   static void stream(std::byte* dst, const std::byte* src, size_t lines) {
     if (lines == 0) return;

@@ -83,6 +83,7 @@ class Pmem {
 #ifdef PCACHE_MUTANTS
     if (mutants::fence_left_out(site)) return;
 #endif
+    ops_->fence(ctx_);  // this thread's own: the barrier may leave it out
     ops_->fence_threads ? ops_->fence_threads(ctx_) : process_barrier();
   }
 

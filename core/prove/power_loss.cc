@@ -45,12 +45,17 @@ std::vector<std::vector<bool>> all_subsets(size_t n) {
 
 namespace {
 
+// Whether what `thread` has stored is durable with this event.
+bool fences(const TraceEvent& event, uint32_t thread) {
+  return event.kind == TraceEvent::Kind::kFence
+             ? thread == event.thread
+             : event.kind == TraceEvent::Kind::kFenceThreads && thread != event.thread;
+}
+
 std::string missing_fence(const Trace& trace) {
   std::map<uint64_t, uint32_t> pending;  // word, and the thread that stored it
   for (const TraceEvent& event : trace.events()) {
-    if (event.kind == TraceEvent::Kind::kFenceThreads) pending.clear();
-    if (event.kind == TraceEvent::Kind::kFence)
-      std::erase_if(pending, [&](const auto& word) { return word.second == event.thread; });
+    std::erase_if(pending, [&](const auto& word) { return fences(event, word.second); });
     if (event.kind != TraceEvent::Kind::kStore) continue;
     for (uint64_t word = event.off / kWordBytes; word * kWordBytes < event.off + event.len; word++)
       if (!pending.emplace(word, event.thread).second)
@@ -114,10 +119,8 @@ void PowerLoss::walk(size_t from, const Visit& visit) {
         add_store(events[i]);
         break;
       case Kind::kFence:
-        fence([&](uint32_t thread) { return thread == events[i].thread; });
-        break;
       case Kind::kFenceThreads:
-        fence([](uint32_t) { return true; });
+        fence([&](uint32_t thread) { return fences(events[i], thread); });
         break;
       case Kind::kDeviceWrite:
         add_device_write(events[i]);

@@ -18,7 +18,7 @@ struct TraceEvent {
     kStore,         // to pmem: durable after the next fence of the same thread
     kUnflushed,     // to pmem, and left in the CPU's cache: durable at no time, or at any
     kFence,         // of one thread
-    kFenceThreads,  // of all
+    kFenceThreads,  // of all others
     // Of the backing device; a write's id is `id`, a flush's too.
     kDeviceWrite,        // submitted: from now on it may be on the medium, whole or in part
     kDeviceWriteDone,    // completed: in the device's volatile cache, or on the medium

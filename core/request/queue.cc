@@ -147,7 +147,7 @@ int Queue::start_write(pcache_request* request, WriteProgress progress) {
   const bool fua = !is_flush && request->flags & PCACHE_REQ_FUA;
   // First of all: a write that is refused has changed nothing.
   if (!is_flush && in_flight_ >= depth_) return -EAGAIN;
-  const uint64_t since_ns = now_if(is_flush || fua || sampled(&writes_seen_));
+  const uint64_t since_ns = now_if(sampled(is_flush ? &flushes_seen_ : &writes_seen_));
   int result = -ENOSPC;
   // A write waits its turn; a flush covers what is complete already, and waits for nobody.
   if (!progress.admitted)

@@ -83,7 +83,7 @@ class Queue {
   uint32_t in_flight_ = 0;
   uint32_t joined_ = 0;  // reads in flight that wait for another queue's fill
   uint32_t waiting_for_space_ = 0;
-  uint32_t reads_seen_ = 0, writes_seen_ = 0;
+  uint32_t reads_seen_ = 0, writes_seen_ = 0, flushes_seen_ = 0;
   QueueCounters counters_;
   std::vector<PendingRequest*> free_pending_;
   std::vector<std::unique_ptr<PendingRequest>> all_pending_;

@@ -4,6 +4,9 @@
 
 #include <gmock/gmock.h>
 
+#include <thread>
+
+#include "base/process_barrier.h"
 #include "request/request_for_test.h"
 
 namespace pcache {
@@ -28,6 +31,21 @@ TEST_F(ReadPathTest, AMissIsFetchedOnceAndCachedClean) {
   const auto keys = logged_keys();
   ASSERT_EQ(keys.size(), 1u);
   EXPECT_EQ(keys[0].flags, media::kKeyClean);
+}
+
+// What another thread has to itself it may have stored without a fence: a read takes it away first.
+TEST_F(ReadPathTest, ReadingTakesAStripeFromTheThreadThatItLeansTo) {
+  if (!process_barrier_available()) GTEST_SKIP() << "membarrier(2) is not permitted here";
+  start();
+  for (const uint64_t len : {4096, 512, 3072}) {
+    BiasedMutex& mu = stripes_->of(0).mu;
+    std::thread([&] {
+      for (int i = 0; i < 5000 && !mu.leans(); i++) ASSERT_EQ(write(0, filled(4096, 1)), 0);
+      ASSERT_TRUE(mu.leans_to_this_thread());
+    }).join();
+    EXPECT_EQ(read(0, len), filled(len, 1));
+    EXPECT_FALSE(mu.leans()) << len;
+  }
 }
 
 TEST_F(ReadPathTest, OnlyTheGapsAreFetched) {

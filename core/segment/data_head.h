@@ -21,7 +21,7 @@ struct Place {
   explicit operator bool() const { return len != 0; }
 };
 
-class DataHead {
+class alignas(64) DataHead {  // each is another queue's
  public:
   explicit DataHead(SegmentTable& segments) : segments_(segments) {}
   ~DataHead();

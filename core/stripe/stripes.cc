@@ -3,6 +3,8 @@
 
 #include <bit>
 
+#include "base/process_barrier.h"
+
 namespace pcache {
 
 FillToken FillTable::add(Fill* fill) {
@@ -34,11 +36,11 @@ void FillTable::remove(FillToken token) {
 }
 
 Stripes::Stripes(uint32_t count, KeyLog& log)
-    : mask_(count - 1),
-      stripes_(std::make_unique<Stripe[]>(count)),
-      open_map_(std::make_unique<std::atomic<uint64_t>[]>((count + kMapBits - 1) / kMapBits)),
-      log_(log) {
-  PCACHE_CHECK(count > 0 && (count & (count - 1)) == 0);
+    : mask_(count - 1), stripes_(std::make_unique<Stripe[]>(count)), log_(log) {
+  PCACHE_CHECK(count > 0 && (count & (count - 1)) == 0 && count <= kMostStripes);
+  // Asked now and not by the first lock: the kernel takes some 15 ms to register a process of
+  // several threads for it.
+  (void)process_barrier_available();
 }
 
 void Stripes::open(Stripe& stripe) {
@@ -47,24 +49,20 @@ void Stripes::open(Stripe& stripe) {
                            std::memory_order_release);
 }
 
-void Stripes::mark_open(const Stripe& stripe) {
-  const auto i = static_cast<uint32_t>(&stripe - stripes_.get());
-  open_map_[i / kMapBits].fetch_or(1ull << i % kMapBits, std::memory_order_acq_rel);
-}
-
 template <typename Visit>
 void Stripes::each_open(Visit visit) {
-  for (uint32_t base = 0; base < count(); base += kMapBits)
-    for (uint64_t map = open_map_[base / kMapBits].load(std::memory_order_acquire); map != 0;
-         map &= map - 1)
-      visit(stripes_[base + static_cast<uint32_t>(std::countr_zero(map))]);
+  constexpr uint32_t kBytes = sizeof(uint64_t);
+  for (uint32_t base = 0; base < count(); base += kBytes) {
+    uint64_t open =
+        __atomic_load_n(reinterpret_cast<const uint64_t*>(&open_map_[base]), __ATOMIC_ACQUIRE);
+    for (; open != 0; open &= open - 1)
+      visit(stripes_[base + static_cast<uint32_t>(std::countr_zero(open)) / 8]);
+  }
 }
 
 KeyLog::Ticket Stripes::seal(Stripe& stripe) {
   const KeyLog::Ticket ticket = log_.seal(stripe.kset);
-  // Behind the ticket: a flush that passes this stripe by waits for what it finds sealed.
-  const auto i = static_cast<uint32_t>(&stripe - stripes_.get());
-  open_map_[i / kMapBits].fetch_and(~(1ull << i % kMapBits), std::memory_order_acq_rel);
+  mark_open(stripe, false);  // behind the ticket: a flush that passes by waits for what is sealed
   stripe.kset = nullptr;
   stripe.open_keys.store(0, std::memory_order_release);
   return ticket;
