@@ -19,8 +19,6 @@ struct KsetBuffer {
   static constexpr ThreadSerial kNobody = 0, kSeveral = UINT64_MAX;
   ThreadSerial unfenced_by = kNobody;
   KsetBuffer* next = nullptr;
-
-  bool full() const { return n == media::kKeysPerKset; }
 };
 static_assert(offsetof(KsetBuffer, keys) == sizeof(media::KsetHeader));
 

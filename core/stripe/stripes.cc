@@ -61,9 +61,12 @@ void Stripes::each_open(Visit visit) {
 }
 
 KeyLog::Ticket Stripes::seal(Stripe& stripe) {
+  stripe.kset->n = stripe.open_keys.load(std::memory_order_relaxed);
+  stripe.kset->unfenced_by = stripe.unfenced_by;
   const KeyLog::Ticket ticket = log_.seal(stripe.kset);
   mark_open(stripe, false);  // behind the ticket: a flush that passes by waits for what is sealed
   stripe.kset = nullptr;
+  stripe.unfenced_by = KsetBuffer::kNobody;
   stripe.open_keys.store(0, std::memory_order_release);
   return ticket;
 }
@@ -77,7 +80,7 @@ Status Stripes::flush() {
 Status Stripes::close_all() {
   each_open([this](Stripe& stripe) {
     BiasedLock lock(stripe.mu);
-    if (stripe.kset && stripe.kset->n > 0) seal(stripe);
+    if (stripe.open_keys.load(std::memory_order_relaxed) > 0) seal(stripe);
   });
   return log_.commit(log_.last_sealed());
 }
@@ -89,7 +92,7 @@ Status Stripes::close_old() {
     const uint32_t number = stripe.kset_number.load(std::memory_order_acquire);
     if (stripe.seen_by_closer.exchange(number, std::memory_order_relaxed) != number) return;
     BiasedLock lock(stripe.mu);
-    if (stripe.kset && stripe.kset->n > 0 &&
+    if (stripe.open_keys.load(std::memory_order_relaxed) > 0 &&
         stripe.kset_number.load(std::memory_order_relaxed) == number)
       seal(stripe);
   });

@@ -46,14 +46,18 @@ class FillTable {
 };
 
 struct alignas(128) Stripe {
-  BiasedMutex mu;  // a line of its own: readers look at it
-  alignas(64) KsetBuffer* kset GUARDED_BY(mu) = nullptr;
+  // All that a write touches of it is in one line.
+  BiasedMutex mu;
+  KsetBuffer* kset GUARDED_BY(mu) = nullptr;
+  ThreadSerial unfenced_by GUARDED_BY(mu) = KsetBuffer::kNobody;  // see KsetBuffer
   // Keys in the open kset, and which one it is; written under mu, read without it.
   std::atomic<uint32_t> open_keys{0};
   std::atomic<uint32_t> kset_number{0};
+
+  alignas(64) FillTable fills GUARDED_BY(mu);
   std::atomic<uint32_t> seen_by_closer{0};  // the kset that was open at the closer's last tick
-  FillTable fills GUARDED_BY(mu);
 };
+static_assert(offsetof(Stripe, fills) == 64);
 
 class Stripes {
  public:
@@ -69,10 +73,9 @@ class Stripes {
   }
   // This thread has not fenced the data of the key that it appends next. After prepare().
   void leave_unfenced(Stripe& stripe) REQUIRES(stripe.mu) {
-    ThreadSerial& by = stripe.kset->unfenced_by;
-    const ThreadSerial me = this_thread_serial();
+    const ThreadSerial me = this_thread_serial(), by = stripe.unfenced_by;
     if (by != me) [[unlikely]]
-      by = by == KsetBuffer::kNobody ? me : KsetBuffer::kSeveral;
+      stripe.unfenced_by = by == KsetBuffer::kNobody ? me : KsetBuffer::kSeveral;
   }
   // Adds a key to the stripe's open kset. Returns 0, or the ticket of the kset that this filled,
   // which the caller commits after it has dropped the lock.
@@ -116,14 +119,13 @@ class Stripes {
 template <typename Make>
 KeyLog::Ticket Stripes::append_made(Stripe& stripe, Make make) {
   prepare(stripe);
-  KsetBuffer& kset = *stripe.kset;
-  ::new (&kset.keys[kset.n]) media::Key(make());
-  const uint32_t n = ++kset.n;
+  const uint32_t before = stripe.open_keys.load(std::memory_order_relaxed), n = before + 1;
+  ::new (&stripe.kset->keys[before]) media::Key(make());
   stripe.open_keys.store(n, std::memory_order_release);
   if (n % media::kKeysPerKset > 1) [[likely]]  // not the first, and not the last
     return 0;
   if (n == 1) mark_open(stripe, true);
-  return kset.full() ? seal(stripe) : 0;
+  return n == media::kKeysPerKset ? seal(stripe) : 0;
 }
 
 }  // namespace pcache
