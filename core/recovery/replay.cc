@@ -42,6 +42,12 @@ class Replay {
       }
       result_.ksets++;
       if (dirty_) result_.dirty_ksets++;
+      // First all are checked and asked for: one by one each would wait for the index's memory.
+      for (size_t i = 0; i < item.keys.size(); i++) {
+        if (auto valid = validate_key(item.keys[i], bounds_); !valid)
+          return bad_key(item, i, valid.error());
+        index_.prefetch(item.keys[i].off);
+      }
       for (size_t i = 0; i < item.keys.size(); i++)
         if (auto applied = apply(item.keys[i]); !applied) return bad_key(item, i, applied.error());
       if (result_.generations_lost) return result_;
@@ -60,8 +66,8 @@ class Replay {
   }
 
  private:
+  // A key that is valid.
   Status apply(const Key& key) {
-    if (auto valid = validate_key(key, bounds_); !valid) return valid;
     const SegId seg{key.cache_seg_id};
     const uint64_t gen = segments_.generation(seg);
     if (key.seg_gen > gen) {
