@@ -2,16 +2,13 @@
 #include "sweep/place.h"
 
 #include <fcntl.h>
-#include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
-#include <filesystem>
 #include <vector>
 
 #include "sweep/parameter.h"
@@ -22,28 +19,6 @@ namespace {
 
 // What a blank device has at its start: no identity, no superblock, no tails (on-media format).
 constexpr uint64_t kFrameBytes = 20 << 10;
-
-// Ours carry the number of the process that made them.
-std::string scratch_prefix() { return "pcache-sweep-"; }
-
-// What a sweep left that was killed.
-void remove_left_over(const std::string& parent) {
-  std::error_code ignored;
-  for (const auto& entry : std::filesystem::directory_iterator(parent, ignored)) {
-    const std::string name = entry.path().filename();
-    if (!name.starts_with(scratch_prefix())) continue;
-    const pid_t owner = atoi(name.c_str() + scratch_prefix().size());
-    if (owner > 0 && kill(owner, 0) != 0 && errno == ESRCH)
-      std::filesystem::remove_all(entry.path(), ignored);
-  }
-}
-
-std::string scratch_folder(const std::string& parent) {
-  std::string folder = parent + "/" + scratch_prefix() + std::to_string(getpid()) + "-XXXXXX";
-  if (!mkdtemp(folder.data()))
-    throw Wrong("cannot make a folder in " + parent + ": " + strerror(errno));
-  return folder;
-}
 
 // With every block there: no case pays for the first touch.
 void make_file(const std::string& path, uint64_t bytes) {
@@ -83,39 +58,24 @@ void need_device(const std::string& path, bool overwrite) {
 Place::Place(const PlaceOptions& options, uint64_t cache_bytes, uint64_t backing_bytes,
              const std::vector<std::string>& paths) {
   for (const std::string& path : paths) need_device(path, options.overwrite);
-  try {
-    if (!options.cache_dev.empty()) {
-      need_device(options.cache_dev, options.overwrite);
-      cache_ = bound_ = options.cache_dev;
-    } else {
-      remove_left_over(options.cache_dir);
-      need_room(options.cache_dir, 2 * cache_bytes);
-      folder_ = scratch_folder(options.cache_dir);
-      scratch_cache_ = true;
-      make_file(cache_ = folder_ + "/cache", cache_bytes);
-      make_file(bound_ = folder_ + "/bound", cache_bytes);
-    }
-    if (!options.backing.empty()) {
-      need_device(options.backing, options.overwrite);
-      backing_ = options.backing;
-    } else {
-      remove_left_over(options.backing_dir);
-      need_room(options.backing_dir, backing_bytes);
-      backing_folder_ = scratch_folder(options.backing_dir);
-      make_file(backing_ = backing_folder_ + "/backing", backing_bytes);
-    }
-  } catch (const Wrong&) {
-    remove_scratch();
-    throw;
+  if (!options.cache_dev.empty()) {
+    need_device(options.cache_dev, options.overwrite);
+    cache_ = bound_ = options.cache_dev;
+  } else {
+    Scratch::remove_left_over(options.cache_dir);
+    need_room(options.cache_dir, 2 * cache_bytes);
+    scratch_cache_ = std::make_unique<Scratch>(options.cache_dir);
+    make_file(cache_ = scratch_cache_->file("cache"), cache_bytes);
+    make_file(bound_ = scratch_cache_->file("bound"), cache_bytes);
   }
-}
-
-Place::~Place() { remove_scratch(); }
-
-void Place::remove_scratch() {
-  for (const std::string& folder : {folder_, backing_folder_}) {
-    std::error_code ignored;
-    if (!folder.empty()) std::filesystem::remove_all(folder, ignored);
+  if (!options.backing.empty()) {
+    need_device(options.backing, options.overwrite);
+    backing_ = options.backing;
+  } else {
+    Scratch::remove_left_over(options.backing_dir);
+    need_room(options.backing_dir, backing_bytes);
+    scratch_backing_ = std::make_unique<Scratch>(options.backing_dir);
+    make_file(backing_ = scratch_backing_->file("backing"), backing_bytes);
   }
 }
 

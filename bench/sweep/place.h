@@ -5,8 +5,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
+
+#include "sweep/scratch.h"
 
 namespace pcache::sweep {
 
@@ -23,24 +26,20 @@ class Place {
   // `paths`: other devices that are written to.
   Place(const PlaceOptions& options, uint64_t cache_bytes, uint64_t backing_bytes,
         const std::vector<std::string>& paths);
-  ~Place();
   Place(const Place&) = delete;
   Place& operator=(const Place&) = delete;
 
   const std::string& cache() const { return cache_; }
   const std::string& bound() const { return bound_; }  // a second one, which holds no cache
   const std::string& backing() const { return backing_; }
-  bool emulated() const { return scratch_cache_; }
+  bool emulated() const { return scratch_cache_ != nullptr; }
   // The cache device becomes blank, and a scratch one of this size, which is the bound's, too; as
   // long as the size stays, so do its pages.
   void blank_cache(uint64_t cache_bytes) const;
 
  private:
-  void remove_scratch();
-
   std::string cache_, bound_, backing_;
-  std::string folder_, backing_folder_;  // of scratch files; empty: none
-  bool scratch_cache_ = false;
+  std::unique_ptr<Scratch> scratch_cache_, scratch_backing_;  // of files; nullptr: none
 };
 
 }  // namespace pcache::sweep
