@@ -95,7 +95,11 @@ def test_a_wrong_file_is_an_error_that_names_the_line(tmp_path, text, line, says
     (["run", "SPEC", "--build", "/tmp"], "/tmp/lib/libpcache_fio.so: is not there"),
     (["run", "SPEC", "--cache-dir", "/nowhere"], "/nowhere: No such file"),
     (["run", "SPEC", "--backing", "SPEC"], "its content will be lost; --overwrite"),
-    (["run", "PATHS"], "/dev/null: its content will be lost; --overwrite"),
+    (["run", "SPEC", "--backing", "/dev/null", "--overwrite"], "/dev/null: expected a block device or a file, found a char"),
+    (["run", "SPEC", "--backing", "/dev", "--overwrite"], "/dev: expected a block device or a file, found a folder"),
+    (["run", "SPEC", "--cache-dev", "/dev", "--overwrite"], "/dev: expected a pmem device or a file, found a folder"),
+    (["run", "PATHS"], "/dev/null: expected a block device or a file, found a character device"),
+    (["run", "PATH_FILE"], "its content will be lost; --overwrite"),
     (["run", "SPEC", "--output", "."], "is there already"),
     (["run", "--resume", "nothing"], "cannot read"),
     (["report", "nothing"], "nothing/run.json: is not there"),
@@ -103,7 +107,8 @@ def test_a_wrong_file_is_an_error_that_names_the_line(tmp_path, text, line, says
 def test_wrong_arguments_are_named(tmp_path, arguments, says):
     spec = write(tmp_path, SMALL)
     paths = write(tmp_path, HEAD + "matrix: {engine: 'path:/dev/null'}\n", "paths.yaml")
-    given = {"SPEC": spec, "PATHS": paths}
+    path_file = write(tmp_path, HEAD + f"matrix: {{engine: 'path:{spec}'}}\n", "path_file.yaml")
+    given = {"SPEC": spec, "PATHS": paths, "PATH_FILE": path_file}
     done = run(*(given.get(a, a) for a in arguments), ok=2, cwd=tmp_path)
     assert says in done.stderr and "Traceback" not in done.stderr
     assert spec.read_text() == SMALL

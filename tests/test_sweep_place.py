@@ -3,7 +3,10 @@
 
 import fcntl
 
-from test_sweep import HEAD, run, write
+from test_sweep import HEAD, lines_of, run, write
+
+# What needs no cache, and little time.
+DISK = HEAD.replace("1s", "100ms") + "matrix: {engine: uring, cache_size: 512m, working_set: 0.02, bs: 4k}\n"
 
 
 def test_only_what_a_killed_sweep_left_is_removed(tmp_path):
@@ -27,3 +30,22 @@ def test_only_what_a_killed_sweep_left_is_removed(tmp_path):
     assert alive.exists() and (alive / "cache").exists() and all(user.exists() for user in users)
     run("run", spec, "--cache-dir", tmp_path, ok=2)
     assert not alive.exists(), "its lock is free now"
+
+
+def make(path, size):
+    with open(path, "wb") as file:
+        file.truncate(size)
+    return path
+
+
+def test_relative_places_are_relative_to_where_one_stands(tmp_path):
+    """Not to where fio stands: it would make a file of that name there, and measure it."""
+    make(tmp_path / "cache", 512 << 20)
+    make(tmp_path / "disk", 16 << 20)
+    spec = write(tmp_path, DISK.replace("engine: uring", "engine: [uring, bound], volume: 0.02"))
+    run("run", spec, "--cache-dev", "cache", "--backing", "disk", "--overwrite", "--output", "run", cwd=tmp_path, ok=1)
+    assert sorted(r["ok"] for r in lines_of(tmp_path / "run")) == [False, True], "the bound wants DAX"
+    jobs = "".join(p.read_text() for p in (tmp_path / "run" / "raw").glob("*.fio"))
+    assert f"filename={tmp_path}/disk\n" in jobs and f"cache_dev={tmp_path}/cache\n" in jobs
+    assert not list((tmp_path / "run" / "raw").glob("disk*"))
+    assert any((tmp_path / "disk").read_bytes()), "it was written to"

@@ -77,6 +77,14 @@ void print_plan(const Spec& spec, size_t builds) {
          seconds / 60 + 0.5);
 }
 
+// fio stands in another folder than we do.
+PlaceOptions absolute(PlaceOptions options) {
+  for (std::string* path :
+       {&options.cache_dir, &options.backing_dir, &options.cache_dev, &options.backing})
+    if (!path->empty()) *path = fs::absolute(*path);
+  return options;
+}
+
 int run(const RunOptions& options) {
   Spec spec;
   std::unique_ptr<RunFolder> folder;
@@ -101,7 +109,7 @@ int run(const RunOptions& options) {
     if (const std::string path = path_of(one); !path.empty()) paths.push_back(path);
   }
   watch_signals();
-  const Place place(options.place, cache_bytes, backing_bytes, paths);
+  const Place place(absolute(options.place), cache_bytes, backing_bytes, paths);
   if (!folder)
     folder = std::make_unique<RunFolder>(
         RunFolder::create(fs::absolute(output), spec, builds, host_facts(place), source_facts()));

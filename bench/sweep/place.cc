@@ -11,6 +11,7 @@
 #include <cstring>
 #include <vector>
 
+#include "sweep/device.h"
 #include "sweep/parameter.h"
 
 namespace pcache::sweep {
@@ -47,19 +48,13 @@ void need_room(const std::string& folder, uint64_t bytes) {
                 "name other places, cache_size and working_set make it smaller");
 }
 
-void need_device(const std::string& path, bool overwrite) {
-  struct stat is;
-  if (stat(path.c_str(), &is) != 0) throw Wrong(path + ": " + strerror(errno));
-  if (!overwrite) throw Wrong(path + ": its content will be lost; --overwrite says that it may be");
-}
-
 }  // namespace
 
 Place::Place(const PlaceOptions& options, uint64_t cache_bytes, uint64_t backing_bytes,
              const std::vector<std::string>& paths) {
-  for (const std::string& path : paths) need_device(path, options.overwrite);
+  for (const std::string& path : paths) Device(path, Device::kBacking, options.overwrite);
   if (!options.cache_dev.empty()) {
-    need_device(options.cache_dev, options.overwrite);
+    Device(options.cache_dev, Device::kCache, options.overwrite);
     cache_ = bound_ = options.cache_dev;
   } else {
     Scratch::remove_left_over(options.cache_dir);
@@ -69,7 +64,7 @@ Place::Place(const PlaceOptions& options, uint64_t cache_bytes, uint64_t backing
     make_file(bound_ = scratch_cache_->file("bound"), cache_bytes);
   }
   if (!options.backing.empty()) {
-    need_device(options.backing, options.overwrite);
+    Device(options.backing, Device::kBacking, options.overwrite);
     backing_ = options.backing;
   } else {
     Scratch::remove_left_over(options.backing_dir);
