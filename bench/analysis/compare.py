@@ -6,10 +6,12 @@ turn, until it can be told whether they differ by the threshold. Or A is a folde
 `pcache-sweep run --build A --build B` has made. Or A and B are folders of results of the same spec; those were
 not measured in turn, so what drifted between them counts as a difference.
 
-Given is the speed of the second relative to the first. Exit status: 0 no case is slower, 1 one is,
-3 it cannot be told: the noise is larger than the threshold.
+Given is the speed of the second relative to the first. Exit status: 0 no case has fewer requests per second, and
+no latency that could be told is longer; 1 one has; 2 nothing could be judged; 3 it cannot be told of each case: the
+noise is larger than the threshold, or measurements are missing.
 """
 import argparse
+import dataclasses
 import os
 import pathlib
 import subprocess
@@ -21,6 +23,7 @@ from results import Run, Wrong
 
 SOURCE = pathlib.Path(__file__).resolve().parent.parent.parent
 SLOWER, CANNOT_TELL = 1, 3
+MOST_NAMED = 6
 
 
 def is_build(path):
@@ -43,14 +46,30 @@ def rounds_of(run, case, build):
     return {s.repeat: s.metrics for s in run.of(case, build)}
 
 
-def verdicts(pairs, threshold):
+@dataclasses.dataclass
+class Findings:
+    verdicts: list  # of (case id, Verdict)
+    untold: dict  # {case id: why nothing can be said of its requests per second}
+
+    @property
+    def unclear(self):
+        """{case id: verdict} where the requests per second are too noisy; unless something else says slower."""
+        slower = {case for case, v in self.verdicts if v.what == "slower"}
+        return {case: v for case, v in self.verdicts
+                if v.metric == METRICS[0].name and v.what == "cannot tell" and case not in slower}
+
+
+def findings_of(pairs, threshold):
     """pairs: {case id: (first, second)}, each {round: metrics}."""
-    found = []
+    found = Findings([], {})
     for case, (first, second) in pairs.items():
-        for metric in METRICS:
-            verdict = judge(first, second, metric, threshold)
-            if verdict:
-                found.append((case, verdict))
+        if not first.keys() & second.keys():
+            found.untold[case] = f"no round has both: {len(first)} measurements of the first, {len(second)} of the second"
+            continue
+        verdicts = [v for v in (judge(first, second, metric, threshold) for metric in METRICS) if v]
+        found.verdicts += [(case, v) for v in verdicts]
+        if METRICS[0].name not in (v.metric for v in verdicts):
+            found.untold[case] = "it has no requests per second"
     return found
 
 
@@ -63,54 +82,71 @@ def of_two_builds(run):
 
 
 def of_two_runs(first, second):
-    theirs = {tuple(sorted(case.values.items())): case for case in second.cases}
-    pairs = {}
-    for case in first.cases:
-        other = theirs.get(tuple(sorted(case.values.items())))
-        if other:
-            pairs[case.id] = (rounds_of(first, case, first.builds[0]), rounds_of(second, other, second.builds[0]))
-    if not pairs:
-        raise Wrong(f"{first.folder} and {second.folder} have no case in common")
-    return pairs
-
-
-def unclear_of(found):
-    """{case: its quietest verdict}, of cases of which neither the requests per second nor the median latency could be
-    told. p99 is often too noisy; it is judged where it is not, and asks for no more rounds."""
-    quiet = {case for case, v in found if v.what != "cannot tell" and v.metric != "p99"}
-    unclear = {}
-    for case, v in found:
-        if case not in quiet and v.metric != "p99":
-            unclear[case] = min(unclear.get(case, v), v, key=lambda v: v.ratio.half_width)
-    return unclear
+    for run in (first, second):
+        if len(run.builds) != 1:
+            raise Wrong(f"{run.folder}: has results of {len(run.builds)} builds, expected one; compare it by itself")
+    def by_values(run):
+        return {tuple(sorted(case.values.items())): case for case in run.cases}
+    ours, theirs = by_values(first), by_values(second)
+    if not ours.keys() & theirs.keys():
+        raise Wrong(f"{first.folder} and {second.folder} have no case in common; expected results of the same spec")
+    pairs = {case.id: (rounds_of(first, case, first.builds[0]),
+                       rounds_of(second, theirs[values], second.builds[0]) if values in theirs else {})
+             for values, case in ours.items()}
+    # By all its values: its id is of the other spec, and may be that of another case here.
+    return pairs | {f"{case.id} of {second.folder}": ({}, rounds_of(second, case, second.builds[0]))
+                    for values, case in theirs.items() if values not in ours}
 
 
 def measure(builds, spec, threshold, rounds, most_rounds, folder):
     """Adds rounds until all is clear, or there are too many."""
     sweep("run", spec, *(f"--build={b}" for b in builds), "--repeats", rounds, "--output", folder)
     while True:
-        found = verdicts(of_two_builds(Run(folder)), threshold)
-        if not unclear_of(found) or rounds >= most_rounds:
+        found = findings_of(of_two_builds(Run(folder)), threshold)
+        if not found.unclear or rounds >= most_rounds:
             return found
         rounds = min(most_rounds, rounds * 2)
         sweep("run", "--resume", folder, "--repeats", rounds)
 
 
+def names_of(cases):
+    cases = sorted(set(cases))
+    return ", ".join(cases[:MOST_NAMED]) + (f" and {len(cases) - MOST_NAMED} more" if len(cases) > MOST_NAMED else "")
+
+
+def why_not(found, threshold):
+    """Of what cannot be told, what stands in the way."""
+    few = [case for case, v in found.unclear.items() if v.ratio.n < LEAST_ROUNDS]
+    noisy = {case: v for case, v in found.unclear.items() if case not in few}
+    if noisy:
+        worst = max(v.ratio.half_width for v in noisy.values())
+        yield (f"the noise is up to {100 * worst:.1f} % of the figure, the threshold {100 * threshold:g} %, in "
+               f"{names_of(noisy)}: more rounds or a quieter machine will")
+    if few:
+        yield f"fewer than {LEAST_ROUNDS} rounds have both in {names_of(few)}"
+    if found.untold:
+        yield f"nothing to compare in {names_of(found.untold)}"
+
+
 def conclude(found, threshold):
     """Prints it all; the exit status."""
-    for case, verdict in found:
+    for case, why in found.untold.items():
+        print(f"{case:<48} {why}: cannot tell")
+    for case, verdict in found.verdicts:
         print(line_of(case, verdict))
-    slower = [(c, v) for c, v in found if v.what == "slower"]
-    unclear = unclear_of(found)
+    if not found.verdicts:
+        raise Wrong("compare: nothing was measured that could be compared; expected measurements of the cache or the "
+                    "bound by both sides, in the same rounds")
+    slower = [case for case, v in found.verdicts if v.what == "slower"]
     if slower:
-        print(f"compare: SLOWER: {', '.join(sorted({c for c, _ in slower}))}")
+        print(f"compare: SLOWER: {', '.join(sorted(set(slower)))}")
         return SLOWER
-    if unclear:
-        worst = max(v.ratio.half_width for v in unclear.values())
-        print(f"compare: cannot tell: the noise is up to {100 * worst:.1f} % of the figure, the threshold "
-              f"{100 * threshold:g} %; more rounds or a quieter machine will")
+    if found.unclear or found.untold:
+        print(f"compare: cannot tell: {'; '.join(why_not(found, threshold))}")
         return CANNOT_TELL
-    print(f"compare: no case is slower by {100 * threshold:g} %")
+    untold = [f"{v.metric} of {case}" for case, v in found.verdicts if v.what == "cannot tell"]
+    print(f"compare: no case is slower by {100 * threshold:g} %" +
+          (f"; but for what is too noisy to tell: {names_of(untold)}" if untold else ""))
     return 0
 
 
@@ -137,7 +173,7 @@ def main(arguments):
     elif options.b:
         print("compare: two results that were not measured in turn: what drifted between them counts as a difference",
               file=sys.stderr)
-        found = verdicts(of_two_runs(Run(options.a), Run(options.b)), threshold)
+        found = findings_of(of_two_runs(Run(options.a), Run(options.b)), threshold)
     else:
-        found = verdicts(of_two_builds(Run(options.a)), threshold)
+        found = findings_of(of_two_builds(Run(options.a)), threshold)
     return conclude(found, threshold)

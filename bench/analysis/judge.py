@@ -36,9 +36,9 @@ class Verdict:
 
 
 def judge(first, second, metric, threshold):
-    """first, second: {round: metrics}. None: this was not measured."""
-    a = {r: metric.of(m) for r, m in first.items()}
-    b = {r: metric.of(m) for r, m in second.items()}
+    """first, second: {round: metrics}. None: this was not measured in any round of both."""
+    common = first.keys() & second.keys()
+    a, b = ({r: metric.of(side[r]) for r in common} for side in (first, second))
     if not a or not b or None in a.values() or None in b.values():
         return None
     ratios = paired_ratios(b, a) if metric.higher_is_better else paired_ratios(a, b)
