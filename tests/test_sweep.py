@@ -134,6 +134,19 @@ def test_the_order_is_fair_and_follows_from_the_seed(tmp_path):
     assert len(set(rounds["0"])) == len(rounds["0"]) == 12
 
 
+@pytest.mark.parametrize("rounds", [11, 12])
+def test_each_of_two_builds_comes_first_in_half_the_rounds(tmp_path, rounds):
+    for seed in range(1, 6):
+        spec = write(tmp_path, SMALL.replace("repeats: 2", f"repeats: {rounds}") + f"seed: {seed}\n")
+        plan = run("run", spec, "--dry-run", "--build", BUILD, "--build", BUILD).stdout
+        order = collections.defaultdict(str)
+        for number, case, build in re.findall(r"round (\d+)  (.*)  build (.)", plan):
+            order[case, number] += build
+        for case in {case for case, _ in order}:
+            first_a = sum(order[case, str(r)] == "ab" for r in range(rounds))
+            assert abs(first_a - rounds / 2) <= 1, (seed, case)
+
+
 def test_what_an_engine_does_not_look_at_makes_no_case(tmp_path):
     text = HEAD + "matrix: {engine: [pcache, bound, uring], persist: [flushcache, clwb], data_crc: [0, 1]}\n"
     done = run("run", write(tmp_path, text), "--dry-run")

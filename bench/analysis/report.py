@@ -110,7 +110,7 @@ class Section:
             f"{info['runtime_s']:g} s each at most")
         self.page.add(
             f"<p>{len(self.run.cases)} cases, {info['repeats']} measurements of each ({seconds}), by rounds: every case "
-            f"once in each round, in an order of its own (seed {info['seed']}). Given are medians; an interval is the "
+            f"once in each round, in an order that is shuffled (seed {info['seed']}). Given are medians; an interval is the "
             f"{CONFIDENCE:.0%} bootstrap interval of the median, or from {LEAST_FOR_INTERVAL - 1} measurements and "
             "less their range. A ratio is of measurements of the same round.</p>\n")
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "sweep/plan.h"
 
+#include <algorithm>
 #include <random>
 
 namespace pcache::sweep {
@@ -8,8 +9,15 @@ namespace pcache::sweep {
 std::vector<Measurement> make_plan(const Spec& spec, size_t builds) {
   std::vector<Measurement> plan;
   std::mt19937_64 random(spec.seed);
+  std::vector<Measurement> round;
   for (uint32_t repeat = 0; repeat < spec.repeats; repeat++) {
-    std::vector<Measurement> round;
+    if (repeat % 2 == 1) {
+      std::ranges::reverse(round);
+      for (Measurement& what : round) what.repeat = repeat;
+      plan.insert(plan.end(), round.begin(), round.end());
+      continue;
+    }
+    round.clear();
     for (size_t i = 0; i < spec.cases.size(); i++) {
       const std::string& engine = spec.cases[i].values.at("engine");
       const bool ours = engine == "pcache" || engine == "bound";

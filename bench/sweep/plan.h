@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Plan: which measurements are made, in which order. Every case once in each round, each round in
-// an order of its own, by the seed: what drifts on the machine hits all cases alike.
+// Plan: which measurements are made, in which order. Every case once in each round: what drifts on
+// the machine hits all cases alike. Rounds come in pairs: the first in an order of its own, by the
+// seed, the second in the reverse of that, so that of two builds each comes first as often.
 #pragma once
 
 #include <vector>
