@@ -155,6 +155,7 @@ def test_ratios_are_judged_by_both_intervals():
     assert verdict(0.70, 0.68, 0.72) == "worse"
     assert verdict(0.74, 0.70, 0.78) == "ok", "the best that the interval allows is within the threshold"
     assert verdict(0.70, 0.50, 0.90) == "cannot tell"
+    assert verdict(0.20, 0.10, 0.30) == "worse", "a wide interval, relative to its median, and all of it below"
     assert gate.judge_ratios(before, {}, 0.15)["w"] == "is not measured any more"
 
 
@@ -200,12 +201,16 @@ def test_a_build_that_is_slower_by_half_is_found_anywhere(spec, tmp_path):
     (["compare", BUILD, BUILD, "--spec", "/nowhere.yaml"], "cannot read /nowhere.yaml"),
     (["gate"], "--baseline"),
     (["gate", "--baseline", "/nowhere.json"], "/nowhere.json: is not there; --accept REASON makes it"),
+    (["gate", "--baseline", "/dev/null", "--only", "("], "`(`: expected a regular expression"),
+    (["gate", "--baseline", "/dev/null", "--accept", " "], "--accept: expected why, in words"),
+    (["gate", "--baseline", "/dev/null", "--rounds", "0"], "--rounds 0: expected 1 to 1000"),
+    (["gate", "--baseline", "/dev"], "/dev"),
     (["gate", "--baseline", "/dev/null"], "/dev/null: "),
     (["gate", "--baseline", "/dev/null", "--build", "/nowhere"], "/nowhere/bin/pcache-microbench: is not there"),
 ])
 def test_wrong_use_is_named(arguments, says):
     done = run(*arguments)
-    assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and says in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_a_gate_of_counts_passes_and_fails(tmp_path):

@@ -10,7 +10,6 @@ Given is the speed of the second relative to the first. Exit status: 0 no case h
 no latency that could be told is longer; 1 one has; 2 nothing could be judged; 3 it cannot be told of each case: the
 noise is larger than the threshold, or measurements are missing.
 """
-import argparse
 import dataclasses
 import os
 import pathlib
@@ -19,6 +18,7 @@ import sys
 import tempfile
 
 from judge import LEAST_ROUNDS, METRICS, judge, line_of
+from options import Parser
 from results import Run, Wrong
 
 SOURCE = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -38,6 +38,8 @@ def sweep(*arguments):
     status = subprocess.run([program, *map(str, arguments)], stdout=subprocess.DEVNULL, check=False).returncode
     if status == 130:
         raise KeyboardInterrupt
+    if status == 2:
+        raise SystemExit(2)  # it has said why
     if status != 0:
         raise Wrong("a measurement has failed; what it said is above")
 
@@ -151,8 +153,7 @@ def conclude(found, threshold):
 
 
 def main(arguments):
-    parser = argparse.ArgumentParser(prog="pcache-sweep compare", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("compare", __doc__)
     parser.add_argument("a", type=pathlib.Path, metavar="A")
     parser.add_argument("b", type=pathlib.Path, nargs="?", metavar="B")
     parser.add_argument("--spec", type=pathlib.Path, default=SOURCE / "configs" / "gate.yaml")
@@ -171,9 +172,9 @@ def main(arguments):
             folder = options.output or pathlib.Path(scratch) / "run"
             found = measure((options.a, options.b), options.spec, threshold, options.rounds, options.most_rounds, folder)
     elif options.b:
+        found = findings_of(of_two_runs(Run(options.a), Run(options.b)), threshold)
         print("compare: two results that were not measured in turn: what drifted between them counts as a difference",
               file=sys.stderr)
-        found = findings_of(of_two_runs(Run(options.a), Run(options.b)), threshold)
     else:
         found = findings_of(of_two_builds(Run(options.a)), threshold)
     return conclude(found, threshold)

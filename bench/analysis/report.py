@@ -4,13 +4,13 @@
 One page, report.html, that needs nothing else: tables, figures, the method and the machine. Beside it
 the tables as CSV and the figures as PNG. Without --output it goes into the first FOLDER.
 """
-import argparse
 import csv
 import html
 import pathlib
 
 import figures
 import published
+from options import Parser
 from results import Run, Wrong, number_of
 from stats import CONFIDENCE, LEAST_FOR_INTERVAL, estimate, paired_ratios
 
@@ -337,8 +337,7 @@ def make(runs, folder):
 
 
 def main(arguments):
-    parser = argparse.ArgumentParser(prog="pcache-sweep report", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("report", __doc__)
     parser.add_argument("folders", nargs="+", type=pathlib.Path, metavar="FOLDER")
     parser.add_argument("--output", type=pathlib.Path, metavar="FOLDER")
     options = parser.parse_args(arguments)
