@@ -80,3 +80,42 @@ def test_results_of_two_runs_are_compared_case_by_case(tmp_path):
     for a, b, says in ((one, none, "have no case in common"), (one, two, "has results of 2 builds, expected one")):
         done = run("compare", a, b)
         assert done.returncode == WRONG and says in done.stderr
+
+
+def put(run_folder, **changes):
+    info = json.loads((run_folder / "run.json").read_text())
+    (run_folder / "run.json").write_text(json.dumps(info | changes))
+
+
+LINE = {"number": 0, "case": 0, "build": "a", "repeat": 0, "ok": True, "metrics": {"iops": 1.0, "bytes_per_s": 1.0}}
+
+
+@pytest.mark.parametrize("file, content", [
+    ("run.json", b"\xff"), ("run.json", b"[1]"), ("run.json", b"[" * 100000),
+    ("run.json", {"cases": 1}), ("run.json", {"cases": [{"id": 1, "values": []}]}), ("run.json", {"axes": None}),
+    ("run.json", {"cases": [{"id": "x", "values": {}}]}), ("run.json", {"builds": [1]}),
+    ("results.jsonl", b"\xff\n"), ("results.jsonl", b"1\n"), ("results.jsonl", b"{]\n"),
+    ("results.jsonl", {"case": -1}), ("results.jsonl", {"case": 9}), ("results.jsonl", {"repeat": "one"}),
+    ("results.jsonl", {"number": None}), ("results.jsonl", {"metrics": []}), ("results.jsonl", {"metrics": {"iops": 1}}),
+    ("results.jsonl", {"metrics": {"iops": float("nan"), "bytes_per_s": 1}}),
+    ("results.jsonl", {"metrics": {"iops": 0, "bytes_per_s": 1}}),
+    ("results.jsonl", {"metrics": {"iops": 1, "bytes_per_s": 1, "write": {"lat_ns": {"p50": "fast"}}}}),
+])
+def test_damaged_results_are_no_verdict(tmp_path, file, content):
+    folder = results(tmp_path / "run", {"4k": {"a": list(rounds(12)), "b": list(rounds(12))}})
+    if isinstance(content, bytes):
+        (folder / file).write_bytes(content)
+    elif file == "run.json":
+        put(folder, **content)
+    else:
+        (folder / file).write_text(json.dumps(LINE | content) + "\n")
+    done = run("compare", folder)
+    assert done.returncode == WRONG and str(folder) in done.stderr, done.stdout + done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_what_nobody_has_thought_of_is_no_verdict(tmp_path):
+    """The report needs more of run.json than compare does."""
+    done = run("report", results(tmp_path / "run", {"4k": {"a": list(rounds(12)), "b": list(rounds(12))}}))
+    assert done.returncode == WRONG and len(done.stderr.splitlines()) == 1
+    assert "report: KeyError" in done.stderr and "damaged, or this is a bug" in done.stderr

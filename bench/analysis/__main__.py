@@ -5,11 +5,13 @@ import sys
 if __name__ == "__main__":
     COMMANDS = ("report", "compare", "gate")
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
-        sys.exit(f"usage: pcache-sweep {'|'.join(COMMANDS)} ...")
+        print(f"usage: pcache-sweep {'|'.join(COMMANDS)} ...", file=sys.stderr)
+        sys.exit(2)
     try:
         module = __import__(sys.argv[1])
     except ModuleNotFoundError as missing:
-        sys.exit(f"pcache-sweep: Python's {missing.name} is missing; scripts/setup installs it")
+        print(f"pcache-sweep: Python's {missing.name} is missing; scripts/setup installs it", file=sys.stderr)
+        sys.exit(2)
     from results import Wrong
     try:
         sys.exit(module.main(sys.argv[2:]))
@@ -18,3 +20,8 @@ if __name__ == "__main__":
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:  # pylint: disable=broad-exception-caught
+        # Not 1, which is a verdict.
+        what = f"{type(error).__name__} {error}".replace("\n", " ")
+        print(f"pcache-sweep: {sys.argv[1]}: {what}; what it read is damaged, or this is a bug", file=sys.stderr)
+        sys.exit(2)

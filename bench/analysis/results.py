@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import math
 import pathlib
 
 SCHEMAS = ("pcache-sweep-run/1",)
@@ -50,30 +51,45 @@ class Run:
             raise Wrong(f"{self.folder}/run.json: schema {self.info.get('schema')}, expected {' or '.join(SCHEMAS)}")
         try:
             self._read()
-        except (KeyError, TypeError, IndexError) as error:
+        except Wrong:
+            raise
+        except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
             raise Wrong(f"{self.folder}: damaged: {type(error).__name__} {error}") from None
 
     def _read(self):
-        self.name, self.axes = self.info["name"], self.info["axes"]
-        self.cases = [Case(i, c["id"], c["values"]) for i, c in enumerate(self.info["cases"])]
+        self.name, self.axes = str(self.info["name"]), list(self.info["axes"])
+        self.cases = [Case(i, str(c["id"]), {k: str(v) for k, v in c["values"].items()})
+                      for i, c in enumerate(self.info["cases"])]
+        if not all("engine" in case.values for case in self.cases):
+            raise Wrong(f"{self.folder}/run.json: damaged: a case has no engine")
         self.builds = [b["label"] for b in self.info["builds"]]
         self.samples, failed = [], {}
         path = self.folder / "results.jsonl"
-        for number, line in enumerate(path.read_text().splitlines(keepends=True), 1):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1):
             if not line.endswith("\n"):
                 break  # a run that was cut
             try:
-                result = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise Wrong(f"{path}:{number}: {error}") from None
-            case = self.cases[result["case"]]
-            if not result["ok"]:
-                failed[result["number"]] = (case, result["error"])
-                continue
-            failed.pop(result["number"], None)  # tried again
-            self.samples.append(Sample(case, result["build"], result["repeat"], result["metrics"],
-                                       self.folder / "raw" / f"{result['number']:05}"))
+                self._add(json.loads(line), failed)
+            except (KeyError, TypeError, IndexError, ValueError, AttributeError, RecursionError) as error:
+                raise Wrong(f"{path}:{number}: damaged: {type(error).__name__} {error}") from None
         self.failed = list(failed.values())
+
+    def _add(self, result, failed):
+        """A line; what is not as the schema says raises something."""
+        number, repeat = result["number"], result["repeat"]
+        if not (_is_whole(number) and _is_whole(repeat) and _is_whole(result["case"])):
+            raise ValueError("number, repeat and case: expected whole numbers")
+        case = self.cases[result["case"]]
+        if not result["ok"]:
+            failed[number] = (case, str(result["error"]))
+            return
+        failed.pop(number, None)  # tried again
+        metrics = result["metrics"]
+        _need_figures(metrics, ("iops", "bytes_per_s"))
+        for direction in ("read", "write"):
+            latencies = metrics.get(direction, {}).get("lat_ns", {})
+            _need_figures(latencies, latencies.keys())
+        self.samples.append(Sample(case, str(result["build"]), repeat, metrics, self.folder / "raw" / f"{number:05}"))
 
     def of(self, case, build=""):
         """Its samples, in the order of the rounds."""
@@ -90,13 +106,28 @@ class Run:
         return min(alike, key=lambda other: other.values["fence"] != "each", default=None)
 
 
+def _is_whole(value):
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _need_figures(of, names):
+    for name in names:
+        if isinstance(of[name], bool) or not (math.isfinite(of[name]) and of[name] >= 0):
+            raise ValueError(f"{name}: {of[name]}")
+    if "iops" in names and of["iops"] == 0:
+        raise ValueError("iops: 0")
+
+
 def _load_json(path):
     try:
-        return json.loads(path.read_text())
+        info = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise Wrong(f"{path}: is not there; expected a folder that pcache-sweep run has made") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise Wrong(f"{path}: {error}") from None
+    if not isinstance(info, dict):
+        raise Wrong(f"{path}: expected a table, found {type(info).__name__}; expected what pcache-sweep run has written")
+    return info
 
 
 def bytes_of(size):
