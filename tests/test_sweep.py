@@ -68,6 +68,11 @@ def lines_of(folder):
     ("name: a/b\n", 1, "expected letters, digits, - and _"),
     ("name: x\nruntime: soon\n", 2, "expected a time from 0.1s to 1440m"),
     ("name: x\nruntime: 1s\nrepeats: 0\n", 3, "expected a number from 1 to 1000"),
+    ("name: x\nruntime: 1s junk\n", 2, "`1s junk`: expected a time"),
+    ("name: x\nruntime: 1 s s\n", 2, "expected a time"),
+    ("name: x\nwarmup: soon\n", 2, "expected a time from 0s"),
+    ("name: x\nwarmup: 1e\n", 2, "expected a time from 0s"),
+    (HEAD + "matrix: {bs: 4k}\n---\nname: y\n", 6, "a second document"),
     (HEAD, 1, "`matrix:` is missing"),
     (HEAD + "matrx: {bs: 4k}\n", 4, "unknown key `matrx`"),
     (HEAD + "matrix: {}\n", 4, "the matrix is empty"),
@@ -102,16 +107,44 @@ def test_a_wrong_file_is_an_error_that_names_the_line(tmp_path, text, line, says
     (["run", "PATH_FILE"], "its content will be lost; --overwrite"),
     (["run", "SPEC", "--output", "."], "is there already"),
     (["run", "--resume", "nothing"], "cannot read"),
+    (["run", "SPEC", "--repeats", "0"], "--repeats 0: expected 1 to 1000"),
+    (["run", "SPEC", "--repeats", "-1"], "--repeats -1: expected 1 to 1000"),
+    (["run", "SPEC", "--repeats", "two"], "--repeats"),
+    (["run", "SPEC", "--runtime", "0"], "--runtime 0.000000: expected 0.1 to 86400 seconds"),
+    (["run", "SPEC", "--runtime", "nan"], "--runtime nan: expected"),
+    (["run", "--resume", ".", "--runtime", "1"], "--runtime has no effect with --resume"),
+    (["run", "--resume", ".", "--output", "x"], "--output has no effect with --resume"),
+    (["run", "--resume", ".", "--build", "x"], "--build has no effect with --resume"),
+    (["run", "SPEC", "--foo"], "--foo"),
+    (["run", "SPEC", "--dry-run", "--resume", "x"], "run needs a file"),
+    (["run", "NOT_HERE", "--overwrite"], "this machine cannot measure any of its cases: /nowhere/disk: No such file"),
     (["report", "nothing"], "nothing/run.json: is not there"),
 ])
 def test_wrong_arguments_are_named(tmp_path, arguments, says):
     spec = write(tmp_path, SMALL)
     paths = write(tmp_path, HEAD + "matrix: {engine: 'path:/dev/null'}\n", "paths.yaml")
     path_file = write(tmp_path, HEAD + f"matrix: {{engine: 'path:{spec}'}}\n", "path_file.yaml")
-    given = {"SPEC": spec, "PATHS": paths, "PATH_FILE": path_file}
+    not_here = write(tmp_path, HEAD + "matrix: {engine: 'path:/nowhere/disk'}\n", "not_here.yaml")
+    given = {"SPEC": spec, "PATHS": paths, "PATH_FILE": path_file, "NOT_HERE": not_here}
     done = run(*(given.get(a, a) for a in arguments), ok=2, cwd=tmp_path)
-    assert says in done.stderr and "Traceback" not in done.stderr
-    assert spec.read_text() == SMALL
+    assert says in done.stderr and len(done.stderr.splitlines()) == 1
+    assert spec.read_text() == SMALL and not (tmp_path / "results").exists()
+
+
+def test_text_that_is_not_utf8_is_named_before_anything_is_made(tmp_path):
+    spec = tmp_path / "spec.yaml"
+    spec.write_bytes(SMALL.encode().replace(b"small sweep", b"\xfc sweep"))
+    done = run("run", spec, "--output", tmp_path / "run", "--backing-dir", tmp_path, ok=2)
+    assert f"{spec}:2: expected UTF-8" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["spec.yaml"]
+
+
+@pytest.mark.parametrize("run_json", ["[]", "{", '{"schema": 1}', '{"schema": "pcache-sweep-run/1"}', '{"schema": "x"}'])
+def test_a_damaged_run_is_not_resumed(tmp_path, run_json):
+    write(tmp_path, run_json, "run.json")
+    write(tmp_path, "", "results.jsonl")
+    done = run("run", "--resume", tmp_path, ok=2)
+    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("pcache-sweep: ")
 
 
 def test_every_preset_can_be_planned():

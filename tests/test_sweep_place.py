@@ -2,6 +2,7 @@
 """pcache-sweep run: the devices and files that it works on, and those that it must leave alone."""
 
 import fcntl
+import json
 
 from test_sweep import HEAD, lines_of, run, write
 
@@ -49,3 +50,17 @@ def test_relative_places_are_relative_to_where_one_stands(tmp_path):
     assert f"filename={tmp_path}/disk\n" in jobs and f"cache_dev={tmp_path}/cache\n" in jobs
     assert not list((tmp_path / "run" / "raw").glob("disk*"))
     assert any((tmp_path / "disk").read_bytes()), "it was written to"
+
+
+def test_a_dry_run_writes_nothing(tmp_path):
+    run("run", write(tmp_path, DISK), "--output", tmp_path / "run", "--backing-dir", tmp_path)
+    with open(tmp_path / "run" / "results.jsonl", "a", encoding="ascii") as file:
+        file.write('{"number": 99, "ca')
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    done = run("run", "--resume", tmp_path / "run", "--repeats", 3, "--dry-run")
+    assert "1 cases, 3 measurements" in done.stdout
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    run("run", "--resume", tmp_path / "run", "--repeats", 3, "--backing-dir", tmp_path)
+    assert [r["number"] for r in lines_of(tmp_path / "run")] == [0, 1, 2]
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["repeats"] == 3
+    assert "has 3 rounds already" in run("run", "--resume", tmp_path / "run", "--repeats", 2, ok=2).stderr

@@ -14,10 +14,10 @@
 namespace pcache::sweep {
 
 struct PlaceOptions {
-  std::string cache_dir = "/dev/shm";    // of the scratch file that stands for pmem
-  std::string backing_dir = "/var/tmp";  // of the scratch file that is the backing device
-  std::string cache_dev, backing;        // instead of those: a pmem device or file, a block device
-  bool overwrite = false;                // they hold nothing that is needed
+  std::string cache_dir;    // of the scratch file that stands for pmem; empty: /dev/shm
+  std::string backing_dir;  // of the scratch file that is the backing device; empty: /var/tmp
+  std::string cache_dev, backing;  // instead of those: a pmem device or file, a block device
+  bool overwrite = false;          // they hold nothing that is needed
 };
 
 class Place {

@@ -27,6 +27,12 @@ std::string now() {
   return text;
 }
 
+// A line that a cut left half-written was never there.
+std::string whole_lines(const std::string& lines) {
+  const size_t end = lines.rfind('\n');
+  return end == lines.npos ? "" : lines.substr(0, end + 1);
+}
+
 }  // namespace
 
 void write_file(const std::string& path, const std::string& text) {
@@ -53,10 +59,7 @@ void RunFolder::need_new(const std::string& path) {
 RunFolder RunFolder::create(const std::string& path, const Spec& spec,
                             const std::vector<Build>& builds, const ordered_json& host,
                             const ordered_json& source) {
-  std::error_code error;
   need_new(path);
-  if (!fs::create_directories(path + "/raw", error))
-    throw Wrong("cannot make " + path + ": " + error.message());
   RunFolder folder(path);
   ordered_json cases = ordered_json::array();
   for (const Case& one : spec.cases) cases.push_back({{"id", one.id}, {"values", one.values}});
@@ -77,8 +80,18 @@ RunFolder RunFolder::create(const std::string& path, const Spec& spec,
                  {"host", host},
                  {"source", source},
                  {"spec", spec.text}};
-  write_file(path + "/run.json", folder.run_.dump(1) + "\n");
-  write_file(path + "/results.jsonl", "");
+  const std::string text = folder.run_.dump(1) + "\n";  // may throw: before there is a folder
+  std::error_code error;
+  if (!fs::create_directories(path + "/raw", error))
+    throw Wrong("cannot make " + path + ": " + error.message());
+  try {
+    write_file(path + "/run.json", text);
+    write_file(path + "/results.jsonl", "");
+  } catch (const Wrong&) {
+    for (const char* made : {"/run.json", "/results.jsonl", "/raw", ""})
+      fs::remove(path + made, error);
+    throw;
+  }
   return folder;
 }
 
@@ -92,11 +105,7 @@ RunFolder RunFolder::open(const std::string& path) {
   } catch (const nlohmann::json::exception& error) {
     throw Wrong(path + "/run.json: " + error.what());
   }
-  // A line that a cut left half-written was never there.
-  const std::string lines = read_file(path + "/results.jsonl");
-  const size_t whole = lines.rfind('\n') == lines.npos ? 0 : lines.rfind('\n') + 1;
-  if (whole != lines.size()) write_file(path + "/results.jsonl", lines.substr(0, whole));
-  std::istringstream in(lines.substr(0, whole));
+  std::istringstream in(whole_lines(read_file(path + "/results.jsonl")));
   for (std::string line; std::getline(in, line);) try {
       const auto result = ordered_json::parse(line);
       if (result.at("ok")) folder.done_.insert(result.at("number").get<size_t>());
@@ -114,7 +123,9 @@ std::vector<Build> RunFolder::builds() const {
 }
 
 void RunFolder::add(const ordered_json& result) {
-  const std::string line = result.dump() + "\n";
+  // What fio said may be in any encoding.
+  const std::string line =
+      result.dump(-1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
   const std::string file = path_ + "/results.jsonl";
   const int fd = ::open(file.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
   const bool written =
@@ -125,7 +136,9 @@ void RunFolder::add(const ordered_json& result) {
   if (result.at("ok")) done_.insert(result.at("number").get<size_t>());
 }
 
-void RunFolder::set_repeats(uint32_t repeats) {
+void RunFolder::begin_writing(uint32_t repeats) {
+  const std::string lines = read_file(path_ + "/results.jsonl"), whole = whole_lines(lines);
+  if (whole.size() != lines.size()) write_file(path_ + "/results.jsonl", whole);
   if (run_.at("repeats") == repeats) return;
   run_["repeats"] = repeats;
   write_file(path_ + "/run.json.new", run_.dump(1) + "\n");

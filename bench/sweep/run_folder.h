@@ -26,7 +26,7 @@ class RunFolder {
   static RunFolder create(const std::string& path, const Spec& spec,
                           const std::vector<Build>& builds, const nlohmann::ordered_json& host,
                           const nlohmann::ordered_json& source);
-  // One that was begun. Throws Wrong: it is none, or damaged.
+  // One that was begun; nothing is written to it yet. Throws Wrong: it is none, or damaged.
   static RunFolder open(const std::string& path);
 
   const std::string& path() const { return path_; }
@@ -36,8 +36,8 @@ class RunFolder {
   std::vector<Build> builds() const;
   bool is_done(size_t measurement) const { return done_.contains(measurement); }
   void add(const nlohmann::ordered_json& result);
-  // More rounds than it was begun with: those that are there stay what they are.
-  void set_repeats(uint32_t repeats);
+  // Behind open(), before add(). More rounds than before: those that are there stay what they are.
+  void begin_writing(uint32_t repeats);
   // Of a file in raw/.
   std::string raw(size_t measurement, const std::string& suffix) const;
 

@@ -4,6 +4,7 @@
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <sstream>
 
@@ -22,12 +23,7 @@ class Parser {
   explicit Parser(std::string file) : file_(std::move(file)) {}
 
   Spec parse(const std::string& text) {
-    YAML::Node root;
-    try {
-      root = YAML::Load(text);
-    } catch (const YAML::Exception& error) {
-      fail(error.mark, error.msg);
-    }
+    const YAML::Node root = document(text);
     if (!root.IsMap()) fail(root.Mark(), "expected `key: value` lines; see configs/README.md");
     Spec spec;
     spec.text = text;
@@ -75,6 +71,31 @@ class Parser {
     throw Wrong(file_ + ":" + std::to_string(std::max(mark.line, 0) + 1) + ": " + text);
   }
 
+  YAML::Node document(const std::string& text) const {
+    need_utf8(text);
+    std::vector<YAML::Node> documents;
+    try {
+      documents = YAML::LoadAll(text);
+    } catch (const YAML::Exception& error) {
+      fail(error.mark, error.msg);
+    }
+    if (documents.size() > 1)
+      fail(documents[1].Mark(), "a second document; expected one, without `---` behind it");
+    return documents.empty() ? YAML::Node() : documents[0];
+  }
+
+  // It becomes part of run.json, which must be.
+  void need_utf8(const std::string& text) const {
+    std::istringstream lines(text);
+    int number = 0;
+    for (std::string line; std::getline(lines, line); number++) try {
+        (void)nlohmann::json(line).dump();
+      } catch (const nlohmann::json::exception&) {
+        throw Wrong(file_ + ":" + std::to_string(number + 1) +
+                    ": expected UTF-8, found other bytes");
+      }
+  }
+
   // yaml-cpp keeps the first of two equal keys and says nothing.
   std::vector<std::pair<YAML::Node, YAML::Node>> each_once(const YAML::Node& map) const {
     std::vector<std::pair<YAML::Node, YAML::Node>> items;
@@ -108,12 +129,13 @@ class Parser {
     std::istringstream in(text);
     double value = -1;
     std::string unit;
-    in >> value >> unit;
+    const bool is_number = static_cast<bool>(in >> value);
+    in >> unit >> std::ws;
     const double scale = unit.empty() || unit == "s" ? 1
                          : unit == "ms"              ? 0.001
                          : unit == "m"               ? 60
                                                      : -1;
-    if (scale < 0 || !(value * scale >= least) || value * scale > 86400)
+    if (scale < 0 || !is_number || !in.eof() || !(value * scale >= least) || value * scale > 86400)
       fail(node.Mark(), "`" + text + "`: expected a time from " + (least > 0 ? "0.1s" : "0s") +
                             " to 1440m, such as 500ms, 5s or 2m");
     return value * scale;

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "sweep/run_command.h"
+
+#include <cstdio>
+#include <ctime>
+#include <filesystem>
+#include <memory>
+
+#include "sweep/host.h"
+#include "sweep/runner.h"
+
+namespace pcache::sweep {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int kFailed = 1, kInterrupted = 130;
+
+void check(const RunOptions& options) {
+  if (options.spec.empty() == options.resume.empty())
+    throw Wrong("run needs a file such as configs/smoke.yaml, or --resume FOLDER");
+  if (options.repeats && (*options.repeats < 1 || *options.repeats > 1000))
+    throw Wrong("--repeats " + std::to_string(*options.repeats) + ": expected 1 to 1000");
+  if (options.runtime_s && !(*options.runtime_s >= 0.1 && *options.runtime_s <= 86400))
+    throw Wrong("--runtime " + std::to_string(*options.runtime_s) +
+                ": expected 0.1 to 86400 seconds");
+  if (options.resume.empty()) return;
+  const auto refuse = [&](bool given, const char* option) {
+    if (given)
+      throw Wrong(std::string(option) + " has no effect with --resume, which goes on as " +
+                  options.resume + " was begun; leave it out, or begin a new run");
+  };
+  refuse(!options.builds.empty(), "--build");
+  refuse(options.runtime_s.has_value(), "--runtime");
+  refuse(!options.output.empty(), "--output");
+}
+
+// The build tree that this program is part of; installed, its prefix.
+std::string own_build() { return fs::canonical("/proc/self/exe").parent_path().parent_path(); }
+
+std::vector<Build> builds_of(const RunOptions& options) {
+  std::vector<std::string> dirs = options.builds;
+  if (dirs.empty()) dirs.push_back(own_build());
+  std::vector<Build> builds;
+  for (const std::string& dir : dirs) {
+    const std::string label = dirs.size() > 1 ? std::string(1, char('a' + builds.size())) : "";
+    const std::string plugin = dir + "/lib/libpcache_fio.so";
+    if (!fs::exists(plugin))
+      throw Wrong(plugin + ": is not there; --build names a build directory that was built");
+    builds.push_back({label, fs::canonical(dir)});
+  }
+  if (builds.size() > 26) throw Wrong("more than 26 builds");
+  return builds;
+}
+
+std::string new_output(const std::string& name) {
+  const time_t t = time(nullptr);
+  tm local{};
+  localtime_r(&t, &local);
+  char stamp[32];
+  strftime(stamp, sizeof stamp, "%Y%m%d-%H%M%S", &local);
+  return "results/runs/" + name + "-" + stamp;
+}
+
+Spec load_spec(const RunOptions& options) {
+  Spec spec = parse_spec(read_file(options.spec), options.spec);
+  if (options.repeats) spec.repeats = static_cast<uint32_t>(*options.repeats);
+  if (options.runtime_s) spec.runtime_s = *options.runtime_s;
+  return spec;
+}
+
+void print_plan(const Spec& spec, size_t builds) {
+  double seconds = 0;
+  const auto plan = make_plan(spec, builds);
+  for (const Measurement& what : plan) {
+    seconds += Runner::expected_s(spec, spec.cases[what.case_index]);
+    printf("%4zu  round %u  %s%s%s\n", what.number, what.repeat,
+           spec.cases[what.case_index].id.c_str(), builds > 1 ? "  build " : "",
+           builds > 1 ? std::string(1, char('a' + what.build)).c_str() : "");
+  }
+  printf("%zu cases, %zu measurements, about %.0f minutes\n", spec.cases.size(), plan.size(),
+         seconds / 60 + 0.5);
+}
+
+// Of a folder: its spec, with as many rounds as are asked for.
+Spec resumed_spec(const RunFolder& folder, const RunOptions& options) {
+  Spec spec = parse_spec(folder.spec_text(), options.resume + "/run.json: spec");
+  spec.runtime_s = folder.run().at("runtime_s");
+  spec.repeats = folder.run().at("repeats");
+  const auto asked = static_cast<uint32_t>(options.repeats.value_or(spec.repeats));
+  if (asked < spec.repeats)
+    throw Wrong("--repeats " + std::to_string(asked) + ": " + options.resume + " has " +
+                std::to_string(spec.repeats) + " rounds already; expected as many or more");
+  spec.repeats = asked;
+  return spec;
+}
+
+void need_something_to_measure(const Spec& spec) {
+  std::string why;
+  for (const Case& one : spec.cases)
+    if (why = unavailable(one.values); why.empty()) return;
+  throw Wrong(spec.name + ": this machine cannot measure any of its cases: " + why);
+}
+
+std::unique_ptr<Place> make_place(const Spec& spec, const PlaceOptions& options) {
+  uint64_t cache_bytes = 0, backing_bytes = 0;
+  std::vector<std::string> paths;
+  for (const Case& one : spec.cases) {
+    cache_bytes = std::max(cache_bytes, cache_bytes_of(one));
+    backing_bytes = std::max(backing_bytes, working_set_bytes_of(one));
+    if (const std::string path = path_of(one); !path.empty()) paths.push_back(path);
+  }
+  return std::make_unique<Place>(options, cache_bytes, backing_bytes, paths);
+}
+
+// With what is not given; absolute, since fio stands in another folder than we do.
+PlaceOptions complete(PlaceOptions options) {
+  if (options.cache_dir.empty()) options.cache_dir = "/dev/shm";
+  if (options.backing_dir.empty()) options.backing_dir = "/var/tmp";
+  for (std::string* path :
+       {&options.cache_dir, &options.backing_dir, &options.cache_dev, &options.backing})
+    if (!path->empty()) *path = fs::absolute(*path);
+  return options;
+}
+
+int measure(const Spec& spec, const Place& place, RunFolder& folder, const RunOptions& options) {
+  try {
+    const size_t failed = Runner(spec, place, folder, options.quiet).run();
+    printf("%s\n", folder.path().c_str());
+    if (failed > 0)
+      fprintf(stderr, "pcache-sweep: %zu measurements failed; --resume %s tries them again\n",
+              failed, folder.path().c_str());
+    return failed > 0 ? kFailed : 0;
+  } catch (const Runner::Interrupted&) {
+    fprintf(stderr, "\npcache-sweep: interrupted; pcache-sweep run --resume %s goes on\n",
+            folder.path().c_str());
+    return kInterrupted;
+  }
+}
+
+int run_new(const RunOptions& options) {
+  const Spec spec = load_spec(options);
+  if (options.dry_run) return print_plan(spec, std::max<size_t>(1, options.builds.size())), 0;
+  const auto builds = builds_of(options);
+  const std::string output = options.output.empty() ? new_output(spec.name) : options.output;
+  RunFolder::need_new(output);
+  need_something_to_measure(spec);
+  watch_signals();
+  const auto place = make_place(spec, complete(options.place));
+  RunFolder folder =
+      RunFolder::create(fs::absolute(output), spec, builds, host_facts(*place), source_facts());
+  return measure(spec, *place, folder, options);
+}
+
+int resume(const RunOptions& options) {
+  RunFolder folder = RunFolder::open(fs::absolute(options.resume));
+  const Spec spec = resumed_spec(folder, options);
+  if (options.dry_run) return print_plan(spec, folder.builds().size()), 0;
+  need_something_to_measure(spec);
+  watch_signals();
+  const auto place = make_place(spec, complete(options.place));
+  folder.begin_writing(spec.repeats);
+  return measure(spec, *place, folder, options);
+}
+
+}  // namespace
+
+int run(const RunOptions& options) {
+  check(options);
+  return options.resume.empty() ? run_new(options) : resume(options);
+}
+
+}  // namespace pcache::sweep

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// pcache-sweep run: from its options to a folder of results.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "sweep/place.h"
+
+namespace pcache::sweep {
+
+struct RunOptions {
+  std::string spec, output, resume;  // a spec, or a folder to resume
+  std::vector<std::string> builds;
+  PlaceOptions place;
+  std::optional<int64_t> repeats;
+  std::optional<double> runtime_s;
+  bool dry_run = false, quiet = false;
+};
+
+// The exit status. Throws Wrong.
+int run(const RunOptions& options);
+
+}  // namespace pcache::sweep
