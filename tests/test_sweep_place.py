@@ -3,8 +3,13 @@
 
 import fcntl
 import json
+import signal
+import subprocess
 
-from test_sweep import HEAD, lines_of, run, write
+import pytest
+
+from support import wait_until
+from test_sweep import HEAD, SWEEP, lines_of, run, write
 
 # What needs no cache, and little time.
 DISK = HEAD.replace("1s", "100ms") + "matrix: {engine: uring, cache_size: 512m, working_set: 0.02, bs: 4k}\n"
@@ -64,3 +69,51 @@ def test_a_dry_run_writes_nothing(tmp_path):
     assert [r["number"] for r in lines_of(tmp_path / "run")] == [0, 1, 2]
     assert json.loads((tmp_path / "run" / "run.json").read_text())["repeats"] == 3
     assert "has 3 rounds already" in run("run", "--resume", tmp_path / "run", "--repeats", 2, ok=2).stderr
+
+
+@pytest.mark.parametrize("option, size, says", [
+    ("--cache-dev", 4096, "expected a pmem device or a file of 512m or more, found 4k"),
+    ("--cache-dev", 0, "found 0"),
+    ("--backing", 1 << 20, "expected a block device or a file of 10m or more, found 1m"),
+])
+def test_what_is_too_small_is_named(tmp_path, option, size, says):
+    given = make(tmp_path / "given", size)
+    done = run("run", write(tmp_path, DISK), option, given, "--overwrite", "--output", tmp_path / "run", ok=2)
+    assert f"pcache-sweep: {given}: " in done.stderr and says in done.stderr and len(done.stderr.splitlines()) == 1
+    assert given.stat().st_size == size and not (tmp_path / "run").exists()
+
+
+def test_the_cache_device_is_not_the_backing_device_too(tmp_path):
+    given = make(tmp_path / "given", 512 << 20)
+    (tmp_path / "other").symlink_to(given)
+    done = run("run", write(tmp_path, DISK), "--cache-dev", given, "--backing", tmp_path / "other", "--overwrite", ok=2)
+    assert f"{tmp_path}/other: is the cache device, too ({given})" in done.stderr
+
+
+def test_a_device_of_a_running_cache_is_left_alone(tmp_path):
+    given = make(tmp_path / "given", 512 << 20)
+    with open(given, "r+b") as file:
+        file.write(b"all mine")
+        file.flush()
+        fcntl.flock(file, fcntl.LOCK_EX)  # as the library does
+        done = run("run", write(tmp_path, DISK), "--cache-dev", given, "--overwrite", ok=2)
+    assert f"{given}: a cache is running on it" in done.stderr
+    assert given.read_bytes()[:8] == b"all mine"
+
+
+def test_a_second_run_gets_neither_the_devices_nor_the_folder(tmp_path):
+    given = make(tmp_path / "given", 512 << 20)
+    disk = make(tmp_path / "disk", 16 << 20)
+    spec = write(tmp_path, DISK.replace("100ms", "60s"))
+    process = subprocess.Popen([SWEEP, "run", spec, "--output", tmp_path / "run", "--cache-dev", given, "--backing", disk,
+                                "--overwrite"], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: list((tmp_path / "run" / "raw").glob("*.fio")))
+        done = run("run", spec, "--cache-dev", given, "--overwrite", ok=2)
+        assert f"{given}: another sweep is using it" in done.stderr and len(done.stderr.splitlines()) == 1
+        assert f"{disk}: another sweep is using it" in run("run", spec, "--backing", disk, "--overwrite", ok=2).stderr
+        done = run("run", "--resume", tmp_path / "run", ok=2)
+        assert f"{tmp_path}/run: another pcache-sweep is writing to it" in done.stderr
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130

@@ -2,6 +2,7 @@
 #include "sweep/place.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -11,7 +12,6 @@
 #include <cstring>
 #include <vector>
 
-#include "sweep/device.h"
 #include "sweep/parameter.h"
 
 namespace pcache::sweep {
@@ -51,27 +51,41 @@ void need_room(const std::string& folder, uint64_t bytes) {
 }  // namespace
 
 Place::Place(const PlaceOptions& options, uint64_t cache_bytes, uint64_t backing_bytes,
-             const std::vector<std::string>& paths) {
-  for (const std::string& path : paths) Device(path, Device::kBacking, options.overwrite);
-  if (!options.cache_dev.empty()) {
-    Device(options.cache_dev, Device::kCache, options.overwrite);
-    cache_ = bound_ = options.cache_dev;
-  } else {
+             const std::map<std::string, uint64_t>& paths) {
+  if (!options.cache_dev.empty()) hold(options.cache_dev, Device::kCache, cache_bytes, options);
+  if (!options.backing.empty()) hold(options.backing, Device::kBacking, backing_bytes, options);
+  for (const auto& [path, bytes] : paths) hold(path, Device::kBacking, bytes, options);
+  if (options.cache_dev.empty()) {
     Scratch::remove_left_over(options.cache_dir);
     need_room(options.cache_dir, 2 * cache_bytes);
     scratch_cache_ = std::make_unique<Scratch>(options.cache_dir);
     make_file(cache_ = scratch_cache_->file("cache"), cache_bytes);
     make_file(bound_ = scratch_cache_->file("bound"), cache_bytes);
-  }
-  if (!options.backing.empty()) {
-    Device(options.backing, Device::kBacking, options.overwrite);
-    backing_ = options.backing;
   } else {
+    cache_ = bound_ = options.cache_dev;
+  }
+  if (options.backing.empty()) {
     Scratch::remove_left_over(options.backing_dir);
     need_room(options.backing_dir, backing_bytes);
     scratch_backing_ = std::make_unique<Scratch>(options.backing_dir);
     make_file(backing_ = scratch_backing_->file("backing"), backing_bytes);
+  } else {
+    backing_ = options.backing;
   }
+}
+
+// A block device may be the backing device and that of a path: they are measured by turns. The
+// cache device is nothing besides.
+void Place::hold(const std::string& path, Device::Use use, uint64_t least_bytes,
+                 const PlaceOptions& options) {
+  for (const auto& device : devices_) {
+    if (!device->is(path)) continue;
+    if (device->use() == Device::kCache)
+      throw Wrong(path + ": is the cache device, too (" + options.cache_dev +
+                  "); give two devices");
+    return;
+  }
+  devices_.push_back(std::make_unique<Device>(path, use, least_bytes, options.overwrite));
 }
 
 // By a mapping, since a devdax device cannot be written to; of 2 MiB, since it is mapped in large
@@ -85,12 +99,16 @@ void Place::blank_cache(uint64_t cache_bytes) const {
   constexpr size_t kMapped = 2 << 20;
   const int fd = open(cache_.c_str(), O_RDWR | O_CLOEXEC);
   void* mapped = MAP_FAILED;
-  if (fd >= 0) mapped = mmap(nullptr, kMapped, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  // As the library does: a cache that runs on it is not to lose its ground.
+  if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0)
+    mapped = mmap(nullptr, kMapped, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   const int error = errno;
+  if (mapped != MAP_FAILED) {
+    memset(mapped, 0, kFrameBytes);
+    munmap(mapped, kMapped);
+  }
   if (fd >= 0) close(fd);
   if (mapped == MAP_FAILED) throw Wrong(cache_ + ": cannot be blanked: " + strerror(error));
-  memset(mapped, 0, kFrameBytes);
-  munmap(mapped, kMapped);
 }
 
 }  // namespace pcache::sweep

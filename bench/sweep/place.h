@@ -5,10 +5,12 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "sweep/device.h"
 #include "sweep/scratch.h"
 
 namespace pcache::sweep {
@@ -23,9 +25,9 @@ struct PlaceOptions {
 class Place {
  public:
   // Throws Wrong. `cache_bytes` and `backing_bytes`: the most that a case needs.
-  // `paths`: other devices that are written to.
+  // `paths`: other devices that are written to, and what is needed of them.
   Place(const PlaceOptions& options, uint64_t cache_bytes, uint64_t backing_bytes,
-        const std::vector<std::string>& paths);
+        const std::map<std::string, uint64_t>& paths);
   Place(const Place&) = delete;
   Place& operator=(const Place&) = delete;
 
@@ -38,7 +40,11 @@ class Place {
   void blank_cache(uint64_t cache_bytes) const;
 
  private:
+  void hold(const std::string& path, Device::Use use, uint64_t least_bytes,
+            const PlaceOptions& options);
+
   std::string cache_, bound_, backing_;
+  std::vector<std::unique_ptr<Device>> devices_;              // that were given
   std::unique_ptr<Scratch> scratch_cache_, scratch_backing_;  // of files; nullptr: none
 };
 

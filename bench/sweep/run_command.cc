@@ -105,11 +105,12 @@ void need_something_to_measure(const Spec& spec) {
 
 std::unique_ptr<Place> make_place(const Spec& spec, const PlaceOptions& options) {
   uint64_t cache_bytes = 0, backing_bytes = 0;
-  std::vector<std::string> paths;
+  std::map<std::string, uint64_t> paths;
   for (const Case& one : spec.cases) {
     cache_bytes = std::max(cache_bytes, cache_bytes_of(one));
     backing_bytes = std::max(backing_bytes, working_set_bytes_of(one));
-    if (const std::string path = path_of(one); !path.empty()) paths.push_back(path);
+    if (const std::string path = path_of(one); !path.empty())
+      paths[path] = std::max(paths[path], working_set_bytes_of(one));
   }
   return std::make_unique<Place>(options, cache_bytes, backing_bytes, paths);
 }
@@ -154,7 +155,7 @@ int run_new(const RunOptions& options) {
 }
 
 int resume(const RunOptions& options) {
-  RunFolder folder = RunFolder::open(fs::absolute(options.resume));
+  RunFolder folder = RunFolder::open(fs::absolute(options.resume), !options.dry_run);
   const Spec spec = resumed_spec(folder, options);
   if (options.dry_run) return print_plan(spec, folder.builds().size()), 0;
   need_something_to_measure(spec);

@@ -2,6 +2,7 @@
 #include "sweep/run_folder.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -85,6 +86,7 @@ RunFolder RunFolder::create(const std::string& path, const Spec& spec,
   if (!fs::create_directories(path + "/raw", error))
     throw Wrong("cannot make " + path + ": " + error.message());
   try {
+    folder.lock();
     write_file(path + "/run.json", text);
     write_file(path + "/results.jsonl", "");
   } catch (const Wrong&) {
@@ -95,8 +97,9 @@ RunFolder RunFolder::create(const std::string& path, const Spec& spec,
   return folder;
 }
 
-RunFolder RunFolder::open(const std::string& path) {
+RunFolder RunFolder::open(const std::string& path, bool to_write) {
   RunFolder folder(path);
+  if (to_write) folder.lock();
   try {
     folder.run_ = ordered_json::parse(read_file(path + "/run.json"));
     const std::string schema = folder.run_.at("schema");
@@ -113,6 +116,17 @@ RunFolder RunFolder::open(const std::string& path) {
       throw Wrong(path + "/results.jsonl: " + error.what());
     }
   return folder;
+}
+
+void RunFolder::lock() {
+  const int fd = ::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) throw Wrong("cannot read " + path_ + ": " + strerror(errno));
+  lock_ = std::shared_ptr<int>(new int(fd), [](int* held) {
+    close(*held);
+    delete held;
+  });
+  if (flock(fd, LOCK_EX | LOCK_NB) != 0)
+    throw Wrong(path_ + ": another pcache-sweep is writing to it; wait for its end");
 }
 
 std::vector<Build> RunFolder::builds() const {

@@ -7,6 +7,7 @@
 // A measurement counts once its line is there, whole: a run that was cut goes on behind it.
 #pragma once
 
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
@@ -27,7 +28,8 @@ class RunFolder {
                           const std::vector<Build>& builds, const nlohmann::ordered_json& host,
                           const nlohmann::ordered_json& source);
   // One that was begun; nothing is written to it yet. Throws Wrong: it is none, or damaged.
-  static RunFolder open(const std::string& path);
+  // `to_write`: nobody else gets it to write to, as long as this lives.
+  static RunFolder open(const std::string& path, bool to_write);
 
   const std::string& path() const { return path_; }
   const nlohmann::ordered_json& run() const { return run_; }
@@ -43,7 +45,10 @@ class RunFolder {
 
  private:
   explicit RunFolder(std::string path) : path_(std::move(path)) {}
+  void lock();
+
   std::string path_;
+  std::shared_ptr<int> lock_;  // the folder, open and locked
   nlohmann::ordered_json run_;
   std::set<size_t> done_;
 };
