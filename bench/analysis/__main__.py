@@ -12,7 +12,9 @@ if __name__ == "__main__":
     except ModuleNotFoundError as missing:
         print(f"pcache-sweep: Python's {missing.name} is missing; scripts/setup installs it", file=sys.stderr)
         sys.exit(2)
+    from children import Terminated, watch_sigterm
     from results import Wrong
+    watch_sigterm()
     try:
         sys.exit(module.main(sys.argv[2:]))
     except (Wrong, OSError) as wrong:
@@ -20,6 +22,8 @@ if __name__ == "__main__":
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Terminated:
+        sys.exit(143)
     except Exception as error:  # pylint: disable=broad-exception-caught
         # Not 1, which is a verdict.
         what = f"{type(error).__name__} {error}".replace("\n", " ")

@@ -13,10 +13,10 @@ noise is larger than the threshold, or measurements are missing.
 import dataclasses
 import os
 import pathlib
-import subprocess
 import sys
 import tempfile
 
+from children import run_until_we_end
 from judge import LEAST_ROUNDS, METRICS, judge, line_of
 from options import Parser
 from results import Run, Wrong
@@ -35,7 +35,7 @@ def sweep(*arguments):
     program = os.environ.get("PCACHE_SWEEP")
     if not program:
         raise Wrong("PCACHE_SWEEP is not set: run this as pcache-sweep compare")
-    status = subprocess.run([program, *map(str, arguments)], stdout=subprocess.DEVNULL, check=False).returncode
+    status = run_until_we_end([program, *map(str, arguments)])
     if status == 130:
         raise KeyboardInterrupt
     if status == 2:
@@ -100,15 +100,17 @@ def of_two_runs(first, second):
                     for values, case in theirs.items() if values not in ours}
 
 
-def measure(builds, spec, threshold, rounds, most_rounds, folder):
+def measure(builds, options, threshold, folder):
     """Adds rounds until all is clear, or there are too many."""
-    sweep("run", spec, *(f"--build={b}" for b in builds), "--repeats", rounds, "--output", folder)
+    rounds, most_rounds = options.rounds, options.most_rounds
+    keep = [] if options.output else ["--temporary"]
+    sweep("run", options.spec, *(f"--build={b}" for b in builds), "--repeats", rounds, "--output", folder, *keep)
     while True:
         found = findings_of(of_two_builds(Run(folder)), threshold)
         if not found.unclear or rounds >= most_rounds:
             return found
         rounds = min(most_rounds, rounds * 2)
-        sweep("run", "--resume", folder, "--repeats", rounds)
+        sweep("run", "--resume", folder, "--repeats", rounds, *keep)
 
 
 def names_of(cases):
@@ -170,7 +172,7 @@ def main(arguments):
     if options.b and is_build(options.a) and is_build(options.b):
         with tempfile.TemporaryDirectory(prefix="pcache-compare-") as scratch:
             folder = options.output or pathlib.Path(scratch) / "run"
-            found = measure((options.a, options.b), options.spec, threshold, options.rounds, options.most_rounds, folder)
+            found = measure((options.a, options.b), options, threshold, folder)
     elif options.b:
         found = findings_of(of_two_runs(Run(options.a), Run(options.b)), threshold)
         print("compare: two results that were not measured in turn: what drifted between them counts as a difference",

@@ -13,13 +13,14 @@ import re
 import subprocess
 import tempfile
 
+from children import end_captured, run_captured
 from results import Wrong
 
 FEW, MANY = 2048, 6144
 
 
 def _run(command):
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    done = run_captured(list(map(str, command)))
     if done.returncode != 0:
         raise Wrong(f"{pathlib.Path(command[0]).name}: " + (done.stderr.strip() or "failed").splitlines()[-1])
     return done
@@ -62,7 +63,12 @@ def count_all(program, only):
     """{request: {what: per request}}, of those whose names `only` finds; none may be left."""
     chosen = [name for name in names(program) if only.search(name)]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip(chosen, pool.map(lambda name: count(program, name), chosen)))
+        try:
+            return dict(zip(chosen, pool.map(lambda name: count(program, name), chosen)))
+        except BaseException:  # the pool waits for those that run
+            pool.shutdown(wait=False, cancel_futures=True)
+            end_captured()
+            raise
 
 
 def compiler(program):

@@ -70,7 +70,7 @@ def measure_ratios(build, rounds):
     """({case: ratio to the bound}, model of the CPU)."""
     with tempfile.TemporaryDirectory(prefix="pcache-gate-") as scratch:
         folder = pathlib.Path(scratch) / "run"
-        sweep("run", SPEC, f"--build={build}", "--repeats", rounds, "--output", folder)
+        sweep("run", SPEC, f"--build={build}", "--repeats", rounds, "--output", folder, "--temporary")
         run = Run(folder)
     ratios = {}
     for case in run.cases:

@@ -75,6 +75,8 @@ void add_run(CLI::App& app, RunOptions& options, int& status) {
   run_command->add_flag("--overwrite", options.place.overwrite, "what those hold is not needed");
   run_command->add_flag("--dry-run", options.dry_run, "lists the measurements and makes none");
   run_command->add_flag("--quiet", options.quiet, "no progress");
+  // Of compare and gate; not in the help.
+  run_command->add_flag("--temporary", options.temporary)->group("");
   run_command->callback([&] { status = run(options); });
 }
 

@@ -126,16 +126,19 @@ PlaceOptions complete(PlaceOptions options) {
 }
 
 int measure(const Spec& spec, const Place& place, RunFolder& folder, const RunOptions& options) {
+  const auto hint = [&](const std::string& before, const char* behind) {
+    return options.temporary ? "" : before + folder.path() + behind;
+  };
   try {
     const size_t failed = Runner(spec, place, folder, options.quiet).run();
     printf("%s\n", folder.path().c_str());
     if (failed > 0)
-      fprintf(stderr, "pcache-sweep: %zu measurements failed; --resume %s tries them again\n",
-              failed, folder.path().c_str());
+      fprintf(stderr, "pcache-sweep: %zu measurements failed%s\n", failed,
+              hint("; --resume ", " tries them again").c_str());
     return failed > 0 ? kFailed : 0;
   } catch (const Runner::Interrupted&) {
-    fprintf(stderr, "\npcache-sweep: interrupted; pcache-sweep run --resume %s goes on\n",
-            folder.path().c_str());
+    fprintf(stderr, "\npcache-sweep: interrupted%s\n",
+            hint("; pcache-sweep run --resume ", " goes on").c_str());
     return kInterrupted;
   }
 }

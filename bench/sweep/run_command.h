@@ -17,6 +17,7 @@ struct RunOptions {
   std::optional<int64_t> repeats;
   std::optional<double> runtime_s;
   bool dry_run = false, quiet = false;
+  bool temporary = false;  // the folder goes when we have ended: nobody can resume it
 };
 
 // The exit status. Throws Wrong.

@@ -29,10 +29,37 @@ constexpr double kOverheadSeconds = 1;
 std::atomic<pid_t> g_child{0};
 std::atomic<bool> g_interrupted{false};
 
-void on_signal(int) {
+constexpr int kPatienceSeconds = 5;
+
+// Also each second behind that, by the alarm: fio does not hear all that comes before it has its
+// jobs.
+void on_signal(int signal) {
+  static std::atomic<int> alarms{0};
   g_interrupted = true;
-  if (const pid_t child = g_child) kill(-child, SIGTERM);
+  if (signal == SIGALRM) alarms++;
+  if (const pid_t child = g_child) kill(-child, alarms < kPatienceSeconds ? SIGTERM : SIGKILL);
+  alarm(1);
 }
+
+// While it lives, SIGINT and SIGTERM wait.
+class SignalsWait {
+ public:
+  SignalsWait() {
+    sigset_t ours;
+    sigemptyset(&ours);
+    for (const int signal : {SIGINT, SIGTERM, SIGALRM}) sigaddset(&ours, signal);
+    sigprocmask(SIG_BLOCK, &ours, &before_);
+  }
+  ~SignalsWait() { sigprocmask(SIG_SETMASK, &before_, nullptr); }
+  // In a child: for what it will run.
+  void back_to_default() {
+    for (const int signal : {SIGINT, SIGTERM, SIGALRM}) ::signal(signal, SIG_DFL);
+    sigprocmask(SIG_SETMASK, &before_, nullptr);
+  }
+
+ private:
+  sigset_t before_;
+};
 
 double now_s() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -71,6 +98,7 @@ void watch_signals() {
   action.sa_handler = on_signal;
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
+  sigaction(SIGALRM, &action, nullptr);
 }
 
 Runner::Runner(const Spec& spec, const Place& place, RunFolder& folder, bool quiet)
@@ -178,27 +206,42 @@ int Runner::run_fio(const std::string& job, const std::string& text, const std::
                                    nullptr};
   const int log = open(err.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0644);
   if (log < 0) throw Wrong("cannot write " + err + ": " + strerror(errno));
+  const pid_t child = start(arguments, log);
+  const int error = errno;
+  close(log);
+  if (child < 0) throw Wrong(std::string("cannot fork: ") + strerror(error));
+  int status = 0;
+  while (waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
+  g_child = 0;
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+// A signal that comes meanwhile is neither lost in the child, before it is fio, nor here, before
+// it is known whom to end.
+pid_t Runner::start(const char* const arguments[], int log) {
   // fio makes files for its own state where it stands.
   const std::string folder = folder_.path() + "/raw";
+  SignalsWait wait;
+  if (g_interrupted) {
+    close(log);
+    throw Interrupted();
+  }
   const pid_t child = fork();
   if (child == 0) {
     setpgid(0, 0);
     prctl(PR_SET_PDEATHSIG, SIGKILL);  // or a resumed run would write beside it
     dup2(log, STDERR_FILENO);
     dup2(log, STDOUT_FILENO);
+    wait.back_to_default();
     if (chdir(folder.c_str()) == 0) execvp(arguments[0], const_cast<char* const*>(arguments));
     dprintf(STDERR_FILENO, "fio: cannot be run: %s; scripts/setup installs it\n", strerror(errno));
     _exit(127);
   }
-  close(log);
-  if (child < 0) throw Wrong(std::string("cannot fork: ") + strerror(errno));
-  setpgid(child, child);
-  g_child = child;
-  if (g_interrupted) kill(-child, SIGTERM);
-  int status = 0;
-  while (waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
-  g_child = 0;
-  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  if (child > 0) {
+    setpgid(child, child);
+    g_child = child;
+  }
+  return child;
 }
 
 void Runner::show(size_t done, size_t all, const std::string& what) {

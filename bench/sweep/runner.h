@@ -23,6 +23,7 @@ class Runner {
   // fio's exit status; its output is in files.
   int run_fio(const std::string& job, const std::string& text, const std::string& out,
               const std::string& err);
+  pid_t start(const char* const arguments[], int log);
   void show(size_t done, size_t all, const std::string& what);
 
   const Spec& spec_;

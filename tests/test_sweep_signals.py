@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""pcache-sweep, compare and gate end when they are told to, whenever that is, and leave nothing running."""
+
+import os
+import pathlib
+import signal
+import subprocess
+
+import pytest
+
+from libpcache import BUILD
+from support import wait_until
+from test_sweep import HEAD, SWEEP, write
+
+DISK = HEAD.replace("1s", "60s") + "matrix: {engine: uring, cache_size: 512m, working_set: 0.02}\n"
+CLEAN = HEAD.replace("1s", "60s") + "matrix: {engine: pcache, fill: clean, cache_size: 512m, working_set: 0.02}\n"
+SLOW_EXEC = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <unistd.h>
+int execvp(const char* file, char* const arguments[]) {
+  usleep(700000);
+  return ((int (*)(const char*, char* const[]))dlsym(RTLD_NEXT, "execvp"))(file, arguments);
+}
+"""
+# It fills in a second, whatever it is told.
+DEAF_FIO = """#!/bin/sh
+case "$*" in
+  *.fill.*) trap '' TERM; sleep 1 ;;
+  *raw*) echo started > "$MEASURED" ;;
+esac
+"""
+
+
+def start(*arguments, **env):
+    return subprocess.Popen([SWEEP, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            env={**os.environ, **{k: str(v) for k, v in env.items()}})
+
+
+def running_in(folder):
+    """Processes that were told of the folder."""
+    found = []
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            if str(folder).encode() in (process / "cmdline").read_bytes() and int(process.name) != os.getpid():
+                found.append(int(process.name))
+        except OSError:
+            pass
+    return found
+
+
+def test_ctrl_c_before_fio_is_fio_is_not_lost(tmp_path):
+    write(tmp_path, SLOW_EXEC, "slow.c")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "slow.so", tmp_path / "slow.c", "-ldl"], check=True)
+    process = start("run", write(tmp_path, DISK), "--output", tmp_path / "run", "--backing-dir", tmp_path,
+                    LD_PRELOAD=tmp_path / "slow.so")
+    wait_until(lambda: list((tmp_path / "run" / "raw").glob("*.err")))
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=20)[1]
+    assert process.returncode == 130 and "interrupted; pcache-sweep run --resume" in said
+
+
+def test_ctrl_c_during_the_fill_starts_no_measurement(tmp_path):
+    fio = write(tmp_path, DEAF_FIO, "fio")
+    fio.chmod(0o755)
+    process = start("run", write(tmp_path, CLEAN), "--output", tmp_path / "run", "--backing-dir", tmp_path,
+                    PATH=f"{tmp_path}:{os.environ['PATH']}", MEASURED=tmp_path / "measured")
+    wait_until(lambda: list((tmp_path / "run" / "raw").glob("*.err")))
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    assert not (tmp_path / "measured").exists() and (tmp_path / "run" / "results.jsonl").read_text() == ""
+
+
+@pytest.mark.parametrize("how, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_what_compare_has_started_ends_with_it(tmp_path, how, status):
+    process = start("compare", BUILD, BUILD, "--spec", write(tmp_path, CLEAN.replace("clean", "empty")), TMPDIR=tmp_path)
+    wait_until(lambda: list(tmp_path.glob("*/run/raw/*.err")))
+    assert len(running_in(tmp_path)) >= 2
+    process.send_signal(how)
+    said = process.communicate(timeout=20)[1]
+    assert process.returncode == status and "--resume" not in said and "Traceback" not in said
+    wait_until(lambda: not running_in(tmp_path), seconds=10)
+    assert how == signal.SIGKILL or not list(tmp_path.glob("pcache-compare-*"))
+
+
+def test_what_gate_counts_ends_with_it(tmp_path):
+    process = start("gate", "--baseline", tmp_path / "gate.json", "--counts", "--only", "write_hit", "--accept", "why",
+                    TMPDIR=tmp_path)
+    wait_until(lambda: running_in(tmp_path / "pcache-counts"))
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=20)[1] == "" and process.returncode == 143
+    assert not running_in(tmp_path) and not list(tmp_path.iterdir())
