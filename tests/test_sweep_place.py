@@ -3,11 +3,13 @@
 
 import fcntl
 import json
+import shutil
 import signal
 import subprocess
 
 import pytest
 
+from libpcache import BUILD
 from support import wait_until
 from test_sweep import HEAD, SWEEP, lines_of, run, write
 
@@ -117,3 +119,32 @@ def test_a_second_run_gets_neither_the_devices_nor_the_folder(tmp_path):
     finally:
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
+
+
+def test_a_run_goes_on_in_its_place_or_not_at_all(tmp_path):
+    disk, other = make(tmp_path / "disk", 16 << 20), make(tmp_path / "other", 16 << 20)
+    shutil.copytree(BUILD / "lib", tmp_path / "build" / "lib", symlinks=True)
+    run("run", write(tmp_path, DISK), "--backing", disk, "--overwrite", "--output", tmp_path / "run", "--build",
+        tmp_path / "build", cwd=tmp_path)
+    resume = ["run", "--resume", tmp_path / "run", "--repeats", 2, "--overwrite"]
+    done = run(*resume, "--backing", other, ok=2)
+    assert f"--backing {other}: {tmp_path}/run was begun with {disk}" in done.stderr
+    assert f"--cache-dir /tmp: {tmp_path}/run was begun with /dev/shm" in run(*resume, "--cache-dir", "/tmp", ok=2).stderr
+    assert "--backing-dir /tmp" in run(*resume, "--backing-dir", "/tmp", ok=2).stderr
+    # Another build in the same folder.
+    library = tmp_path / "build" / "lib" / "libpcache_fio.so"
+    content = library.read_bytes()
+    library.write_bytes(content + b"x")
+    assert f"{tmp_path}/build: was built anew" in run(*resume, ok=2).stderr
+    library.write_bytes(content)
+    assert len(lines_of(tmp_path / "run")) == 1
+    run(*resume, "--backing", "./disk", cwd=tmp_path)
+    run(*resume[:-3], "--repeats", 3, "--overwrite")
+    jobs = [p.read_text() for p in (tmp_path / "run" / "raw").glob("*.fio")]
+    assert len(jobs) == 3 and all(f"filename={disk}\n" in job.replace("/./", "/") for job in jobs)
+    # Of before places were kept, when rounds had another order: it can be read, and not gone on with.
+    info = json.loads((tmp_path / "run" / "run.json").read_text())
+    del info["place"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(info))
+    assert "was begun by an earlier pcache-sweep" in run(*resume[:-3], "--overwrite", ok=2).stderr
+    run("report", tmp_path / "run")

@@ -32,9 +32,18 @@ esac
 """
 
 
-def start(*arguments, **env):
-    return subprocess.Popen([SWEEP, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            env={**os.environ, **{k: str(v) for k, v in env.items()}})
+@pytest.fixture
+def start():
+    """Starts pcache-sweep; what a test that fails leaves running is killed."""
+    started = []
+    def start(*arguments, **env):
+        started.append(subprocess.Popen([SWEEP, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                        text=True, env={**os.environ, **{k: str(v) for k, v in env.items()}}))
+        return started[-1]
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 def running_in(folder):
@@ -49,7 +58,7 @@ def running_in(folder):
     return found
 
 
-def test_ctrl_c_before_fio_is_fio_is_not_lost(tmp_path):
+def test_ctrl_c_before_fio_is_fio_is_not_lost(tmp_path, start):
     write(tmp_path, SLOW_EXEC, "slow.c")
     subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "slow.so", tmp_path / "slow.c", "-ldl"], check=True)
     process = start("run", write(tmp_path, DISK), "--output", tmp_path / "run", "--backing-dir", tmp_path,
@@ -60,7 +69,7 @@ def test_ctrl_c_before_fio_is_fio_is_not_lost(tmp_path):
     assert process.returncode == 130 and "interrupted; pcache-sweep run --resume" in said
 
 
-def test_ctrl_c_during_the_fill_starts_no_measurement(tmp_path):
+def test_ctrl_c_during_the_fill_starts_no_measurement(tmp_path, start):
     fio = write(tmp_path, DEAF_FIO, "fio")
     fio.chmod(0o755)
     process = start("run", write(tmp_path, CLEAN), "--output", tmp_path / "run", "--backing-dir", tmp_path,
@@ -72,7 +81,7 @@ def test_ctrl_c_during_the_fill_starts_no_measurement(tmp_path):
 
 
 @pytest.mark.parametrize("how, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_what_compare_has_started_ends_with_it(tmp_path, how, status):
+def test_what_compare_has_started_ends_with_it(tmp_path, start, how, status):
     process = start("compare", BUILD, BUILD, "--spec", write(tmp_path, CLEAN.replace("clean", "empty")), TMPDIR=tmp_path)
     wait_until(lambda: list(tmp_path.glob("*/run/raw/*.err")))
     assert len(running_in(tmp_path)) >= 2
@@ -83,7 +92,7 @@ def test_what_compare_has_started_ends_with_it(tmp_path, how, status):
     assert how == signal.SIGKILL or not list(tmp_path.glob("pcache-compare-*"))
 
 
-def test_what_gate_counts_ends_with_it(tmp_path):
+def test_what_gate_counts_ends_with_it(tmp_path, start):
     process = start("gate", "--baseline", tmp_path / "gate.json", "--counts", "--only", "write_hit", "--accept", "why",
                     TMPDIR=tmp_path)
     wait_until(lambda: running_in(tmp_path / "pcache-counts"))

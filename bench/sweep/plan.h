@@ -13,6 +13,7 @@ namespace pcache::sweep {
 struct Build {
   std::string label;  // "a", "b"; one build: empty
   std::string dir;    // has lib/libpcache_fio.so
+  std::string hash;   // of its libraries, to see that they are still the same
 };
 
 struct Measurement {

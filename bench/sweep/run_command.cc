@@ -39,6 +39,26 @@ void check(const RunOptions& options) {
 // The build tree that this program is part of; installed, its prefix.
 std::string own_build() { return fs::canonical("/proc/self/exe").parent_path().parent_path(); }
 
+// Of the libraries that fio loads (FNV-1a): to see whether a build is what it was.
+std::string hash_of(const std::string& build) {
+  uint64_t hash = 0xcbf29ce484222325;
+  for (const char* name : {"libpcache.so.1", "libpcache_fio.so", "libpcache_raw.so"}) {
+    const std::string path = build + "/lib/" + name;
+    const std::string content = fs::exists(path) ? read_file(path) : "";
+    for (const unsigned char byte : content) hash = (hash ^ byte) * 0x100000001b3;
+  }
+  char text[17];
+  snprintf(text, sizeof text, "%016lx", static_cast<unsigned long>(hash));
+  return text;
+}
+
+void need_the_same(const std::vector<Build>& builds, const std::string& folder) {
+  for (const Build& build : builds)
+    if (!build.hash.empty() && build.hash != hash_of(build.dir))
+      throw Wrong(build.dir + ": was built anew, or is gone, since " + folder +
+                  " was begun; begin a new run");
+}
+
 std::vector<Build> builds_of(const RunOptions& options) {
   std::vector<std::string> dirs = options.builds;
   if (dirs.empty()) dirs.push_back(own_build());
@@ -48,7 +68,7 @@ std::vector<Build> builds_of(const RunOptions& options) {
     const std::string plugin = dir + "/lib/libpcache_fio.so";
     if (!fs::exists(plugin))
       throw Wrong(plugin + ": is not there; --build names a build directory that was built");
-    builds.push_back({label, fs::canonical(dir)});
+    builds.push_back({label, fs::canonical(dir), hash_of(dir)});
   }
   if (builds.size() > 26) throw Wrong("more than 26 builds");
   return builds;
@@ -115,10 +135,8 @@ std::unique_ptr<Place> make_place(const Spec& spec, const PlaceOptions& options)
   return std::make_unique<Place>(options, cache_bytes, backing_bytes, paths);
 }
 
-// With what is not given; absolute, since fio stands in another folder than we do.
-PlaceOptions complete(PlaceOptions options) {
-  if (options.cache_dir.empty()) options.cache_dir = "/dev/shm";
-  if (options.backing_dir.empty()) options.backing_dir = "/var/tmp";
+// Since fio stands in another folder than we do.
+PlaceOptions absolute(PlaceOptions options) {
   for (std::string* path :
        {&options.cache_dir, &options.backing_dir, &options.cache_dev, &options.backing})
     if (!path->empty()) *path = fs::absolute(*path);
@@ -143,6 +161,18 @@ int measure(const Spec& spec, const Place& place, RunFolder& folder, const RunOp
   }
 }
 
+PlaceOptions with_defaults(PlaceOptions options) {
+  if (!options.cache_dev.empty())
+    options.cache_dir = "";
+  else if (options.cache_dir.empty())
+    options.cache_dir = "/dev/shm";
+  if (!options.backing.empty())
+    options.backing_dir = "";
+  else if (options.backing_dir.empty())
+    options.backing_dir = "/var/tmp";
+  return options;
+}
+
 int run_new(const RunOptions& options) {
   const Spec spec = load_spec(options);
   if (options.dry_run) return print_plan(spec, std::max<size_t>(1, options.builds.size())), 0;
@@ -151,9 +181,10 @@ int run_new(const RunOptions& options) {
   RunFolder::need_new(output);
   need_something_to_measure(spec);
   watch_signals();
-  const auto place = make_place(spec, complete(options.place));
-  RunFolder folder =
-      RunFolder::create(fs::absolute(output), spec, builds, host_facts(*place), source_facts());
+  const PlaceOptions where = with_defaults(absolute(options.place));
+  const auto place = make_place(spec, where);
+  RunFolder folder = RunFolder::create(fs::absolute(output), spec, builds, where,
+                                       host_facts(*place), source_facts());
   return measure(spec, *place, folder, options);
 }
 
@@ -161,9 +192,11 @@ int resume(const RunOptions& options) {
   RunFolder folder = RunFolder::open(fs::absolute(options.resume), !options.dry_run);
   const Spec spec = resumed_spec(folder, options);
   if (options.dry_run) return print_plan(spec, folder.builds().size()), 0;
+  const PlaceOptions where = folder.place(absolute(options.place));
+  need_the_same(folder.builds(), folder.path());
   need_something_to_measure(spec);
   watch_signals();
-  const auto place = make_place(spec, complete(options.place));
+  const auto place = make_place(spec, where);
   folder.begin_writing(spec.repeats);
   return measure(spec, *place, folder, options);
 }

@@ -28,6 +28,20 @@ std::string now() {
   return text;
 }
 
+constexpr std::pair<const char*, std::string PlaceOptions::*> kPlaceOptions[] = {
+    {"cache-dir", &PlaceOptions::cache_dir},
+    {"backing-dir", &PlaceOptions::backing_dir},
+    {"cache-dev", &PlaceOptions::cache_dev},
+    {"backing", &PlaceOptions::backing}};
+
+// By the names of the options; without what was not used.
+ordered_json place_facts(const PlaceOptions& place) {
+  ordered_json facts;
+  for (const auto& [option, member] : kPlaceOptions)
+    if (!(place.*member).empty()) facts[option] = place.*member;
+  return facts;
+}
+
 // A line that a cut left half-written was never there.
 std::string whole_lines(const std::string& lines) {
   const size_t end = lines.rfind('\n');
@@ -58,15 +72,15 @@ void RunFolder::need_new(const std::string& path) {
 }
 
 RunFolder RunFolder::create(const std::string& path, const Spec& spec,
-                            const std::vector<Build>& builds, const ordered_json& host,
-                            const ordered_json& source) {
+                            const std::vector<Build>& builds, const PlaceOptions& place,
+                            const ordered_json& host, const ordered_json& source) {
   need_new(path);
   RunFolder folder(path);
   ordered_json cases = ordered_json::array();
   for (const Case& one : spec.cases) cases.push_back({{"id", one.id}, {"values", one.values}});
   ordered_json of_builds = ordered_json::array();
   for (const Build& build : builds)
-    of_builds.push_back({{"label", build.label}, {"dir", build.dir}});
+    of_builds.push_back({{"label", build.label}, {"dir", build.dir}, {"hash", build.hash}});
   folder.run_ = {{"schema", kRunSchema},
                  {"name", spec.name},
                  {"title", spec.title},
@@ -78,6 +92,7 @@ RunFolder RunFolder::create(const std::string& path, const Spec& spec,
                  {"axes", spec.axes},
                  {"cases", cases},
                  {"builds", of_builds},
+                 {"place", place_facts(place)},
                  {"host", host},
                  {"source", source},
                  {"spec", spec.text}};
@@ -132,8 +147,24 @@ void RunFolder::lock() {
 std::vector<Build> RunFolder::builds() const {
   std::vector<Build> builds;
   for (const auto& build : run_.at("builds"))
-    builds.push_back({build.at("label"), build.at("dir")});
+    builds.push_back({build.at("label"), build.at("dir"), build.value("hash", "")});
   return builds;
+}
+
+PlaceOptions RunFolder::place(const PlaceOptions& asked) const {
+  if (!run_.contains("place"))
+    throw Wrong(path_ +
+                ": was begun by an earlier pcache-sweep, which made the rounds in another "
+                "order and did not keep on which devices; begin a new run");
+  PlaceOptions place = asked;
+  for (const auto& [option, member] : kPlaceOptions) {
+    const std::string begun = run_.at("place").value(option, ""), found = asked.*member;
+    if (!found.empty() && fs::path(found).lexically_normal() != fs::path(begun).lexically_normal())
+      throw Wrong("--" + std::string(option) + " " + found + ": " + path_ + " was begun with " +
+                  (begun.empty() ? "none" : begun) + "; leave it out, or begin a new run");
+    place.*member = begun;
+  }
+  return place;
 }
 
 void RunFolder::add(const ordered_json& result) {

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "sweep/place.h"
 #include "sweep/plan.h"
 
 namespace pcache::sweep {
@@ -24,9 +25,10 @@ class RunFolder {
   // Throws Wrong: it is there.
   static void need_new(const std::string& path);
   // A new one.
+  // Throws Wrong.
   static RunFolder create(const std::string& path, const Spec& spec,
-                          const std::vector<Build>& builds, const nlohmann::ordered_json& host,
-                          const nlohmann::ordered_json& source);
+                          const std::vector<Build>& builds, const PlaceOptions& place,
+                          const nlohmann::ordered_json& host, const nlohmann::ordered_json& source);
   // One that was begun; nothing is written to it yet. Throws Wrong: it is none, or damaged.
   // `to_write`: nobody else gets it to write to, as long as this lives.
   static RunFolder open(const std::string& path, bool to_write);
@@ -36,6 +38,8 @@ class RunFolder {
   // The spec's text and the builds that it was begun with.
   std::string spec_text() const { return run_.at("spec"); }
   std::vector<Build> builds() const;
+  // The place that it was begun in. Throws Wrong: `asked` names another one.
+  PlaceOptions place(const PlaceOptions& asked) const;
   bool is_done(size_t measurement) const { return done_.contains(measurement); }
   void add(const nlohmann::ordered_json& result);
   // Behind open(), before add(). More rounds than before: those that are there stay what they are.
