@@ -80,7 +80,7 @@ def of_two_builds(run):
         raise Wrong(f"{run.folder}: has results of {len(run.builds)} builds, expected two; name another folder, too")
     a, b = run.builds
     return {case.id: (rounds_of(run, case, a), rounds_of(run, case, b)) for case in run.cases
-            if case.values["engine"] in ("pcache", "bound")}
+            if case.is_ours}
 
 
 def of_two_runs(first, second):

@@ -80,8 +80,8 @@ class Section:
     """One run, on the page."""
 
     def __init__(self, run, page):
-        self.run, self.page = run, page
-        self.axis = figures.x_axis(run)
+        self.run, self.page = run.by_build(), page
+        self.axis = figures.x_axis(self.run)
 
     def add(self, with_title):
         run, page = self.run, self.page
@@ -91,8 +91,8 @@ class Section:
                  f'commit {escape(run.info["source"].get("describe") or "unknown")}</p>\n')
         self._method()
         if run.failed:
-            page.add('<p class="note">Failed: ' + "; ".join(f"{escape(c.id)}: {escape(e)}" for c, e in run.failed) + "</p>\n")
-        left_out = [c.id for c in run.cases if not self._estimate(_iops, c) and c not in [f for f, _ in run.failed]]
+            page.add('<p class="note">Failed: ' + "; ".join(f"{escape(c.id)}: {escape(e)}" for c, _, e in run.failed) + "</p>\n")
+        left_out = [c.id for c in run.cases if not self._estimate(_iops, c) and c not in [f for f, _, _ in run.failed]]
         if left_out:
             page.add(f'<p class="note">Not measured, since this machine cannot or the run was cut ({len(left_out)} of '
                      f'{len(run.cases)} cases): {escape("; ".join(left_out[:MOST_NAMED]))}'
@@ -138,7 +138,7 @@ class Section:
                 yield facet, {name: curves[name] for name in part}
 
     def _values(self, metric, case):
-        return {(s.build, s.repeat): metric(s) for s in self.run.samples if s.case is case}
+        return {s.repeat: metric(s) for s in self.run.samples if s.case is case}
 
     def _estimate(self, metric, case):
         return estimate(list(self._values(metric, case).values()))
@@ -218,7 +218,7 @@ class Section:
                 if sample.case is case and len(rounds) < figures.MOST_LINES:
                     points = [(ms, read + write) for ms, read, write in sample.series()]
                     if len(points) >= 5:
-                        rounds[f"round {sample.repeat} {sample.build}".strip()] = points
+                        rounds[f"round {sample.repeat}"] = points
             if not rounds:
                 continue
             if shown == 0:
@@ -235,6 +235,8 @@ class Section:
     def _published(self):
         """The published comparison of persist methods beside this one, where this one has its sizes."""
         run = self.run
+        if "build" in run.axes:
+            return  # it is of one
         found = {}
         for case in run.cases:
             v = case.values
@@ -264,23 +266,22 @@ class Section:
     def _table(self):
         run = self.run
         latency = any(_has_latency(run, case) for case in run.cases)
-        head = ["case", *(["build"] if len(run.builds) > 1 else []), "n", "requests/s", "interval", "MiB/s", "ratio to bound"]
+        head = ["case", "n", "requests/s", "interval", "MiB/s", "ratio to bound"]
         head += ["mean µs", "p50 µs", "p99 µs", "p99.9 µs", "max µs"] if latency else []
         rows = []
         for case in run.cases:
-            for build in run.builds:
-                samples = run.of(case, build)
-                if not samples:
-                    continue
-                iops = estimate([_iops(s) for s in samples])
-                ratio = self._ratio(case)
-                row = [case.id, *([samples[0].build] if len(run.builds) > 1 else []), len(samples), f"{iops.median:,.0f}",
-                       spread_text(iops), f"{estimate([s.metrics['bytes_per_s'] for s in samples]).median / MIB:,.1f}",
-                       f"{ratio.median:.3f} ({ratio.low:.3f} to {ratio.high:.3f})" if ratio else ""]
-                if latency:
-                    row += [microseconds(estimate([_latency(s, name) for s in samples]).median)
-                            if _has_latency(run, case) else "" for name in ("mean", "p50", "p99", "p99.9", "max")]
-                rows.append(row)
+            samples = run.of(case)
+            if not samples:
+                continue
+            iops = estimate([_iops(s) for s in samples])
+            ratio = self._ratio(case)
+            row = [case.id, len(samples), f"{iops.median:,.0f}", spread_text(iops),
+                   f"{estimate([s.metrics['bytes_per_s'] for s in samples]).median / MIB:,.1f}",
+                   f"{ratio.median:.3f} ({ratio.low:.3f} to {ratio.high:.3f})" if ratio else ""]
+            if latency:
+                row += [microseconds(estimate([_latency(s, name) for s in samples]).median)
+                        if _has_latency(run, case) else "" for name in ("mean", "p50", "p99", "p99.9", "max")]
+            rows.append(row)
         self.page.add("<h3>All cases</h3>\n")
         self.page.table(f"{run.name}-cases", head, rows)
 

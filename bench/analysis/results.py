@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Reads what `pcache-sweep run` has kept. The schema is in results/README.md."""
+import copy
 import csv
 import dataclasses
 import json
@@ -21,6 +22,11 @@ class Case:
 
     def __hash__(self):
         return self.index
+
+    @property
+    def is_ours(self):
+        """It is of the build; other engines are the same with each."""
+        return self.values["engine"] in ("pcache", "bound")
 
 
 @dataclasses.dataclass
@@ -80,8 +86,10 @@ class Run:
         if not (_is_whole(number) and _is_whole(repeat) and _is_whole(result["case"])):
             raise ValueError("number, repeat and case: expected whole numbers")
         case = self.cases[result["case"]]
+        if case.is_ours and result["build"] not in self.builds:
+            raise ValueError(f"build: {result['build']}")
         if not result["ok"]:
-            failed[number] = (case, str(result["error"]))
+            failed[number] = (case, str(result["build"]), str(result["error"]))
             return
         failed.pop(number, None)  # tried again
         metrics = result["metrics"]
@@ -93,9 +101,26 @@ class Run:
 
     def of(self, case, build=""):
         """Its samples, in the order of the rounds."""
-        ours = case.values["engine"] in ("pcache", "bound")
-        return sorted((s for s in self.samples if s.case is case and (s.build == build or not ours)),
+        return sorted((s for s in self.samples if s.case is case and (s.build == build or not case.is_ours)),
                       key=lambda s: s.repeat)
+
+    def by_build(self):
+        """The same, but that each build's measurements are of cases of their own: nothing is of two builds."""
+        if len(self.builds) < 2:
+            return self
+        view = copy.copy(self)
+        view.axes, view.builds, view.cases, of = [*self.axes, "build"], [""], [], {}
+        for case in self.cases:
+            for build in self.builds if case.is_ours else [None]:
+                own = {} if build is None else {"build": build}
+                of[case.index, build] = Case(len(view.cases), case.id + "".join(f" build={b}" for b in own.values()),
+                                             case.values | own)
+                view.cases.append(of[case.index, build])
+        def case_of(case, build):
+            return of[case.index, build if case.is_ours else None]
+        view.samples = [dataclasses.replace(s, case=case_of(s.case, s.build), build="") for s in self.samples]
+        view.failed = [(case_of(case, build), "", error) for case, build, error in self.failed]
+        return view
 
     def bound_of(self, case):
         """The case of the bound that does the same, with a fence after each store if both are there."""

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""pcache-sweep report over results that are made up from kept ones."""
+
+import csv
+import json
+
+from libpcache import ROOT
+from test_sweep import run
+
+KEPT = sorted((ROOT / "tests" / "testdata" / "sweeps").iterdir())[0]
+
+
+def test_two_builds_have_figures_of_their_own(tmp_path):
+    """As if a build b, half as fast, had been measured in the same rounds; of it, one case has failed."""
+    info = json.loads((KEPT / "run.json").read_text())
+    info["builds"] = [{"label": "a", "dir": "/a"}, {"label": "b", "dir": "/b"}]
+    lines = []
+    for line in map(json.loads, (KEPT / "results.jsonl").read_text().splitlines()):
+        lines.append(line | {"build": "a"})
+        if info["cases"][line["case"]]["values"]["engine"] == "uring":
+            continue
+        metrics = {**line["metrics"], "iops": line["metrics"]["iops"] / 2}
+        half = line | {"build": "b", "number": 1000 + line["number"], "metrics": metrics}
+        lines.append(half if line["case"] else half | {"ok": False, "error": "b has failed"})
+    (tmp_path / "run.json").write_text(json.dumps(info))
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run("report", tmp_path)
+    with open(tmp_path / "report" / f"{info['name']}-cases.csv", encoding="utf-8") as file:
+        rows = {row["case"]: row for row in csv.DictReader(file)}
+    of_a = {case for case in rows if case.endswith(" build=a")}
+    of_b = {case for case in rows if case.endswith(" build=b")}
+    assert len(of_a) == len(of_b) + 1 > 2 and len(rows) > len(of_a | of_b), "the disk has no build"
+    for case in of_b:
+        a, b = rows[case[:-1] + "a"], rows[case]
+        assert a["n"] == b["n"] == "3"
+        fast, slow = (float(row["requests/s"].replace(",", "")) for row in (a, b))
+        assert abs(fast / slow - 2) < 0.01
+        assert a["ratio to bound"] == b["ratio to bound"], "each is of the bound of its own build"
+    page = (tmp_path / "report" / "report.html").read_text()
+    failed = info["cases"][0]["id"]
+    assert f"{failed} build=b: b has failed" in page and "Not measured" not in page
