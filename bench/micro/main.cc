@@ -2,9 +2,11 @@
 // pcache-microbench: the parts of the cache, one at a time. Google Benchmark's options, and ours.
 #include <benchmark/benchmark.h>
 
+#include <charconv>
 #include <cstdio>
 #include <cstring>
 #include <optional>
+#include <regex>
 #include <string>
 
 #include "micro/counts.h"
@@ -49,6 +51,28 @@ std::optional<std::string> value_of(const char* argument, const char* name) {
   return argument + len + 1;
 }
 
+// Their places are kept in memory.
+constexpr uint64_t kMostOperations = 100'000'000;
+
+uint64_t operations_of(const std::string& text) {
+  uint64_t number = 0;
+  const char* end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data(), end, number);
+  if (error != std::errc() || rest != end || number < 1 || number > kMostOperations)
+    die("--operations=" + text + ": expected a number, 1 or more, and no more than " +
+        std::to_string(kMostOperations));
+  return number;
+}
+
+// Google Benchmark says of a wrong one what is wrong, runs nothing, and calls it a success.
+void need_regex(const std::string& filter) {
+  try {
+    std::regex(filter.starts_with('-') ? filter.substr(1) : filter, std::regex::extended);
+  } catch (const std::regex_error& error) {
+    die("--benchmark_filter=" + filter + ": expected a regular expression: " + error.what());
+  }
+}
+
 // Takes ours out of argv.
 Arguments parse(int* argc, char** argv) {
   Arguments arguments;
@@ -63,16 +87,14 @@ Arguments parse(int* argc, char** argv) {
     } else if (auto count = value_of(argv[i], "--count")) {
       arguments.count = *count;
     } else if (auto operations = value_of(argv[i], "--operations")) {
-      char* end;
-      arguments.operations = strtoull(operations->c_str(), &end, 10);
-      if (operations->empty() || *end || arguments.operations == 0)
-        die("--operations=" + *operations + ": expected a number, 1 or more");
+      arguments.operations = operations_of(*operations);
     } else if (strcmp(argv[i], "--list_counts") == 0) {
       arguments.list = true;
     } else if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
       fputs(kUsage, stdout);
       exit(0);
     } else {
+      if (auto filter = value_of(argv[i], "--benchmark_filter")) need_regex(*filter);
       argv[left++] = argv[i];
     }
   }
@@ -95,7 +117,7 @@ void run(int argc, char** argv) {
   register_index();
   register_log(ops);
   register_request(ops);
-  benchmark::RunSpecifiedBenchmarks();
+  if (benchmark::RunSpecifiedBenchmarks() == 0) exit(2);  // it has said that none matches
   benchmark::Shutdown();
 }
 

@@ -53,7 +53,7 @@ Places& places() {
 
 void die(const std::string& text) {
   fprintf(stderr, "pcache-microbench: %s\n", text.c_str());
-  exit(1);
+  exit(2);
 }
 
 ScratchMemory::ScratchMemory(uint64_t size_bytes, uint64_t touched_bytes) : size_(size_bytes) {
