@@ -170,7 +170,7 @@ def spec(tmp_path):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_build_beside_itself_is_no_alarm(spec, seed):
-    spec.write_text(SPEC.replace("0.55", "0.3") + f"seed: {seed + 1}\n")
+    spec.write_text(SPEC + f"seed: {seed + 1}\n")
     done = run("compare", BUILD, BUILD, "--spec", spec, "--rounds", 12, "--most-rounds", 12)
     assert done.returncode in (SAME, CANNOT_TELL), done.stdout + done.stderr
     assert ("cannot tell: the noise is up to" in done.stdout) == (done.returncode == CANNOT_TELL)

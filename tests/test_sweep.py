@@ -19,8 +19,7 @@ SWEEP = BUILD / "bin" / "pcache-sweep"
 SMALL = """\
 name: small
 title: A small sweep
-runtime: 200ms
-warmup: 100ms
+runtime: 100ms
 repeats: 2
 common:
   cache_size: 512m
@@ -29,7 +28,6 @@ matrix:
   - engine: [pcache, bound]
     rw: [randwrite, randread]
     bs: [4k, 16k, 64k]
-    volume: 0.05
 """
 HEAD = "name: x\nruntime: 1s\nrepeats: 1\n"
 
@@ -264,13 +262,21 @@ def test_a_measurement_that_fails_is_said_and_the_rest_goes_on(tmp_path):
 
 
 def test_each_case_has_a_cache_of_its_size(tmp_path):
-    text = HEAD.replace("1s", "100ms") + "matrix: {cache_size: [512m, 1g], working_set: 0.01, volume: 0.02}\n"
+    text = HEAD.replace("1s", "300ms") + "matrix: {cache_size: [512m, 1g], working_set: 0.01, volume: 0.5}\n"
     run("run", write(tmp_path, text), "--output", tmp_path / "run", "--backing-dir", tmp_path)
     info = json.loads((tmp_path / "run" / "run.json").read_text())
     for r in lines_of(tmp_path / "run"):
         size = {"512m": 1 << 29, "1g": 1 << 30}[info["cases"][r["case"]]["values"]["cache_size"]]
         status = json.loads((tmp_path / "run" / "raw" / f"{r['number']:05}.status").read_text())
         assert status["segments"]["total"] == (size - (20 << 10)) // (16 << 20)
+
+
+def test_a_measurement_too_short_for_the_clock_does_not_count(tmp_path):
+    text = HEAD + "matrix: {engine: bound, cache_size: 512m, working_set: 0.01, volume: 0.002}\n"
+    done = run("run", write(tmp_path, text), "--output", tmp_path / "run", "--backing-dir", tmp_path, ok=1)
+    (result,) = lines_of(tmp_path / "run")
+    assert not result["ok"] and re.match(r"took \d ms, expected 10 or more, .*give more volume$", result["error"])
+    assert result["error"] in done.stderr
 
 
 # ---- Reports ----

@@ -50,7 +50,7 @@ def test_relative_places_are_relative_to_where_one_stands(tmp_path):
     """Not to where fio stands: it would make a file of that name there, and measure it."""
     make(tmp_path / "cache", 512 << 20)
     make(tmp_path / "disk", 16 << 20)
-    spec = write(tmp_path, DISK.replace("engine: uring", "engine: [uring, bound], volume: 0.02"))
+    spec = write(tmp_path, DISK.replace("engine: uring", "engine: [uring, bound]"))
     run("run", spec, "--cache-dev", "cache", "--backing", "disk", "--overwrite", "--output", "run", cwd=tmp_path, ok=1)
     assert sorted(r["ok"] for r in lines_of(tmp_path / "run")) == [False, True], "the bound wants DAX"
     jobs = "".join(p.read_text() for p in (tmp_path / "run" / "raw").glob("*.fio"))
