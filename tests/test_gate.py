@@ -95,7 +95,7 @@ def test_p_is_exact_for_few_rounds():
         ratios = [rng.lognormvariate(0.02, 0.03) for _ in range(n)]
         assert stats.p_of_no_difference(ratios) == pytest.approx(
             scipy.stats.wilcoxon([math.log(r) for r in ratios], method="exact").pvalue)
-    # With ties and zeros, by hand: of 64 ways to give signs, all alike has 1 on either side; 1 to 4 in rank have 4 more.
+    # With ties and zeros, by hand: of 64 ways to give signs, all alike has 1 on either side, one other has 6.
     assert stats.p_of_no_difference([1.1] * 6) == pytest.approx(2 / 64)
     assert stats.p_of_no_difference([1.0] * 2 + [1.1] * 6) == pytest.approx(2 / 64)
     assert stats.p_of_no_difference([2.0] * 5 + [0.5]) == pytest.approx(14 / 64)

@@ -98,7 +98,7 @@ def test_a_wrong_file_is_an_error_that_names_the_line(tmp_path, text, line, says
     (["run", "SPEC", "--build", "/tmp"], "/tmp/lib/libpcache_fio.so: is not there"),
     (["run", "SPEC", "--cache-dir", "/nowhere"], "/nowhere: No such file"),
     (["run", "SPEC", "--backing", "SPEC"], "its content will be lost; --overwrite"),
-    (["run", "SPEC", "--backing", "/dev/null", "--overwrite"], "/dev/null: expected a block device or a file, found a char"),
+    (["run", "SPEC", "--backing", "/dev/null", "--overwrite"], "/dev/null: expected a block device or a file, found"),
     (["run", "SPEC", "--backing", "/dev", "--overwrite"], "/dev: expected a block device or a file, found a folder"),
     (["run", "SPEC", "--cache-dev", "/dev", "--overwrite"], "/dev: expected a pmem device or a file, found a folder"),
     (["run", "PATHS"], "/dev/null: expected a block device or a file, found a character device"),
@@ -137,7 +137,8 @@ def test_text_that_is_not_utf8_is_named_before_anything_is_made(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["spec.yaml"]
 
 
-@pytest.mark.parametrize("run_json", ["[]", "{", '{"schema": 1}', '{"schema": "pcache-sweep-run/1"}', '{"schema": "x"}'])
+@pytest.mark.parametrize("run_json", ["[]", "{", '{"schema": 1}', '{"schema": "pcache-sweep-run/1"}',
+                                      '{"schema": "x"}'])
 def test_a_damaged_run_is_not_resumed(tmp_path, run_json):
     write(tmp_path, run_json, "run.json")
     write(tmp_path, "", "results.jsonl")

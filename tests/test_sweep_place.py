@@ -107,8 +107,8 @@ def test_a_second_run_gets_neither_the_devices_nor_the_folder(tmp_path):
     given = make(tmp_path / "given", 512 << 20)
     disk = make(tmp_path / "disk", 16 << 20)
     spec = write(tmp_path, DISK.replace("100ms", "60s"))
-    process = subprocess.Popen([SWEEP, "run", spec, "--output", tmp_path / "run", "--cache-dev", given, "--backing", disk,
-                                "--overwrite"], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([SWEEP, "run", spec, "--output", tmp_path / "run", "--cache-dev", given, "--backing",
+                                disk, "--overwrite"], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
         wait_until(lambda: list((tmp_path / "run" / "raw").glob("*.fio")))
         done = run("run", spec, "--cache-dev", given, "--overwrite", ok=2)
@@ -129,7 +129,8 @@ def test_a_run_goes_on_in_its_place_or_not_at_all(tmp_path):
     resume = ["run", "--resume", tmp_path / "run", "--repeats", 2, "--overwrite"]
     done = run(*resume, "--backing", other, ok=2)
     assert f"--backing {other}: {tmp_path}/run was begun with {disk}" in done.stderr
-    assert f"--cache-dir /tmp: {tmp_path}/run was begun with /dev/shm" in run(*resume, "--cache-dir", "/tmp", ok=2).stderr
+    done = run(*resume, "--cache-dir", "/tmp", ok=2)
+    assert f"--cache-dir /tmp: {tmp_path}/run was begun with /dev/shm" in done.stderr
     assert "--backing-dir /tmp" in run(*resume, "--backing-dir", "/tmp", ok=2).stderr
     # Another build in the same folder.
     library = tmp_path / "build" / "lib" / "libpcache_fio.so"

@@ -82,7 +82,8 @@ def test_ctrl_c_during_the_fill_starts_no_measurement(tmp_path, start):
 
 @pytest.mark.parametrize("how, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_what_compare_has_started_ends_with_it(tmp_path, start, how, status):
-    process = start("compare", BUILD, BUILD, "--spec", write(tmp_path, CLEAN.replace("clean", "empty")), TMPDIR=tmp_path)
+    spec = write(tmp_path, CLEAN.replace("clean", "empty"))
+    process = start("compare", BUILD, BUILD, "--spec", spec, TMPDIR=tmp_path)
     wait_until(lambda: list(tmp_path.glob("*/run/raw/*.err")))
     assert len(running_in(tmp_path)) >= 2
     process.send_signal(how)

@@ -35,13 +35,15 @@ def store(baseline, path):
 
 
 def _is_number(value, least=0.0, most=math.inf):
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and least <= value <= most
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and least <= value <= most
 
 
 def _check(path, baseline):
     def need(is_right, where, expected, found):
         if not is_right:
-            raise Wrong(f"{path}: {where}: expected {expected}, found {json.dumps(found)[:40]}; --accept makes a new one")
+            found = json.dumps(found)[:40]
+            raise Wrong(f"{path}: {where}: expected {expected}, found {found}; --accept makes a new one")
     def table(of, where):
         need(isinstance(of, dict), where, "a table", of)
         return of.items()

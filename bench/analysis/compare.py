@@ -66,7 +66,7 @@ def findings_of(pairs, threshold):
     found = Findings([], {})
     for case, (first, second) in pairs.items():
         if not first.keys() & second.keys():
-            found.untold[case] = f"no round has both: {len(first)} measurements of the first, {len(second)} of the second"
+            found.untold[case] = f"no round has both: {len(first)} measurements of one, {len(second)} of the other"
             continue
         verdicts = [v for v in (judge(first, second, metric, threshold) for metric in METRICS) if v]
         found.verdicts += [(case, v) for v in verdicts]

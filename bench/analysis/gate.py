@@ -107,8 +107,8 @@ def accept_counts(baseline, options, program):
     others = {name: c for name, c in baseline["counts"].items() if not options.only.search(name)}
     compiler = counts.compiler(program)
     if others and compiler != baseline.get("compiler"):
-        raise Wrong(f"{options.baseline}: the counts that --only leaves are of {baseline.get('compiler')}, this build is of "
-                    f"{compiler}; accept all of them, without --only")
+        raise Wrong(f"{options.baseline}: the counts that --only leaves are of {baseline.get('compiler')}, this build is "
+                    f"of {compiler}; accept all of them, without --only")
     now = count_some(options, program, {})
     order = [name for name in baseline["counts"] if name in others or name in now]
     order += [name for name in now if name not in order]
@@ -118,7 +118,8 @@ def accept_counts(baseline, options, program):
 def count_some(options, program, expected):
     now = counts.count_all(program, options.only)
     if not now and not expected:
-        raise Wrong(f"gate: --only '{options.only.pattern}': no request has such a name; {program} --list_counts names them")
+        raise Wrong(f"gate: --only '{options.only.pattern}': no request has such a name; {program} --list_counts "
+                    "names them")
     return now
 
 
@@ -154,7 +155,8 @@ def gate_ratios(baseline, options):
     for case, ratio in ratios.items():
         print(f"gate: {case:<40} {ratio.median:.3f} ({ratio.low:.3f} to {ratio.high:.3f}) of the bound, n {ratio.n}")
     if not known:
-        print(f"gate: ratios are not judged: the baseline has none of {cpu}; it has {', '.join(baseline['ratios']) or 'none'}")
+        print(f"gate: ratios are not judged: the baseline has none of {cpu}; it has "
+              f"{', '.join(baseline['ratios']) or 'none'}")
         return False, ["ratios to the bound"]
     verdicts = judge_ratios(known, ratios, baseline["threshold"])
     for case, verdict in verdicts.items():

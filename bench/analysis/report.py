@@ -91,7 +91,8 @@ class Section:
                  f'commit {escape(run.info["source"].get("describe") or "unknown")}</p>\n')
         self._method()
         if run.failed:
-            page.add('<p class="note">Failed: ' + "; ".join(f"{escape(c.id)}: {escape(e)}" for c, _, e in run.failed) + "</p>\n")
+            failed = "; ".join(f"{escape(c.id)}: {escape(e)}" for c, _, e in run.failed)
+            page.add(f'<p class="note">Failed: {failed}</p>\n')
         left_out = [c.id for c in run.cases if not self._estimate(_iops, c) and c not in [f for f, _, _ in run.failed]]
         if left_out:
             page.add(f'<p class="note">Not measured, since this machine cannot or the run was cut ({len(left_out)} of '
@@ -110,7 +111,7 @@ class Section:
             f"{info['runtime_s']:g} s each at most")
         self.page.add(
             f"<p>{len(self.run.cases)} cases, {info['repeats']} measurements of each ({seconds}), by rounds: every case "
-            f"once in each round, in an order that is shuffled (seed {info['seed']}). Given are medians; an interval is the "
+            f"once in each round, in a shuffled order (seed {info['seed']}). Given are medians; an interval is the "
             f"{CONFIDENCE:.0%} bootstrap interval of the median, or from {LEAST_FOR_INTERVAL - 1} measurements and "
             "less their range. A ratio is of measurements of the same round.</p>\n")
 

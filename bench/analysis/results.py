@@ -151,7 +151,7 @@ def _load_json(path):
     except (OSError, ValueError, RecursionError) as error:
         raise Wrong(f"{path}: {error}") from None
     if not isinstance(info, dict):
-        raise Wrong(f"{path}: expected a table, found {type(info).__name__}; expected what pcache-sweep run has written")
+        raise Wrong(f"{path}: expected what pcache-sweep run has written, found a {type(info).__name__}")
     return info
 
 
