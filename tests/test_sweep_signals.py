@@ -77,6 +77,7 @@ def test_ctrl_c_during_the_fill_starts_no_measurement(tmp_path, start):
     wait_until(lambda: list((tmp_path / "run" / "raw").glob("*.err")))
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 130
+    assert not (tmp_path / "run" / "raw" / "00000.fio").exists(), "nor was its job written"
     assert not (tmp_path / "measured").exists() and (tmp_path / "run" / "results.jsonl").read_text() == ""
 
 

@@ -200,6 +200,7 @@ ordered_json Runner::measure(const Measurement& what) {
 
 int Runner::run_fio(const std::string& job, const std::string& text, const std::string& out,
                     const std::string& err) {
+  if (g_interrupted) throw Interrupted();  // between the fill and the measurement
   write_file(job, text);
   const std::string output = "--output=" + out;
   const char* const arguments[] = {"fio", "--output-format=json", output.c_str(), job.c_str(),
