@@ -10,6 +10,7 @@
 #include <cstring>
 #include <fstream>
 
+#include "sweep/lock.h"
 #include "sweep/parameter.h"
 
 namespace pcache::sweep {
@@ -56,10 +57,10 @@ Device::Device(const std::string& path, Use use, uint64_t least_bytes, bool over
   if (bytes < least_bytes)
     what = "expected " + expected + " of " + size_of(least_bytes) + " or more, found " +
            size_of(bytes) + "; cache_size and working_set make it less";
-  else if (fcntl(fd_, F_OFD_SETLK, &all) != 0)
+  else if (!lock_soon([&] { return fcntl(fd_, F_OFD_SETLK, &all) == 0; }))
     what = errno == EAGAIN || errno == EACCES ? "another sweep is using it; wait for its end"
                                               : std::string("cannot be locked: ") + strerror(errno);
-  else if (flock(fd_, LOCK_EX | LOCK_NB) != 0)
+  else if (!lock_soon([&] { return flock(fd_, LOCK_EX | LOCK_NB) == 0; }))
     what = "a cache is running on it; stop it first";
   if (what.empty()) {
     flock(fd_, LOCK_UN);  // fio will want it

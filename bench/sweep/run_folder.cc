@@ -12,6 +12,8 @@
 #include <fstream>
 #include <sstream>
 
+#include "sweep/lock.h"
+
 namespace pcache::sweep {
 
 namespace fs = std::filesystem;
@@ -140,7 +142,7 @@ void RunFolder::lock() {
     close(*held);
     delete held;
   });
-  if (flock(fd, LOCK_EX | LOCK_NB) != 0)
+  if (!lock_soon([&] { return flock(fd, LOCK_EX | LOCK_NB) == 0; }))
     throw Wrong(path_ + ": another pcache-sweep is writing to it; wait for its end");
 }
 

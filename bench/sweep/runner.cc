@@ -227,10 +227,11 @@ pid_t Runner::start(const char* const arguments[], int log) {
     close(log);
     throw Interrupted();
   }
-  const pid_t child = fork();
+  const pid_t parent = getpid(), child = fork();
   if (child == 0) {
     setpgid(0, 0);
     prctl(PR_SET_PDEATHSIG, SIGKILL);  // or a resumed run would write beside it
+    if (getppid() != parent) _exit(127);
     dup2(log, STDERR_FILENO);
     dup2(log, STDOUT_FILENO);
     wait.back_to_default();
