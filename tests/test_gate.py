@@ -168,7 +168,7 @@ def spec(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(10))
 def test_a_build_beside_itself_is_no_alarm(spec, seed):
     spec.write_text(SPEC + f"seed: {seed + 1}\n")
     done = run("compare", BUILD, BUILD, "--spec", spec, "--rounds", 12, "--most-rounds", 12)
