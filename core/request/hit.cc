@@ -23,9 +23,10 @@ bool verified(const RequestContext& ctx, uint64_t len_bytes, const Whole& whole,
 
 }  // namespace
 
-bool page_verified(const RequestContext& ctx, const Index::Page& page, const void* copy) {
+bool page_verified(const RequestContext& ctx, const Index::Page& page, uint64_t len_bytes,
+                   const void* copy) {
   const CachePos start{page.pos.seg, page.pos.off - page.check.delta_bytes()};
-  return verified(ctx, kPageBytes, {start, page.check.len_bytes(), page.check.crc()}, copy);
+  return verified(ctx, len_bytes, {start, page.check.len_bytes(), page.check.crc()}, copy);
 }
 
 HitResult copy_hit(const RequestContext& ctx, const Piece& piece, uint64_t gen, void* dst) {

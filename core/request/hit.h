@@ -13,18 +13,19 @@ enum class HitResult {
 };
 
 // With data_crc: whether what was copied is what was cached.
-bool page_verified(const RequestContext& ctx, const Index::Page& page, const void* copy);
+bool page_verified(const RequestContext& ctx, const Index::Page& page, uint64_t len_bytes,
+                   const void* copy);
 
 // `gen`: the segment's generation as it was when the lookup was valid. With data_crc the piece's
 // whole extent is verified, also when the piece is a cut of it (then the whole is read from pmem
 // again).
 HitResult copy_hit(const RequestContext& ctx, const Piece& piece, uint64_t gen, void* dst);
 
-// The same of a whole page.
-inline HitResult copy_page(const RequestContext& ctx, const Index::Page& page, uint64_t gen,
-                           void* dst) {
-  const bool good = ctx.pmem.load(dst, ctx.segments.media(page.pos), kPageBytes) &&
-                    (!ctx.data_crc || page_verified(ctx, page, dst));
+// The same of `len_bytes` from `page.pos` on, a page or a part of one.
+inline HitResult copy_page(const RequestContext& ctx, const Index::Page& page, uint64_t len_bytes,
+                           uint64_t gen, void* dst) {
+  const bool good = ctx.pmem.load(dst, ctx.segments.media(page.pos), len_bytes) &&
+                    (!ctx.data_crc || page_verified(ctx, page, len_bytes, dst));
   // The copy must be over before the generation is looked at again.
   std::atomic_signal_fence(std::memory_order_seq_cst);
   if (ctx.segments.generation(page.pos.seg) != gen) [[unlikely]]

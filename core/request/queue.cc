@@ -186,8 +186,8 @@ bool Queue::start_read(pcache_request* request) {
   counters_.reads.add_alone();
   counters_.read_bytes.add_alone(request->len);
   const uint64_t since_ns = now_if(sampled(&reads_seen_));
-  if (request->len == kPageBytes && request->off % kPageBytes == 0 &&
-      read_path_.copy_page_hit(request->off, static_cast<std::byte*>(request->buf))) [[likely]] {
+  if (read_path_.copy_page_hit({request->off, request->len}, static_cast<std::byte*>(request->buf)))
+      [[likely]] {
     counters_.read_hits.add_alone();
     if (since_ns) note_latency(LatencyClass::kReadHit, since_ns);
     return true;

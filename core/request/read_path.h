@@ -45,17 +45,22 @@ class ReadPath {
     PendingRequest* pending = nullptr;  // gaps are under way in it; nullptr: the read is complete
   };
   Started start(pcache_request* request);
-  // The whole of start() for a page that is cached in one piece, as most are; false: nothing is
-  // done yet, start() will see to it.
-  bool copy_page_hit(uint64_t off, std::byte* dst) {
+  // The whole of start() for what lies within one page that is cached in one piece, as most are;
+  // false: nothing is done yet, start() will see to it.
+  [[gnu::always_inline]] bool copy_page_hit(const Extent& extent, std::byte* dst) {
+    const uint64_t off = extent.off, in_page = off % kPageBytes;
     Index::Page page;
     Index::Snapshot snapshot;
-    if (!ctx_.index.find_page(off, &page, &snapshot)) [[unlikely]]
+    if (in_page + extent.len > kPageBytes) return false;
+    if (!ctx_.index.find_page(off - in_page, &page, &snapshot)) [[unlikely]]
       return false;
+    page.pos.off += static_cast<uint32_t>(in_page);
+    page.check = page.check.after(in_page / kSectorBytes);
     ctx_.pmem.prefetch(ctx_.segments.media(page.pos));
     ctx_.stripes.of(off).mu.settle();
     const uint64_t gen = ctx_.segments.generation(page.pos.seg);
-    return ctx_.index.still_valid(snapshot) && copy_page(ctx_, page, gen, dst) == HitResult::kOk;
+    return ctx_.index.still_valid(snapshot) &&
+           copy_page(ctx_, page, extent.len, gen, dst) == HitResult::kOk;
   }
 
  private:
