@@ -32,13 +32,19 @@ esac
 """
 
 
+def hear_ctrl_c():
+    """What a shell has started in the background is deaf to it, and so is what that starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start():
     """Starts pcache-sweep; what a test that fails leaves running is killed."""
     started = []
     def start(*arguments, **env):
         started.append(subprocess.Popen([SWEEP, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                        text=True, env={**os.environ, **{k: str(v) for k, v in env.items()}}))
+                                        text=True, env={**os.environ, **{k: str(v) for k, v in env.items()}},
+                                        preexec_fn=hear_ctrl_c))
         return started[-1]
     yield start
     for process in started:
