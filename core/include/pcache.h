@@ -10,8 +10,8 @@
  * Units: every offset, length and size is in bytes. Requests are aligned to the block size that
  * pcache_get_info() tells (512, or the backing device's logical block when that is larger).
  *
- * The process must be allowed to call membarrier(2) for as long as a cache is open if it was when it
- * was opened: a seccomp filter that forbids it afterwards ends the process.
+ * The process must be allowed to call membarrier(2) for as long as a cache is open if it was when
+ * it was opened: a seccomp filter that forbids it afterwards ends the process.
  *
  * Errors: functions return 0 (or a count) on success and a negative errno on failure; a
  * `struct pcache_error`, where one is taken, gets one line that names the thing, what was
