@@ -53,8 +53,9 @@ template <typename Visit>
 void Stripes::each_open(Visit visit) {
   constexpr uint32_t kBytes = sizeof(uint64_t);
   for (uint32_t base = 0; base < count(); base += kBytes) {
-    uint64_t open =
-        __atomic_load_n(reinterpret_cast<const uint64_t*>(&open_map_[base]), __ATOMIC_ACQUIRE);
+    const auto* const eight =
+        static_cast<const uint64_t*>(__builtin_assume_aligned(&open_map_[base], kBytes));
+    uint64_t open = __atomic_load_n(eight, __ATOMIC_ACQUIRE);
     for (; open != 0; open &= open - 1)
       visit(stripes_[base + static_cast<uint32_t>(std::countr_zero(open)) / 8]);
   }
