@@ -20,8 +20,10 @@ constexpr size_t kParts = 16;  // stored under one fence
 
 // A head comes to ever new pages, and where they are mapped is in no cache of the CPU: with pages
 // of 4 KiB, 8 to a line of the page table, a miss for every 32 KiB that takes as long as storing 4
-// KiB. One load, a line ahead of what is stored, brings it in time: 4 KiB writes were 1.1 times as
-// fast. Longer ones gained nothing.
+// KiB. One load, a line ahead of what is stored, brings it in time. To be asked for behind the
+// store and not before it: a prefetch retires when it has its translation, and stores leave the CPU
+// only when they have retired. 4 KiB writes, against none: 1.1 times as fast before, 1.2 behind.
+// Longer ones gained nothing.
 void prefetch_mapping(const RequestContext& ctx, MediaOff at, uint32_t len_bytes) {
   constexpr uint64_t kTableLineBytes = 8 * kPageBytes;
   const uint64_t next_line = at.v / kTableLineBytes * kTableLineBytes + kTableLineBytes;
@@ -31,8 +33,8 @@ void prefetch_mapping(const RequestContext& ctx, MediaOff at, uint32_t len_bytes
 [[gnu::always_inline]] inline Part store_part(RequestContext& ctx, const Extent& extent,
                                               const Place& place, const std::byte* from) {
   const MediaOff at = ctx.segments.media(place.pos);
-  prefetch_mapping(ctx, at, place.len);
   ctx.pmem.store(at, from, place.len);
+  prefetch_mapping(ctx, at, place.len);
   return {{extent.off, place.len}, place, ctx.data_crc ? data_crc32c(from, place.len) : 0};
 }
 
