@@ -4,8 +4,6 @@
 #include <time.h>
 
 #include <algorithm>
-#include <bit>
-#include <thread>
 
 #include "base/mutants.h"
 
@@ -13,12 +11,9 @@ namespace pcache {
 
 namespace {
 
-// Eight to a CPU: two writers rarely meet in one. Not more: a flush closes a kset for each that was
-// written to (a flush after every 32 random writes: 190 ns a write with 4 stripes, 230 with 64).
-uint32_t stripe_count() {
-  const uint32_t cpus = std::max(1u, std::thread::hardware_concurrency());
-  return std::clamp(std::bit_ceil(8 * cpus), 16u, 128u);
-}
+// As many as there can be: 2 GiB until regions of a thread each share stripes. A flush closes a
+// kset for each that was written to, and looks at two lines for that.
+constexpr uint32_t kStripes = Stripes::kMost;
 
 // Each head holds a segment that may stay part empty; a small cache cannot afford many.
 uint32_t head_count(uint32_t n_segs) { return std::clamp(n_segs / 16, 1u, 64u); }
@@ -136,7 +131,7 @@ Status Cache::recover_log() {
   RecoverOptions recovery;
   recovery.device_bytes = devices_.backing->size_bytes();
   recovery.block_bytes = devices_.backing->logical_block_bytes();
-  recovery.stripes = stripe_count();
+  recovery.stripes = kStripes;
   recovery.log_reserve = log_reserve(frame_.info.n_segs);
   return recover(*devices_.pmem, frame_, recovery, messages_, &recovered_);
 }
@@ -145,7 +140,7 @@ Status Cache::wire() {
   log_ = std::make_unique<KeyLog>(*devices_.pmem, *recovered_.segments,
                                   LogMark{recovered_.replayed.head, recovered_.replayed.dirty_ksets,
                                           recovered_.replayed.dirty_bytes});
-  stripes_ = std::make_unique<Stripes>(stripe_count(), *log_);
+  stripes_ = std::make_unique<Stripes>(kStripes, *log_);
   context_ =
       std::make_unique<RequestContext>(*devices_.pmem, *recovered_.segments, *recovered_.index,
                                        *log_, *stripes_, *devices_.backing, messages_);

@@ -11,7 +11,7 @@
 // used.
 //
 // Invariants
-// - Changes to a range are made under the lock of its stripe (range % stripes), which the caller
+// - Changes to a range are made under the lock of its stripe (stripe_number()), which the caller
 //   holds; they are bracketed by the shard's sequence counter (odd while a change is under way).
 // - lookup() takes no lock and writes nothing: what it returned holds only if still_valid() says so
 //   afterwards. Blocks and shards live in arenas that are never unmapped and are type-stable, so a
@@ -181,7 +181,7 @@ class Index {
     return cell;
   }
   void describe(Cell cell, const Extent& extent, Piece* out) const;
-  Stripe& stripe_of(uint64_t range) const { return stripes_[range & stripe_mask_]; }
+  Stripe& stripe_of(uint64_t range) const { return stripes_[stripe_number(range) & stripe_mask_]; }
 
   std::atomic<uint32_t>* directory_ = nullptr;
   std::byte* shards_base_ = nullptr;

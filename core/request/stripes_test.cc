@@ -51,6 +51,22 @@ TEST_F(StripesTest, ARangeAlwaysHasTheSameStripe) {
   }
 }
 
+TEST(StripeNumber, RegionsOf128MiBShareNoStripe) {
+  constexpr uint64_t kRegion = (128 << 20) / kRangeBytes, kRegions = Stripes::kMost / 8;
+  std::set<uint64_t> of_all;
+  for (uint64_t region = 0; region < kRegions; region++) {
+    std::set<uint64_t> of_region;
+    for (uint64_t range = region * kRegion; range < (region + 1) * kRegion; range++) {
+      of_region.insert(stripe_number(range) % Stripes::kMost);
+      EXPECT_NE(stripe_number(range), stripe_number(range + 1)) << "neighbours meet: " << range;
+    }
+    EXPECT_EQ(of_region.size(), 8u);
+    of_all.merge(of_region);
+    EXPECT_TRUE(of_region.empty()) << "shared with an earlier region: " << region;
+  }
+  EXPECT_EQ(of_all.size(), Stripes::kMost) << "some stripes are never used";
+}
+
 TEST_F(StripesTest, CloseOldClosesWhatItHasSeenBefore) {
   start();
   ASSERT_EQ(write(0, filled(512, 1)), 0);

@@ -37,7 +37,7 @@ void FillTable::remove(FillToken token) {
 
 Stripes::Stripes(uint32_t count, KeyLog& log)
     : mask_(count - 1), stripes_(std::make_unique<Stripe[]>(count)), log_(log) {
-  PCACHE_CHECK(count > 0 && (count & (count - 1)) == 0 && count <= kMostStripes);
+  PCACHE_CHECK(count > 0 && (count & (count - 1)) == 0 && count <= kMost);
   // Asked now and not by the first lock: the kernel takes some 15 ms to register a process of
   // several threads for it.
   (void)process_barrier_available();

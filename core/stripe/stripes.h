@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Stripes: the 4 MiB ranges of the backing device, dealt out over a power of two of locks. A
-// stripe's lock covers the index of its ranges, its open kset and its fills in flight.
+// Stripes: the 4 MiB ranges of the backing device, dealt out over a power of two of locks
+// (stripe_number()). A stripe's lock covers the index of its ranges, its open kset and its fills in
+// flight.
 //
 // Invariants
 // - A key enters the open kset in the same critical section that enters its extent into the index,
@@ -61,10 +62,13 @@ static_assert(offsetof(Stripe, fills) == 64);
 
 class Stripes {
  public:
+  static constexpr uint32_t kMost = 128;
   Stripes(uint32_t count, KeyLog& log);
 
   uint32_t count() const { return mask_ + 1; }
-  Stripe& of(uint64_t logical_off) { return stripes_[range_of(logical_off) & mask_]; }
+  Stripe& of(uint64_t logical_off) {
+    return stripes_[stripe_number(range_of(logical_off)) & mask_];
+  }
 
   // Makes sure that the next append() needs no memory.
   void prepare(Stripe& stripe) REQUIRES(stripe.mu) {
@@ -111,8 +115,7 @@ class Stripes {
   // A byte for each stripe: 1, it has an open kset with keys. Stored under its lock, once for each
   // kset; a flush looks here, eight at a time, and not at all stripes. Bytes, since setting a bit
   // of a word that others change needs a locked instruction.
-  static constexpr uint32_t kMostStripes = 128;
-  alignas(64) uint8_t open_map_[kMostStripes] = {};
+  alignas(64) uint8_t open_map_[kMost] = {};
   KeyLog& log_;
 };
 
