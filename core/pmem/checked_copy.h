@@ -16,6 +16,9 @@
 
 namespace pcache {
 
+// How far ahead of what is copied the source is fetched.
+inline constexpr size_t kCopyAheadBytes = 1024;
+
 // Installs the SIGBUS handler; idempotent, thread-safe. Must run before checked_copy().
 void install_checked_copy_handler();
 

@@ -11,6 +11,7 @@
 // - While the object lives its file is locked against other processes and other opens.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <memory>
@@ -24,6 +25,7 @@
 #include "base/result.h"
 #include "pmem/calibration.h"
 #include "pmem/checked_copy.h"
+#include "pmem/cpu.h"
 #include "pmem/persist.h"
 
 namespace pcache {
@@ -103,6 +105,11 @@ class Pmem {
 
   // Asks the CPU to fetch the start of what will be loaded.
   void prefetch(MediaOff src) const { __builtin_prefetch(base_ + src.v, 0, 0); }
+  // As much of it as load() asks for before it starts to copy.
+  void prefetch(MediaOff src, size_t len_bytes) const {
+    const size_t n = std::min(len_bytes, kCopyAheadBytes);
+    for (size_t i = 0; i < n; i += kLineBytes) prefetch(src + i);
+  }
 
  private:
   struct Mapping;  // libpmem2 objects and the locked file

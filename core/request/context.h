@@ -69,7 +69,8 @@ struct RequestContext {
   bool data_crc = false;
   uint64_t logical_bytes = 0;
   uint32_t block_bytes = 512;  // a power of two
-  // With data_crc, extents are kept this short: a read of part of one has to check all of it.
+  // A power of two. With data_crc, extents are kept short: a read of part of one has to check all
+  // of it.
   uint32_t max_extent_bytes = kRangeBytes;
   std::vector<std::unique_ptr<DataHead>> heads;
   SharedCounters counters;
@@ -86,11 +87,12 @@ struct RequestContext {
   }
 
   // The part of a range that one key may cover: to its 4 MiB boundary, no longer than an extent may
-  // be.
+  // be; what is longer is cut where pages end.
   uint32_t key_len(uint64_t off, uint64_t len) const {
     const uint64_t to_boundary = kRangeBytes - off % kRangeBytes;
-    uint64_t n = len < to_boundary ? len : to_boundary;
-    return static_cast<uint32_t>(n < max_extent_bytes ? n : max_extent_bytes);
+    const uint64_t n = len < to_boundary ? len : to_boundary;
+    return static_cast<uint32_t>(n <= max_extent_bytes ? n
+                                                       : max_extent_bytes - off % max_extent_bytes);
   }
   bool is_one_key(const Extent& extent) const {
     return extent.off % kRangeBytes + extent.len <= kRangeBytes && extent.len <= max_extent_bytes;
@@ -111,6 +113,8 @@ struct RequestContext {
   std::atomic<int> lost_{0};
 };
 
-inline constexpr uint32_t kCrcExtentBytes = 16 << 10;
+// A page: random reads of what was written in one piece were 2.5 times as fast as with 16 KiB, long
+// writes 1.0 to 1.3 times (the crc is made while the data is in L1), long reads 0.84 times.
+inline constexpr uint32_t kCrcExtentBytes = kPageBytes;
 
 }  // namespace pcache

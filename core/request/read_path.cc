@@ -11,7 +11,7 @@ namespace pcache {
 
 namespace {
 
-constexpr size_t kPieces = 4;  // mostly one is enough, and they are initialised for every read
+constexpr size_t kPieces = 8;
 
 Extent within_range(const Extent& extent) {
   const uint64_t to_boundary = kRangeBytes - extent.off % kRangeBytes;
@@ -55,6 +55,8 @@ int ReadPath::copy_hits(Extent todo, std::byte* dst, uint64_t* covered) {
       gens[hits] = ctx_.segments.generation(pieces[hits].pos.seg);
     if (!ctx_.index.still_valid(snapshot)) continue;
     for (size_t i = 0; i < hits; i++) {
+      if (i + 1 < hits)  // while this one is copied, and verified
+        ctx_.pmem.prefetch(ctx_.segments.media(pieces[i + 1].pos), pieces[i + 1].extent.len);
       const HitResult got = copy_hit(ctx_, pieces[i], gens[i], dst);
       if (got == HitResult::kGone) break;
       if (got == HitResult::kBad) {

@@ -200,11 +200,13 @@ TEST_F(BadMedia, AnUnreadablePageOfDirtyDataIsAnError) {
     RequestOptions options;
     options.data_crc = data_crc;
     start(options);
-    ASSERT_EQ(write(0, filled(8192, 1)), 0);
-    image_->memory().make_unreadable(place_of(0));
-    read(0, 512, -EIO);
+    ASSERT_EQ(write(64 << 10, filled(512, 2)), 0);
+    ASSERT_EQ(write(0, filled(4096, 1)), 0);  // 7 sectors in one page of the media, 1 in the next
+    image_->memory().make_unreadable(place_of(0) + 3584);
+    read(3584, 512, -EIO);
     // With data_crc the whole extent is in doubt, without it only the page.
-    read(4096, 4096, data_crc ? -EIO : 0);
+    read(0, 512, data_crc ? -EIO : 0);
+    read(64 << 10, 512);
   }
 }
 

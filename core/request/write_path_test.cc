@@ -67,12 +67,23 @@ TEST_F(WritePath, WithDataCrcExtentsAreShortAndCarryTheirCrc) {
   const Bytes data = device_bytes(12345 * 512, 40 << 10);
   ASSERT_EQ(write(0, data, PCACHE_REQ_FUA), 0);
   const auto keys = logged_keys();
-  ASSERT_EQ(keys.size(), 3u);
+  ASSERT_EQ(keys.size(), data.size() / kCrcExtentBytes);
   for (const auto& key : keys) {
     EXPECT_LE(key.len, kCrcExtentBytes);
     EXPECT_EQ(key.data_crc, data_crc32c(data.data() + key.off, key.len));
   }
   EXPECT_EQ(read(0, data.size()), data);
+}
+
+TEST_F(WritePath, WithDataCrcLongWritesAreCutWherePagesEnd) {
+  RequestOptions options;
+  options.data_crc = true;
+  start(options);
+  ASSERT_EQ(write(512, device_bytes(0, 8192), PCACHE_REQ_FUA), 0);
+  ASSERT_EQ(write(512, device_bytes(0, 4096), PCACHE_REQ_FUA), 0);  // short enough for one
+  std::vector<uint32_t> lengths;
+  for (const auto& key : logged_keys()) lengths.push_back(key.len);
+  EXPECT_EQ(lengths, (std::vector<uint32_t>{3584, 4096, 512, 4096}));
 }
 
 TEST_F(WritePath, AWholeMegabyteAcrossARange) {
@@ -86,7 +97,7 @@ TEST_F(WritePath, MoreExtentsThanOneFenceTakes) {
   RequestOptions options;
   options.data_crc = true;
   start(options);
-  const Bytes data = device_bytes(31 * 512, 3 << 20);  // 192 extents of 16 KiB
+  const Bytes data = device_bytes(31 * 512, 3 << 20);  // 768 extents of 4 KiB
   ASSERT_EQ(write(0, data), 0);
   EXPECT_EQ(read(0, data.size()), data);
 }
