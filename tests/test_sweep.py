@@ -189,11 +189,11 @@ def test_what_an_engine_does_not_look_at_makes_no_case(tmp_path):
 
 def test_a_run_keeps_everything(small):
     info = json.loads((small / "run.json").read_text())
-    assert info["schema"] == "pcache-sweep-run/1" and info["spec"] == SMALL
+    assert info["schema"] == "pcache-sweep-run/2" and info["spec"] == SMALL
     assert {"name", "title", "started", "runtime_s", "warmup_s", "repeats", "seed", "axes", "cases", "builds", "host",
-            "source"} <= info.keys()
+            "harness"} <= info.keys()
     assert {"cpu", "memory", "kernel", "fio", "pmem", "backing", "load_average"} <= info["host"].keys()
-    assert info["host"]["cpu"]["model"] and info["source"]["commit"]
+    assert info["host"]["cpu"]["model"] and info["builds"][0]["commit"]
     assert info["axes"] == ["engine", "rw", "bs"]
     results = lines_of(small)
     assert len(results) == 24 and all(r["ok"] for r in results)
@@ -318,7 +318,7 @@ def test_a_report_can_be_read_in_a_browser(report, tmp_path):
 def test_results_of_every_schema_can_be_read(tmp_path):
     """A folder of each schema that there was, as it was written then; without raw/."""
     kept = sorted((ROOT / "tests" / "testdata" / "sweeps").iterdir())
-    assert [json.loads((k / "run.json").read_text())["schema"] for k in kept] == ["pcache-sweep-run/1"]
+    assert [json.loads((k / "run.json").read_text())["schema"] for k in kept] == ["pcache-sweep-run/1", "pcache-sweep-run/2"]
     for folder in kept:
         run("report", folder, "--output", tmp_path / folder.name)
         cases = (tmp_path / folder.name / f"{folder.name}-cases.csv").read_text().splitlines()

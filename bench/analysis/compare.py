@@ -132,6 +132,12 @@ def why_not(found, threshold):
         yield f"nothing to compare in {names_of(found.untold)}"
 
 
+def sources_of(runs):
+    """What is compared, as the builds themselves say it."""
+    first, second = [source for run in runs for source in run.sources().values()]
+    return f"compare: first {first}, second {second}"
+
+
 def conclude(found, threshold):
     """Prints it all; the exit status."""
     for case, why in found.untold.items():
@@ -173,10 +179,15 @@ def main(arguments):
         with tempfile.TemporaryDirectory(prefix="pcache-compare-") as scratch:
             folder = options.output or pathlib.Path(scratch) / "run"
             found = measure((options.a, options.b), options, threshold, folder)
+            print(sources_of([Run(folder)]))
     elif options.b:
-        found = findings_of(of_two_runs(Run(options.a), Run(options.b)), threshold)
+        runs = Run(options.a), Run(options.b)
+        found = findings_of(of_two_runs(*runs), threshold)
+        print(sources_of(runs))
         print("compare: two results that were not measured in turn: what drifted between them counts as a difference",
               file=sys.stderr)
     else:
-        found = findings_of(of_two_builds(Run(options.a)), threshold)
+        run = Run(options.a)
+        found = findings_of(of_two_builds(run), threshold)
+        print(sources_of([run]))
     return conclude(found, threshold)

@@ -11,7 +11,6 @@ Exit status: 0 nothing is worse of what could be judged (the last line says `ok`
 """
 import os
 import pathlib
-import subprocess
 import sys
 import tempfile
 
@@ -20,6 +19,7 @@ from baseline import SCHEMA, load, store
 from compare import SOURCE, sweep
 from options import Parser, reason, regex
 from results import Run, Wrong
+from stamp import other_source_tree, stamp_of
 from stats import estimate, paired_ratios
 
 # Instructions: the compiler's freedom within one version. What is counted in whole things has none, but for the ksets
@@ -83,14 +83,22 @@ def measure_ratios(build, rounds):
     return ratios, run.info["host"]["cpu"]["model"]
 
 
+def say_sources(build):
+    """What is judged, as the build says it; it is returned."""
+    stamp = stamp_of(build)
+    print(f"gate: {build} is of {stamp}")
+    other = other_source_tree(build, stamp)
+    if other:
+        print(f"gate: its source tree is {other}, which is not what is judged; build it to judge that")
+    return stamp
+
+
 def accept(options, program):
     baseline = {"schema": SCHEMA, "threshold": 0.25, "rounds": options.rounds, "counts": {}, "ratios": {}}
     if options.baseline.exists():
         baseline = load(options.baseline)
     baseline["reason"] = options.accept
-    commit = subprocess.run(["git", "-C", SOURCE, "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True,
-                            text=True, check=False)
-    baseline["commit"] = commit.stdout.strip()
+    baseline["commit"] = say_sources(options.build)
     if not options.ratios:
         accept_counts(baseline, options, program)
     if not options.counts:
@@ -175,6 +183,7 @@ def last_line(failed, unjudged):
 
 def gate(options, program):
     baseline = load(options.baseline)
+    say_sources(options.build)
     failed, unjudged = False, []
     parts = [] if options.ratios else [lambda: gate_counts(baseline, options, program)]
     parts += [] if options.counts else [lambda: gate_ratios(baseline, options)]

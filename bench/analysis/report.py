@@ -88,7 +88,7 @@ class Section:
         if with_title:
             page.add(f"<h2>{escape(run.info['title'] or run.name)}</h2>\n")
         page.add(f'<p class="of">{escape(run.name)}, begun {escape(run.info["started"])}, '
-                 f'commit {escape(run.info["source"].get("describe") or "unknown")}</p>\n')
+                 f'measured is {escape(_joined(run.sources()))}</p>\n')
         self._method()
         if run.failed:
             failed = "; ".join(f"{escape(c.id)}: {escape(e)}" for c, _, e in run.failed)
@@ -287,7 +287,7 @@ class Section:
         self.page.table(f"{run.name}-cases", head, rows)
 
     def _machine(self):
-        host, source = self.run.info["host"], self.run.info["source"]
+        host = self.run.info["host"]
         cpu = host["cpu"]
         backing = host.get("backing") or {}
         rows = [("CPU", f"{cpu['model']}, {cpu['online']} online; {' '.join(cpu['flags'])}"),
@@ -295,9 +295,16 @@ class Section:
                 ("memory", host["memory"]), ("pmem", host["pmem"]), ("huge pages of shared memory", host["transparent_hugepages"]),
                 ("backing device", " ".join(str(v) for v in backing.values() if v)),
                 ("kernel", host["kernel"]), ("fio", host["fio"]), ("load average at the start", host["load_average"]),
-                ("sources", f"{source['describe']} ({source['branch']}), {source['build_type']}")]
+                ("sources", _joined(self.run.sources())), ("build type", _joined(self.run.build_types()))]
         self.page.add("<h3>Machine</h3>\n")
         self.page.table(f"{self.run.name}-machine", ["what", "found"], rows, "facts")
+
+
+def _joined(by_build):
+    """Of one build what it is; of several, of which."""
+    if len(set(by_build.values())) == 1:
+        return next(iter(by_build.values()))
+    return ", ".join(f"{label}: {what}" for label, what in by_build.items())
 
 
 def _pair(values):

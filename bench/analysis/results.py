@@ -7,7 +7,7 @@ import json
 import math
 import pathlib
 
-SCHEMAS = ("pcache-sweep-run/1",)
+SCHEMAS = ("pcache-sweep-run/1", "pcache-sweep-run/2")
 
 
 class Wrong(Exception):
@@ -98,6 +98,20 @@ class Run:
             latencies = metrics.get(direction, {}).get("lat_ns", {})
             _need_figures(latencies, latencies.keys())
         self.samples.append(Sample(case, str(result["build"]), repeat, metrics, self.folder / "raw" / f"{number:05}"))
+
+    def sources(self):
+        """{label: what it is of, as git describe says it}, of each build. Of the first schema nobody knows: kept was
+        the source tree that pcache-sweep itself was built from, as it was then."""
+        if self.info["schema"] == SCHEMAS[0]:
+            tree = self.info.get("source", {}).get("describe") or "unknown"
+            return {label: f"unknown (the source tree was at {tree})" for label in (b["label"] for b in self.info["builds"])}
+        return {b["label"]: f"{b['commit'][:12]}{'-dirty' if b['dirty'] else ''}" if "commit" in b else "unknown"
+                for b in self.info["builds"]}
+
+    def build_types(self):
+        """{label: CMake's build type}."""
+        first = self.info.get("source", {}).get("build_type", "unknown")
+        return {b["label"]: b.get("build_type", first) for b in self.info["builds"]}
 
     def of(self, case, build=""):
         """Its samples, in the order of the rounds."""

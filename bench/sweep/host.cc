@@ -114,13 +114,4 @@ nlohmann::ordered_json host_facts(const Place& place) {
           {"load_average", line_of("/proc/loadavg")}};
 }
 
-nlohmann::ordered_json source_facts() {
-  const std::string git = "git -C '" PCACHE_SOURCE_DIR "' ";
-  return {{"commit", first_line(git + "rev-parse HEAD")},
-          {"describe", first_line(git + "describe --always --dirty --abbrev=12")},
-          {"branch", first_line(git + "rev-parse --abbrev-ref HEAD")},
-          {"version", PCACHE_VERSION},
-          {"build_type", PCACHE_BUILD_TYPE}};
-}
-
 }  // namespace pcache::sweep

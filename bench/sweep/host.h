@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What a result depends on besides the case: the machine, its software, the sources.
+// What a result depends on besides the case: the machine and its software.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -11,7 +11,6 @@
 namespace pcache::sweep {
 
 nlohmann::ordered_json host_facts(const Place& place);
-nlohmann::ordered_json source_facts();  // of the tree that this program was built from
 
 // Why this machine cannot measure it; empty: it can.
 std::string unavailable(const Values& values);

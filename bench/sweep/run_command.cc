@@ -41,14 +41,18 @@ void check(const RunOptions& options) {
 // The build tree that this program is part of; installed, its prefix.
 std::string own_build() { return fs::canonical("/proc/self/exe").parent_path().parent_path(); }
 
+constexpr const char* kLibraries[] = {"libpcache.so.1", "libpcache_fio.so", "libpcache_raw.so"};
+
+std::string content_of(const std::string& build, const char* library) {
+  const std::string path = build + "/lib/" + library;
+  return fs::exists(path) ? read_file(path) : "";
+}
+
 // Of the libraries that fio loads (FNV-1a): to see whether a build is what it was.
 std::string hash_of(const std::string& build) {
   uint64_t hash = 0xcbf29ce484222325;
-  for (const char* name : {"libpcache.so.1", "libpcache_fio.so", "libpcache_raw.so"}) {
-    const std::string path = build + "/lib/" + name;
-    const std::string content = fs::exists(path) ? read_file(path) : "";
-    for (const unsigned char byte : content) hash = (hash ^ byte) * 0x100000001b3;
-  }
+  for (const char* name : kLibraries)
+    for (const unsigned char byte : content_of(build, name)) hash = (hash ^ byte) * 0x100000001b3;
   char text[17];
   snprintf(text, sizeof text, "%016lx", static_cast<unsigned long>(hash));
   return text;
@@ -61,6 +65,34 @@ void need_the_same(const std::vector<Build>& builds, const std::string& folder) 
                   " was begun; begin a new run");
 }
 
+// Which sources it is of, as its libraries say; one that has no stamp says nothing.
+std::optional<Stamp> stamp_of(const std::string& build) {
+  std::optional<Stamp> first;
+  const char* first_name = nullptr;
+  for (const char* name : kLibraries) {
+    const auto stamp = stamp_in(content_of(build, name));
+    if (stamp && first && *stamp != *first)
+      throw Wrong(build + ": " + first_name + " is of " + first->text() + ", " + name + " of " +
+                  stamp->text() + "; build it whole");
+    if (stamp && !first) first = stamp, first_name = name;
+  }
+  return first;
+}
+
+Build build_of(const std::string& label, const std::string& dir) {
+  Build build = {label, fs::canonical(dir), hash_of(dir), stamp_of(dir)};
+  if (build.stamp) build.source_tree = other_source_tree(build.dir, *build.stamp);
+  return build;
+}
+
+void say_other_source_trees(const std::vector<Build>& builds) {
+  for (const Build& build : builds)
+    if (!build.source_tree.empty())
+      fprintf(stderr,
+              "pcache-sweep: %s: measured is %s, of which it was built; its source tree is %s\n",
+              build.dir.c_str(), build.stamp->text().c_str(), build.source_tree.c_str());
+}
+
 std::vector<Build> builds_of(const RunOptions& options) {
   std::vector<std::string> dirs = options.builds;
   if (dirs.empty()) dirs.push_back(own_build());
@@ -70,7 +102,7 @@ std::vector<Build> builds_of(const RunOptions& options) {
     const std::string plugin = dir + "/lib/libpcache_fio.so";
     if (!fs::exists(plugin))
       throw Wrong(plugin + ": is not there; --build names a build directory that was built");
-    builds.push_back({label, fs::canonical(dir), hash_of(dir)});
+    builds.push_back(build_of(label, dir));
   }
   if (builds.size() > 26) throw Wrong("more than 26 builds");
   return builds;
@@ -185,8 +217,9 @@ int run_new(const RunOptions& options) {
   watch_signals();
   const PlaceOptions where = with_defaults(absolute(options.place));
   const auto place = make_place(spec, where);
-  RunFolder folder = RunFolder::create(fs::absolute(output), spec, builds, where,
-                                       host_facts(*place), source_facts());
+  RunFolder folder =
+      RunFolder::create(fs::absolute(output), spec, builds, where, host_facts(*place));
+  say_other_source_trees(builds);
   return measure(spec, *place, folder, options);
 }
 

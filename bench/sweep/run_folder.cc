@@ -5,6 +5,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <ctime>
@@ -44,6 +45,13 @@ ordered_json place_facts(const PlaceOptions& place) {
   return facts;
 }
 
+ordered_json build_facts(const Build& build) {
+  ordered_json facts = {{"label", build.label}, {"dir", build.dir}, {"hash", build.hash}};
+  if (build.stamp) facts.update(facts_of(*build.stamp));
+  if (!build.source_tree.empty()) facts["source_tree"] = build.source_tree;
+  return facts;
+}
+
 // A line that a cut left half-written was never there.
 std::string whole_lines(const std::string& lines) {
   const size_t end = lines.rfind('\n');
@@ -75,14 +83,13 @@ void RunFolder::need_new(const std::string& path) {
 
 RunFolder RunFolder::create(const std::string& path, const Spec& spec,
                             const std::vector<Build>& builds, const PlaceOptions& place,
-                            const ordered_json& host, const ordered_json& source) {
+                            const ordered_json& host) {
   need_new(path);
   RunFolder folder(path);
   ordered_json cases = ordered_json::array();
   for (const Case& one : spec.cases) cases.push_back({{"id", one.id}, {"values", one.values}});
   ordered_json of_builds = ordered_json::array();
-  for (const Build& build : builds)
-    of_builds.push_back({{"label", build.label}, {"dir", build.dir}, {"hash", build.hash}});
+  for (const Build& build : builds) of_builds.push_back(build_facts(build));
   folder.run_ = {{"schema", kRunSchema},
                  {"name", spec.name},
                  {"title", spec.title},
@@ -96,7 +103,7 @@ RunFolder RunFolder::create(const std::string& path, const Spec& spec,
                  {"builds", of_builds},
                  {"place", place_facts(place)},
                  {"host", host},
-                 {"source", source},
+                 {"harness", facts_of(own_stamp())},
                  {"spec", spec.text}};
   const std::string text = folder.run_.dump(1) + "\n";  // may throw: before there is a folder
   std::error_code error;
@@ -120,7 +127,7 @@ RunFolder RunFolder::open(const std::string& path, bool to_write) {
   try {
     folder.run_ = ordered_json::parse(read_file(path + "/run.json"));
     const std::string schema = folder.run_.at("schema");
-    if (schema != kRunSchema)
+    if (std::ranges::find(kRunSchemas, schema) == std::end(kRunSchemas))
       throw Wrong(path + "/run.json: schema " + schema + ", expected " + kRunSchema);
   } catch (const nlohmann::json::exception& error) {
     throw Wrong(path + "/run.json: " + error.what());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // RunFolder: a sweep's results on disk (schema: results/README.md).
-//   run.json         what was asked, of which machine and sources; written once
+//   run.json         what was asked, of which machine and builds; written once
 //   results.jsonl    a line for each measurement, in the order in which they were made
 //   raw/NUMBER.*     the fio jobs, fio's own JSON and log lines, requests over time
 //
@@ -18,7 +18,8 @@
 
 namespace pcache::sweep {
 
-inline constexpr const char* kRunSchema = "pcache-sweep-run/1";
+inline constexpr const char* kRunSchema = "pcache-sweep-run/2";
+inline constexpr const char* kRunSchemas[] = {"pcache-sweep-run/1", kRunSchema};  // that are read
 
 class RunFolder {
  public:
@@ -28,7 +29,7 @@ class RunFolder {
   // Throws Wrong.
   static RunFolder create(const std::string& path, const Spec& spec,
                           const std::vector<Build>& builds, const PlaceOptions& place,
-                          const nlohmann::ordered_json& host, const nlohmann::ordered_json& source);
+                          const nlohmann::ordered_json& host);
   // One that was begun; nothing is written to it yet. Throws Wrong: it is none, or damaged.
   // `to_write`: nobody else gets it to write to, as long as this lives.
   static RunFolder open(const std::string& path, bool to_write);
