@@ -2,9 +2,14 @@
 """persist=auto: measured once, remembered, said; other methods are taken as they are."""
 
 import json
+import os
+import shutil
+import subprocess
+
+import pytest
 
 from libpcache import MIB
-from support import stamp
+from support import CACHE_BYTES, copy_sparse, digest, patch, stamp
 
 PERSIST_RECORD = 1024
 MEASURED = "persist=auto: measured on this memory: 512 B "
@@ -67,3 +72,49 @@ def test_calibrate_of_what_was_never_attached_remembers_nothing(pair, ctl):
     done = ctl.run("calibrate", pair.cache_path)
     assert "not remembered" in done.stdout
     assert pair.cache_path.read_bytes()[:4096] == bytes(4096)
+
+
+@pytest.fixture
+def full(disk):
+    """A folder on a small file system; fill() leaves no room there. Not tmpfs, where to read a hole takes space, too."""
+    (disk / "image").write_bytes(b"")
+    os.truncate(disk / "image", 48 * MIB)
+    mount = disk / "mnt"
+    mount.mkdir()
+    mkfs = shutil.which("mkfs.ext4", path="/usr/sbin:/sbin:/usr/bin")
+    if not mkfs:
+        pytest.skip("mkfs.ext4 is missing")
+    subprocess.run([mkfs, "-q", "-m", "0", disk / "image"], check=True, capture_output=True)
+    mounted = subprocess.run(["mount", "-o", "loop", disk / "image", mount], capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"mount -o loop is not permitted here: {mounted.stderr.strip()}")
+    yield mount
+    subprocess.run(["umount", mount], check=True)
+
+
+def fill(folder):
+    with open(folder / "filler", "wb", buffering=0) as file:
+        for piece in (MIB, 4096):
+            try:
+                while True:
+                    file.write(bytes(piece))
+            except OSError:
+                pass
+        os.fsync(file.fileno())
+
+
+def test_calibrate_of_a_sparse_image_on_a_full_file_system_is_refused(full, fresh_cache_file, backing, ctl):
+    """And does not die of SIGBUS."""
+    ctl.run("format", fresh_cache_file)
+    ctl.run("identity", "set", fresh_cache_file, "--backing", backing)
+    image = copy_sparse(fresh_cache_file, full / "image")
+    fill(full)
+    before = digest(image)
+    said = ctl.refused("calibrate", image)
+    assert said == (f"cache device {image}: cannot allocate {2 * MIB} bytes at {CACHE_BYTES - 2 * MIB} (0 are free on its file system): "
+                    "No space left on device")
+    assert digest(image) == before
+    os.remove(full / "filler")
+    assert ctl.json("calibrate", image)["remembered"]
+    patch(image, PERSIST_RECORD, bytes(112))
+    assert digest(image) == before, "nothing else has changed"

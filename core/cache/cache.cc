@@ -205,8 +205,11 @@ void Cache::choose_persist() {
   calibration_ = load_calibration(pmem);
   if (!calibration_) {
     constexpr unsigned kRounds = 8;
-    calibration_ = pmem.calibrate(kRounds);
-    if (!calibration_) return;
+    auto measured = pmem.calibrate(kRounds);
+    if (!measured)
+      return messages_.print(LogLevel::kWarning, "persist=auto: not measured: %s",
+                             measured.error().text.c_str());
+    calibration_ = measured.take();
     if (!store_calibration(pmem, *calibration_, static_cast<uint64_t>(time(nullptr))))
       messages_.print(LogLevel::kWarning,
                       "persist=auto: media error behind the identity block: not remembered");

@@ -57,7 +57,8 @@ PCACHE_EXPORT int pcache_raw_open(const pcache_raw_options* raw, pcache_raw** ou
                   err);
     // As a cache does, but that a scratch device remembers nothing.
     if (options.persist == pcache::kPersistAuto)
-      if (const auto measured = pmem.value()->calibrate(8)) pmem.value()->use(measured->chosen());
+      if (const auto measured = pmem.value()->calibrate(8))
+        pmem.value()->use(measured.value().chosen());
     *out = new pcache_raw{pmem.take()};
     return 0;
   });

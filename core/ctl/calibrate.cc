@@ -49,17 +49,15 @@ int run_calibrate(const Image& image) {
     return fail(usable.error());
   Pmem& pmem = *open.value().pmem;
   const auto calibration = pmem.calibrate(kRounds);
-  if (!calibration)
-    return fail(
-        make_error(EIO, "cache device %s: its last 2 MiB cannot be read", image.cache.c_str()));
+  if (!calibration) return fail(calibration.error());
   const bool remembered =
       open.value().report.frame.identity &&
-      store_calibration(pmem, *calibration, static_cast<uint64_t>(time(nullptr)));
+      store_calibration(pmem, calibration.value(), static_cast<uint64_t>(time(nullptr)));
   if (const auto synced = sync_cache(image.cache); !synced) return fail(synced.error());
   if (image.json)
-    print(table(*calibration, remembered));
+    print(table(calibration.value(), remembered));
   else
-    print_table(*calibration, remembered);
+    print_table(calibration.value(), remembered);
   return kDone;
 }
 

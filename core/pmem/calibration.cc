@@ -60,11 +60,15 @@ std::string Calibration::text() const {
 }
 
 // What is stored is what is there: a crash in the middle leaves the media as they were.
-std::optional<Calibration> Pmem::calibrate(unsigned rounds) {
-  if (size_ < 2 * kRegionBytes) return std::nullopt;
+Result<Calibration> Pmem::calibrate(unsigned rounds) {
+  if (size_ < 2 * kRegionBytes)
+    return make_error(EINVAL, "cache device %s: has %llu bytes, too few to measure on", path(),
+                      static_cast<unsigned long long>(size_));
   const MediaOff region{(size_ - kRegionBytes) / kLineBytes * kLineBytes};
   const auto content = std::make_unique<std::byte[]>(kRegionBytes);
-  if (!load(content.get(), region, kRegionBytes)) return std::nullopt;
+  if (auto reserved = reserve(region, kRegionBytes); !reserved) return reserved.error();
+  if (!load(content.get(), region, kRegionBytes))
+    return make_error(EIO, "cache device %s: its last 2 MiB cannot be read", path());
   Calibration found;
   for (const PersistOps& ops : persist_methods())
     if (ops.supported()) {

@@ -99,8 +99,8 @@ TEST_F(CalibratedPmem, MeasuringLeavesTheMediaAsTheyAre) {
   const auto measured = pmem_.calibrate(2);
   ASSERT_TRUE(measured);
   EXPECT_TRUE(std::equal(before.begin(), before.end(), base_));
-  EXPECT_FALSE(measured->measured.empty());
-  for (const auto& method : measured->measured) {
+  EXPECT_FALSE(measured.value().measured.empty());
+  for (const auto& method : measured.value().measured) {
     EXPECT_TRUE(method.ops->supported()) << method.ops->name;
     for (const uint32_t ns : method.ns) {
       EXPECT_GT(ns, 0u);
@@ -116,7 +116,7 @@ TEST_F(CalibratedPmem, MediaThatCannotBeReadAreNotMeasured) {
   ASSERT_NE(
       mmap(base_ + kBytes - 4096, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0),
       MAP_FAILED);
-  EXPECT_FALSE(pmem_.calibrate(1));
+  EXPECT_EQ(pmem_.calibrate(1).error().code, EIO);
 }
 
 }  // namespace

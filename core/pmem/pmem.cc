@@ -50,7 +50,7 @@ struct Pmem::Mapping {
   Status populate();
 
   const char* path() const { return opt.path.c_str(); }
-  Status allocate(int mode, uint64_t bytes);
+  Status allocate(int mode, uint64_t off, uint64_t bytes);
   Status new_map(struct pmem2_source* source, struct pmem2_config* config);
 
   const PmemOptions opt;
@@ -185,10 +185,11 @@ Status Pmem::Mapping::lock() {
 
 // Allocated and not only sized: on a full file system this is an error here, and not a SIGBUS in
 // the middle of a later store.
-Status Pmem::Mapping::allocate(int mode, uint64_t bytes) {
+Status Pmem::Mapping::allocate(int mode, uint64_t off, uint64_t bytes) {
   int error;
   do {
-    error = fallocate(fd, mode, 0, static_cast<off_t>(bytes)) == 0 ? 0 : errno;
+    error =
+        fallocate(fd, mode, static_cast<off_t>(off), static_cast<off_t>(bytes)) == 0 ? 0 : errno;
   } while (error == EINTR);
   if (error == 0) return {};
   if (error == EOPNOTSUPP) {
@@ -197,10 +198,11 @@ Status Pmem::Mapping::allocate(int mode, uint64_t bytes) {
   }
   struct statvfs fs;
   const uint64_t free_bytes = fstatvfs(fd, &fs) == 0 ? uint64_t{fs.f_bavail} * fs.f_frsize : 0;
-  return error_errno(error,
-                     "cache device %s: cannot allocate its %" PRIu64 " bytes (%" PRIu64
-                     " are free on its file system)",
-                     path(), bytes, free_bytes);
+  const std::string what = off == 0 ? "its " + std::to_string(bytes) + " bytes"
+                                    : std::to_string(bytes) + " bytes at " + std::to_string(off);
+  return error_errno(
+      error, "cache device %s: cannot allocate %s (%" PRIu64 " are free on its file system)",
+      path(), what.c_str(), free_bytes);
 }
 
 Status Pmem::Mapping::extend() {
@@ -213,7 +215,7 @@ Status Pmem::Mapping::extend() {
                       path(), opt.create_bytes);
   if (opt.create_bytes <= static_cast<uint64_t>(st.st_size)) return {};  // never made smaller
   extended = true;
-  return allocate(0, opt.create_bytes);
+  return allocate(0, 0, opt.create_bytes);
 }
 
 Status Pmem::Mapping::new_map(struct pmem2_source* source, struct pmem2_config* config) {
@@ -272,7 +274,7 @@ Status Pmem::Mapping::map() {
 
 Status Pmem::Mapping::allocate_holes() {
   if (!S_ISREG(st.st_mode) || opt.read_only || opt.keep_sparse) return {};
-  return allocate(FALLOC_FL_KEEP_SIZE, pmem2_map_get_size(pmem_map));
+  return allocate(FALLOC_FL_KEEP_SIZE, 0, pmem2_map_get_size(pmem_map));
 }
 
 // A first touch of a page costs as much as storing it, and a log touches ever new ones: that would
@@ -318,5 +320,12 @@ Pmem::Pmem(std::byte* base, uint64_t size_bytes, const PersistOps* ops, void* ct
 }
 
 Pmem::~Pmem() = default;
+
+const char* Pmem::path() const { return mapping_ ? mapping_->path() : "(memory)"; }
+
+Status Pmem::reserve(MediaOff off, uint64_t len_bytes) {
+  if (!mapping_ || !S_ISREG(mapping_->st.st_mode)) return {};
+  return mapping_->allocate(FALLOC_FL_KEEP_SIZE, off.v, len_bytes);
+}
 
 }  // namespace pcache

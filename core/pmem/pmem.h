@@ -15,7 +15,6 @@
 #include <array>
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
 
 #include "base/ids.h"
@@ -96,9 +95,10 @@ class Pmem {
   }
 
   // Measures the persist methods at the device's end, some milliseconds for 8 rounds. Stores there
-  // what is there: a crash leaves the media as they were. While one thread has the device. Nothing:
-  // the media cannot be read there.
-  std::optional<Calibration> calibrate(unsigned rounds);
+  // what is there: a crash leaves the media as they were. While one thread has the device. ENOSPC:
+  // the file is sparse there and its file system full; EIO: the media cannot be read there; EINVAL:
+  // the device is too small.
+  Result<Calibration> calibrate(unsigned rounds);
   // From now on these methods store, by the size of the copy; what flushcache does not stream it
   // stores itself, whatever was measured for more. While one thread has the device.
   void use(const std::array<const PersistOps*, Calibration::kClasses>& chosen);
@@ -112,6 +112,11 @@ class Pmem {
   }
 
  private:
+  // Of a file that was kept sparse: it gets its space there, or ENOSPC. A store into a hole of a
+  // full file system would be SIGBUS.
+  Status reserve(MediaOff off, uint64_t len_bytes);
+  const char* path() const;
+
   struct Mapping;  // libpmem2 objects and the locked file
   struct BySize {
     std::array<const PersistOps*, Calibration::kClasses> chosen;
