@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from libpcache import MIB
-from support import CACHE_BYTES, copy_sparse, digest, patch, stamp
+from support import CACHE_BYTES, copy_sparse, digest, patch, peek, sealed, stamp
 
 PERSIST_RECORD = 1024
 MEASURED = "persist=auto: measured on this memory: 512 B "
@@ -118,3 +118,31 @@ def test_calibrate_of_a_sparse_image_on_a_full_file_system_is_refused(full, fres
     assert ctl.json("calibrate", image)["remembered"]
     patch(image, PERSIST_RECORD, bytes(112))
     assert digest(image) == before, "nothing else has changed"
+
+
+def test_what_is_remembered_is_dumped(pair, ctl):
+    def dumped():
+        return ctl.jsons("dump", pair.cache_path, "--what", "persist")
+    ctl.run("format", pair.cache_path, "--force")
+    assert dumped() == [], "nothing was measured"
+    with pair.open() as cache:
+        used = cache.status["cache"]
+    (record,) = dumped()
+    assert (record["type"], record["at"], record["state"]) == ("persist", PERSIST_RECORD, "valid")
+    assert record["ns"] == used["persist_ns"] and record["bytes"] == pair.cache_path.stat().st_size
+    assert set(record["chosen"]) == {"512", "4096", "16384", "65536"}
+    assert used["persist"] in {"by size", *record["chosen"].values()} and record["made_unix_s"] > 1.7e9
+    assert "persist: at=1024 state=valid " in ctl.run("dump", pair.cache_path).stdout
+    patch(pair.cache_path, PERSIST_RECORD + 40, b"\xff" * 8)
+    (record,) = dumped()
+    assert record == {"type": "persist", "at": PERSIST_RECORD, "state": "damaged"}
+
+
+def test_what_another_cpu_has_measured_is_dumped_as_that(pair, ctl):
+    with pair.open():
+        pass
+    record = bytearray(peek(pair.cache_path, PERSIST_RECORD, 112))
+    record[16] ^= 1  # the CPU
+    patch(pair.cache_path, PERSIST_RECORD, sealed(record))
+    (record,) = ctl.jsons("dump", pair.cache_path, "--what", "persist")
+    assert record["state"] == "of another CPU or memory" and record["ns"]["flushcache"] and "chosen" not in record

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
+#include <algorithm>
 #include <cctype>
 #include <charconv>
 #include <cinttypes>
 #include <set>
 
 #include "ctl/common.h"
+#include "format/codec.h"
+#include "segment/persist_record.h"
 
 namespace pcache::ctl {
 
@@ -16,8 +19,8 @@ struct Options {
   std::string range;
 };
 
-const std::vector<std::string> kSections = {"superblock", "info",  "tails", "identity",
-                                            "segments",   "ksets", "keys"};
+const std::vector<std::string> kSections = {"superblock", "info",     "tails", "identity",
+                                            "persist",    "segments", "ksets", "keys"};
 constexpr const char* kUseNames[] = {"free", "log", "data"};
 constexpr const char* kReplicaNames[] = {"valid", "torn", "unreadable"};
 
@@ -86,6 +89,41 @@ void print_frame(const Printer& out, const std::set<std::string>& what, const Ch
     out.line({{"type", "identity"},
               {"backing", frame.identity->backing},
               {"backing_bytes", frame.identity->backing_bytes}});
+}
+
+// Of persist=auto: what was measured, by which CPU ever. One of another CPU or memory, or a damaged
+// one, attach does not go by: it measures again.
+void print_persist(const Printer& out, const Pmem& pmem) {
+  media::PersistRecord record;
+  Json json = {{"type", "persist"}, {"at", media::kPersistOff}};
+  if (!pmem.load(&record, MediaOff{media::kPersistOff}, sizeof record)) {
+    json["state"] = "unreadable";
+    return out.line(json);
+  }
+  const auto* bytes = reinterpret_cast<const char*>(&record);
+  if (std::all_of(bytes, bytes + sizeof record, [](char byte) { return byte == 0; })) return;
+  const auto methods = persist_methods();
+  if (record.magic != media::kPersistMagic || record.crc != record_crc(record)) {
+    json["state"] = "damaged";
+  } else if (record.version != media::kPersistVersion || record.n_methods != methods.size() ||
+             record.n_methods > std::size(record.ns)) {
+    json["state"] = "of another version";
+  } else {
+    const auto in_use = load_calibration(pmem);
+    json["state"] = in_use ? "valid" : "of another CPU or memory";
+    json["made_unix_s"] = record.made_unix_s;
+    json["bytes"] = record.bytes;
+    for (size_t m = 0; m < methods.size(); m++)
+      for (size_t c = 0; c < Calibration::kClasses; c++)
+        if (record.ns[m][c])
+          json["ns"][methods[m].name][std::to_string(Calibration::kSizes[c])] = record.ns[m][c];
+    if (in_use) {
+      const auto chosen = in_use->chosen();
+      for (size_t c = 0; c < Calibration::kClasses; c++)
+        json["chosen"][std::to_string(Calibration::kSizes[c])] = chosen[c]->name;
+    }
+  }
+  out.line(json);
 }
 
 void print_segments(const Printer& out, const CheckReport& report) {
@@ -234,6 +272,7 @@ int run(const Options& options) {
     return fail(usable.error());
   }
   print_frame(out, what, report);
+  if (what.contains("persist")) print_persist(out, *open.value().pmem);
   if (what.contains("segments")) print_segments(out, report);
   if (what.contains("ksets") || what.contains("keys")) {
     Findings again;
