@@ -84,6 +84,24 @@ static const char* io_mode_name(int mode) {
   return mode < 0 ? NULL : names[mode];
 }
 
+static bool is_auto(const char* persist) { return !persist || !strcmp(persist, "auto"); }
+
+/*
+ * Auto, and nothing, take what the cache uses. A method that is named is what auto has chosen, or a
+ * contradiction: auto may take another one for each size, which is no value that one could give.
+ */
+static bool persist_agrees(const struct shared_cache* shared, const struct cache_wishes* wishes) {
+  if (is_auto(wishes->persist) || !strcmp(wishes->persist, shared->info.persist)) return true;
+  if (!is_auto(shared->wishes.persist))
+    return agree(shared, wishes, "persist", shared->info.persist, wishes->persist);
+  message(
+      "persist=%s (job %s) contradicts persist=auto (job %s), which has chosen %s for the same "
+      "cache %s: give persist=%s to both jobs, or to none",
+      wishes->persist, wishes->job, shared->wishes.job, shared->info.persist,
+      shared->wishes.cache_dev, wishes->persist);
+  return false;
+}
+
 /*
  * What the second job does not give it takes from the open cache. What it gives must be what the
  * cache uses, or what the first job gave where the cache does not tell.
@@ -91,10 +109,8 @@ static const char* io_mode_name(int mode) {
 static bool options_agree(const struct shared_cache* shared, const struct cache_wishes* wishes) {
   const struct cache_wishes* first = &shared->wishes;
   const struct pcache_info* info = &shared->info;
-  const char* persist = wishes->persist;
   int64_t size = first->cache_size ? (int64_t)first->cache_size : (int64_t)info->cache_bytes;
 
-  if (persist && !strcmp(persist, "auto")) persist = NULL;
   return agree_number(shared, wishes, "emulate_pmem", first->emulate_pmem,
                       wishes->emulate_pmem ? 1 : PCACHE_NOT_GIVEN) &&
          agree_number(shared, wishes, "cache_size", size,
@@ -107,7 +123,7 @@ static bool options_agree(const struct shared_cache* shared, const struct cache_
                       wishes->writeback_interval_ms) &&
          agree_number(shared, wishes, "drain", first->drain,
                       wishes->drain ? 1 : PCACHE_NOT_GIVEN) &&
-         agree(shared, wishes, "persist", info->persist, persist) &&
+         persist_agrees(shared, wishes) &&
          agree(shared, wishes, "io_mode", io_mode_name(first->io_mode),
                io_mode_name(wishes->io_mode)) &&
          (!first->stats_file ||

@@ -4,6 +4,7 @@
 import json
 import os
 import shutil
+import struct
 import subprocess
 
 import pytest
@@ -138,6 +139,15 @@ def test_what_is_remembered_is_dumped(pair, ctl):
     assert record == {"type": "persist", "at": PERSIST_RECORD, "state": "damaged"}
 
 
+def remember(pair, ns):
+    """ns(method, size class): what the device remembers of each method that this CPU has."""
+    record = bytearray(peek(pair.cache_path, PERSIST_RECORD, 112))
+    measured = struct.unpack_from("<16I", record, 40)
+    struct.pack_into("<16I", record, 40, *(ns(i // 4, i % 4) if old else 0 for i, old in enumerate(measured)))
+    patch(pair.cache_path, PERSIST_RECORD, sealed(record))
+    return {i // 4 for i, old in enumerate(measured) if old}
+
+
 def test_what_another_cpu_has_measured_is_dumped_as_that(pair, ctl):
     with pair.open():
         pass
@@ -146,3 +156,23 @@ def test_what_another_cpu_has_measured_is_dumped_as_that(pair, ctl):
     patch(pair.cache_path, PERSIST_RECORD, sealed(record))
     (record,) = ctl.jsons("dump", pair.cache_path, "--what", "persist")
     assert record["state"] == "of another CPU or memory" and record["ns"]["flushcache"] and "chosen" not in record
+
+
+def test_a_job_that_names_a_method_beside_one_with_auto(pair, fio):
+    """It is that which auto has taken for all sizes, or a contradiction that says what to do."""
+    with pair.open():
+        pass
+    job = {"rw": "write", "bs": "4k", "size": "64k"}
+    auto, named = {"name": "one", **job}, {"name": "two", "persist": "flushcache", "stonewall": True, **job}
+    methods = remember(pair, lambda method, size: 100 if method == 0 else 200)
+    fio.run(auto, named)
+    fio.run(named, auto | {"stonewall": True, "persist": "auto"})
+    if methods == {0}:
+        pytest.skip("this CPU has flushcache alone")
+    remember(pair, lambda method, size: 100 if method == 0 else 200 if size == 0 else 50)
+    said = fio.refused("contradicts", jobs=(auto, named))
+    assert (f"persist=flushcache (job two) contradicts persist=auto (job one), which has chosen by size for the same cache "
+            f"{pair.cache_path}: give persist=flushcache to both jobs, or to none") in said
+    fio.run(named, auto | {"stonewall": True, "persist": "auto"})
+    said = fio.refused("contradicts", jobs=(named, auto | {"stonewall": True, "persist": "clflushopt"}))
+    assert "persist=clflushopt (job one) contradicts persist=flushcache (job two)" in said and "give one value" in said
