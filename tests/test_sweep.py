@@ -93,7 +93,7 @@ def test_a_wrong_file_is_an_error_that_names_the_line(tmp_path, text, line, says
 
 
 @pytest.mark.parametrize("arguments, says", [
-    (["run"], "run needs a file"),
+    (["run"], "run needs a preset"),
     (["run", "nothing.yaml"], "cannot read nothing.yaml"),
     (["run", "SPEC", "--build", "/tmp"], "/tmp/lib/libpcache_fio.so: is not there"),
     (["run", "SPEC", "--cache-dir", "/nowhere"], "/nowhere: No such file"),
@@ -114,7 +114,7 @@ def test_a_wrong_file_is_an_error_that_names_the_line(tmp_path, text, line, says
     (["run", "--resume", ".", "--output", "x"], "--output has no effect with --resume"),
     (["run", "--resume", ".", "--build", "x"], "--build has no effect with --resume"),
     (["run", "SPEC", "--foo"], "--foo"),
-    (["run", "SPEC", "--dry-run", "--resume", "x"], "run needs a file"),
+    (["run", "SPEC", "--dry-run", "--resume", "x"], "run needs a preset"),
     (["run", "NOT_HERE", "--overwrite"], "this machine cannot measure any of its cases: /nowhere/disk: No such file"),
     (["report", "nothing"], "nothing/run.json: is not there"),
 ])

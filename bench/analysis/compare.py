@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """pcache-sweep compare A B [--spec FILE] [--threshold PERCENT] [--rounds N] [--most-rounds N]
 
-A and B are build directories: the cases of the spec (default configs/gate.yaml) are measured with both, in
+A and B are build directories: the cases of the spec (default: the preset gate) are measured with both, in
 turn, until it can be told whether they differ by the threshold. Or A is a folder of results that
 `pcache-sweep run --build A --build B` has made. Or A and B are folders of results of the same spec; those were
 not measured in turn, so what drifted between them counts as a difference.
@@ -21,7 +21,6 @@ from judge import LEAST_ROUNDS, METRICS, judge, line_of
 from options import Parser
 from results import Run, Wrong
 
-SOURCE = pathlib.Path(__file__).resolve().parent.parent.parent
 SLOWER, CANNOT_TELL = 1, 3
 MOST_NAMED = 6
 
@@ -164,7 +163,7 @@ def main(arguments):
     parser = Parser("compare", __doc__)
     parser.add_argument("a", type=pathlib.Path, metavar="A")
     parser.add_argument("b", type=pathlib.Path, nargs="?", metavar="B")
-    parser.add_argument("--spec", type=pathlib.Path, default=SOURCE / "configs" / "gate.yaml")
+    parser.add_argument("--spec", default="gate", help="a preset or a file")
     parser.add_argument("--threshold", type=float, default=5, metavar="PERCENT")
     parser.add_argument("--rounds", type=int, default=12, help="at first")
     parser.add_argument("--most-rounds", type=int, default=96)

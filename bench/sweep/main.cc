@@ -8,19 +8,15 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
-#include <filesystem>
 
 #include "sweep/parameter.h"
 #include "sweep/run_command.h"
+#include "sweep/shipped.h"
 
 namespace pcache::sweep {
 namespace {
 
-namespace fs = std::filesystem;
-
 constexpr int kWrongUse = 2;
-
-std::string own_folder() { return fs::canonical("/proc/self/exe").parent_path(); }
 
 void print_parameters() {
   for (const Parameter& p : parameters())
@@ -28,15 +24,9 @@ void print_parameters() {
            p.engines ? "; of " : "", p.engines ? p.engines : "");
 }
 
-// From the build tree the sources' own; installed, what was installed with this program.
-std::string analysis() {
-  const std::string installed = own_folder() + "/../share/pcache/analysis";
-  return fs::exists(installed) ? installed : PCACHE_SOURCE_DIR "/bench/analysis";
-}
-
 // Debian's python3, which has Debian's scipy and matplotlib.
 [[noreturn]] void run_analysis(const std::string& command, const std::vector<std::string>& rest) {
-  const std::string script = analysis();
+  const std::string script = analysis_folder();
   setenv("PCACHE_SWEEP", (own_folder() + "/pcache-sweep").c_str(), 1);
   const char* python = access("/usr/bin/python3", X_OK) == 0 ? "/usr/bin/python3" : "python3";
   // The whole path as its name: by that Python finds its libraries.
@@ -56,8 +46,10 @@ CLI::App* add_analysis(CLI::App& app, const char* name, const char* what) {
 }
 
 void add_run(CLI::App& app, RunOptions& options, int& status) {
-  auto* run_command = app.add_subcommand("run", "makes the measurements of a file of configs/");
-  run_command->add_option("SPEC", options.spec, "such as configs/smoke.yaml");
+  auto* run_command =
+      app.add_subcommand("run", "makes the measurements of a preset, or of a file like it");
+  run_command->add_option("SPEC", options.spec,
+                          "a preset, such as smoke, or a file such as configs/smoke.yaml");
   run_command->add_option("--output", options.output,
                           "a new folder; default results/runs/NAME-TIME");
   run_command->add_option("--resume", options.resume, "a folder: makes what it lacks");

@@ -10,6 +10,7 @@
 
 #include "sweep/host.h"
 #include "sweep/runner.h"
+#include "sweep/shipped.h"
 
 namespace pcache::sweep {
 
@@ -21,7 +22,8 @@ constexpr int kFailed = 1, kInterrupted = 130;
 
 void check(const RunOptions& options) {
   if (options.spec.empty() == options.resume.empty())
-    throw Wrong("run needs a file such as configs/smoke.yaml, or --resume FOLDER");
+    throw Wrong(
+        "run needs a preset such as smoke, a file such as configs/smoke.yaml, or --resume FOLDER");
   if (options.repeats && (*options.repeats < 1 || *options.repeats > 1000))
     throw Wrong("--repeats " + std::to_string(*options.repeats) + ": expected 1 to 1000");
   if (options.runtime_s && !(*options.runtime_s >= 0.1 && *options.runtime_s <= 86400))
@@ -37,9 +39,6 @@ void check(const RunOptions& options) {
   refuse(options.runtime_s.has_value(), "--runtime");
   refuse(!options.output.empty(), "--output");
 }
-
-// The build tree that this program is part of; installed, its prefix.
-std::string own_build() { return fs::canonical("/proc/self/exe").parent_path().parent_path(); }
 
 constexpr const char* kLibraries[] = {"libpcache.so.1", "libpcache_fio.so", "libpcache_raw.so"};
 
@@ -118,7 +117,8 @@ std::string new_output(const std::string& name) {
 }
 
 Spec load_spec(const RunOptions& options) {
-  Spec spec = parse_spec(read_file(options.spec), options.spec);
+  const std::string file = spec_file(options.spec);
+  Spec spec = parse_spec(read_file(file), file);
   if (options.repeats) spec.repeats = static_cast<uint32_t>(*options.repeats);
   if (options.runtime_s) spec.runtime_s = *options.runtime_s;
   return spec;
