@@ -115,6 +115,18 @@ def test_damaged_results_are_no_verdict(tmp_path, file, content):
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_damaged_results_are_named_by_the_line(tmp_path):
+    folder = results(tmp_path / "run", {"4k": {"a": list(rounds(12)), "b": list(rounds(12))}})
+    lines = (folder / "results.jsonl").read_text()
+    for damage in {"metrics": []}, {"repeat": "one"}:
+        (folder / "results.jsonl").write_text(lines + json.dumps(LINE | damage) + "\n")
+        assert f"{folder}/results.jsonl:25: damaged: " in run("compare", folder).stderr
+    # A case that nothing was measured of.
+    (folder / "results.jsonl").write_text("")
+    put(folder, cases=[{"id": "x", "values": {}}])
+    assert f"{folder}/run.json: damaged: a case has no engine" in run("compare", folder).stderr
+
+
 def test_what_nobody_has_thought_of_is_no_verdict(tmp_path):
     """The report needs more of run.json than compare does."""
     done = run("report", results(tmp_path / "run", {"4k": {"a": list(rounds(12)), "b": list(rounds(12))}}))

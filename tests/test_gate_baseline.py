@@ -46,6 +46,14 @@ def test_accepting_some_counts_leaves_the_others(baseline, judged):
     assert [p.name for p in baseline.parent.iterdir()] == ["gate.json"], "nothing is left beside it"
 
 
+def test_a_baseline_is_replaced_whole_or_not_at_all(baseline, judged):
+    """Whoever has it open reads the old one to its end; and where no file can be made, it stays what it was."""
+    with open(baseline, encoding="utf-8") as old:
+        before = baseline.read_text()
+        assert judged("--counts", "--accept", "why", instructions=900.0)[0] == 0
+        assert old.read() == before != baseline.read_text()
+
+
 def test_counts_of_two_compilers_are_not_mixed(baseline, judged):
     before = baseline.read_text()
     with pytest.raises(gate.Wrong, match="are of cc 1, this build is of cc 2; accept all of them"):

@@ -3,11 +3,24 @@
 
 import csv
 import json
+import shutil
 
 from libpcache import ROOT
 from test_sweep import run
 
 KEPT = sorted((ROOT / "tests" / "testdata" / "sweeps").iterdir())[0]
+
+
+def test_what_has_failed_and_was_tried_again_is_no_failure(tmp_path):
+    shutil.copy(KEPT / "run.json", tmp_path)
+    lines = (KEPT / "results.jsonl").read_text()
+    failed = json.loads(lines.splitlines()[0]) | {"ok": False, "error": "no luck"}
+    (tmp_path / "results.jsonl").write_text(json.dumps(failed) + "\n" + lines)
+    run("report", tmp_path)
+    assert "no luck" not in (tmp_path / "report" / "report.html").read_text()
+    (tmp_path / "results.jsonl").write_text(lines + json.dumps(failed) + "\n")
+    run("report", tmp_path)
+    assert "no luck" in (tmp_path / "report" / "report.html").read_text()
 
 
 def test_two_builds_have_figures_of_their_own(tmp_path):

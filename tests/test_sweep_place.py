@@ -3,9 +3,11 @@
 
 import fcntl
 import json
+import os
 import shutil
 import signal
 import subprocess
+import threading
 
 import pytest
 
@@ -29,13 +31,18 @@ def test_only_what_a_killed_sweep_left_is_removed(tmp_path):
              folder("pcache-sweep-4000001-abcdef", "lock", "cache", "notes"),
              folder("pcache-sweep-4000001-ABCDEF", "cache"), folder("pcache-sweep-4000001abcdef", "lock")]
     (users[1] / "cache").mkdir()
+    if os.geteuid() == 0:  # nobody else can give a folder away
+        users.append(folder("pcache-sweep-4000001-AbCdEf", "lock", "cache"))
+        os.chown(users[-1], 65534, 65534)
+    held = {path for user in users for path in user.rglob("*")}
     # More than there is room for: it ends there, behind the cleaning.
     spec = write(tmp_path, HEAD + "matrix: {cache_size: 16t}\n")
     with open(alive / "lock", "r+", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert "MiB are needed" in run("run", spec, "--cache-dir", tmp_path, ok=2).stderr
     assert not left.exists()
-    assert alive.exists() and (alive / "cache").exists() and all(user.exists() for user in users)
+    assert alive.exists() and (alive / "cache").exists()
+    assert {path for user in users for path in user.rglob("*")} == held, "all that is in them, too"
     run("run", spec, "--cache-dir", tmp_path, ok=2)
     assert not alive.exists(), "its lock is free now"
 
@@ -57,6 +64,16 @@ def test_relative_places_are_relative_to_where_one_stands(tmp_path):
     assert f"filename={tmp_path}/disk\n" in jobs and f"cache_dev={tmp_path}/cache\n" in jobs
     assert not list((tmp_path / "run" / "raw").glob("disk*"))
     assert any((tmp_path / "disk").read_bytes()), "it was written to"
+
+
+def test_a_colon_in_a_path_does_not_make_two_files_of_it(tmp_path):
+    """fio would take what is before it and what is behind it for files, which it makes."""
+    disk = make(tmp_path / "disk:0", 16 << 20)
+    path = make(tmp_path / "path:0", 16 << 20)
+    spec = write(tmp_path, DISK.replace("engine: uring", f"engine: [uring, 'path:{path}']"))
+    run("run", spec, "--backing", disk, "--overwrite", "--output", tmp_path / "run")
+    assert all(r["ok"] for r in lines_of(tmp_path / "run")) and any(disk.read_bytes()) and any(path.read_bytes())
+    assert not [p for p in tmp_path.rglob("*") if p.name in ("disk", "path", "0")]
 
 
 def test_a_dry_run_writes_nothing(tmp_path):
@@ -101,6 +118,40 @@ def test_a_device_of_a_running_cache_is_left_alone(tmp_path):
         done = run("run", write(tmp_path, DISK), "--cache-dev", given, "--overwrite", ok=2)
     assert f"{given}: a cache is running on it" in done.stderr
     assert given.read_bytes()[:8] == b"all mine"
+
+
+def test_a_cache_that_is_started_meanwhile_keeps_its_ground(tmp_path):
+    given = make(tmp_path / "given", 512 << 20)
+    spec = write(tmp_path, DISK.replace("100ms", "1s").replace("repeats: 1", "repeats: 2"))
+    process = subprocess.Popen([SWEEP, "run", spec, "--output", tmp_path / "run", "--cache-dev", given, "--overwrite",
+                                "--backing-dir", tmp_path], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    wait_until(lambda: list((tmp_path / "run" / "raw").glob("00000.fio")))
+    with open(given, "r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(b"all mine")
+        file.flush()
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 1 and f"{given}: cannot be blanked: " in said
+    assert [r["ok"] for r in lines_of(tmp_path / "run")] == [True, False]
+    assert given.read_bytes()[:8] == b"all mine"
+
+
+def test_a_lock_that_is_given_back_within_a_second_is_waited_for(tmp_path):
+    """As what a killed sweep has started gives it back, when it ends a moment later."""
+    given = make(tmp_path / "given", 512 << 20)
+    make(tmp_path / "disk", 16 << 20)
+    def run_beside(path, *arguments):
+        folder = os.open(path, os.O_RDONLY)
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        timer = threading.Timer(0.4, os.close, [folder])
+        timer.start()
+        run("run", *arguments, "--overwrite")
+        timer.join()
+    spec = write(tmp_path, DISK)
+    places = ["--cache-dev", given, "--backing", tmp_path / "disk"]
+    run_beside(given, spec, *places, "--output", tmp_path / "run")
+    run_beside(tmp_path / "run", "--resume", tmp_path / "run", "--repeats", 2)
+    assert len(lines_of(tmp_path / "run")) == 2
 
 
 def test_a_second_run_gets_neither_the_devices_nor_the_folder(tmp_path):

@@ -64,6 +64,13 @@ def running_in(folder):
     return found
 
 
+def command_of(pid):
+    try:
+        return (pathlib.Path("/proc") / str(pid) / "cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 def test_ctrl_c_before_fio_is_fio_is_not_lost(tmp_path, start):
     write(tmp_path, SLOW_EXEC, "slow.c")
     subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "slow.so", tmp_path / "slow.c", "-ldl"], check=True)
@@ -100,10 +107,26 @@ def test_what_compare_has_started_ends_with_it(tmp_path, start, how, status):
     assert how == signal.SIGKILL or not list(tmp_path.glob("pcache-compare-*"))
 
 
+def test_a_sweep_that_is_killed_takes_its_fio_along(tmp_path, start):
+    """Which a resumed one would write beside."""
+    process = start("run", write(tmp_path, DISK), "--output", tmp_path / "run", "--backing-dir", tmp_path)
+    wait_until(lambda: b"fio" in b"".join(command_of(pid)[:4] for pid in running_in(tmp_path / "run" / "raw")))
+    process.kill()
+    process.wait()
+    wait_until(lambda: not running_in(tmp_path), seconds=10)
+
+
+# Counting takes longer than anybody waits.
+SLOW_VALGRIND = """#!/bin/sh
+sleep 60
+"""
+
+
 def test_what_gate_counts_ends_with_it(tmp_path, start):
+    write(tmp_path, SLOW_VALGRIND, "valgrind").chmod(0o755)
     process = start("gate", "--baseline", tmp_path / "gate.json", "--counts", "--only", "write_hit", "--accept", "why",
-                    TMPDIR=tmp_path)
+                    TMPDIR=tmp_path, PATH=f"{tmp_path}:{os.environ['PATH']}")
     wait_until(lambda: running_in(tmp_path / "pcache-counts"))
     process.send_signal(signal.SIGTERM)
     assert process.communicate(timeout=20)[1] == "" and process.returncode == 143
-    assert not running_in(tmp_path) and not list(tmp_path.iterdir())
+    assert not running_in(tmp_path) and [p.name for p in tmp_path.iterdir()] == ["valgrind"]

@@ -13,7 +13,7 @@ import re
 import subprocess
 import tempfile
 
-from children import end_captured, run_captured
+from children import HEARD_S, end_captured, raise_if_told, run_captured
 from results import Wrong
 
 FEW, MANY = 2048, 6144
@@ -59,12 +59,21 @@ def count(program, name):
             "system_calls": round(per_request(_system_calls), 3)}
 
 
+def _result(future):
+    while True:
+        try:
+            return future.result(HEARD_S)
+        except concurrent.futures.TimeoutError:
+            raise_if_told()
+
+
 def count_all(program, only):
     """{request: {what: per request}}, of those whose names `only` finds; none may be left."""
     chosen = [name for name in names(program) if only.search(name)]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
-            return dict(zip(chosen, pool.map(lambda name: count(program, name), chosen)))
+            counted = {name: pool.submit(count, program, name) for name in chosen}
+            return {name: _result(future) for name, future in counted.items()}
         except BaseException:  # the pool waits for those that run
             pool.shutdown(wait=False, cancel_futures=True)
             end_captured()
