@@ -42,7 +42,8 @@ def make_slowed(build, to, part):
     assert len(names) > 10
     code = f"#define SLOWER_BY {part}\n" + SUBMIT + "".join(TRAMPOLINE.format(n) for n in names)
     code += f'\n__attribute__((constructor)) static void find(void) {{\n  void* real = dlopen("{real}", RTLD_NOW);\n'
-    code += '  if (!real) { fprintf(stderr, "%s\\n", dlerror()); abort(); }\n  real_submit = dlsym(real, "pcache_submit");\n'
+    code += '  if (!real) { fprintf(stderr, "%s\\n", dlerror()); abort(); }\n'
+    code += '  real_submit = dlsym(real, "pcache_submit");\n'
     code += "".join(f'  real_{n} = dlsym(real, "{n}");\n' for n in names) + "}\n"
     (to / "slow.c").write_text(code)
     (to / "slow.map").write_text("PCACHE_1 { global: pcache_*; local: *; };\n")

@@ -88,8 +88,8 @@ def test_parts(ctl, pair):
     with pair.open() as cache:
         cache.write(0, stamp(0, PAGE, 1))
     types = {"superblock": {"superblock"}, "info": {"cache_info"}, "identity": {"identity"},
-             "persist": {"persist"}, "tails": {"key_tail", "dirty_tail", "key_head"}, "segments": {"segment"}, "ksets": {"kset"},
-             "keys": {"key"}}
+             "persist": {"persist"}, "tails": {"key_tail", "dirty_tail", "key_head"}, "segments": {"segment"},
+             "ksets": {"kset"}, "keys": {"key"}}
     for part, expected in types.items():
         assert {record["type"] for record in ctl.jsons("dump", pair.cache_path, "--what", part)} == expected
     everything = {record["type"] for record in ctl.jsons("dump", pair.cache_path)}

@@ -77,7 +77,7 @@ def test_calibrate_of_what_was_never_attached_remembers_nothing(pair, ctl):
 
 @pytest.fixture
 def full(disk):
-    """A folder on a small file system; fill() leaves no room there. Not tmpfs, where to read a hole takes space, too."""
+    """A folder on a small file system; fill() leaves no room. Not tmpfs, where reading a hole takes space, too."""
     (disk / "image").write_bytes(b"")
     os.truncate(disk / "image", 48 * MIB)
     mount = disk / "mnt"
@@ -86,7 +86,8 @@ def full(disk):
     if not mkfs:
         pytest.skip("mkfs.ext4 is missing")
     subprocess.run([mkfs, "-q", "-m", "0", disk / "image"], check=True, capture_output=True)
-    mounted = subprocess.run(["mount", "-o", "loop", disk / "image", mount], capture_output=True, text=True, check=False)
+    mounted = subprocess.run(["mount", "-o", "loop", disk / "image", mount], capture_output=True, text=True,
+                             check=False)
     if mounted.returncode:
         pytest.skip(f"mount -o loop is not permitted here: {mounted.stderr.strip()}")
     yield mount
@@ -112,8 +113,8 @@ def test_calibrate_of_a_sparse_image_on_a_full_file_system_is_refused(full, fres
     fill(full)
     before = digest(image)
     said = ctl.refused("calibrate", image)
-    assert said == (f"cache device {image}: cannot allocate {2 * MIB} bytes at {CACHE_BYTES - 2 * MIB} (0 are free on its file system): "
-                    "No space left on device")
+    assert said == (f"cache device {image}: cannot allocate {2 * MIB} bytes at {CACHE_BYTES - 2 * MIB} (0 are free "
+                    "on its file system): No space left on device")
     assert digest(image) == before
     os.remove(full / "filler")
     assert ctl.json("calibrate", image)["remembered"]
@@ -171,8 +172,8 @@ def test_a_job_that_names_a_method_beside_one_with_auto(pair, fio):
         pytest.skip("this CPU has flushcache alone")
     remember(pair, lambda method, size: 100 if method == 0 else 200 if size == 0 else 50)
     said = fio.refused("contradicts", jobs=(auto, named))
-    assert (f"persist=flushcache (job two) contradicts persist=auto (job one), which has chosen by size for the same cache "
-            f"{pair.cache_path}: give persist=flushcache to both jobs, or to none") in said
+    assert (f"persist=flushcache (job two) contradicts persist=auto (job one), which has chosen by size for the same "
+            f"cache {pair.cache_path}: give persist=flushcache to both jobs, or to none") in said
     fio.run(named, auto | {"stonewall": True, "persist": "auto"})
     said = fio.refused("contradicts", jobs=(named, auto | {"stonewall": True, "persist": "clflushopt"}))
     assert "persist=clflushopt (job one) contradicts persist=flushcache (job two)" in said and "give one value" in said

@@ -33,7 +33,8 @@ HEAD = "name: x\nruntime: 1s\nrepeats: 1\n"
 
 
 def run(*arguments, ok=0, **more):
-    done = subprocess.run([SWEEP, *map(str, arguments)], capture_output=True, text=True, timeout=140, check=False, **more)
+    done = subprocess.run([SWEEP, *map(str, arguments)], capture_output=True, text=True, timeout=140, check=False,
+                          **more)
     assert done.returncode == ok, done.stderr
     return done
 
@@ -254,7 +255,8 @@ def test_a_measurement_that_fails_is_said_and_the_rest_goes_on(tmp_path):
     # A folder that looks like a build, whose plugin is none.
     (tmp_path / "bad" / "lib").mkdir(parents=True)
     (tmp_path / "bad" / "lib" / "libpcache_fio.so").write_text("no library")
-    text = HEAD.replace("1s", "100ms") + "common: {cache_size: 512m, working_set: 0.01}\nmatrix: {engine: [pcache, uring]}\n"
+    text = HEAD.replace("1s", "100ms") + "common: {cache_size: 512m, working_set: 0.01}\n"
+    text += "matrix: {engine: [pcache, uring]}\n"
     done = run("run", write(tmp_path, text), "--build", tmp_path / "bad", "--output", tmp_path / "run", "--backing-dir",
                tmp_path, ok=1)
     results = lines_of(tmp_path / "run")
@@ -318,7 +320,8 @@ def test_a_report_can_be_read_in_a_browser(report, tmp_path):
 def test_results_of_every_schema_can_be_read(tmp_path):
     """A folder of each schema that there was, as it was written then; without raw/."""
     kept = sorted((ROOT / "tests" / "testdata" / "sweeps").iterdir())
-    assert [json.loads((k / "run.json").read_text())["schema"] for k in kept] == ["pcache-sweep-run/1", "pcache-sweep-run/2"]
+    schemas = [json.loads((k / "run.json").read_text())["schema"] for k in kept]
+    assert schemas == ["pcache-sweep-run/1", "pcache-sweep-run/2"]
     for folder in kept:
         run("report", folder, "--output", tmp_path / folder.name)
         cases = (tmp_path / folder.name / f"{folder.name}-cases.csv").read_text().splitlines()

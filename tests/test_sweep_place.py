@@ -124,7 +124,8 @@ def test_a_cache_that_is_started_meanwhile_keeps_its_ground(tmp_path):
     given = make(tmp_path / "given", 512 << 20)
     spec = write(tmp_path, DISK.replace("100ms", "1s").replace("repeats: 1", "repeats: 2"))
     process = subprocess.Popen([SWEEP, "run", spec, "--output", tmp_path / "run", "--cache-dev", given, "--overwrite",
-                                "--backing-dir", tmp_path], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+                                "--backing-dir", tmp_path], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                               text=True)
     wait_until(lambda: list((tmp_path / "run" / "raw").glob("00000.fio")))
     with open(given, "r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -126,8 +126,8 @@ def test_the_gate_keeps_what_the_build_says(tmp_path, baseline, judged, build): 
 # ---- The stamp itself ----
 
 def stamp(source, out):
-    subprocess.run(["cmake", "-D", f"SOURCE={source}", "-D", f"OUT={out}", "-D", "VERSION=1", "-D", "BUILD_TYPE=x", "-P",
-                    ROOT / "core" / "stamp" / "stamp.cmake"], check=True)
+    subprocess.run(["cmake", "-D", f"SOURCE={source}", "-D", f"OUT={out}", "-D", "VERSION=1", "-D", "BUILD_TYPE=x",
+                    "-P", ROOT / "core" / "stamp" / "stamp.cmake"], check=True)
     return re.search(r"commit=(\w+) dirty=(.)", out.read_text()).groups()
 
 

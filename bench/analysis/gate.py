@@ -103,8 +103,8 @@ def accept(options, program):
         accept_counts(baseline, options, program)
     if not options.counts:
         ratios, cpu = measure_ratios(options.build, options.rounds)
-        baseline["ratios"][cpu] = {case: {"median": round(r.median, 4), "low": round(r.low, 4), "high": round(r.high, 4),
-                                          "n": r.n} for case, r in ratios.items()}
+        baseline["ratios"][cpu] = {case: {"median": round(r.median, 4), "low": round(r.low, 4),
+                                          "high": round(r.high, 4), "n": r.n} for case, r in ratios.items()}
     store(baseline, options.baseline)
     print(f"gate: {options.baseline} is the baseline now; commit it with the reason")
     return 0
@@ -115,8 +115,8 @@ def accept_counts(baseline, options, program):
     others = {name: c for name, c in baseline["counts"].items() if not options.only.search(name)}
     compiler = counts.compiler(program)
     if others and compiler != baseline.get("compiler"):
-        raise Wrong(f"{options.baseline}: the counts that --only leaves are of {baseline.get('compiler')}, this build is "
-                    f"of {compiler}; accept all of them, without --only")
+        raise Wrong(f"{options.baseline}: the counts that --only leaves are of {baseline.get('compiler')}, this build "
+                    f"is of {compiler}; accept all of them, without --only")
     now = count_some(options, program, {})
     order = [name for name in baseline["counts"] if name in others or name in now]
     order += [name for name in now if name not in order]

@@ -58,5 +58,5 @@ def judge(first, second, metric, threshold):
 def line_of(case, verdict):
     ratio = verdict.ratio
     p = "" if verdict.p is None else f", p {verdict.p:.2g}"
-    return (f"{case:<48} {verdict.metric:<10} {ratio.median:6.3f} ({ratio.low:.3f} to {ratio.high:.3f}), n {ratio.n}{p}: "
-            f"{verdict.what}")
+    return (f"{case:<48} {verdict.metric:<10} {ratio.median:6.3f} ({ratio.low:.3f} to {ratio.high:.3f}), n {ratio.n}{p}"
+            f": {verdict.what}")

@@ -25,7 +25,8 @@ h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.2rem; margin-top: 
 h3 { font-size: 1rem; } .of { color: #555; margin-top: .2rem; }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
-th { background: #f1f1f1; position: sticky; top: 0; } th:first-child, td:first-child, .facts td { text-align: left; white-space: normal; }
+th { background: #f1f1f1; position: sticky; top: 0; }
+th:first-child, td:first-child, .facts td { text-align: left; white-space: normal; }
 .wide { overflow-x: auto; } figure { margin: 1rem 0; } figcaption { color: #444; font-size: 13px; }
 figure svg { max-width: 100%; height: auto; } .note { background: #f6f6f6; padding: .6rem 1rem; }
 @media print { body { max-width: none; } th { position: static; } }
@@ -50,7 +51,8 @@ class Page:
         with open(self.folder / f"{self._free(name)}.csv", "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([head, *rows])
         body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
-        self.add(f'<div class="wide"><table class="{kind}"><thead><tr>' + "".join(f"<th>{escape(h)}</th>" for h in head) +
+        self.add(f'<div class="wide"><table class="{kind}"><thead><tr>' +
+                 "".join(f"<th>{escape(h)}</th>" for h in head) +
                  f"</tr></thead><tbody>\n{body}</tbody></table></div>\n")
 
     def figure(self, name, figure, caption):
@@ -110,10 +112,10 @@ class Section:
         seconds = f"{info['runtime_s']:g} s each after {info['warmup_s']:g} s of warm-up" if info["warmup_s"] else (
             f"{info['runtime_s']:g} s each at most")
         self.page.add(
-            f"<p>{len(self.run.cases)} cases, {info['repeats']} measurements of each ({seconds}), by rounds: every case "
-            f"once in each round, in a shuffled order (seed {info['seed']}). Given are medians; an interval is the "
-            f"{CONFIDENCE:.0%} bootstrap interval of the median, or from {LEAST_FOR_INTERVAL - 1} measurements and "
-            "less their range. A ratio is of measurements of the same round.</p>\n")
+            f"<p>{len(self.run.cases)} cases, {info['repeats']} measurements of each ({seconds}), by rounds: every "
+            f"case once in each round, in a shuffled order (seed {info['seed']}). Given are medians; an interval is "
+            f"the {CONFIDENCE:.0%} bootstrap interval of the median, or from {LEAST_FOR_INTERVAL - 1} measurements "
+            "and less their range. A ratio is of measurements of the same round.</p>\n")
 
     # ---- Figures ----
 
@@ -197,7 +199,9 @@ class Section:
         for case in self.run.cases:
             of_case = {}
             for name in PERCENTILES:
-                value = self._estimate(lambda s, name=name: _latency(s, name), case) if _has_latency(self.run, case) else None
+                value = None
+                if _has_latency(self.run, case):
+                    value = self._estimate(lambda s, name=name: _latency(s, name), case)
                 if value:
                     of_case[float(name[1:])] = value
             if of_case:
@@ -208,8 +212,10 @@ class Section:
         names = list(curves)
         for first in range(0, min(len(names), 8 * figures.MOST_LINES), figures.MOST_LINES):
             part = names[first:first + figures.MOST_LINES]
-            self.page.figure(f"{self.run.name}-latency", figures.percentiles("latency by percentile", {n: curves[n] for n in part}),
-                             "Median, over the rounds, of each percentile of the latency of requests, from submission to completion.")
+            self.page.figure(f"{self.run.name}-latency",
+                             figures.percentiles("latency by percentile", {n: curves[n] for n in part}),
+                             "Median, over the rounds, of each percentile of the latency of requests, from submission "
+                             "to completion.")
 
     def _series(self):
         shown = 0
@@ -249,9 +255,9 @@ class Section:
         if not all(("randwrite", m, "4k") in found for m in methods):
             return
         self.page.add("<h3>Beside the published comparison</h3>\n<p>MiB per second with one request at a time, "
-                      "clflushopt / flushcache and their ratio. Published: dm-pcache in the kernel, on memory set aside "
-                      "as pmem and on Optane. Absolute figures of different machines mean little; the ratio tells which "
-                      "method wins where.</p>\n")
+                      "clflushopt / flushcache and their ratio. Published: dm-pcache in the kernel, on memory set "
+                      "aside as pmem and on Optane. Absolute figures of different machines mean little; the "
+                      "ratio tells which method wins where.</p>\n")
         for rw in ("randwrite", "write"):
             rows = []
             for i, size in enumerate(published.SIZES):
@@ -291,8 +297,10 @@ class Section:
         cpu = host["cpu"]
         backing = host.get("backing") or {}
         rows = [("CPU", f"{cpu['model']}, {cpu['online']} online; {' '.join(cpu['flags'])}"),
-                ("frequency governor", cpu.get("governor") or "unknown to this machine"), ("last-level cache", cpu.get("l3")),
-                ("memory", host["memory"]), ("pmem", host["pmem"]), ("huge pages of shared memory", host["transparent_hugepages"]),
+                ("frequency governor", cpu.get("governor") or "unknown to this machine"),
+                ("last-level cache", cpu.get("l3")),
+                ("memory", host["memory"]), ("pmem", host["pmem"]),
+                ("huge pages of shared memory", host["transparent_hugepages"]),
                 ("backing device", " ".join(str(v) for v in backing.values() if v)),
                 ("kernel", host["kernel"]), ("fio", host["fio"]), ("load average at the start", host["load_average"]),
                 ("sources", _joined(self.run.sources())), ("build type", _joined(self.run.build_types()))]

@@ -104,7 +104,7 @@ class Run:
         the source tree that pcache-sweep itself was built from, as it was then."""
         if self.info["schema"] == SCHEMAS[0]:
             tree = self.info.get("source", {}).get("describe") or "unknown"
-            return {label: f"unknown (the source tree was at {tree})" for label in (b["label"] for b in self.info["builds"])}
+            return {b["label"]: f"unknown (the source tree was at {tree})" for b in self.info["builds"]}
         return {b["label"]: f"{b['commit'][:12]}{'-dirty' if b['dirty'] else ''}" if "commit" in b else "unknown"
                 for b in self.info["builds"]}
 
