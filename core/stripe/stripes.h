@@ -88,7 +88,7 @@ class Stripes {
   }
   // The same with the key that `make` returns, made where it is kept.
   template <typename Make>
-  KeyLog::Ticket append_made(Stripe& stripe, Make make) REQUIRES(stripe.mu);
+  [[gnu::always_inline]] KeyLog::Ticket append_made(Stripe& stripe, Make make) REQUIRES(stripe.mu);
 
   // Closes every open kset and makes all that was appended before durable.
   Status close_all();
@@ -120,7 +120,7 @@ class Stripes {
 };
 
 template <typename Make>
-KeyLog::Ticket Stripes::append_made(Stripe& stripe, Make make) {
+inline KeyLog::Ticket Stripes::append_made(Stripe& stripe, Make make) {
   prepare(stripe);
   const uint32_t before = stripe.open_keys.load(std::memory_order_relaxed), n = before + 1;
   ::new (&stripe.kset->keys[before]) media::Key(make());
