@@ -84,6 +84,7 @@ def lines_of(folder):
     (HEAD + "matrix: {rw: trim}\n", 4, "rw: `trim`: expected read, write"),
     (HEAD + "matrix: {working_set: nan}\n", 4, "expected a number from 0.001 to 1000"),
     (HEAD + "matrix: {gc_percent: 91}\n", 4, "expected a number from 0 to 90"),
+    (HEAD + "matrix: {ranges: all}\n", 4, "ranges: `all`: expected shared or own"),
     (HEAD + "matrix: {engine: disk}\n", 4, "expected pcache, bound, uring, libpmem or path:/DEVICE"),
 ])
 def test_a_wrong_file_is_an_error_that_names_the_line(tmp_path, text, line, says):
@@ -186,7 +187,31 @@ def test_what_an_engine_does_not_look_at_makes_no_case(tmp_path):
     assert "7 cases, 7 measurements" in done.stdout, "2 x 2 of the cache, 2 of the bound, one of the disk"
 
 
+def test_own_ranges_need_room_for_a_request_of_each_thread(tmp_path):
+    text = HEAD + "matrix: {bs: 1m, numjobs: 8, ranges: own, cache_size: 512m, working_set: 0.01}\n"
+    done = run("run", write(tmp_path, text), "--dry-run", ok=2)
+    assert "a working set of 5m has no request of 1m for each of 8 threads; give more working_set" in done.stderr
+
+
+def test_one_thread_has_the_same_range_either_way(tmp_path):
+    text = HEAD + "matrix: {numjobs: [1, 2], ranges: [shared, own]}\n"
+    assert "3 cases, 3 measurements" in run("run", write(tmp_path, text), "--dry-run").stdout
+
+
 # ---- What comes of it ----
+
+def test_threads_have_the_ranges_they_are_given(tmp_path):
+    text = (HEAD + "matrix: {engine: [pcache, uring], numjobs: 2, ranges: [shared, own], cache_size: 512m,"
+            " working_set: 0.125, rw: randread, fill: empty, iodepth: 4}\n")
+    run("run", write(tmp_path, text), "--output", tmp_path / "out", "--quiet")
+    jobs = {path.read_text().splitlines()[0]: path.read_text() for path in (tmp_path / "out/raw").glob("*.fio")}
+    assert len(jobs) == 4
+    for what, job in jobs.items():
+        assert ("size=33554432\n" in job and "offset_increment=33554432\n" in job) == ("ranges=own" in what), what
+        assert ("size=67108864\n" in job and "offset_increment" not in job) == ("ranges=shared" in what), what
+    results = [json.loads(line) for line in (tmp_path / "out/results.jsonl").read_text().splitlines()]
+    assert len(results) == 4 and all(r["ok"] for r in results)
+
 
 def test_a_run_keeps_everything(small):
     info = json.loads((small / "run.json").read_text())

@@ -74,6 +74,13 @@ uint64_t working_set_bytes_of(const Case& one) {
   return std::max<uint64_t>(1, static_cast<uint64_t>(bytes) / unit) * unit;
 }
 
+uint64_t range_bytes_of(const Case& one) {
+  const uint64_t all = working_set_bytes_of(one);
+  if (one.values.at("ranges") == "shared") return all;
+  const uint64_t bs = *bytes_of(one.values.at("bs"));
+  return all / std::stoull(one.values.at("numjobs")) / bs * bs;
+}
+
 FioJob make_job(const Spec& spec, const Case& one, const Place& place, const Build& build,
                 uint32_t repeat, const std::string& series) {
   const Values& v = one.values;
@@ -94,16 +101,18 @@ FioJob make_job(const Spec& spec, const Case& one, const Place& place, const Bui
   std::ostringstream out;
   out << global.str() << "group_reporting=1\n" << fill.str();
   const uint64_t numjobs = std::stoull(v.at("numjobs"));
+  const uint64_t bs = *bytes_of(v.at("bs"));
+  const uint64_t range_bytes = range_bytes_of(one);
   out << "[measure]\nstonewall\nrw=" << v.at("rw") << "\nbs=" << v.at("bs")
-      << "\niodepth=" << v.at("iodepth") << "\nnumjobs=" << numjobs
-      << "\nsize=" << working_set_bytes_of(one) << "\nruntime=" << ms(spec.runtime_s) << "\n";
+      << "\niodepth=" << v.at("iodepth") << "\nnumjobs=" << numjobs << "\nsize=" << range_bytes
+      << "\nruntime=" << ms(spec.runtime_s) << "\n";
+  if (v.at("ranges") == "own") out << "offset_increment=" << range_bytes << "\n";
   if (v.contains("rwmixread")) out << "rwmixread=" << v.at("rwmixread") << "\n";
   if (v.at("fsync") != "0") out << "fsync=" << v.at("fsync") << "\n";
   if (v.at("volume") == "0") {
     out << "time_based=1\nramp_time=" << ms(spec.warmup_s) << "\n";
   } else {
     const double bytes = std::stod(v.at("volume")) * static_cast<double>(cache_bytes_of(one));
-    const uint64_t bs = *bytes_of(v.at("bs"));
     out << "io_size=" << std::max<uint64_t>(1, static_cast<uint64_t>(bytes) / numjobs / bs) * bs
         << "\n";
   }

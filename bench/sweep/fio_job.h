@@ -23,6 +23,8 @@ FioJob make_job(const Spec& spec, const Case& one, const Place& place, const Bui
 
 uint64_t cache_bytes_of(const Case& one);
 uint64_t working_set_bytes_of(const Case& one);
+// What each of its threads reads and writes; 0: not one request.
+uint64_t range_bytes_of(const Case& one);
 // Of engine path:/DEVICE; empty: of another engine.
 std::string path_of(const Case& one);
 

@@ -72,6 +72,7 @@ constexpr const char* kPatterns[] = {"read",   "write", "randread", "randwrite",
 constexpr const char* kMethods[] = {"auto", "flushcache", "clflushopt",
                                     "clwb", "movdir64b",  nullptr};
 constexpr const char* kFences[] = {"each", "none", nullptr};
+constexpr const char* kRanges[] = {"shared", "own", nullptr};
 constexpr const char* kFills[] = {"empty", "dirty", "clean", nullptr};
 
 constexpr Parameter kParameters[] = {
@@ -88,6 +89,8 @@ constexpr Parameter kParameters[] = {
     {"iodepth", "1", "a number from 1 to 1024", "requests in flight, of each job", integer<1, 1024>,
      nullptr},
     {"numjobs", "1", "a number from 1 to 64", "threads", integer<1, 64>, nullptr},
+    {"ranges", "shared", "shared or own",
+     "of the threads: all of the working set, or an equal part each", one_of<kRanges>, nullptr},
     {"fsync", "0", "a number from 0 to 1000000", "a flush after so many writes; 0: none",
      integer<0, 1000000>, nullptr},
     {"cache_size", "1g", "a size from 512m to 16t, a multiple of 16m", "of the cache device",

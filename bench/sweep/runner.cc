@@ -14,6 +14,7 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <map>
 
 #include "sweep/host.h"
 
@@ -118,19 +119,24 @@ size_t Runner::run() {
   const auto plan = make_plan(spec_, builds_.size());
   left_out_.clear();
   size_t done = 0, failed = 0;
+  std::map<std::string, std::vector<std::string>> reasons;  // to leave out which cases
   for (const Measurement& what : plan) {
     const Case& one = spec_.cases[what.case_index];
     const double expected = expected_s(spec_, one);
     if (what.repeat == 0 && what.build == 0)
       if (const std::string reason = unavailable(one.values); !reason.empty()) {
-        fprintf(stderr, "pcache-sweep: %s: left out: %s\n", one.id.c_str(), reason.c_str());
         left_out_.insert(what.case_index);
+        reasons[reason].push_back(one.id);
       }
     if (folder_.is_done(what.number))
       done++;
     else
       left_s_ += expected;
   }
+  for (const auto& [reason, ids] : reasons)
+    fprintf(stderr, "pcache-sweep: %s%s: left out: %s\n", ids.front().c_str(),
+            ids.size() > 1 ? (" and " + std::to_string(ids.size() - 1) + " more").c_str() : "",
+            reason.c_str());
   for (const Measurement& what : plan) {
     if (folder_.is_done(what.number)) continue;
     if (left_out_.contains(what.case_index)) {

@@ -8,6 +8,8 @@
 #include <set>
 #include <sstream>
 
+#include "sweep/fio_job.h"
+
 namespace pcache::sweep {
 
 namespace {
@@ -234,6 +236,12 @@ class Parser {
           values[parameter.name] =
               given.contains(parameter.name) ? given[parameter.name] : parameter.fallback;
       if (values["rw"] != "rw" && values["rw"] != "randrw") values.erase("rwmixread");
+      if (values["numjobs"] == "1") values["ranges"] = "shared";
+      if (range_bytes_of({"", values}) == 0)
+        throw Wrong(file_ + ": ranges: own: a working set of " +
+                    size_of(working_set_bytes_of({"", values})) + " has no request of " +
+                    values["bs"] + " for each of " + values["numjobs"] +
+                    " threads; give more working_set");
       if (seen->insert(values).second) spec->cases.push_back({"", values});
       if (spec->cases.size() > kMostCases)
         throw Wrong(file_ + ": more than " + std::to_string(kMostCases) + " cases");
