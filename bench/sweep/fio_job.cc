@@ -36,7 +36,7 @@ void add_engine(std::ostream& out, const Case& one, const Place& place, const Bu
     out << "ioengine=external:" << build.dir << "/lib/"
         << (engine == "pcache" ? "libpcache_fio.so" : "libpcache_raw.so") << "\n"
         << "filename=" << file_name(place.backing()) << "\n"
-        << "cache_dev=" << (engine == "pcache" ? place.cache() : place.bound()) << "\n"
+        << "cache_dev=" << place.cache() << "\n"
         << "emulate_pmem=" << place.emulated() << "\n"
         << "persist=" << v.at("persist") << "\n";
     if (engine == "pcache" && !series.empty()) out << "stats_file=" << series << ".status\n";
@@ -45,7 +45,7 @@ void add_engine(std::ostream& out, const Case& one, const Place& place, const Bu
     else
       out << "fence=" << v.at("fence") << "\n";
   } else if (engine == "libpmem") {
-    out << "ioengine=libpmem\nfilename=" << file_name(place.bound()) << "\nthread=1\n";
+    out << "ioengine=libpmem\nfilename=" << file_name(place.cache()) << "\nthread=1\n";
   } else {
     out << "ioengine=io_uring\ndirect=1\nthread=1\nfilename="
         << file_name(engine == "uring" ? place.backing() : path_of(one)) << "\n";

@@ -57,12 +57,11 @@ Place::Place(const PlaceOptions& options, uint64_t cache_bytes, uint64_t backing
   for (const auto& [path, bytes] : paths) hold(path, Device::kBacking, bytes, options);
   if (options.cache_dev.empty()) {
     Scratch::remove_left_over(options.cache_dir);
-    need_room(options.cache_dir, 2 * cache_bytes);
+    need_room(options.cache_dir, cache_bytes);
     scratch_cache_ = std::make_unique<Scratch>(options.cache_dir);
     make_file(cache_ = scratch_cache_->file("cache"), cache_bytes);
-    make_file(bound_ = scratch_cache_->file("bound"), cache_bytes);
   } else {
-    cache_ = bound_ = options.cache_dev;
+    cache_ = options.cache_dev;
   }
   if (options.backing.empty()) {
     Scratch::remove_left_over(options.backing_dir);
@@ -92,10 +91,9 @@ void Place::hold(const std::string& path, Device::Use use, uint64_t least_bytes,
 // pages.
 void Place::blank_cache(uint64_t cache_bytes) const {
   struct stat is;
-  if (scratch_cache_)
-    for (const std::string& file : {cache_, bound_})
-      if (stat(file.c_str(), &is) != 0 || static_cast<uint64_t>(is.st_size) != cache_bytes)
-        make_file(file, cache_bytes);
+  if (scratch_cache_ &&
+      (stat(cache_.c_str(), &is) != 0 || static_cast<uint64_t>(is.st_size) != cache_bytes))
+    make_file(cache_, cache_bytes);
   constexpr size_t kMapped = 2 << 20;
   const int fd = open(cache_.c_str(), O_RDWR | O_CLOEXEC);
   void* mapped = MAP_FAILED;

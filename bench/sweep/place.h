@@ -31,19 +31,19 @@ class Place {
   Place(const Place&) = delete;
   Place& operator=(const Place&) = delete;
 
+  // The bound's, too: where in memory a file lies makes a third of its speed, so two would not do.
   const std::string& cache() const { return cache_; }
-  const std::string& bound() const { return bound_; }  // a second one, which holds no cache
   const std::string& backing() const { return backing_; }
   bool emulated() const { return scratch_cache_ != nullptr; }
-  // The cache device becomes blank, and a scratch one of this size, which is the bound's, too; as
-  // long as the size stays, so do its pages.
+  // The cache device becomes blank, and a scratch one of this size; as long as the size stays, so
+  // do its pages.
   void blank_cache(uint64_t cache_bytes) const;
 
  private:
   void hold(const std::string& path, Device::Use use, uint64_t least_bytes,
             const PlaceOptions& options);
 
-  std::string cache_, bound_, backing_;
+  std::string cache_, backing_;
   std::vector<std::unique_ptr<Device>> devices_;              // that were given
   std::unique_ptr<Scratch> scratch_cache_, scratch_backing_;  // of files; nullptr: none
 };

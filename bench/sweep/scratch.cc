@@ -21,6 +21,7 @@ namespace pcache::sweep {
 
 namespace {
 
+// "bound": what an earlier version left, which had the bound on a file of its own.
 constexpr const char* kFiles[] = {"cache", "bound", "backing", "lock"};
 
 // Of a folder that is open; false: it holds something that is not ours.
