@@ -353,6 +353,15 @@ def test_results_of_every_schema_can_be_read(tmp_path):
         assert len(cases) > 3 and cases[1].split(",")[1] == "3"
 
 
+def test_the_sweeps_that_are_kept_can_be_drawn(tmp_path):
+    kept = sorted((ROOT / "results" / "sweeps").iterdir())
+    assert kept
+    for folder in kept:
+        run("report", folder, "--output", tmp_path / folder.name)
+        assert (tmp_path / folder.name / "report.html").stat().st_size > 10000
+        assert not re.search("/(home|root|work)/", (folder / "run.json").read_text()), "says where it was made"
+
+
 def test_what_was_not_measured_is_said(small, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(small, copy)

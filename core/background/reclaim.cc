@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "background/reclaim.h"
 
+#include <array>
+#include <span>
+
 #include "base/mutants.h"
 #include "keylog/log_cursor.h"
 #include "segment/media_crc.h"
@@ -8,6 +11,12 @@
 namespace pcache {
 
 using media::Key;
+
+namespace {
+
+CachePos data_of(const Key& key) { return {SegId{key.cache_seg_id}, key.cache_seg_off}; }
+
+}  // namespace
 
 Result<bool> Reclaim::step() {
   keys_.clear();
@@ -44,7 +53,7 @@ Result<bool> Reclaim::step() {
     }
   }
   if (cursor.pos() == parts_.tails.key_tail()) return false;
-  for (const Key& key : keys_) forget(key);
+  forget_keys();
   parts_.tails.set_key_tail(parts_.pmem, cursor.pos());
   drop_references();
   counters_.ksets.add(ksets);
@@ -52,17 +61,28 @@ Result<bool> Reclaim::step() {
   return true;
 }
 
-void Reclaim::forget(const Key& key) {
-  const CachePos pos{SegId{key.cache_seg_id}, key.cache_seg_off};
-  uint64_t forgotten;
-  {
-    BiasedLock lock(parts_.stripes.of(key.off).mu);
-    forgotten = parts_.index.remove({key.off, key.len}, pos);
+// The keys of a kset have the same stripe, but for those of other writers' logs.
+void Reclaim::forget_keys() {
+  const std::span<const Key> all(keys_);
+  for (size_t at = 0; at < all.size();) {
+    const auto run = parts_.stripes.run_from(all, at, [](const Key& key) { return key.off; });
+    std::array<uint64_t, Stripes::kMostInOneGo> forgotten;
+    {
+      BiasedLock lock(parts_.stripes.of(run.front().off).mu);
+      for (size_t i = 0; i < run.size(); i++)
+        forgotten[i] = parts_.index.remove({run[i].off, run[i].len}, data_of(run[i]));
+    }
+    for (size_t i = 0; i < run.size(); i++)
+      if (forgotten[i] > 0) count_forgotten(run[i], forgotten[i]);
+    at += run.size();
   }
-  if (forgotten == 0) return;
-  counters_.forgotten_bytes.add(forgotten);
+}
+
+void Reclaim::count_forgotten(const Key& key, uint64_t bytes) {
+  counters_.forgotten_bytes.add(bytes);
   // The backing device has the same bytes: nothing is lost, but the media is failing.
-  if (parts_.data_crc && media_crc(parts_.pmem, parts_.segments, pos, key.len) != key.data_crc)
+  if (parts_.data_crc &&
+      media_crc(parts_.pmem, parts_.segments, data_of(key), key.len) != key.data_crc)
     counters_.bad_clean.add();
 }
 

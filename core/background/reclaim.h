@@ -40,7 +40,8 @@ class Reclaim {
   const Counters& counters() const { return counters_; }
 
  private:
-  void forget(const media::Key& key);
+  void forget_keys();  // of keys_
+  void count_forgotten(const media::Key& key, uint64_t bytes);
   void drop_references();
 
   const BackgroundParts& parts_;

@@ -147,15 +147,21 @@ Status Writeback::keep_damaged(const std::vector<uint32_t>& bad) {
   return parts_.stripes.close_all();
 }
 
-// By pieces: a key without one may name the same data as a later one that is damaged.
+// By pieces: a key without one may name the same data as a later one that is damaged. They are in
+// the order of the device: neighbours mostly have the same stripe.
 void Writeback::mark_written(const std::vector<uint32_t>& bad) {
-  for (const DirtyBatch::Piece& piece : pieces_) {
-    if (std::binary_search(bad.begin(), bad.end(), piece.key)) continue;
-    const Key& key = batch_.keys()[piece.key];
-    const CachePos whole{SegId{key.cache_seg_id}, key.cache_seg_off};
-    BiasedLock lock(parts_.stripes.of(key.off).mu);
-    parts_.index.mark_clean(piece.extent,
-                            whole + static_cast<uint32_t>(piece.extent.off - key.off));
+  const std::span<const DirtyBatch::Piece> all(pieces_);
+  for (size_t at = 0; at < all.size();) {
+    const auto run = parts_.stripes.run_from(all, at, [](const auto& p) { return p.extent.off; });
+    BiasedLock lock(parts_.stripes.of(run.front().extent.off).mu);
+    for (const DirtyBatch::Piece& piece : run) {
+      if (std::binary_search(bad.begin(), bad.end(), piece.key)) continue;
+      const Key& key = batch_.keys()[piece.key];
+      const CachePos whole{SegId{key.cache_seg_id}, key.cache_seg_off};
+      parts_.index.mark_clean(piece.extent,
+                              whole + static_cast<uint32_t>(piece.extent.off - key.off));
+    }
+    at += run.size();
   }
 }
 
