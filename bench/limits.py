@@ -191,20 +191,21 @@ class Bench:
 
     def foreground(self):
         self.written(2 * GIB)
-        size, ratios = 8 * GIB, []
-        for _ in range(self.rounds):
+        size, ratios, written = 8 * GIB, [], []
+        for number in range(self.rounds):
             row = {}
-            for interval in random.sample([3600000, 1], 2):
+            for interval in random.Random(number).sample([3600000, 1], 2):
                 self.fill(size, 2 * GIB)
                 job = {"rw": "randwrite", "size": 256 * MIB, "io_size": 2 * GIB, "norandommap": 1}
                 status = self.folder / "status"
                 more = {"writeback_interval_ms": interval, "gc_percent": 90, "stats_file": status}
                 row[interval] = iops(fio(self.common("fio", size, **more), job)["job"])
-            written = json.loads(status.read_text(encoding="utf-8"))["writeback"]["bytes"] if interval == 1 else None
+                if interval == 1:
+                    written.append(json.loads(status.read_text(encoding="utf-8"))["writeback"]["bytes"] / MIB)
             ratios.append(row[1] / row[3600000])
         self.cache.unlink()
         self.show("write hits while writeback runs, against without", ratios,
-                  f"; {written / MIB:.0f} MiB written back meanwhile" if written else "")
+                  f"; {statistics.median(written):.0f} MiB written back meanwhile")
 
     def miss(self):
         self.written(4 * GIB)

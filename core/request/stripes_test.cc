@@ -67,6 +67,17 @@ TEST(StripeNumber, RegionsOf128MiBShareNoStripe) {
   EXPECT_EQ(of_all.size(), Stripes::kMost) << "some stripes are never used";
 }
 
+TEST_F(StripesTest, ARunIsOfOneStripeAndOfSoManyAtMost) {
+  start();
+  std::vector<uint64_t> offs(Stripes::kMostInOneGo + 3, kRangeBytes);
+  offs.push_back(0);
+  const auto same = [](uint64_t off) { return off; };
+  const std::span<const uint64_t> all(offs);
+  EXPECT_EQ(stripes_->run_from(all, 0, same).size(), Stripes::kMostInOneGo);
+  EXPECT_EQ(stripes_->run_from(all, Stripes::kMostInOneGo, same).size(), 3u);
+  EXPECT_EQ(stripes_->run_from(all, offs.size() - 1, same).size(), 1u);
+}
+
 TEST_F(StripesTest, CloseOldClosesWhatItHasSeenBefore) {
   start();
   ASSERT_EQ(write(0, filled(512, 1)), 0);
