@@ -11,10 +11,14 @@ from libpcache import MIB
 from support import golden_case, golden_damaged, make_backing, patch, read_all, stamp, wait_until
 
 
-def check_drained(ctl, pair, content):
-    """The backing device is the whole content, nothing is dirty, nothing is wrong, and again is nothing."""
+def check_drained(ctl, pair, content, dead_keys=False):
+    """The backing device is the whole content, nothing is dirty, nothing is wrong, and again is nothing.
+
+    Keys of a gone generation, where the image had some, stay or go: reclaim runs beside the drain,
+    as gc_percent says, and is not waited for."""
     assert pair.backing_path.read_bytes() == content
-    assert ctl.json("check", pair.cache_path, "--backing", pair.backing_path)["findings"] == []
+    checked = ctl.json("check", pair.cache_path, "--backing", pair.backing_path)
+    assert [f for f in checked["findings"] if not (dead_keys and f["code"] == "dead-keys")] == []
     assert ctl.json("status", pair.cache_path)["dirty"] == {"ksets": 0, "keys": 0, "bytes": 0}
     again = ctl.json("writeback", pair.cache_path, "--to", pair.backing_path)
     assert again == {"dirty_bytes": 0, "passed_bytes": 0, "written_bytes": 0, "done": True}
@@ -35,7 +39,7 @@ def test_kernel_image(ctl, golden, shm, disk, name):
     told = ctl.json("writeback", pair.cache_path, "--to", pair.backing_path)
     assert told["done"] and told["dirty_bytes"] == told["passed_bytes"] == dirty
     assert told["written_bytes"] <= dirty
-    check_drained(ctl, pair, content)
+    check_drained(ctl, pair, content, dead_keys=name.startswith("x_gcwindow"))
 
 
 @pytest.mark.parametrize("data_crc", [0, 1])
