@@ -67,15 +67,7 @@ class CAPABILITY("mutex") BiasedMutex {
   BiasedMutex& operator=(const BiasedMutex&) = delete;
 
   void lock() ACQUIRE() NO_THREAD_SAFETY_ANALYSIS {
-    if (!lock_by_bias()) lock_slow();
-  }
-  // The same; calls `before` when it has to be locked with a locked instruction.
-  template <typename Before>
-  void lock(Before before) ACQUIRE() NO_THREAD_SAFETY_ANALYSIS {
-    if (lock_by_bias()) [[likely]]
-      return;
-    before();
-    lock_slow();
+    if (lock_by_bias() == nullptr) lock_slow();
   }
   // False also when this thread holds it. Waits where the bias is to be taken from another thread.
   bool try_lock() TRY_ACQUIRE(true);
@@ -83,8 +75,7 @@ class CAPABILITY("mutex") BiasedMutex {
     Record* const me = biased_impl::t_record;
     const uint32_t held = me->held;
     if (held > 0 && me->inside[held - 1].load(std::memory_order_relaxed) == this) [[likely]] {
-      me->held = held - 1;
-      me->inside[held - 1].store(nullptr, std::memory_order_release);
+      unlock_by_bias(me);
     } else {
       PCACHE_DCHECK(!me->is_inside(this));
       mu_.unlock();
@@ -109,20 +100,28 @@ class CAPABILITY("mutex") BiasedMutex {
   static constexpr uint32_t kFirstStreak = 32, kMostStreak = 1024;
 
  private:
+  friend class BiasedLock;
   using Record = biased_impl::Record;
-  bool lock_by_bias() {
+  // This thread's record, which says so; nullptr: it does not lean to this thread, nothing is held.
+  [[gnu::always_inline]] Record* lock_by_bias() {
     Record* const me = biased_impl::t_record;
     const uint32_t held = me->held;
     if (owner_.load(std::memory_order_relaxed) != me || held == Record::kMostHeld) [[unlikely]]
-      return false;
+      return nullptr;
     me->inside[held].store(this, std::memory_order_release);
     std::atomic_signal_fence(std::memory_order_seq_cst);
     if (owner_.load(std::memory_order_acquire) == me) [[likely]] {
       me->held = held + 1;
-      return true;
+      return me;
     }
     me->inside[held].store(nullptr, std::memory_order_release);
-    return false;
+    return nullptr;
+  }
+  // Of what it has taken last and not dropped.
+  [[gnu::always_inline]] static void unlock_by_bias(Record* me) {
+    const uint32_t held = me->held - 1;
+    me->held = held;
+    me->inside[held].store(nullptr, std::memory_order_release);
   }
   void lock_slow();
   void note_taken(Record* me) REQUIRES(mu_);
@@ -140,17 +139,31 @@ class CAPABILITY("mutex") BiasedMutex {
 
 class SCOPED_CAPABILITY BiasedLock {
  public:
-  explicit BiasedLock(BiasedMutex& mu) ACQUIRE(mu) : mu_(mu) { mu_.lock(); }
+  explicit BiasedLock(BiasedMutex& mu) ACQUIRE(mu) : BiasedLock(mu, [] {}) {}
+  // Calls `before` when it has to be locked with a locked instruction.
   template <typename Before>
-  BiasedLock(BiasedMutex& mu, Before before) ACQUIRE(mu) : mu_(mu) {
-    mu_.lock(before);
+  BiasedLock(BiasedMutex& mu, Before before) ACQUIRE(mu) NO_THREAD_SAFETY_ANALYSIS
+      : mu_(mu),
+        by_bias_(mu.lock_by_bias()) {
+    if (by_bias_ != nullptr) [[likely]]
+      return;
+    before();
+    mu.lock_slow();
   }
-  ~BiasedLock() RELEASE() { mu_.unlock(); }
+  ~BiasedLock() RELEASE() NO_THREAD_SAFETY_ANALYSIS {
+    if (by_bias_ != nullptr) [[likely]]
+      BiasedMutex::unlock_by_bias(by_bias_);
+    else
+      mu_.mu_.unlock();
+  }
   BiasedLock(const BiasedLock&) = delete;
   BiasedLock& operator=(const BiasedLock&) = delete;
+  // Which thread this is, if it has the mutex without a locked instruction; else 0.
+  ThreadSerial by_bias() const { return by_bias_ != nullptr ? by_bias_->serial : 0; }
 
  private:
   BiasedMutex& mu_;
+  biased_impl::Record* const by_bias_;
 };
 
 }  // namespace pcache
