@@ -163,7 +163,7 @@ Status Index::reserve(const IndexOptions& options) {
   return {};
 }
 
-Status Index::insert_any(const Extent& extent, const Location& location) {
+Status Index::insert_any(Extent extent, Location location) {
   RangeEdit edit(*this, extent);
   if (!edit.prepare<InsertOp>()) return no_memory(extent);
   InsertOp op{whole_cell(extent, location)};

@@ -30,6 +30,7 @@
 #include <vector>
 
 #include "base/ids.h"
+#include "base/prefetch.h"
 #include "base/result.h"
 #include "index/arena.h"
 #include "index/shard.h"
@@ -100,21 +101,17 @@ class Index {
   // Asks the CPU to fetch what a change of the page at `off` needs. Any thread, no lock.
   void prefetch(uint64_t off) const;
 
-  // lookup() of the whole page at `off`, a multiple of 4 KiB. False: it is not cached in one piece,
-  // or that cannot be told at once; lookup() will say. True: cached; where, and in `snapshot` what
-  // still_valid() has to confirm before it counts.
-  struct Page {
-    CachePos pos;
-    // With data_crc: sectors of the whole extent before the page and in all, and its crc.
-    index_impl::CheckWord check;
-    bool clean;
-  };
+  // lookup() of the whole page that `off` is in. False: it is not cached in one piece,
+  // or that cannot be told at once; lookup() will say. True: cached; in `page` where (slot) and
+  // with data_crc what verifies it (check), and in `snapshot` what still_valid() has to confirm
+  // before that counts.
+  using Page = index_impl::Cell;
   bool find_page(uint64_t off, Page* page, Snapshot* snapshot) const;
 
   // All below: the caller holds the stripe lock of extent's range; extent inside one range.
 
   // Maps the whole extent to `location`, whatever was there before. ENOMEM leaves it as it was.
-  Status insert(const Extent& extent, const Location& location);
+  Status insert(Extent extent, Location location);
   // Puts `token` on every sector of `extent` that is not mapped and carries no other token.
   Status begin_fill(const Extent& extent, FillToken token);
   // Maps the sectors of `extent` that still carry `token` and appends the runs it mapped to `runs`,
@@ -157,7 +154,7 @@ class Index {
   // The fast paths: one whole page, no structure to change. False / 0: take the general path.
   [[gnu::always_inline]] bool insert_page(uint64_t off, const Location& location);
   [[gnu::always_inline]] size_t lookup_page(uint64_t off, Piece* out, Snapshot* snapshot) const;
-  Status insert_any(const Extent& extent, const Location& location);
+  [[gnu::cold]] Status insert_any(Extent extent, Location location);
   size_t lookup_any(const Extent& extent, std::span<Piece> out, Snapshot* snapshot) const;
   // What the shard shows for `extent`, without looking at the sequence.
   size_t read_pieces(const Shard& shard, const Extent& extent, std::span<Piece> out) const;
@@ -196,7 +193,7 @@ class Index {
   Arena blocks_;
 };
 
-inline Status Index::insert(const Extent& extent, const Location& location) {
+inline Status Index::insert(Extent extent, Location location) {
   if (extent.len == kPageBytes && extent.off % kPageBytes == 0 && insert_page(extent.off, location))
       [[likely]]
     return {};
@@ -225,7 +222,7 @@ inline void Index::prefetch(uint64_t off) const {
   if (shard_handle == 0) return;
   const uint32_t b = off / (kPageBytes * kSlotsPerBlock) % Shard::kBlocks;
   const uint32_t handle = shard(shard_handle)->block[b].load(std::memory_order_relaxed);
-  if (handle != 0) __builtin_prefetch(block(handle), 1);
+  if (handle != 0) prefetch_to_change(block(handle));
 }
 
 inline bool Index::insert_page(uint64_t off, const Location& location) {
@@ -281,7 +278,7 @@ inline void Index::describe(Cell cell, const Extent& extent, Piece* out) const {
 }
 
 inline bool Index::find_page(uint64_t off, Page* page, Snapshot* snapshot) const {
-  PCACHE_DCHECK(off % kPageBytes == 0 && off + kPageBytes <= device_bytes_);
+  PCACHE_DCHECK(off < device_bytes_);
   const uint64_t range = range_of(off);
   const uint32_t shard_handle = directory_[range].load(std::memory_order_acquire);
   if (shard_handle == 0) [[unlikely]]
@@ -294,7 +291,7 @@ inline bool Index::find_page(uint64_t off, Page* page, Snapshot* snapshot) const
     return false;
   const Cell cell = load_cell(block(block_handle), off / kPageBytes % kSlotsPerBlock);
   if (!cell.slot.is_mapped()) return false;
-  *page = {cell.slot.pos(), cell.check, cell.slot.clean()};
+  *page = cell;
   *snapshot = Snapshot{s, shard_handle, seq, range};
   return true;
 }

@@ -99,9 +99,9 @@ void read_page(const Shared& s, uint32_t range) {
   if (!s.index->find_page(e.off, &page, &snapshot) || !s.index->still_valid(snapshot)) return;
   Piece piece;
   piece.kind = Piece::Kind::kHit;
-  piece.clean = page.clean;
+  piece.clean = page.slot.clean();
   piece.extent = e;
-  piece.pos = piece.whole_pos = page.pos;
+  piece.pos = piece.whole_pos = page.slot.pos();
   piece.whole_len = kPageBytes;
   piece.crc = page.check.crc();
   ASSERT_TRUE(is_some_version(s, range, 0, piece));

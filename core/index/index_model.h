@@ -177,12 +177,12 @@ class IndexModel {
       if (!found) continue;
       EXPECT_TRUE(index_->still_valid(snapshot));
       const auto at = static_cast<uint32_t>(off - piece.extent.off);
-      EXPECT_EQ(page.pos, piece.pos + at);
-      EXPECT_EQ(page.clean, piece.clean);
+      EXPECT_EQ(page.slot.pos(), piece.pos + at);
+      EXPECT_EQ(page.slot.clean(), piece.clean);
       if (!options_.with_crc) continue;
       EXPECT_EQ(page.check.crc(), piece.crc);
       EXPECT_EQ(page.check.len_bytes(), piece.whole_len);
-      EXPECT_EQ(page.pos.off - page.check.delta_bytes(), piece.whole_pos.off);
+      EXPECT_EQ(page.slot.pos().off - page.check.delta_bytes(), piece.whole_pos.off);
     }
   }
   ModelSector& sector(uint64_t off) { return sectors_.at(off / kSectorBytes); }

@@ -20,6 +20,7 @@
 #include "base/ids.h"
 #include "base/log.h"
 #include "base/mutants.h"
+#include "base/prefetch.h"
 #include "base/process_barrier.h"
 #include "base/result.h"
 #include "pmem/calibration.h"
@@ -104,7 +105,7 @@ class Pmem {
   void use(const std::array<const PersistOps*, Calibration::kClasses>& chosen);
 
   // Asks the CPU to fetch the start of what will be loaded.
-  void prefetch(MediaOff src) const { __builtin_prefetch(base_ + src.v, 0, 0); }
+  void prefetch(MediaOff src) const { prefetch_once(base_ + src.v); }
   // As much of it as load() asks for before it starts to copy.
   void prefetch(MediaOff src, size_t len_bytes) const {
     const size_t n = std::min(len_bytes, kCopyAheadBytes);

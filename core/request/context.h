@@ -94,17 +94,18 @@ struct RequestContext {
     return static_cast<uint32_t>(n <= max_extent_bytes ? n
                                                        : max_extent_bytes - off % max_extent_bytes);
   }
-  bool is_one_key(const Extent& extent) const {
-    return extent.off % kRangeBytes + extent.len <= kRangeBytes && extent.len <= max_extent_bytes;
+  bool is_one_key(uint64_t off, uint64_t len) const {
+    return off % kRangeBytes + len <= kRangeBytes && len <= max_extent_bytes;
   }
-  media::Key make_key(const Extent& extent, CachePos pos, bool clean, uint32_t crc) const {
+  // Of data in the segment's present life, `gen`.
+  media::Key make_key(Extent extent, CachePos pos, uint64_t gen, bool clean, uint32_t crc) const {
     media::Key key{};
     key.off = extent.off;
     key.len = static_cast<uint32_t>(extent.len);
     key.flags = clean ? media::kKeyClean : 0;
     key.cache_seg_id = pos.seg.v;
     key.cache_seg_off = pos.off;
-    key.seg_gen = segments.generation(pos.seg);
+    key.seg_gen = gen;
     key.data_crc = crc;
     return key;
   }

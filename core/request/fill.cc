@@ -60,7 +60,8 @@ void enter_part(RequestContext& ctx, Stripe& stripe, const Fill& fill, const Cac
                           run.len);
       ctx.index.set_crc(run, pos, crc);
     }
-    if (const auto t = ctx.stripes.append(stripe, ctx.make_key(run, pos, true, crc))) *ticket = t;
+    const auto key = ctx.make_key(run, pos, ctx.segments.generation(pos.seg), true, crc);
+    if (const auto t = ctx.stripes.append(stripe, key)) *ticket = t;
   }
   // The place came with one reference; there are runs->size() keys.
   if (runs->empty())

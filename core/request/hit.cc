@@ -23,9 +23,9 @@ bool verified(const RequestContext& ctx, uint64_t len_bytes, const Whole& whole,
 
 }  // namespace
 
-bool page_verified(const RequestContext& ctx, const Index::Page& page, uint64_t len_bytes,
+bool page_verified(const RequestContext& ctx, Index::Page page, uint64_t len_bytes,
                    const void* copy) {
-  const CachePos start{page.pos.seg, page.pos.off - page.check.delta_bytes()};
+  const CachePos pos = page.slot.pos(), start{pos.seg, pos.off - page.check.delta_bytes()};
   return verified(ctx, len_bytes, {start, page.check.len_bytes(), page.check.crc()}, copy);
 }
 

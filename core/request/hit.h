@@ -12,8 +12,8 @@ enum class HitResult {
   kBad,   // media error, or the data does not match its crc
 };
 
-// With data_crc: whether what was copied is what was cached.
-bool page_verified(const RequestContext& ctx, const Index::Page& page, uint64_t len_bytes,
+// With data_crc: whether what was copied of a page is what was cached.
+bool page_verified(const RequestContext& ctx, Index::Page page, uint64_t len_bytes,
                    const void* copy);
 
 // `gen`: the segment's generation as it was when the lookup was valid. With data_crc the piece's
@@ -21,14 +21,15 @@ bool page_verified(const RequestContext& ctx, const Index::Page& page, uint64_t 
 // again).
 HitResult copy_hit(const RequestContext& ctx, const Piece& piece, uint64_t gen, void* dst);
 
-// The same of `len_bytes` from `page.pos` on, a page or a part of one.
-inline HitResult copy_page(const RequestContext& ctx, const Index::Page& page, uint64_t len_bytes,
-                           uint64_t gen, void* dst) {
-  const bool good = ctx.pmem.load(dst, ctx.segments.media(page.pos), len_bytes) &&
+// The same of `page`, a page or what is left of one, in `seg`, for `len_bytes`.
+[[gnu::always_inline]] inline HitResult copy_page(const RequestContext& ctx, Index::Page page,
+                                                  SegmentTable::View seg, uint64_t len_bytes,
+                                                  uint64_t gen, void* dst) {
+  const bool good = ctx.pmem.load(dst, seg.media(page.slot.pos().off), len_bytes) &&
                     (!ctx.data_crc || page_verified(ctx, page, len_bytes, dst));
   // The copy must be over before the generation is looked at again.
   std::atomic_signal_fence(std::memory_order_seq_cst);
-  if (ctx.segments.generation(page.pos.seg) != gen) [[unlikely]]
+  if (seg.generation() != gen) [[unlikely]]
     return HitResult::kGone;
   return good ? HitResult::kOk : HitResult::kBad;
 }

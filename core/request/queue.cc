@@ -9,6 +9,7 @@
 #include <chrono>
 
 #include "request/fill.h"
+#include "request/write_one.h"
 #include "request/write_path.h"
 
 namespace pcache {
@@ -97,11 +98,8 @@ Queue::~Queue() {
   close(wake_fd_);
 }
 
-int Queue::check(const pcache_request& request) const {
-  if (request.op > PCACHE_OP_FLUSH) return -EINVAL;
-  // A flag of a later version must not be ignored: it may promise something.
-  if (request.flags & ~(PCACHE_REQ_FUA | PCACHE_REQ_PREFLUSH)) return -EINVAL;
-  if (request.op == PCACHE_OP_FLUSH) return 0;
+// Where a read or write may be: 0, -EINVAL or -ENXIO.
+inline int Queue::check_range(const pcache_request& request) const {
   if (request.buf == nullptr || request.len == 0) return -EINVAL;
   if (((request.off | request.len) & (ctx_.block_bytes - 1)) != 0) return -EINVAL;
   if (request.off > ctx_.logical_bytes || request.len > ctx_.logical_bytes - request.off)
@@ -109,49 +107,59 @@ int Queue::check(const pcache_request& request) const {
   return 0;
 }
 
-// What most writes are: done at once, with nothing before and nothing behind it.
-inline int Queue::start_plain_write(pcache_request* request) {
-  WriteProgress progress;
-  if (in_flight_ < depth_ && ctx_.deferred.empty() && ctx_.pace.take(request->len)) [[likely]] {
-    progress.admitted = true;
-    const uint64_t since_ns = now_if(sampled(&writes_seen_));
-    if (write_data(ctx_, head_, {request->off, request->len},
-                   static_cast<const std::byte*>(request->buf), &progress.done_bytes) == 0)
-        [[likely]] {
-      counters_.writes.add_alone();
-      counters_.write_bytes.add_alone(request->len);
-      if (since_ns) note_latency(LatencyClass::kWrite, since_ns);
-      return 1;
-    }
+int Queue::check(const pcache_request& request) const {
+  if (request.op > PCACHE_OP_FLUSH) return -EINVAL;
+  // A flag of a later version must not be ignored: it may promise something.
+  if (request.flags & ~(PCACHE_REQ_FUA | PCACHE_REQ_PREFLUSH)) return -EINVAL;
+  return request.op == PCACHE_OP_FLUSH ? 0 : check_range(request);
+}
+
+// What most writes are: done at once, with nothing before and nothing behind it, and not timed.
+int Queue::start_plain_write(pcache_request* request) {
+  if (in_flight_ < depth_ && ctx_.deferred.empty() && !ctx_.pace.on() &&
+      !sampled(counters_.writes) &&
+      write_one(ctx_, head_, request->off, request->len, request->buf)) [[likely]] {
+    counters_.writes.add_alone();
+    counters_.write_bytes.add_alone(request->len);
+    return 1;
   }
-  return start_write(request, progress);
+  return start_write(request);
+}
+
+// What most reads are, likewise.
+int Queue::start_read(pcache_request* request) {
+  if (in_flight_ >= depth_) [[unlikely]]
+    return -EAGAIN;
+  if (sampled(counters_.reads) ||
+      !read_path_.copy_page_hit(request->off, request->len, request->buf)) [[unlikely]]
+    return start_any_read(request);
+  counters_.reads.add_alone();
+  counters_.read_bytes.add_alone(request->len);
+  counters_.read_hits.add_alone();
+  return 1;
 }
 
 int Queue::submit(pcache_request* request) {
-  request->result = check(*request);
+  const bool plain = request->flags == 0 && request->op < PCACHE_OP_FLUSH;
+  request->result = plain ? check_range(*request) : check(*request);
   if (request->result) [[unlikely]] {
     counters_.errors.add_alone();
     return 1;
   }
-  if (request->op == PCACHE_OP_READ) {
-    if (in_flight_ >= depth_) [[unlikely]]
-      return -EAGAIN;
-    return start_read(request);
-  }
-  if (request->op == PCACHE_OP_WRITE && request->flags == 0) return start_plain_write(request);
-  return start_write(request, {});
+  if (request->op == PCACHE_OP_READ) return start_read(request);
+  return plain ? start_plain_write(request) : start_write(request);
 }
 
-int Queue::start_write(pcache_request* request, WriteProgress progress) {
+int Queue::start_write(pcache_request* request) {
   const bool is_flush = request->op == PCACHE_OP_FLUSH;
   const bool fua = !is_flush && request->flags & PCACHE_REQ_FUA;
   // First of all: a write that is refused has changed nothing.
   if (!is_flush && in_flight_ >= depth_) return -EAGAIN;
-  const uint64_t since_ns = now_if(sampled(is_flush ? &flushes_seen_ : &writes_seen_));
+  const uint64_t since_ns = now_if(sampled(is_flush ? counters_.flushes : counters_.writes));
+  WriteProgress progress;
   int result = -ENOSPC;
   // A write waits its turn; a flush covers what is complete already, and waits for nobody.
-  if (!progress.admitted)
-    progress.admitted = is_flush || (ctx_.deferred.empty() && ctx_.pace.take(request->len));
+  progress.admitted = is_flush || (ctx_.deferred.empty() && ctx_.pace.take(request->len));
   if (progress.admitted) result = write_request(ctx_, head_, *request, &progress);
   const bool waits = result == -ENOSPC;
   if (waits && in_flight_ >= depth_) return -EAGAIN;  // a flush: it can be done again
@@ -182,22 +190,21 @@ void Queue::note_latency(LatencyClass what, uint64_t since_ns) {
   counters_.latency[static_cast<size_t>(what)].add(static_cast<uint64_t>(now_ns()) - since_ns);
 }
 
-bool Queue::start_read(pcache_request* request) {
+int Queue::start_any_read(pcache_request* request) {
+  const uint64_t since_ns = now_if(sampled(counters_.reads));
   counters_.reads.add_alone();
   counters_.read_bytes.add_alone(request->len);
-  const uint64_t since_ns = now_if(sampled(&reads_seen_));
-  if (read_path_.copy_page_hit({request->off, request->len}, static_cast<std::byte*>(request->buf)))
-      [[likely]] {
+  if (since_ns != 0 && read_path_.copy_page_hit(request->off, request->len, request->buf)) {
     counters_.read_hits.add_alone();
-    if (since_ns) note_latency(LatencyClass::kReadHit, since_ns);
-    return true;
+    note_latency(LatencyClass::kReadHit, since_ns);
+    return 1;
   }
   const auto started = read_path_.start(request);
   if (!started.pending) {
     (started.error ? counters_.errors : counters_.read_hits).add_alone();
     if (since_ns && !started.error) note_latency(LatencyClass::kReadHit, since_ns);
     request->result = -started.error;
-    return true;
+    return 1;
   }
   (started.fetched_bytes == request->len ? counters_.read_misses : counters_.read_partial)
       .add_alone();
@@ -205,7 +212,7 @@ bool Queue::start_read(pcache_request* request) {
   if (started.pending->joined) joined_++;
   device_->kick();
   finish_part(started.pending, started.error);  // the part that stood for the submission
-  return false;
+  return 0;
 }
 
 PendingRequest* Queue::lend_pending(pcache_request* request) {

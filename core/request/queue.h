@@ -64,10 +64,15 @@ class Queue {
   Queue(RequestContext& ctx, QueueSet& set, DataHead& head, uint32_t depth,
         std::unique_ptr<BlockQueue> device, int wake_fd);
   int check(const pcache_request& request) const;
-  bool start_read(pcache_request* request);
-  int start_plain_write(pcache_request* request);
-  int start_write(pcache_request* request, WriteProgress progress);
-  static bool sampled(uint32_t* seen) { return ++*seen % kSampling == 0; }
+  int check_range(const pcache_request& request) const;
+  // The four return what submit() does. The plain ones are not inlined into it: what most requests
+  // need of the stack would be theirs and its.
+  [[gnu::noinline]] int start_read(pcache_request* request);
+  int start_any_read(pcache_request* request);
+  [[gnu::noinline]] int start_plain_write(pcache_request* request);
+  int start_write(pcache_request* request);
+  // Whether the next one is timed, after so many before it.
+  static bool sampled(uint64_t before) { return before % kSampling == kSampling - 1; }
   void note_latency(LatencyClass what, uint64_t since_ns);
   uint32_t take_done(pcache_request** done, uint32_t max) EXCLUDES(done_mu_);
   void wait(int64_t timeout_ns) EXCLUDES(done_mu_);
@@ -83,7 +88,6 @@ class Queue {
   uint32_t in_flight_ = 0;
   uint32_t joined_ = 0;  // reads in flight that wait for another queue's fill
   uint32_t waiting_for_space_ = 0;
-  uint32_t reads_seen_ = 0, writes_seen_ = 0, flushes_seen_ = 0;
   QueueCounters counters_;
   std::vector<PendingRequest*> free_pending_;
   std::vector<std::unique_ptr<PendingRequest>> all_pending_;

@@ -47,20 +47,22 @@ class ReadPath {
   Started start(pcache_request* request);
   // The whole of start() for what lies within one page that is cached in one piece, as most are;
   // false: nothing is done yet, start() will see to it.
-  [[gnu::always_inline]] bool copy_page_hit(const Extent& extent, std::byte* dst) {
-    const uint64_t off = extent.off, in_page = off % kPageBytes;
+  [[gnu::always_inline]] bool copy_page_hit(uint64_t off, uint64_t len_bytes, void* dst) {
+    const RequestContext& ctx = ctx_;
+    const uint64_t in_page = off % kPageBytes;
+    if (in_page + len_bytes > kPageBytes) return false;
     Index::Page page;
     Index::Snapshot snapshot;
-    if (in_page + extent.len > kPageBytes) return false;
-    if (!ctx_.index.find_page(off - in_page, &page, &snapshot)) [[unlikely]]
+    if (!ctx.index.find_page(off, &page, &snapshot)) [[unlikely]]
       return false;
-    page.pos.off += static_cast<uint32_t>(in_page);
-    page.check = page.check.after(in_page / kSectorBytes);
-    ctx_.pmem.prefetch(ctx_.segments.media(page.pos));
-    ctx_.stripes.of(off).mu.settle();
-    const uint64_t gen = ctx_.segments.generation(page.pos.seg);
-    return ctx_.index.still_valid(snapshot) &&
-           copy_page(ctx_, page, extent.len, gen, dst) == HitResult::kOk;
+    // Before the next line: what a lost race has found may be in the last sector of a segment.
+    const SegmentTable::View seg = ctx.segments.view(page.slot.pos().seg);
+    page = page.after(in_page / kSectorBytes);
+    ctx.pmem.prefetch(seg.media(page.slot.pos().off));
+    ctx.stripes.of(off).mu.settle();
+    const uint64_t gen = seg.generation();
+    return ctx.index.still_valid(snapshot) &&
+           copy_page(ctx, page, seg, len_bytes, gen, dst) == HitResult::kOk;
   }
 
  private:

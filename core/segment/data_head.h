@@ -38,6 +38,18 @@ class alignas(64) DataHead {  // each is another queue's
     keys_++;
     return place;
   }
+  // All of `len_bytes`, or false: so much is not left in its segment.
+  [[gnu::always_inline]] bool allocate_whole(uint32_t len_bytes, CachePos* pos) EXCLUDES(mu_) {
+    PCACHE_DCHECK(len_bytes > 0 && len_bytes % kSectorBytes == 0);
+    BiasedLock lock(mu_);
+    if (len_bytes > left_) [[unlikely]]
+      return false;
+    *pos = next_;
+    next_.off += len_bytes;
+    left_ -= len_bytes;
+    keys_++;
+    return true;
+  }
 
  private:
   bool make_room() REQUIRES(mu_);

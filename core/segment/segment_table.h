@@ -53,6 +53,9 @@ class SegmentTable {
   void set_events(Events events) { events_ = std::move(events); }
 
   uint32_t size() const { return static_cast<uint32_t>(segments_.size()); }
+  // A segment found once and looked at several times. Lives as long as the table.
+  class View;
+  View view(SegId seg) const;
   MediaOff media(CachePos pos) const { return MediaOff{segments_[pos.seg.v].data_off + pos.off}; }
   uint64_t generation(SegId seg) const {
     return segments_[seg.v].gen.load(std::memory_order_acquire);
@@ -101,7 +104,7 @@ class SegmentTable {
                           const CodeSite& site = CodeSite::current()) REQUIRES(mu_);
 
   Pmem& pmem_;
-  std::vector<Segment> segments_;
+  std::vector<Segment> segments_;  // stays where it is
   const uint32_t log_reserve_;
   Events events_;
   uint32_t torn_records_ = 0;
@@ -110,5 +113,18 @@ class SegmentTable {
   uint32_t log_ GUARDED_BY(mu_) = 0;
   uint32_t next_ GUARDED_BY(mu_) = 0;  // next fit: where the search for a free one goes on
 };
+
+class SegmentTable::View {
+ public:
+  MediaOff media(uint32_t off) const { return MediaOff{segment_.data_off + off}; }
+  uint64_t generation() const { return segment_.gen.load(std::memory_order_acquire); }
+
+ private:
+  friend class SegmentTable;
+  explicit View(const Segment& segment) : segment_(segment) {}
+  const Segment& segment_;
+};
+
+inline SegmentTable::View SegmentTable::view(SegId seg) const { return View(segments_[seg.v]); }
 
 }  // namespace pcache

@@ -87,18 +87,19 @@ class Stripes {
     if (stripe.kset == nullptr) [[unlikely]]
       open(stripe);
   }
-  // This thread has not fenced the data of the key that it appends next. After prepare().
-  void leave_unfenced(Stripe& stripe) REQUIRES(stripe.mu) {
-    const ThreadSerial me = this_thread_serial(), by = stripe.unfenced_by;
+  // This thread, `me`, has not fenced the data of the key that it appends next. After prepare().
+  void leave_unfenced(Stripe& stripe, ThreadSerial me) REQUIRES(stripe.mu) {
+    const ThreadSerial by = stripe.unfenced_by;
     if (by != me) [[unlikely]]
       stripe.unfenced_by = by == KsetBuffer::kNobody ? me : KsetBuffer::kSeveral;
   }
   // Adds a key to the stripe's open kset. Returns 0, or the ticket of the kset that this filled,
   // which the caller commits after it has dropped the lock.
   KeyLog::Ticket append(Stripe& stripe, const media::Key& key) REQUIRES(stripe.mu) {
+    prepare(stripe);
     return append_made(stripe, [&key] { return key; });
   }
-  // The same with the key that `make` returns, made where it is kept.
+  // The same with the key that `make` returns, made where it is kept. After prepare().
   template <typename Make>
   [[gnu::always_inline]] KeyLog::Ticket append_made(Stripe& stripe, Make make) REQUIRES(stripe.mu);
 
@@ -133,7 +134,7 @@ class Stripes {
 
 template <typename Make>
 inline KeyLog::Ticket Stripes::append_made(Stripe& stripe, Make make) {
-  prepare(stripe);
+  PCACHE_DCHECK(stripe.kset != nullptr);
   const uint32_t before = stripe.open_keys.load(std::memory_order_relaxed), n = before + 1;
   ::new (&stripe.kset->keys[before]) media::Key(make());
   stripe.open_keys.store(n, std::memory_order_release);
