@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a sweep of equal jobs cannot show: the cache's other limits, each beside its bound in the same run.
 
-    bench/limits.py [large] [beside] [memory] [attach] [foreground] [miss] [--rounds N] [--dir DIR] [--shm DIR]
+    bench/limits.py [large] [beside] [memory] [attach] [foreground] [miss] [fragments] [spread] [keys]
+                    [--rounds N] [--dir DIR] [--shm DIR] [--out FILE]
 
     large       4 KiB hits in 8 GiB (2 Mi extents) against 256 MiB, and against the bound over the same 8 GiB
     beside      a reader and a writer of the same 4 MiB, against each alone, and the bound's
@@ -10,11 +11,16 @@
     attach      of an empty cache over 8 TiB: memory; of 4 Mi keys: time
     foreground  what write hits lose while writeback runs
     miss        4 KiB read misses at depth 32 against fio's io_uring engine on the same file, and their CPU time
+    fragments   4 KiB read hits after the pages were overwritten by 512 B, against before; the index's memory
+    spread      memory of the index for each 4 KiB page, by how far apart the pages lie, up to 1 PiB
+    keys        CPU time of writeback and of reclaim for each key, data that was superseded and data that was not
 
-Needs 12 GiB in the folder for pmem (large), 8 GiB elsewhere. Prints medians with their range.
+Needs 12 GiB in the folder for pmem (large), 8 GiB elsewhere. Prints medians with their range; --out keeps them, and all
+values, as JSON (results/README.md).
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -27,11 +33,13 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "bench")]
 
 from libpcache import BUILD, MIB, Cache  # noqa: E402
+from record import Record, Wrong  # noqa: E402
 
 GIB = 1 << 30
+PAGE = 4096
 NO_WRITEBACK = {"writeback_interval_ms": 3600000, "gc_percent": 90}
 
 
@@ -56,8 +64,9 @@ def iops(job):
 
 
 class Bench:
-    def __init__(self, folder, shm, rounds):
+    def __init__(self, folder, shm, rounds, record):
         self.rounds = rounds
+        self.record, self.show = record, record.show
         self.folder = folder
         self.cache = shm / "cache"
         self.backing = folder / "backing"
@@ -96,10 +105,6 @@ class Bench:
         if self.cache.exists():
             with open(self.cache, "r+b") as file:
                 file.write(bytes(4 * MIB))
-
-    def show(self, what, ratios, note=""):
-        print(f"  {what}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}), n {len(ratios)}"
-              f"{note}", flush=True)
 
     def large(self):
         self.sparse(8 * GIB)
@@ -165,15 +170,18 @@ class Bench:
                 before = self.resident()
                 done, error = cache.queue.write_each((page * 4096 for page in offsets), bytes(4096))
                 assert (done, error) == (extents, 0)
-                print(f"  {extents} extents of 4 KiB, data_crc {data_crc}: {(self.resident() - before) / extents:.1f} "
-                      "bytes each, all told", flush=True)
+                what, each = f"{extents} extents of 4 KiB, data_crc {data_crc}", (self.resident() - before) / extents
+                print(f"  {what}: {each:.1f} bytes each, all told", flush=True)
+                self.record.keep(f"{what}, each, all told", [each], "bytes")
         self.cache.unlink()
 
     def attach(self):
         self.sparse(8 << 40)
         before = self.resident()
         with Cache(self.cache, self.backing, cache_size=GIB, persist="flushcache"):
-            print(f"  empty, over 8 TiB: {(self.resident() - before) / MIB:.1f} MiB")
+            resident = (self.resident() - before) / MIB
+            print(f"  empty, over 8 TiB: {resident:.1f} MiB")
+            self.record.keep("empty, over 8 TiB", [resident], "MiB")
         self.cache.unlink()
         self.sparse(4 * GIB)
         size, keys = 4 * GIB, 4 << 20
@@ -186,8 +194,8 @@ class Bench:
                     times.append(time.monotonic() - begin)
         self.cache.with_suffix(".empty").unlink()
         self.cache.unlink()
-        self.show("4 Mi keys of 512 B, seconds", full)
-        self.show("the same size empty, once its pages exist, seconds", empty[1:])
+        self.show("4 Mi keys of 512 B, seconds", full, unit="s")
+        self.show("the same size empty, once its pages exist, seconds", empty[1:], unit="s")
 
     def foreground(self):
         self.written(2 * GIB)
@@ -206,6 +214,7 @@ class Bench:
         self.cache.unlink()
         self.show("write hits while writeback runs, against without", ratios,
                   f"; {statistics.median(written):.0f} MiB written back meanwhile")
+        self.record.keep("written back meanwhile", written, "MiB")
 
     def miss(self):
         self.written(4 * GIB)
@@ -226,24 +235,125 @@ class Bench:
         self.show("requests per second", speed)
         self.show("CPU time of a request", cpu)
 
+    @contextlib.contextmanager
+    def lent(self):
+        """To the bound, which refuses a cache: for reading alone. The cache is there again afterwards."""
+        with open(self.cache, "r+b", buffering=0) as file:
+            start = file.read(4 * MIB)
+            yield
+            file.seek(0)
+            file.write(start)
 
-def main():
-    everything = ["large", "beside", "memory", "attach", "foreground", "miss"]
+    def fragments(self, part=256 * MIB):
+        self.sparse(part)
+        size, status = 512 * MIB + 6 * part, self.folder / "status"
+        before, again = "before", "after 4 KiB again"
+        parts = {f"after {n:g} of 512 B a page": n for n in (1 / 8, 1, 4, 16)}
+        states = [before, *parts, again]
+        seen, index = [], {state: [] for state in states}
+        for number in range(self.rounds):
+            self.fill(size, part)
+            row, written = {}, 0
+            for state in states:
+                if state in parts:
+                    more = round((parts[state] - written) * part / PAGE) * 512
+                    self.hits("fio", size, "randwrite", part, more, bs=512)
+                    written = parts[state]
+                elif state == again:
+                    job = {"rw": "randwrite", "size": part}  # each page once
+                    fio(self.common("fio", size, **NO_WRITEBACK), job)
+                for engine in random.Random(number).sample(["fio", "raw"], 2):
+                    more = {"stats_file": status} if engine == "fio" else {}
+                    with self.lent() if engine == "raw" else contextlib.nullcontext():
+                        row[state, engine] = self.hits(engine, size, "randread", part, 4 * part, **more)
+                memory = json.loads(status.read_text(encoding="utf-8"))["index"]["memory_bytes"]
+                index[state].append(memory / (part / PAGE))
+            seen.append(row)
+        self.cache.unlink()
+        for state in states:
+            self.show(f"{state}: 4 KiB reads against the bound", [r[state, "fio"] / r[state, "raw"] for r in seen])
+        for state in states[1:]:
+            self.show(f"{state}: a read takes so many times as long as before, the bound's as often",
+                      [r[before, "fio"] / r[before, "raw"] / (r[state, "fio"] / r[state, "raw"]) for r in seen])
+        for state in states:
+            self.show(f"{state}: bytes of index a page", index[state], unit="bytes")
+
+    def spread(self, pages=1 << 18):
+        """Over a file of memory: a disk's file system may not take one of 1 PiB."""
+        backing, span = self.cache.with_suffix(".backing"), pages * PAGE
+        with open(backing, "wb") as file:
+            file.truncate(1 << 50)
+        for what, span in (("side by side", span), ("over 1 TiB", 1 << 40), ("over 1 PiB", 1 << 50)):
+            offsets = random.Random(1).sample(range(span // PAGE), pages)
+            empty = self.resident()
+            with Cache(self.cache, backing, cache_size=512 * MIB + 2 * pages * PAGE, **NO_WRITEBACK) as cache:
+                before = self.resident()
+                assert cache.queue.write_each((page * PAGE for page in offsets), bytes(PAGE)) == (pages, 0)
+                self.show(f"{pages} pages {what}: bytes of index each",
+                          [cache.status["index"]["memory_bytes"] / pages], unit="bytes")
+                self.show(f"{pages} pages {what}: bytes each, all told", [(self.resident() - before) / pages],
+                          unit="bytes")
+            self.cache.unlink()
+        backing.unlink()
+        self.show("empty, over 1 PiB, MiB", [(before - empty) / MIB], unit="MiB")
+
+    @staticmethod
+    def cpu_ns():
+        """Of all threads of this process."""
+        tasks = pathlib.Path("/proc/self/task").iterdir()
+        return sum(int((task / "schedstat").read_text(encoding="ascii").split()[0]) for task in tasks)
+
+    def keys(self, pages=1 << 18):
+        for what, times in (("each page once", 1), ("each page 32 times", 32)):
+            part = pages // times
+            self.written(part * PAGE)
+            writeback, reclaim = [], []
+            for number in range(self.rounds):
+                with Cache(self.cache, self.backing, cache_size=512 * MIB + 2 * pages * PAGE,
+                           **NO_WRITEBACK) as cache:
+                    for turn in range(times):
+                        order = random.Random(number * times + turn).sample(range(part), part)
+                        assert cache.queue.write_each((page * PAGE for page in order), bytes(PAGE)) == (part, 0)
+                    begin = self.cpu_ns()
+                    cache.drain()
+                    writeback.append((self.cpu_ns() - begin) / pages)
+                    done, begin = cache.status["reclaim"]["keys"], self.cpu_ns()
+                    cache.set_gc_percent(0)
+                    while cache.status["reclaim"]["keys"] < pages:
+                        time.sleep(0.002)
+                    reclaim.append((self.cpu_ns() - begin) / max(pages - done, 1))
+                self.cache.unlink()
+            self.show(f"writeback, {what}, ns of CPU a key", writeback, unit="ns")
+            self.show(f"reclaim, {what}, ns of CPU a key", reclaim, unit="ns")
+
+
+def main(arguments=None):
+    everything = ["large", "beside", "memory", "attach", "foreground", "miss", "fragments", "spread", "keys"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", help="all, if none is given: " + ", ".join(everything))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dir", default="/var/tmp", help="of the backing file")
     parser.add_argument("--shm", default="/dev/shm", help="of the file for pmem")
-    args = parser.parse_args()
+    parser.add_argument("--out", type=pathlib.Path, metavar="FILE", help="what is printed, and all values, as JSON")
+    args = parser.parse_args(arguments)
     if unknown := [what for what in args.what if what not in everything]:
         parser.error(f"{unknown[0]}: expected {', '.join(everything)}")
     if args.rounds < 2:
         parser.error(f"--rounds {args.rounds}: expected 2 or more")
+    if args.out and (args.out.is_dir() or not os.access(args.out.absolute().parent, os.W_OK)):
+        parser.error(f"--out {args.out}: expected a file in a folder that can be written to")
     with tempfile.TemporaryDirectory(dir=args.dir) as folder, tempfile.TemporaryDirectory(dir=args.shm) as shm:
-        bench = Bench(pathlib.Path(folder), pathlib.Path(shm), args.rounds)
+        try:
+            record = Record(BUILD, args.rounds, folder)
+        except Wrong as wrong:
+            sys.exit(f"limits.py: {wrong}")
+        bench = Bench(pathlib.Path(folder), pathlib.Path(shm), args.rounds, record)
         for what in args.what or everything:
-            print(what, flush=True)
+            record.begin(what)
             getattr(bench, what)()
+    if args.out:
+        record.store(args.out)
 
 
-main()
+if __name__ == "__main__":
+    main()

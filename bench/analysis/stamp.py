@@ -8,6 +8,7 @@ import subprocess
 from results import Wrong
 
 _STAMP = re.compile(rb"pcache build: commit=([0-9a-z]+) dirty=([01]) ")
+_REST = re.compile(rb"version=(\S*) build_type=(\S*)\n")
 
 
 def text_of(commit, dirty):
@@ -18,6 +19,17 @@ def stamp_in(path):
     """As text_of() gives it; None: it is of before there were stamps, or there is no such file."""
     found = _STAMP.search(path.read_bytes()) if path.exists() else None
     return text_of(found[1].decode(), found[2] == b"1") if found else None
+
+
+def facts_in(path):
+    """All that the stamp says, by the names of run.json; None as of stamp_in()."""
+    content = path.read_bytes() if path.exists() else b""
+    found = _STAMP.search(content)
+    if not found:
+        return None
+    rest = _REST.match(content, found.end())
+    version, build_type = (part.decode() for part in rest.groups()) if rest else ("", "")
+    return {"commit": found[1].decode(), "dirty": found[2] == b"1", "version": version, "build_type": build_type}
 
 
 def stamp_of(build):
