@@ -25,6 +25,17 @@ TEST(FillTable, TokensAreNeverUsedTwice) {
   }
 }
 
+TEST(FillTable, TokensFitIntoASlotForEver) {
+  FillTable table((1ull << 40) - 3);
+  for (int i = 0; i < 8; i++) {
+    const FillToken token = table.add(reinterpret_cast<Fill*>(0x1000));
+    EXPECT_LT(token.v, 1ull << 60);
+    EXPECT_NE(token.v, 0u);
+    EXPECT_NE(table.find(token), nullptr);
+    table.remove(token);
+  }
+}
+
 TEST(FillTable, FindsEachOfMany) {
   FillTable table;
   const auto fill = [](uintptr_t i) { return reinterpret_cast<Fill*>(0x1000 + 64 * i); };

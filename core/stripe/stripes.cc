@@ -17,7 +17,9 @@ FillToken FillTable::add(Fill* fill) {
     index = free_.back();
     free_.pop_back();
   }
-  const uint64_t token = ++serial_ << kIndexBits | index;
+  serial_ = (serial_ + 1) % (uint64_t{1} << kSerialBits);
+  if (serial_ == 0) serial_ = 1;  // no token is 0
+  const uint64_t token = serial_ << kIndexBits | index;
   entries_[index] = {fill, token};
   return FillToken{token};
 }

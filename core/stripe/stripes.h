@@ -28,23 +28,24 @@ namespace pcache {
 
 struct Fill;
 
-// Finds the fills in flight of one stripe by their tokens, and makes tokens that are never used
-// twice.
+// Finds the fills in flight of one stripe by their tokens, and makes tokens: of 2^40 in a row no
+// two are the same.
 class FillTable {
  public:
+  explicit FillTable(uint64_t serial = 0) : serial_(serial) {}  // other than 0 for tests
   FillToken add(Fill* fill);
   Fill* find(FillToken token) const;  // nullptr: it has ended
   void remove(FillToken token);
 
  private:
-  static constexpr unsigned kIndexBits = 20;
+  static constexpr unsigned kIndexBits = 20, kSerialBits = 40;  // an index slot has room for 60
   struct Entry {
     Fill* fill = nullptr;
     uint64_t token = 0;
   };
   std::vector<Entry> entries_;
   std::vector<uint32_t> free_;
-  uint64_t serial_ = 0;
+  uint64_t serial_;
 };
 
 struct alignas(128) Stripe {
