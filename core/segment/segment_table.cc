@@ -56,7 +56,7 @@ void SegmentTable::replay_log_segment(SegId seg) {
   log_++;
 }
 
-bool SegmentTable::replay_key(SegId seg) {
+bool SegmentTable::replay_first_key(SegId seg) {
   MutexLock lock(mu_);
   Segment& s = segments_[seg.v];
   if (s.use == SegmentUse::kLog) return false;
@@ -64,7 +64,7 @@ bool SegmentTable::replay_key(SegId seg) {
     s.use = SegmentUse::kData;
     free_--;
   }
-  s.refs.fetch_add(1, std::memory_order_relaxed);
+  s.refs.store(1, std::memory_order_relaxed);
   return true;
 }
 

@@ -68,7 +68,13 @@ class SegmentTable {
   }
   void replay_log_segment(SegId seg);
   // One more reference. False: it is a log segment, the image is damaged.
-  [[nodiscard]] bool replay_key(SegId seg);
+  [[nodiscard]] bool replay_key(SegId seg) {
+    std::atomic<int64_t>& refs = segments_[seg.v].refs;
+    const int64_t held = refs.load(std::memory_order_relaxed);
+    if (held == 0) return replay_first_key(seg);
+    refs.store(held + 1, std::memory_order_relaxed);  // one thread: no locked instruction
+    return true;
+  }
   void persist_raised();
 
   std::optional<SegId> take_for_log();
@@ -97,6 +103,7 @@ class SegmentTable {
   };
   static constexpr int64_t kFillingBias = int64_t{1} << 40;
 
+  bool replay_first_key(SegId seg) EXCLUDES(mu_);
   std::optional<SegId> take(SegmentUse use, uint32_t keep_free) EXCLUDES(mu_);
   std::optional<SegId> find_free(SegmentUse use, uint32_t keep_free) REQUIRES(mu_);
   void release(SegId seg) EXCLUDES(mu_);
