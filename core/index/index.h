@@ -98,8 +98,12 @@ class Index {
   size_t lookup(const Extent& extent, std::span<Piece> out, Snapshot* snapshot) const;
   bool still_valid(const Snapshot& snapshot) const;
 
-  // Asks the CPU to fetch what a change of the page at `off` needs. Any thread, no lock.
+  // Ask the CPU to fetch what a change of the page at `off` needs, one level each: the shard, the
+  // page's slot, and, where the page is cut, its sectors' slots. Each reads what the one before has
+  // asked for, and waits for it when it comes too soon. Any thread, no lock.
+  void prefetch_shard(uint64_t off) const;
   void prefetch(uint64_t off) const;
+  void prefetch_sectors(uint64_t off) const;
 
   // lookup() of the whole page that `off` is in. False: it is not cached in one piece,
   // or that cannot be told at once; lookup() will say. True: cached; in `page` where (slot) and
@@ -150,6 +154,7 @@ class Index {
 
   Index() = default;
   Status reserve(const IndexOptions& options);
+  const Word* page_block_of(uint64_t off) const;  // null: none
 
   // The fast paths: one whole page, no structure to change. False / 0: take the general path.
   [[gnu::always_inline]] bool insert_page(uint64_t off, const Location& location);
@@ -217,12 +222,32 @@ inline bool Index::still_valid(const Snapshot& snapshot) const {
          shard(snapshot.handle)->seq.load(std::memory_order_relaxed) == snapshot.seq;
 }
 
-inline void Index::prefetch(uint64_t off) const {
+inline const Index::Word* Index::page_block_of(uint64_t off) const {
   const uint32_t shard_handle = directory_[range_of(off)].load(std::memory_order_relaxed);
-  if (shard_handle == 0) return;
+  if (shard_handle == 0) return nullptr;
   const uint32_t b = off / (kPageBytes * kSlotsPerBlock) % Shard::kBlocks;
   const uint32_t handle = shard(shard_handle)->block[b].load(std::memory_order_relaxed);
-  if (handle != 0) prefetch_to_change(block(handle));
+  return handle != 0 ? block(handle) : nullptr;
+}
+
+inline void Index::prefetch_shard(uint64_t off) const {
+  const uint32_t shard_handle = directory_[range_of(off)].load(std::memory_order_relaxed);
+  if (shard_handle == 0) return;
+  const Shard* const s = shard(shard_handle);
+  prefetch_to_change(s);
+  prefetch_to_change(&s->block[off / (kPageBytes * kSlotsPerBlock) % Shard::kBlocks]);
+}
+
+inline void Index::prefetch(uint64_t off) const {
+  if (const Word* const words = page_block_of(off)) prefetch_to_change(words);
+}
+
+// A slot that changes meanwhile may name a block that is none: nothing but a prefetch goes there.
+inline void Index::prefetch_sectors(uint64_t off) const {
+  const Word* const words = page_block_of(off);
+  if (words == nullptr) return;
+  const Slot page{words[off / kPageBytes % kSlotsPerBlock].load(std::memory_order_relaxed)};
+  if (page.is_split()) prefetch_to_change(block(page.handle()));
 }
 
 inline bool Index::insert_page(uint64_t off, const Location& location) {

@@ -42,12 +42,11 @@ class Replay {
       }
       result_.ksets++;
       if (dirty_) result_.dirty_ksets++;
-      // First all are checked and asked for: one by one each would wait for the index's memory.
       for (size_t i = 0; i < item.keys.size(); i++) {
         if (auto valid = validate_key(item.keys[i], bounds_); !valid)
           return bad_key(item, i, valid.error());
-        index_.prefetch(item.keys[i].off);
       }
+      prefetch(item.keys);
       for (size_t i = 0; i < item.keys.size(); i++)
         if (auto applied = apply(item.keys[i]); !applied) return bad_key(item, i, applied.error());
       if (result_.generations_lost) return result_;
@@ -66,6 +65,14 @@ class Replay {
   }
 
  private:
+  // Of keys that are valid. One by one each would wait for the index's memory, level by level; so
+  // all are asked for, a level at a time.
+  void prefetch(std::span<const Key> keys) const {
+    for (const Key& key : keys) index_.prefetch_shard(key.off);
+    for (const Key& key : keys) index_.prefetch(key.off);
+    for (const Key& key : keys)
+      if (key.len % kPageBytes != 0) index_.prefetch_sectors(key.off);
+  }
   // A key that is valid.
   Status apply(const Key& key) {
     const SegId seg{key.cache_seg_id};
