@@ -23,7 +23,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests"))
 
-from libpcache import MIB, Cache  # noqa: E402
+from libpcache import MIB, PREFAULT_ATTACH, Cache  # noqa: E402
 
 PAGE = 4096
 MERGED = 512 << 10
@@ -58,7 +58,7 @@ def run_fio(backing, extents, folder):
 
 def run_drain(cache_path, backing, pages, data_crc):
     with Cache(cache_path, backing, cache_size=2048 * MIB, gc_percent=90, writeback_interval_ms=3600000,
-               data_crc=data_crc) as cache:
+               data_crc=data_crc, prefault=PREFAULT_ATTACH) as cache:
         done, error = cache.queue.write_each((page * PAGE for page in pages), os.urandom(PAGE))
         assert done == len(pages) and error == 0
         dirty = cache.status["dirty"]["bytes"]

@@ -78,6 +78,16 @@ struct fio_option engine_option_table[] = {
         ENGINE_OPTION,
     },
     {
+        .name = "prefault",
+        .lname = "Prefault",
+        .type = FIO_OPT_STR_STORE,
+        .off1 = offsetof(struct engine_options, prefault),
+        .help =
+            "When the pages of a cache_dev in memory (tmpfs) are mapped: attach (before the first "
+            "job starts) or beside (by a thread, while jobs run). Default: attach",
+        ENGINE_OPTION,
+    },
+    {
         .name = "stats_file",
         .lname = "Status file",
         .type = FIO_OPT_STR_STORE,
@@ -190,11 +200,16 @@ int options_to_wishes(const struct thread_data* td, struct cache_wishes* wishes)
       parse(td, "writeback_interval_ms", eo->writeback_interval_ms, 1, 3600000, false,
             &writeback_interval_ms))
     return EINVAL;
+  if (eo->prefault && strcmp(eo->prefault, "attach") != 0 && strcmp(eo->prefault, "beside") != 0) {
+    message("job %s: prefault=%s: expected attach or beside", td->o.name, eo->prefault);
+    return EINVAL;
+  }
   *wishes = (struct cache_wishes){
       .job = td->o.name,
       .cache_dev = eo->cache_dev,
       .backing = td->files[0]->file_name,
       .persist = eo->persist,
+      .prefault = eo->prefault,
       .stats_file = eo->stats_file,
       .cache_size = (uint64_t)cache_size,
       .flush_delay_ms = flush_delay_ms,

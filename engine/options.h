@@ -19,6 +19,7 @@ struct engine_options {
   char* flush_delay_ms;
   char* writeback_interval_ms;
   char* persist;
+  char* prefault;
   char* stats_file;
   int data_crc;
   int io_mode;

@@ -84,6 +84,11 @@ static const char* io_mode_name(int mode) {
   return mode < 0 ? NULL : names[mode];
 }
 
+/* Unlike the library's default: what is measured from the first request on is the cache. */
+static const char* prefault_of(const struct cache_wishes* wishes) {
+  return wishes->prefault ? wishes->prefault : "attach";
+}
+
 static bool is_auto(const char* persist) { return !persist || !strcmp(persist, "auto"); }
 
 /*
@@ -124,6 +129,7 @@ static bool options_agree(const struct shared_cache* shared, const struct cache_
          agree_number(shared, wishes, "drain", first->drain,
                       wishes->drain ? 1 : PCACHE_NOT_GIVEN) &&
          persist_agrees(shared, wishes) &&
+         agree(shared, wishes, "prefault", prefault_of(first), wishes->prefault) &&
          agree(shared, wishes, "io_mode", io_mode_name(first->io_mode),
                io_mode_name(wishes->io_mode)) &&
          (!first->stats_file ||
@@ -169,6 +175,7 @@ static void free_entry(struct shared_cache* shared) {
   free((char*)shared->wishes.cache_dev);
   free((char*)shared->wishes.backing);
   free((char*)shared->wishes.persist);
+  free((char*)shared->wishes.prefault);
   free((char*)shared->wishes.stats_file);
   free(shared);
 }
@@ -184,6 +191,7 @@ static struct shared_cache* new_entry(const struct cache_wishes* wishes) {
   shared->wishes.cache_dev = copy(wishes->cache_dev);
   shared->wishes.backing = copy(wishes->backing);
   shared->wishes.persist = copy(wishes->persist);
+  shared->wishes.prefault = copy(wishes->prefault);
   shared->wishes.stats_file = copy(wishes->stats_file);
   shared->owner = getpid();
   return shared;
@@ -201,6 +209,8 @@ static int open_cache(struct shared_cache* shared) {
   options.emulate_pmem = wishes->emulate_pmem;
   options.force = wishes->force;
   options.log = log_line;
+  options.prefault =
+      strcmp(prefault_of(wishes), "attach") ? PCACHE_PREFAULT_BESIDE : PCACHE_PREFAULT_ATTACH;
   if (wishes->cache_size) options.cache_size = wishes->cache_size;
   if (wishes->data_crc != PCACHE_NOT_GIVEN) options.data_crc = wishes->data_crc;
   if (wishes->gc_percent != PCACHE_NOT_GIVEN) options.gc_percent = wishes->gc_percent;

@@ -26,6 +26,7 @@ struct cache_wishes {
   const char* cache_dev;
   const char* backing;
   const char* persist;
+  const char* prefault; /* "attach", "beside" */
   const char* stats_file;
   uint64_t cache_size;
   int64_t flush_delay_ms;

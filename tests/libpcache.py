@@ -17,6 +17,7 @@ READ, WRITE, FLUSH = 0, 1, 2
 FUA, PREFLUSH = 1, 2
 FROM_MEDIA = -1
 IO_AUTO, IO_URING, IO_THREADS = 0, 1, 2
+PREFAULT_BESIDE, PREFAULT_ATTACH = 0, 1
 ERROR, WARNING, NOTICE = 0, 1, 2
 MIB = 1 << 20
 
@@ -42,7 +43,7 @@ class _Options(c.Structure):
         ("flush_delay_ms", c.c_uint32),
         ("writeback_interval_ms", c.c_uint32),
         ("drain", c.c_int32),
-        ("reserved", c.c_uint32),
+        ("prefault", c.c_int32),
         ("log", _LOG_FN),
         ("log_ctx", c.c_void_p),
     ]

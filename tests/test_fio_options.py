@@ -56,6 +56,12 @@ def test_flush_delay(fio):
     assert fio.stats["log"]["ksets"] > 0 and fio.stats["requests"]["flushes"] == 0
 
 
+@pytest.mark.parametrize("one,two", [("attach", "attach"), ("beside", "beside"), ("beside", None), (None, "attach")])
+def test_prefault(fio, one, two):
+    """What the second job does not give it takes from the cache; the default is attach."""
+    fio.run({"name": "a", **SMALL, "prefault": one}, {"name": "b", **SMALL, "prefault": two})
+
+
 def test_force(fio, pair, disk):
     fio.run(**SMALL)
     pair.backing_path = make_backing(disk / "other", 16 * MIB)
@@ -73,7 +79,7 @@ def test_stats_file_that_cannot_be_written_fails_the_run(fio, disk):
     ("data_crc", "2"), ("data_crc", "yes"), ("gc_percent", "91"), ("gc_percent", "-1"), ("gc_percent", "x"),
     ("gc_percent", "256"), ("persist", "clflush"), ("io_mode", "aio"), ("flush_delay_ms", "0"),
     ("flush_delay_ms", "x"), ("flush_delay_ms", "99999999"), ("cache_size", "x"), ("cache_size", "511m"),
-    ("cache_size", "1"), ("emulate_pmem", "7"), ("force", "7")])
+    ("cache_size", "1"), ("emulate_pmem", "7"), ("force", "7"), ("prefault", "1"), ("prefault", "Attach")])
 def test_bad_values_are_refused(fio, pair, shm, option, value):
     pair.cache_path = shm / "new"
     named = {"511m": 511 * MIB}.get(value, value)
@@ -122,7 +128,8 @@ def test_one_backing_device_of_two_caches(fio, pair, shm):
 
 @pytest.mark.parametrize("option,one,two", [("data_crc", 0, 1), ("gc_percent", 10, 20),
                                             ("persist", "flushcache", "clflushopt"),
-                                            ("flush_delay_ms", 100, 200)])
+                                            ("flush_delay_ms", 100, 200), ("prefault", "attach", "beside"),
+                                            ("prefault", "beside", "attach")])
 def test_jobs_of_one_cache_contradict_each_other(fio, option, one, two):
     fio.refused(option, one, two, jobs=[{"name": "a", **SMALL, option: one}, {"name": "b", **SMALL, option: two}])
 

@@ -3,11 +3,12 @@
 
 import ctypes
 import errno
+import re
 
 import pytest
 
 import libpcache
-from libpcache import FUA, IO_AUTO, IO_THREADS, IO_URING, MIB, PcacheError
+from libpcache import FUA, IO_AUTO, IO_THREADS, IO_URING, MIB, PREFAULT_ATTACH, PREFAULT_BESIDE, PcacheError
 from support import PAGE, patch, peek, read_all, stamp, wait_until
 
 METHOD_FLAGS = {"flushcache": "sse2", "clflushopt": "clflushopt", "clwb": "clwb", "movdir64b": "movdir64b"}
@@ -34,7 +35,8 @@ def test_defaults(pair):
     {"emulate_pmem": 2}, {"emulate_pmem": -1}, {"force": 2}, {"force": -1}, {"data_crc": 2}, {"data_crc": -2},
     {"gc_percent": 91}, {"gc_percent": -2}, {"gc_percent": 256}, {"gc_percent": 2 ** 31 - 1}, {"io_mode": 3},
     {"io_mode": -1}, {"flush_delay_ms": 0}, {"flush_delay_ms": 2 ** 32 - 1}, {"persist": "clflush"},
-    {"persist": "CLWB"}, {"persist": "clwb "}, {"cache_size": 1}, {"cache_size": 512 * MIB - 1}], ids=str)
+    {"persist": "CLWB"}, {"persist": "clwb "}, {"cache_size": 1}, {"cache_size": 512 * MIB - 1},
+    {"prefault": 2}, {"prefault": -1}], ids=str)
 def test_values_out_of_range(pair, shm, options):
     """Hazard 16. The line names the option and the value; no cache file is made for it."""
     pair.cache_path = shm / "new"
@@ -164,6 +166,37 @@ def test_persist_auto(pair, given):
 
 def test_unknown_persist_method_lists_the_known(pair):
     refused(pair, errno.EINVAL, "magic", "flushcache", "clflushopt", "clwb", "movdir64b", persist="magic")
+
+
+# ---- prefault ----
+
+def mapped_bytes(path):
+    """Of this process's mapping of the file: what a first touch does not fault on any more."""
+    with open("/proc/self/smaps", encoding="utf-8") as file:
+        text = file.read()
+    found = re.findall(rf"^\S+ \S+ \S+ \S+ \S+ +{re.escape(str(path))}\n(?:.*\n)*?Rss: +(\d+) kB", text, re.M)
+    return sum(map(int, found)) * 1024
+
+
+def test_prefault_attach_maps_all_pages_before_it_returns(pair):
+    for _ in range(2):
+        with pair.open(prefault=PREFAULT_ATTACH) as cache:
+            assert mapped_bytes(pair.cache_path) == cache.info.cache_bytes
+
+
+@pytest.mark.parametrize("options", [{}, {"prefault": PREFAULT_BESIDE}], ids=str)
+def test_prefault_beside_maps_all_pages_in_the_end(pair, options):
+    with pair.open(**options) as cache:
+        cache.write(0, b"m" * PAGE, flags=FUA)
+        wait_until(lambda: mapped_bytes(pair.cache_path) == cache.info.cache_bytes)
+        assert cache.read(0, PAGE) == b"m" * PAGE
+
+
+def test_prefault_beside_ends_with_the_cache(pair):
+    for number in range(50):
+        with pair.open() as cache:
+            assert cache.read(0, PAGE) == stamp(0, PAGE, number)
+            cache.write(0, stamp(0, PAGE, number + 1))
 
 
 # ---- io_mode ----

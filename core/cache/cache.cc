@@ -61,6 +61,8 @@ Result<std::unique_ptr<Cache>> Cache::attach(Devices devices, const Options& opt
   cache->write_attached();
   cache->choose_persist();
   cache->worker_->start();
+  // Last: replay is done sooner without it where cores are few, and needs few of the pages.
+  if (options.prefault_beside) cache->devices_.pmem->prefault_beside();
   return cache;
 }
 

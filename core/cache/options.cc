@@ -37,6 +37,8 @@ Status check_numbers(const pcache_options& raw) {
     return make_error(EINVAL, "option writeback_interval_ms: %u is not in 1..%u",
                       raw.writeback_interval_ms, kMaxWritebackIntervalMs);
   if (auto ok = check_switch("drain", raw.drain, 0); !ok) return ok;
+  if (raw.prefault < PCACHE_PREFAULT_BESIDE || raw.prefault > PCACHE_PREFAULT_ATTACH)
+    return make_error(EINVAL, "option prefault: %d is not 0 (beside) or 1 (attach)", raw.prefault);
   if (raw.cache_size != 0 && !raw.emulate_pmem)
     return make_error(
         EINVAL,
@@ -71,6 +73,8 @@ Result<Options> check_options(const pcache_options& raw) {
   options.pmem.emulate = raw.emulate_pmem;
   options.pmem.create_bytes = raw.cache_size;
   if (raw.persist && *raw.persist) options.pmem.persist = raw.persist;
+  options.pmem.prefault = raw.prefault == PCACHE_PREFAULT_ATTACH;
+  options.prefault_beside = raw.prefault == PCACHE_PREFAULT_BESIDE;
   // Before any device is opened, let alone created.
   if (auto method = find_persist_method(options.pmem.persist); !method) return method.error();
   options.backing.path = raw.backing_path;

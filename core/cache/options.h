@@ -22,6 +22,7 @@ struct Options {
   uint32_t flush_delay_ms = 1000;
   uint32_t writeback_interval_ms = 5000;
   bool drain = false;  // at close
+  bool prefault_beside = false;
   Log log;
 };
 

@@ -43,6 +43,10 @@ TEST(CheckOptions, Table) {
       {"interval most", [](auto& o) { o.writeback_interval_ms = 3600000; }, "ok"},
       {"interval more", [](auto& o) { o.writeback_interval_ms = 3600001; },
        "option writeback_interval_ms: 3600001"},
+      {"prefault 1", [](auto& o) { o.prefault = PCACHE_PREFAULT_ATTACH; }, "ok"},
+      {"prefault 2", [](auto& o) { o.prefault = 2; },
+       "option prefault: 2 is not 0 (beside) or 1 (attach)"},
+      {"prefault -1", [](auto& o) { o.prefault = -1; }, "option prefault: -1 is not"},
       {"force 2", [](auto& o) { o.force = 2; }, "option force: 2"},
       {"crc 0", [](auto& o) { o.data_crc = 0; }, "ok"},
       {"crc 1", [](auto& o) { o.data_crc = 1; }, "ok"},
@@ -81,6 +85,15 @@ TEST(CheckOptions, FromMediaIsNothing) {
   ASSERT_TRUE(options.ok());
   EXPECT_FALSE(options.value().data_crc);
   EXPECT_FALSE(options.value().gc_percent);
+}
+
+TEST(CheckOptions, PagesAreMadeBesideUnlessAskedFor) {
+  pcache_options raw = good();
+  const Options beside = check_options(raw).take();
+  EXPECT_TRUE(beside.prefault_beside && !beside.pmem.prefault);
+  raw.prefault = PCACHE_PREFAULT_ATTACH;
+  const Options attach = check_options(raw).take();
+  EXPECT_TRUE(attach.pmem.prefault && !attach.prefault_beside);
 }
 
 TEST(CheckOptions, ValuesArriveInside) {

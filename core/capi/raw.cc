@@ -38,6 +38,7 @@ PCACHE_EXPORT int pcache_raw_open(const pcache_raw_options* raw, pcache_raw** ou
     options.emulate = raw->emulate_pmem;
     options.create_bytes = raw->cache_size;
     if (raw->persist && *raw->persist) options.persist = raw->persist;
+    options.prefault = true;
     pcache::Log log;
     if (raw->log)
       log = pcache::Log(

@@ -48,6 +48,13 @@ enum pcache_io_mode {
   PCACHE_IO_THREADS = 2, /* thread pool with pread/pwrite */
 };
 
+/* When the pages of a cache file in memory (tmpfs) are mapped: a first touch costs as much as a
+ * write. */
+enum pcache_prefault {
+  PCACHE_PREFAULT_BESIDE = 0, /* by a thread, after the replay: requests run meanwhile */
+  PCACHE_PREFAULT_ATTACH = 1, /* before pcache_open() returns, some 0.25 s a GiB: to measure then */
+};
+
 #define PCACHE_FROM_MEDIA \
   (-1) /* take what the cache device says, or the default when it is blank */
 
@@ -65,8 +72,8 @@ struct pcache_options {
   uint32_t flush_delay_ms;  /* an open kset is closed at most this long after its first key */
   uint32_t writeback_interval_ms; /* idle time between two runs of writeback; pressure wakes it */
   int32_t drain;                  /* 1: pcache_close() writes all dirty data back first */
-  uint32_t reserved;
-  pcache_log_fn log; /* NULL: silent */
+  int32_t prefault;               /* enum pcache_prefault; real pmem has nothing to wait for */
+  pcache_log_fn log;              /* NULL: silent */
   void* log_ctx;
 };
 

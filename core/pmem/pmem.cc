@@ -17,6 +17,7 @@
 #include <cinttypes>
 
 #include "pmem/checked_copy.h"
+#include "pmem/prefault.h"
 
 namespace pcache {
 
@@ -47,9 +48,11 @@ struct Pmem::Mapping {
   Status extend();
   Status map();
   Status allocate_holes();
-  Status populate();
+  Status make_pages();
 
   const char* path() const { return opt.path.c_str(); }
+  bool on_tmpfs() const;
+  bool wants_pages() const { return !opt.read_only && !opt.keep_sparse && on_tmpfs(); }
   Status allocate(int mode, uint64_t off, uint64_t bytes);
   Status new_map(struct pmem2_source* source, struct pmem2_config* config);
 
@@ -63,9 +66,11 @@ struct Pmem::Mapping {
   bool done = false;      // every step has succeeded
   struct pmem2_map* pmem_map = nullptr;
   PmemKind kind = PmemKind::kEmulated;
+  std::unique_ptr<Prefault> prefaulting;
 };
 
 Pmem::Mapping::~Mapping() {
+  prefaulting.reset();
   if (pmem_map) pmem2_map_delete(&pmem_map);
   if (fd < 0) return;
   const bool undo = locked && !done;
@@ -183,6 +188,11 @@ Status Pmem::Mapping::lock() {
   return {};
 }
 
+bool Pmem::Mapping::on_tmpfs() const {
+  struct statfs fs;
+  return fstatfs(fd, &fs) == 0 && fs.f_type == TMPFS_MAGIC;
+}
+
 // Allocated and not only sized: on a full file system this is an error here, and not a SIGBUS in
 // the middle of a later store.
 Status Pmem::Mapping::allocate(int mode, uint64_t off, uint64_t bytes) {
@@ -277,15 +287,10 @@ Status Pmem::Mapping::allocate_holes() {
   return allocate(FALLOC_FL_KEEP_SIZE, 0, pmem2_map_get_size(pmem_map));
 }
 
-// A first touch of a page costs as much as storing it, and a log touches ever new ones: that would
-// be measured instead of the cache. Real pmem is mapped in large pages, where it does not show. A
-// help only: what it cannot do is done by faults later. Not for files on a disk, which it would
-// rewrite.
-Status Pmem::Mapping::populate() {
-  struct statfs fs;
-  if (opt.read_only || opt.keep_sparse || fstatfs(fd, &fs) != 0 || fs.f_type != TMPFS_MAGIC)
-    return {};
-  madvise(pmem2_map_get_address(pmem_map), pmem2_map_get_size(pmem_map), MADV_POPULATE_WRITE);
+Status Pmem::Mapping::make_pages() {
+  if (!opt.prefault || !wants_pages()) return {};
+  auto* const base = static_cast<std::byte*>(pmem2_map_get_address(pmem_map));
+  Prefault(base, pmem2_map_get_size(pmem_map)).run();
   return {};
 }
 
@@ -294,7 +299,7 @@ Result<std::unique_ptr<Pmem>> Pmem::open(const PmemOptions& options, const Log& 
   using Step = Status (Mapping::*)();
   for (const Step step :
        {&Mapping::check_options, &Mapping::open_file, &Mapping::lock, &Mapping::extend,
-        &Mapping::map, &Mapping::allocate_holes, &Mapping::populate})
+        &Mapping::map, &Mapping::allocate_holes, &Mapping::make_pages})
     if (Status status = (mapping.get()->*step)(); !status) return status.error();
   mapping->done = true;
   if (mapping->kind == PmemKind::kEmulated)
@@ -322,6 +327,12 @@ Pmem::Pmem(std::byte* base, uint64_t size_bytes, const PersistOps* ops, void* ct
 Pmem::~Pmem() = default;
 
 const char* Pmem::path() const { return mapping_ ? mapping_->path() : "(memory)"; }
+
+void Pmem::prefault_beside() {
+  if (!mapping_ || !mapping_->wants_pages()) return;
+  mapping_->prefaulting = std::make_unique<Prefault>(base_, size_);
+  mapping_->prefaulting->start();
+}
 
 Status Pmem::reserve(MediaOff off, uint64_t len_bytes) {
   if (!mapping_ || !S_ISREG(mapping_->st.st_mode)) return {};

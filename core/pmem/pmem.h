@@ -41,6 +41,7 @@ struct PmemOptions {
   uint64_t create_bytes = 0;
   bool keep_sparse = false;  // do not allocate a file's holes: for tools, which change little
   bool read_only = false;    // map for reading; the lock is a shared one, store() is a bug
+  bool prefault = false;     // as prefault_beside(), but before open() returns
 };
 
 class Pmem {
@@ -95,10 +96,16 @@ class Pmem {
     return checked_copy(dst, base_ + src.v, len_bytes);
   }
 
+  // Makes the mapping's pages (see prefault.h) in a thread that ends before the Pmem does. Only
+  // where they are 4 KiB of memory (tmpfs) and all are to be stored to: real pmem is mapped in
+  // large pages, a file on a disk would be rewritten, and one that is kept sparse filled. Once,
+  // while one thread has the device.
+  void prefault_beside();
+
   // Measures the persist methods at the device's end, some milliseconds for 8 rounds. Stores there
   // what is there: a crash leaves the media as they were. While one thread has the device. ENOSPC:
   // the file is sparse there and its file system full; EIO: the media cannot be read there; EINVAL:
-  // the device is too small.
+  // the device is too small. Before prefault_beside(), which would be measured too.
   Result<Calibration> calibrate(unsigned rounds);
   // From now on these methods store, by the size of the copy; what flushcache does not stream it
   // stores itself, whatever was measured for more. While one thread has the device.

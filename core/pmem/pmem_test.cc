@@ -5,18 +5,24 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <linux/magic.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
+#include <cinttypes>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace pcache {
@@ -72,6 +78,93 @@ class PmemFile : public ::testing::Test {
   std::filesystem::path dir_, path_;
   std::vector<std::string> warnings_;
 };
+
+// In memory, where pages are made ahead.
+class PmemInMemory : public PmemFile {
+ protected:
+  static constexpr uint64_t kBytes = 100 * kMiB;  // no whole number of pieces
+
+  void SetUp() override {
+    struct statfs fs;
+    if (statfs("/dev/shm", &fs) != 0 || fs.f_type != TMPFS_MAGIC)
+      GTEST_SKIP() << "/dev/shm is no tmpfs";
+    std::string name = "/dev/shm/pcache-pmem-XXXXXX";
+    ASSERT_NE(mkdtemp(name.data()), nullptr);
+    dir_ = name;
+    path_ = dir_ / "cache";
+  }
+  void TearDown() override {
+    if (!dir_.empty()) PmemFile::TearDown();
+  }
+  PmemOptions prefaulted() const {
+    PmemOptions options = emulated(kBytes);
+    options.prefault = true;
+    return options;
+  }
+  // Of the mapping, as far as its pages are in this process's page table.
+  uint64_t bytes_present() const {
+    std::ifstream maps("/proc/self/smaps");
+    uint64_t bytes = 0;
+    bool ours = false;
+    for (std::string line; std::getline(maps, line);) {
+      uint64_t begin, kib;
+      if (sscanf(line.c_str(), "%" SCNx64 "-%*x ", &begin) == 1 && line.find('-') < line.find(' '))
+        ours = line.ends_with(path_.string());
+      else if (ours && sscanf(line.c_str(), "Rss: %" SCNu64, &kib) == 1)
+        bytes += kib << 10;
+    }
+    return bytes;
+  }
+};
+
+TEST_F(PmemInMemory, MakesNoPagesUnlessAskedTo) {
+  const auto pmem = open(emulated(kBytes)).take();
+  EXPECT_EQ(bytes_present(), 0u);
+}
+
+TEST_F(PmemInMemory, AllPagesAreThereWhenOpenReturns) {
+  for (int round = 0; round < 2; round++) {  // of a new file, and of one that has its pages
+    const auto pmem = open(prefaulted()).take();
+    EXPECT_EQ(bytes_present(), kBytes);
+  }
+}
+
+TEST_F(PmemInMemory, AllPagesAreThereInTheEndWhenMadeBeside) {
+  const auto pmem = open(emulated(kBytes)).take();
+  pmem->prefault_beside();
+  const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  while (bytes_present() < kBytes && std::chrono::steady_clock::now() < limit)
+    std::this_thread::yield();
+  EXPECT_EQ(bytes_present(), kBytes);
+}
+
+// What is stored meanwhile stays, and the thread is gone before the mapping.
+TEST_F(PmemInMemory, IsUsedAndClosedWhilePagesAreMade) {
+  for (uint64_t round = 0; round < 100; round++) {
+    const auto pmem = open(emulated(kBytes)).take();
+    pmem->prefault_beside();
+    const MediaOff to{round * 7919 * 4096 % kBytes};
+    pmem->store(to, &round, sizeof round);
+    pmem->fence();
+    uint64_t found = 0;
+    EXPECT_TRUE(pmem->load(&found, to, sizeof found));
+    EXPECT_EQ(found, round);
+  }
+}
+
+TEST_F(PmemInMemory, MakesNoPagesOfWhatIsSparseOrOnlyRead) {
+  make_file(kBytes);
+  for (const bool sparse : {true, false}) {
+    PmemOptions options = prefaulted();
+    options.create_bytes = 0;
+    options.keep_sparse = sparse;
+    options.read_only = !sparse;
+    const auto pmem = open(options).take();
+    pmem->prefault_beside();
+    EXPECT_EQ(bytes_present(), 0u);
+  }
+  EXPECT_EQ(stat_file().st_blocks, 0);
+}
 
 TEST_F(PmemFile, CreatesStoresAndComesBack) {
   const std::string text = "kept across opens";
