@@ -166,6 +166,16 @@ TEST_F(PmemInMemory, MakesNoPagesOfWhatIsSparseOrOnlyRead) {
   EXPECT_EQ(stat_file().st_blocks, 0);
 }
 
+// A hole that has come since: pages at both ends alone do not make it whole.
+TEST_F(PmemInMemory, FillsAHoleInTheMiddle) {
+  { open(prefaulted()).take(); }
+  const int fd = ::open(path_.c_str(), O_RDWR);
+  ASSERT_EQ(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 50 * kMiB, kMiB), 0);
+  close(fd);
+  const auto pmem = open(emulated()).take();
+  EXPECT_EQ(static_cast<uint64_t>(stat_file().st_blocks) * 512, kBytes);
+}
+
 TEST_F(PmemFile, CreatesStoresAndComesBack) {
   const std::string text = "kept across opens";
   {
