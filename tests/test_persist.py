@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from libpcache import MIB
+from libpcache import BUILD, MIB
 from support import CACHE_BYTES, copy_sparse, digest, patch, peek, sealed, stamp
 
 PERSIST_RECORD = 1024
@@ -50,6 +50,19 @@ def test_a_method_that_is_named_is_taken(pair):
     with pair.open(persist="flushcache") as cache:
         assert said(cache) == [] and cache.status["cache"]["persist"] == "flushcache"
         assert "persist_ns" not in cache.status["cache"]
+
+
+def test_the_bound_says_when_it_could_not_measure(fio, disk):
+    """As the cache does, so that nobody takes flushcache for what was the fastest."""
+    scratch = disk / "scratch"
+    def said(size):
+        done = fio.start(ioengine=f"external:{BUILD}/lib/libpcache_raw.so", stats_file=None, cache_dev=scratch,
+                         cache_size=size, rw="write", bs="4k", size="64k")
+        assert done.returncode == 0, done.stderr
+        return [line for line in done.stderr.splitlines() if "persist" in line]
+    assert said(MIB) == [f"pcache: persist=auto: not measured: cache device {scratch}: has {MIB} bytes, too few to "
+                         "measure on"]
+    assert said(8 * MIB) == []
 
 
 def test_calibrate_says_and_remembers(pair, ctl):

@@ -57,9 +57,13 @@ PCACHE_EXPORT int pcache_raw_open(const pcache_raw_options* raw, pcache_raw** ou
                              raw->cache_path),
                   err);
     // As a cache does, but that a scratch device remembers nothing.
-    if (options.persist == pcache::kPersistAuto)
+    if (options.persist == pcache::kPersistAuto) {
       if (const auto measured = pmem.value()->calibrate(8))
         pmem.value()->use(measured.value().chosen());
+      else
+        log.print(pcache::LogLevel::kWarning, "persist=auto: not measured: %s",
+                  measured.error().text.c_str());
+    }
     *out = new pcache_raw{pmem.take()};
     return 0;
   });

@@ -34,7 +34,10 @@ struct pcache_raw_options {
 
 void pcache_raw_options_init(struct pcache_raw_options* options);
 
-/* -EEXIST: the device holds a cache. Otherwise as pcache_open(). */
+/*
+ * -EEXIST: the device holds a cache. Otherwise as pcache_open(). Where persist=auto cannot measure
+ * (the device is smaller than 4 MiB, or bad at its end), the method is flushcache, with a warning.
+ */
 int pcache_raw_open(const struct pcache_raw_options* options, pcache_raw** out,
                     struct pcache_error* err);
 
