@@ -35,7 +35,8 @@ int job_io_u_init(struct thread_data* td, struct io_u* io_u) {
   return 0;
 }
 
-/* Takes completions into `done`, as many as fit before its end. Their number or a negative errno.
+/*
+ * Takes completions into `done`, as many as fit before its end. Their number or a negative errno.
  */
 static int reap(struct job* job, uint32_t min, int64_t timeout_ns) {
   uint32_t tail = (job->done_head + job->done_count) % job->depth;

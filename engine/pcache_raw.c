@@ -245,7 +245,8 @@ static enum fio_q_status raw_queue(struct thread_data* td, struct io_u* io_u) {
   return FIO_Q_COMPLETED;
 }
 
-/* Nothing is ever queued. Not FIO_SYNCIO all the same: fio would cap iodepth with a note on stdout.
+/*
+ * Nothing is ever queued. Not FIO_SYNCIO all the same: fio would cap iodepth with a note on stdout.
  */
 static int raw_getevents(struct thread_data* td, unsigned int min, unsigned int max,
                          const struct timespec* timeout) {

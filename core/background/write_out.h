@@ -4,8 +4,7 @@
 //
 // Invariants
 // - Nothing reaches the device that could not be read, or does not match its key's data_crc. A
-// piece
-//   is checked against the whole extent of its key as it was appended.
+//   piece is checked against the whole extent of its key as it was appended.
 // - write() returns when nothing is in flight any more, whatever went wrong.
 // One thread.
 #pragma once

@@ -9,8 +9,7 @@
 //
 // Invariants
 // - A batch never reaches past the end of an epoch (see KeyLog): at any moment the device alone is
-// a
-//   state that the user's barriers allow. Within a batch the newest data of a sector is written.
+//   a state that the user's barriers allow. Within a batch the newest data of a sector is written.
 // - dirty_tail moves only when everything before it is on the device and flushed (hazard 4), or has
 //   been appended again: data that is damaged stays dirty, and so an error to read, but does not
 //   keep what is behind it from being written (hazard 17).

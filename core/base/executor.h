@@ -5,8 +5,7 @@
 // Invariants
 // - Tasks of one executor never run at the same time as each other.
 // - After stop() returns no task runs any more, and wake() does nothing. stop() is idempotent and
-// not
-//   called from a task.
+//   not called from a task.
 // - A wake is never lost: one that comes while its task runs makes it run once more.
 // Locks: the executor's is a leaf; wake() may be called with any other held.
 #pragma once

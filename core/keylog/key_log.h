@@ -14,9 +14,8 @@
 // - Ksets reach the media in the order of seal(), which is called under the lock of the stripe that
 //   filled them, so the log keeps the order of the keys of one range.
 // - The data that a sealed kset's keys name is durable with fence 1 at the latest: who adds a key
-// has
-//   fenced its data, or is named by the kset as the thread that has not (KsetBuffer::unfenced_by).
-//   Then fence 1 is that thread's own, or one in all threads.
+//   has fenced its data, or is named by the kset as the thread that has not
+//   (KsetBuffer::unfenced_by). Then fence 1 is that thread's own, or one in all threads.
 // - commit(t) returns when everything sealed up to ticket t is durable. One thread writes for all
 //   that wait (group commit).
 // - Epochs: what is written back before a barrier of the user's (FLUSH, FUA, PREFLUSH) and after it

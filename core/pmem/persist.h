@@ -11,8 +11,7 @@
 //   in which order they reach the media is then not said.
 // - Lines only partly covered by a copy keep their other bytes.
 // - A thread that has no fence of its own is served by another one's fence_threads(): then the
-// bytes
-//   of all threads whose copy() had returned are durable, and seen by the one that called it.
+//   bytes of all threads whose copy() had returned are durable, and seen by the one that called it.
 // - The tables are static and immutable; the functions may be called from any thread.
 #pragma once
 
