@@ -215,6 +215,7 @@ TEST(ThreadExecutor, ATaskMayAddAndWakeTasks) {
     executor.wake(id);
   });
   done.get_future().wait();
+  executor.stop();  // before what the tasks refer to goes
 }
 
 TEST(ThreadExecutor, TasksNeverRunAtTheSameTime) {
