@@ -222,8 +222,8 @@ def test_open_ksets_are_closed_by_time(pair, delay):
     for round_ in range(3):
         for place in range(0, 16, 4):
             cache.write(place * MIB + round_ * PAGE, b"t" * PAGE)
-        wait_until(lambda: cache.status["log"]["open_keys"] == 0)
-        assert cache.status["log"]["keys"] == 4 * (round_ + 1)
+        wait_until(lambda: cache.status["log"]["keys"] == 4 * (round_ + 1))
+        assert cache.status["log"]["open_keys"] == 0
     assert cache.status["requests"]["flushes"] == 0
 
 

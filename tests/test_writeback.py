@@ -31,7 +31,10 @@ def scatter(cache, tag=1, flags=0):
 def test_idle_cache_is_written_back(pair, data_crc):
     cache = pair.open(data_crc=data_crc, flush_delay_ms=10, writeback_interval_ms=30)
     want = scatter(cache)
-    wait_until(lambda: cache.status["log"]["open_keys"] == 0 and cache.status["dirty"] == CLEAN)
+    # A kset that is sealed and not yet in the log is neither open nor dirty.
+    written = cache.status["requests"]["write_bytes"]
+    wait_until(lambda: cache.status["writeback"]["bytes"] == written and cache.status["dirty"] == CLEAN)
+    assert cache.status["log"]["open_keys"] == 0
     assert pair.backing_path.read_bytes() == want
     fills = events(cache)["fills"]
     assert cache.read(0, SIZE) == want
