@@ -58,7 +58,7 @@ def test_blank_is_clean(ctl, pair):
 
 @pytest.mark.parametrize("data_crc", [0, 1])
 def test_image_of_ours_is_clean(ctl, pair, data_crc):
-    with pair.open(data_crc=data_crc) as cache:
+    with pair.open(data_crc=data_crc, writeback_interval_ms=3_600_000) as cache:
         cache.write(MIB, stamp(MIB, MIB, 1))
         cache.read(4 * MIB, MIB)
     report = ctl.json("check", pair.cache_path, "--backing", pair.backing_path)

@@ -57,7 +57,7 @@ def test_keys_are_the_logical_device(ctl, golden, name):
 
 def test_range_tells_where_sectors_live(ctl, pair):
     """Dirty, clean and not cached; `at` is where the bytes are in the cache file."""
-    with pair.open() as cache:
+    with pair.open(writeback_interval_ms=3_600_000) as cache:
         cache.write(MIB, stamp(MIB, 8192, 5))
         cache.read(2 * MIB, 4096)
         wait_until(lambda: cache.status["log"]["key_head"] != "0:0")

@@ -11,6 +11,7 @@ from fio import ENGINE, FIO, arguments, environment
 from libpcache import FUA, MIB
 from support import PAGE, Pair, make_backing, peek, read_all, stamp
 
+NEVER = 3_600_000  # as writeback_interval_ms, where what is dirty is looked at: a loaded machine may take 5 s
 SECTOR_SIZES = "512/20:1k/10:2k/10:4k/20:4608/10:16k/10:64k/10:256k/10"
 
 
@@ -30,7 +31,7 @@ def test_mixed_sizes_two_jobs_and_reopen(fio, data_crc):
     """The demo's job, small: 512 B to 256 KiB, iodepth 16, two jobs; then verified by a new process."""
     options = dict(rw="randwrite", bssplit=SECTOR_SIZES, bsrange=None, size="7m", offset_increment="8m",
                    iodepth=16, numjobs=2, verify="crc32c", randrepeat=1, data_crc=data_crc,
-                   verify_fatal=1, verify_state_save=0)
+                   verify_fatal=1, verify_state_save=0, writeback_interval_ms=NEVER)
     done = fio.start(**options)  # fio notes on stdout that verify and numjobs meet: the JSON begins at "{"
     assert done.returncode == 0, done.stderr + done.stdout
     jobs = json.loads(done.stdout[done.stdout.index("\n{") if not done.stdout.startswith("{") else 0:])["jobs"]
@@ -55,8 +56,8 @@ def test_verify_finds_a_flipped_byte(fio, pair):
 
 
 def test_written_data_is_what_the_library_reads(fio, pair):
-    fio.run(rw="write", bs="64k", size="4m", offset="2m", buffer_pattern='"abcdefgh"')
-    with pair.open() as cache:
+    fio.run(rw="write", bs="64k", size="4m", offset="2m", buffer_pattern='"abcdefgh"', writeback_interval_ms=NEVER)
+    with pair.open(writeback_interval_ms=NEVER) as cache:
         assert read_all(cache) == stamp(0, 2 * MIB, 0) + b"abcdefgh" * (MIB // 2) + \
             stamp(6 * MIB, 10 * MIB, 0)
     assert peek(pair.backing_path, 2 * MIB, PAGE) == stamp(2 * MIB, PAGE, 0), "not written through"

@@ -21,6 +21,7 @@ from support import (CACHE_INFO, KSET_MAGIC, PAGE, SECTOR, SEGMENT, SEGMENTS_AT,
 
 CHILD = pathlib.Path(__file__).with_name("crash_child.py")
 SIZE = 16 * MIB
+NEVER = 3_600_000  # as writeback_interval_ms, where what is dirty is looked at: a loaded machine may take 5 s
 KEYS_PER_KSET = 128
 SEGMENT_DATA = SEGMENT - 12 * 1024
 
@@ -30,7 +31,7 @@ SEGMENT_DATA = SEGMENT - 12 * 1024
 @pytest.mark.parametrize("data_crc", [0, 1])
 @pytest.mark.parametrize("durable", ["flush", "fua", "preflush", "close"])
 def test_reopen_after_close(pair, data_crc, durable):
-    cache = pair.open(data_crc=data_crc)
+    cache = pair.open(data_crc=data_crc, writeback_interval_ms=NEVER)
     want = bytearray(stamp(0, SIZE, 0))
     written = 0
     for tag, off in enumerate(range(0, SIZE, 128 * 1024 + SECTOR), 1):
@@ -59,12 +60,12 @@ def test_reopen_at_once_many_times(pair):
 
 
 def test_reopen_without_writing_moves_nothing_but_cache_info(pair):
-    cache = pair.open()
+    cache = pair.open(writeback_interval_ms=NEVER)
     cache.write(0, b"x" * MIB, flags=FUA)
     cache.close()
     before = digest_without_cache_info(pair)
     for _ in range(5):
-        pair.open().close()
+        pair.open(writeback_interval_ms=NEVER).close()
         assert digest_without_cache_info(pair) == before
 
 
@@ -97,7 +98,7 @@ def test_cache_info_sequence_wraps(pair):
 
 def test_clean_keys_survive_reopen(pair):
     """What was filled is a hit after reopening, and counts as clean."""
-    cache = pair.open()
+    cache = pair.open(writeback_interval_ms=NEVER)
     cache.read(0, 2 * MIB)
     cache.write(3 * MIB, b"d" * PAGE)
     cache = pair.reopen(cache)
