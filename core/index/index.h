@@ -159,7 +159,7 @@ class Index {
   // The fast paths: one whole page, no structure to change. False / 0: take the general path.
   [[gnu::always_inline]] bool insert_page(uint64_t off, const Location& location);
   [[gnu::always_inline]] size_t lookup_page(uint64_t off, Piece* out, Snapshot* snapshot) const;
-  [[gnu::cold]] Status insert_any(Extent extent, Location location);
+  Status insert_any(Extent extent, Location location);
   size_t lookup_any(const Extent& extent, std::span<Piece> out, Snapshot* snapshot) const;
   // What the shard shows for `extent`, without looking at the sequence.
   size_t read_pieces(const Shard& shard, const Extent& extent, std::span<Piece> out) const;
