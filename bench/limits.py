@@ -3,7 +3,7 @@
 """What a sweep of equal jobs cannot show: the cache's other limits, each beside its bound in the same run.
 
     bench/limits.py [large] [beside] [memory] [attach] [foreground] [miss] [fragments] [spread] [keys]
-                    [--rounds N] [--dir DIR] [--shm DIR] [--out FILE]
+                    [--rounds N] [--small] [--dir DIR] [--shm DIR] [--out FILE]
 
     large       4 KiB hits in 8 GiB (2 Mi extents) against 256 MiB, and against the bound over the same 8 GiB
     beside      a reader and a writer of the same 4 MiB, against each alone, and the bound's
@@ -15,8 +15,9 @@
     spread      memory of the index for each 4 KiB page, by how far apart the pages lie, up to 1 PiB
     keys        CPU time of writeback and of reclaim for each key, data that was superseded and data that was not
 
-Needs 12 GiB in the folder for pmem (large), 8 GiB elsewhere. Prints medians with their range; --out keeps them, and all
-values, as JSON (results/README.md).
+Needs up to 11 GiB in the folder for pmem (large) and 4 GiB in that of the backing file (miss). Prints medians with
+their range; --out keeps them, and all values, as JSON (results/README.md). Its files are removed at the end, also when
+it is interrupted.
 """
 
 import argparse
@@ -29,17 +30,28 @@ import re
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "bench")]
 
-from libpcache import BUILD, MIB, Cache  # noqa: E402
+try:
+    from libpcache import _LOG_FN, BUILD, MIB, Cache  # noqa: E402
+except OSError as missing:
+    sys.exit(f"limits.py: {missing}")
+from folders import GIB, Refused, check, check_fio, ended_in_one_line, made_in, one_line  # noqa: E402
 from record import Record, Wrong  # noqa: E402
 
-GIB = 1 << 30
 PAGE = 4096
+LEAST_CACHE = 512 * MIB
+SMALL = 16
+RECLAIM_SECONDS = 60  # far above what it takes
+SILENT = {"log": _LOG_FN()}  # a Ctrl-C that C's call of a Python function meets is lost
+# How many caches of which size there are at a time, and what is taken of the folder of the backing file where it is not
+# sparse.
+TAKES = {"large": (1, 11 * GIB, 0), "beside": (1, 6 * GIB, 0), "memory": (1, 6 * GIB, 0), "attach": (2, 4 * GIB, 0),
+         "foreground": (1, 8 * GIB, 2 * GIB), "miss": (1, 3 * GIB, 4 * GIB), "fragments": (1, 2 * GIB, 0),
+         "spread": (1, 2560 * MIB, 0), "keys": (1, 2560 * MIB, GIB)}
 NO_WRITEBACK = {"writeback_interval_ms": 3600000, "gc_percent": 90}
 
 
@@ -52,24 +64,58 @@ def fio(common, *jobs):
         command += [f"--{key}={value}" for key, value in options.items()]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode != 0:
-        sys.exit(f"limits.py: fio: {done.stderr.strip() or done.stdout.strip()}")
+        raise Refused(f"fio: {one_line(done.stderr) or one_line(done.stdout) or f'exit status {done.returncode}'}")
     out = done.stdout
     found = {job["jobname"]: job for job in json.loads(out[out.index("{"):])["jobs"]}
     assert all(job["error"] == 0 for job in found.values())
     return found
 
 
+def not_zero(job, found):
+    if found == 0:
+        raise Refused(f"fio: job {job['jobname']}: too short for what it measures with")
+    return found
+
+
 def iops(job):
-    return job["read"]["iops"] + job["write"]["iops"]
+    return not_zero(job, job["read"]["iops"] + job["write"]["iops"])
+
+
+def cpu_each(job):
+    """CPU time of a request, in a unit of which only the ratio is taken."""
+    return not_zero(job, job["usr_cpu"] + job["sys_cpu"]) / iops(job)
+
+
+def text(number, *units):
+    """In the greatest of the units, each 1024 of the one before, that it is a multiple of."""
+    return next(f"{number >> shift} {units[shift // 10]}" for shift in range(10 * len(units) - 10, -1, -10)
+                if number % (1 << shift) == 0)
+
+
+def size_text(size):
+    return text(size, "B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def cache_size(size, divisor):
+    """Of a small one, too, enough must stay free that nothing waits: it has few segments."""
+    return LEAST_CACHE + (size - LEAST_CACHE) // divisor
 
 
 class Bench:
-    def __init__(self, folder, shm, rounds, record):
+    def __init__(self, folder, shm, rounds, record, divisor=1):
         self.rounds = rounds
+        self.divisor = divisor
         self.record, self.show = record, record.show
         self.folder = folder
         self.cache = shm / "cache"
         self.backing = folder / "backing"
+
+    def scaled(self, *sizes):
+        """Sizes of data, in this run."""
+        return tuple(size // self.divisor for size in sizes)
+
+    def cache_size(self, size):
+        return cache_size(size, self.divisor)
 
     def sparse(self, size):
         self.backing.unlink(missing_ok=True)
@@ -107,8 +153,9 @@ class Bench:
                 file.write(bytes(4 * MIB))
 
     def large(self):
-        self.sparse(8 * GIB)
-        size, small, big, volume = 11 * GIB, 256 * MIB, 8 * GIB, GIB
+        size = self.cache_size(11 * GIB)
+        small, big, volume = self.scaled(256 * MIB, 8 * GIB, GIB)
+        self.sparse(big)
         seen = []
         for _ in range(self.rounds):
             row = {}
@@ -122,16 +169,16 @@ class Bench:
             seen.append(row)
         self.cache.unlink()
         for rw, fences in (("randwrite", ("each", "none")), ("randread", ("none",))):
-            self.show(f"{rw}, 8 GiB against 256 MiB", [r[rw, big] / r[rw, small] for r in seen])
+            self.show(f"{rw}, {size_text(big)} against {size_text(small)}", [r[rw, big] / r[rw, small] for r in seen])
             for fence in fences:
-                self.show(f"{rw}, 8 GiB against the bound (fence: {fence}) over 8 GiB",
+                self.show(f"{rw}, {size_text(big)} against the bound (fence: {fence}) over {size_text(big)}",
                           [r[rw, big] / r[rw, fence, big] for r in seen])
-                self.show(f"the bound (fence: {fence}), 8 GiB against 256 MiB",
+                self.show(f"the bound (fence: {fence}), {size_text(big)} against {size_text(small)}",
                           [r[rw, fence, big] / r[rw, fence, small] for r in seen])
 
     def beside(self):
         self.sparse(GIB)
-        size, part = 6 * GIB, 4 * MIB
+        size, part = self.cache_size(6 * GIB), 4 * MIB
         timed = {"size": part, "norandommap": 1, "time_based": 1, "runtime": "200ms"}
         reader, writer = {"name": "r", "rw": "randread", **timed}, {"name": "w", "rw": "randwrite", **timed}
         kept = {"r": [], "w": []}
@@ -161,11 +208,12 @@ class Bench:
         return int(re.search(r"RssAnon:\s+(\d+)", status)[1]) * 1024
 
     def memory(self):
-        extents = 1 << 20
+        extents, = self.scaled(1 << 20)
         self.sparse(extents * 4096)
         for data_crc in (0, 1):
             self.cache.unlink(missing_ok=True)
-            with Cache(self.cache, self.backing, cache_size=6 * GIB, data_crc=data_crc, **NO_WRITEBACK) as cache:
+            with Cache(self.cache, self.backing, cache_size=self.cache_size(6 * GIB), data_crc=data_crc,
+                       **NO_WRITEBACK, **SILENT) as cache:
                 offsets = random.Random(1).sample(range(extents), extents)
                 before = self.resident()
                 done, error = cache.queue.write_each((page * 4096 for page in offsets), bytes(4096))
@@ -176,35 +224,37 @@ class Bench:
         self.cache.unlink()
 
     def attach(self):
-        self.sparse(8 << 40)
+        over, space, keys = self.scaled(8 << 40, 4 * GIB, 4 << 20)
+        self.sparse(over)
         before = self.resident()
-        with Cache(self.cache, self.backing, cache_size=GIB, persist="flushcache"):
+        with Cache(self.cache, self.backing, cache_size=self.cache_size(GIB), persist="flushcache", **SILENT):
             resident = (self.resident() - before) / MIB
-            print(f"  empty, over 8 TiB: {resident:.1f} MiB")
-            self.record.keep("empty, over 8 TiB", [resident], "MiB")
+            print(f"  empty, over {size_text(over)}: {resident:.1f} MiB", flush=True)
+            self.record.keep(f"empty, over {size_text(over)}", [resident], "MiB")
         self.cache.unlink()
-        self.sparse(4 * GIB)
-        size, keys = 4 * GIB, 4 << 20
+        self.sparse(space)
+        size = self.cache_size(4 * GIB)
         fio(self.common("fio", size, **NO_WRITEBACK), {"rw": "randwrite", "bs": 512, "size": keys * 512})
         full, empty = [], []
         for _ in range(self.rounds):
             for path, times in ((self.cache, full), (self.cache.with_suffix(".empty"), empty)):
                 begin = time.monotonic()
-                with Cache(path, self.backing, cache_size=size, persist="flushcache", **NO_WRITEBACK):
+                with Cache(path, self.backing, cache_size=size, persist="flushcache", **NO_WRITEBACK, **SILENT):
                     times.append(time.monotonic() - begin)
         self.cache.with_suffix(".empty").unlink()
         self.cache.unlink()
-        self.show("4 Mi keys of 512 B, seconds", full, unit="s")
+        self.show(f"{text(keys, '', 'Ki', 'Mi')} keys of 512 B, seconds", full, unit="s")
         self.show("the same size empty, once its pages exist, seconds", empty[1:], unit="s")
 
     def foreground(self):
-        self.written(2 * GIB)
-        size, ratios, written = 8 * GIB, [], []
+        size, ratios, written = self.cache_size(8 * GIB), [], []
+        part, space = self.scaled(256 * MIB, 2 * GIB)
+        self.written(space)
         for number in range(self.rounds):
             row = {}
             for interval in random.Random(number).sample([3600000, 1], 2):
-                self.fill(size, 2 * GIB)
-                job = {"rw": "randwrite", "size": 256 * MIB, "io_size": 2 * GIB, "norandommap": 1}
+                self.fill(size, space)
+                job = {"rw": "randwrite", "size": part, "io_size": space, "norandommap": 1}
                 status = self.folder / "status"
                 more = {"writeback_interval_ms": interval, "gc_percent": 90, "stats_file": status}
                 row[interval] = iops(fio(self.common("fio", size, **more), job)["job"])
@@ -217,20 +267,20 @@ class Bench:
         self.record.keep("written back meanwhile", written, "MiB")
 
     def miss(self):
-        self.written(4 * GIB)
+        space, volume = self.scaled(4 * GIB, GIB)
+        self.written(space)
         speed, cpu = [], []
-        job = {"rw": "randread", "iodepth": 32, "size": 4 * GIB, "io_size": GIB}
+        job = {"rw": "randread", "iodepth": 32, "size": space, "io_size": volume}
         for number in range(self.rounds):
             row = {}
             for engine in random.Random(number).sample(["fio", "io_uring"], 2):
                 self.cache.unlink(missing_ok=True)
-                common = self.common("fio", 3 * GIB) if engine == "fio" else {
+                common = self.common("fio", self.cache_size(3 * GIB)) if engine == "fio" else {
                     "ioengine": "io_uring", "fixedbufs": 1, "direct": 1, "filename": self.backing, "thread": 1,
                     "bs": "4k", "gtod_reduce": 1, "randrepeat": 0}
                 row[engine] = fio(common, job)["job"]
             speed.append(iops(row["fio"]) / iops(row["io_uring"]))
-            cpu.append((row["fio"]["usr_cpu"] + row["fio"]["sys_cpu"]) / iops(row["fio"]) /
-                       ((row["io_uring"]["usr_cpu"] + row["io_uring"]["sys_cpu"]) / iops(row["io_uring"])))
+            cpu.append(cpu_each(row["fio"]) / cpu_each(row["io_uring"]))
         self.cache.unlink(missing_ok=True)
         self.show("requests per second", speed)
         self.show("CPU time of a request", cpu)
@@ -244,9 +294,10 @@ class Bench:
             file.seek(0)
             file.write(start)
 
-    def fragments(self, part=256 * MIB):
+    def fragments(self, part=None):
+        part = part or self.scaled(256 * MIB)[0]
         self.sparse(part)
-        size, status = 512 * MIB + 6 * part, self.folder / "status"
+        size, status = LEAST_CACHE + 6 * part, self.folder / "status"
         before, again = "before", "after 4 KiB again"
         parts = {f"after {n:g} of 512 B a page": n for n in (1 / 8, 1, 4, 16)}
         states = [before, *parts, again]
@@ -257,7 +308,8 @@ class Bench:
             for state in states:
                 if state in parts:
                     more = round((parts[state] - written) * part / PAGE) * 512
-                    self.hits("fio", size, "randwrite", part, more, bs=512)
+                    job = {"rw": "randwrite", "bs": 512, "size": part, "io_size": more, "norandommap": 1}
+                    fio(self.common("fio", size, **NO_WRITEBACK), job)
                     written = parts[state]
                 elif state == again:
                     job = {"rw": "randwrite", "size": part}  # each page once
@@ -278,15 +330,19 @@ class Bench:
         for state in states:
             self.show(f"{state}: bytes of index a page", index[state], unit="bytes")
 
-    def spread(self, pages=1 << 18):
+    def spread(self, pages=None):
         """Over a file of memory: a disk's file system may not take one of 1 PiB."""
-        backing, span = self.cache.with_suffix(".backing"), pages * PAGE
+        pages = pages or self.scaled(1 << 18)[0]
+        wide, widest = self.scaled(1 << 40, 1 << 50)
+        backing = self.cache.with_suffix(".backing")
         with open(backing, "wb") as file:
-            file.truncate(1 << 50)
-        for what, span in (("side by side", span), ("over 1 TiB", 1 << 40), ("over 1 PiB", 1 << 50)):
+            file.truncate(widest)
+        for what, span in (("side by side", pages * PAGE), (f"over {size_text(wide)}", wide),
+                           (f"over {size_text(widest)}", widest)):
             offsets = random.Random(1).sample(range(span // PAGE), pages)
             empty = self.resident()
-            with Cache(self.cache, backing, cache_size=512 * MIB + 2 * pages * PAGE, **NO_WRITEBACK) as cache:
+            with Cache(self.cache, backing, cache_size=LEAST_CACHE + 2 * pages * PAGE, **NO_WRITEBACK,
+                       **SILENT) as cache:
                 before = self.resident()
                 assert cache.queue.write_each((page * PAGE for page in offsets), bytes(PAGE)) == (pages, 0)
                 self.show(f"{pages} pages {what}: bytes of index each",
@@ -295,7 +351,7 @@ class Bench:
                           unit="bytes")
             self.cache.unlink()
         backing.unlink()
-        self.show("empty, over 1 PiB, MiB", [(before - empty) / MIB], unit="MiB")
+        self.show(f"empty, over {size_text(widest)}, MiB", [(before - empty) / MIB], unit="MiB")
 
     @staticmethod
     def cpu_ns():
@@ -303,14 +359,24 @@ class Bench:
         tasks = pathlib.Path("/proc/self/task").iterdir()
         return sum(int((task / "schedstat").read_text(encoding="ascii").split()[0]) for task in tasks)
 
-    def keys(self, pages=1 << 18):
+    @staticmethod
+    def reclaimed(cache, keys):
+        """Waits until there are none left of so many."""
+        deadline = time.monotonic() + RECLAIM_SECONDS
+        while (done := cache.status["reclaim"]["keys"]) < keys:
+            if time.monotonic() > deadline:
+                raise Refused(f"keys: {done} of {keys} keys are reclaimed after {RECLAIM_SECONDS} s")
+            time.sleep(0.002)
+
+    def keys(self, pages=None):
+        pages = pages or self.scaled(1 << 18)[0]
         for what, times in (("each page once", 1), ("each page 32 times", 32)):
             part = pages // times
             self.written(part * PAGE)
             writeback, reclaim = [], []
             for number in range(self.rounds):
-                with Cache(self.cache, self.backing, cache_size=512 * MIB + 2 * pages * PAGE,
-                           **NO_WRITEBACK) as cache:
+                with Cache(self.cache, self.backing, cache_size=LEAST_CACHE + 2 * pages * PAGE, **NO_WRITEBACK,
+                           **SILENT) as cache:
                     for turn in range(times):
                         order = random.Random(number * times + turn).sample(range(part), part)
                         assert cache.queue.write_each((page * PAGE for page in order), bytes(PAGE)) == (part, 0)
@@ -319,41 +385,53 @@ class Bench:
                     writeback.append((self.cpu_ns() - begin) / pages)
                     done, begin = cache.status["reclaim"]["keys"], self.cpu_ns()
                     cache.set_gc_percent(0)
-                    while cache.status["reclaim"]["keys"] < pages:
-                        time.sleep(0.002)
+                    self.reclaimed(cache, pages)
                     reclaim.append((self.cpu_ns() - begin) / max(pages - done, 1))
                 self.cache.unlink()
             self.show(f"writeback, {what}, ns of CPU a key", writeback, unit="ns")
             self.show(f"reclaim, {what}, ns of CPU a key", reclaim, unit="ns")
 
 
+def check_place(what, divisor, shm, folder):
+    """Before anything is made there."""
+    takes = [TAKES[one] for one in what]
+    check([(number * cache_size(size, divisor), below // divisor) for number, size, below in takes], shm, folder,
+          "--dir, --shm, --small")
+    check_fio(BUILD, "fio", "raw")
+
+
 def main(arguments=None):
-    everything = ["large", "beside", "memory", "attach", "foreground", "miss", "fragments", "spread", "keys"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", help="all, if none is given: " + ", ".join(everything))
+    parser.add_argument("what", nargs="*", help="all, if none is given: " + ", ".join(TAKES))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--dir", default="/var/tmp", help="of the backing file")
-    parser.add_argument("--shm", default="/dev/shm", help="of the file for pmem")
+    parser.add_argument("--small", action="store_true",
+                        help=f"1/{SMALL} of all sizes: to see that it runs, the figures mean little")
+    parser.add_argument("--dir", type=pathlib.Path, default="/var/tmp", help="of the backing file")
+    parser.add_argument("--shm", type=pathlib.Path, default="/dev/shm", help="of the file for pmem")
     parser.add_argument("--out", type=pathlib.Path, metavar="FILE", help="what is printed, and all values, as JSON")
     args = parser.parse_args(arguments)
-    if unknown := [what for what in args.what if what not in everything]:
-        parser.error(f"{unknown[0]}: expected {', '.join(everything)}")
+    if unknown := [what for what in args.what if what not in TAKES]:
+        parser.error(f"{unknown[0]}: expected {', '.join(TAKES)}")
     if args.rounds < 2:
         parser.error(f"--rounds {args.rounds}: expected 2 or more")
+    if args.out and args.small:
+        parser.error("--out with --small: expected one of them, figures of --small are not worth keeping")
     if args.out and (args.out.is_dir() or not os.access(args.out.absolute().parent, os.W_OK)):
         parser.error(f"--out {args.out}: expected a file in a folder that can be written to")
-    with tempfile.TemporaryDirectory(dir=args.dir) as folder, tempfile.TemporaryDirectory(dir=args.shm) as shm:
+    what, divisor = args.what or list(TAKES), SMALL if args.small else 1
+    check_place(what, divisor, args.shm, args.dir)
+    with made_in(args.dir, args.shm) as (folder, shm):
         try:
             record = Record(BUILD, args.rounds, folder)
         except Wrong as wrong:
-            sys.exit(f"limits.py: {wrong}")
-        bench = Bench(pathlib.Path(folder), pathlib.Path(shm), args.rounds, record)
-        for what in args.what or everything:
-            record.begin(what)
-            getattr(bench, what)()
+            raise Refused(wrong) from None
+        bench = Bench(folder, shm, args.rounds, record, divisor)
+        for one in what:
+            record.begin(one)
+            getattr(bench, one)()
     if args.out:
         record.store(args.out)
 
 
 if __name__ == "__main__":
-    main()
+    ended_in_one_line("limits.py", main)

@@ -105,6 +105,7 @@ def test_out_by_the_command_line(tmp_path, monkeypatch, capsys):
         self.show("write hits", [0.5, 0.75, 0.625], "; 3 MiB written back meanwhile")
         self.record.keep("written back meanwhile", [2.0, 3.0, 4.0], "MiB")
     monkeypatch.setattr(limits.Bench, "foreground", foreground)
+    monkeypatch.setitem(limits.TAKES, "foreground", (1, 0, 0))
     out = tmp_path / "limits.json"
     limits.main(["foreground", "--rounds=3", f"--dir={tmp_path}", f"--shm={tmp_path}", f"--out={out}"])
     assert capsys.readouterr().out == ("foreground\n  write hits: 0.62 (0.50 to 0.75), n 3; 3 MiB written back "
