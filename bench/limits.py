@@ -36,7 +36,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "bench")]
 
 try:
-    from libpcache import _LOG_FN, BUILD, MIB, Cache  # noqa: E402
+    from libpcache import _LOG_FN, BUILD, MIB, PREFAULT_ATTACH, Cache  # noqa: E402
 except OSError as missing:
     sys.exit(f"limits.py: {missing}")
 from folders import GIB, Refused, check, check_fio, ended_in_one_line, made_in, one_line  # noqa: E402
@@ -376,7 +376,7 @@ class Bench:
             writeback, reclaim = [], []
             for number in range(self.rounds):
                 with Cache(self.cache, self.backing, cache_size=LEAST_CACHE + 2 * pages * PAGE, **NO_WRITEBACK,
-                           **SILENT) as cache:
+                           **SILENT, prefault=PREFAULT_ATTACH) as cache:  # a thread that ends takes its time along
                     for turn in range(times):
                         order = random.Random(number * times + turn).sample(range(part), part)
                         assert cache.queue.write_each((page * PAGE for page in order), bytes(PAGE)) == (part, 0)
