@@ -4,9 +4,14 @@
 import csv
 import json
 import shutil
+import sys
 
 from libpcache import ROOT
 from test_sweep import run
+
+sys.path.insert(0, str(ROOT / "bench" / "analysis"))
+
+from report import Page  # noqa: E402
 
 KEPT = sorted((ROOT / "tests" / "testdata" / "sweeps").iterdir())[0]
 
@@ -52,3 +57,11 @@ def test_two_builds_have_figures_of_their_own(tmp_path):
     page = (tmp_path / "report" / "report.html").read_text()
     failed = info["cases"][0]["id"]
     assert f"{failed} build=b: b has failed" in page and "Not measured" not in page
+
+
+def test_files_of_the_same_name_are_numbered(tmp_path):
+    page = Page(tmp_path)
+    for n in range(3):
+        page.table("two of a kind", ["n"], [[n]])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "two-of-a-kind-2.csv", "two-of-a-kind-3.csv", "two-of-a-kind.csv"]

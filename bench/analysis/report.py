@@ -63,10 +63,12 @@ class Page:
 
     def _free(self, name):
         name = "".join(c if c.isalnum() or c in "-." else "-" for c in name).strip("-")
-        while name in self.names:
-            name += "-"
-        self.names.add(name)
-        return name
+        free, number = name, 1
+        while free in self.names:
+            number += 1
+            free = f"{name}-{number}"
+        self.names.add(free)
+        return free
 
 
 def spread_text(value):
