@@ -65,3 +65,16 @@ def test_files_of_the_same_name_are_numbered(tmp_path):
         page.table("two of a kind", ["n"], [[n]])
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "two-of-a-kind-2.csv", "two-of-a-kind-3.csv", "two-of-a-kind.csv"]
+
+
+def test_one_measurement_has_no_interval(tmp_path):
+    shutil.copy(KEPT / "run.json", tmp_path)
+    lines = map(json.loads, (KEPT / "results.jsonl").read_text().splitlines())
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines if line["repeat"] == 0))
+    run("report", tmp_path)
+    (cases,) = (tmp_path / "report").glob("*-cases.csv")
+    with open(cases, encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert rows and {row["n"] for row in rows} == {"1"} and {row["interval"] for row in rows} == {""}
+    ratios = [row["ratio to bound"] for row in rows if row["ratio to bound"]]
+    assert ratios and all(" to " not in ratio for ratio in ratios)

@@ -72,7 +72,14 @@ class Page:
 
 
 def spread_text(value):
-    return f"± {100 * value.half_width:.1f} %" if value else ""
+    """Of one measurement nothing is known of where its median lies."""
+    return f"± {100 * value.half_width:.1f} %" if value and value.n > 1 else ""
+
+
+def interval_text(value):
+    if not value:
+        return ""
+    return f"{value.median:.3f}" + (f" ({value.low:.3f} to {value.high:.3f})" if value.n > 1 else "")
 
 
 def microseconds(ns):
@@ -286,7 +293,7 @@ class Section:
             ratio = self._ratio(case)
             row = [case.id, len(samples), f"{iops.median:,.0f}", spread_text(iops),
                    f"{estimate([s.metrics['bytes_per_s'] for s in samples]).median / MIB:,.1f}",
-                   f"{ratio.median:.3f} ({ratio.low:.3f} to {ratio.high:.3f})" if ratio else ""]
+                   interval_text(ratio)]
             if latency:
                 row += [microseconds(estimate([_latency(s, name) for s in samples]).median)
                         if _has_latency(run, case) else "" for name in ("mean", "p50", "p99", "p99.9", "max")]
