@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT / "bench"))
 import limits  # noqa: E402
 import record  # noqa: E402
 
-KEPT = ROOT / "results" / "limits.json"
+KEPT = sorted((ROOT / "results" / "limits").glob("*.json"))
 PRINTED = re.compile(r"  (.*): (-?[\d.]+) \((-?[\d.]+) to (-?[\d.]+)\), n (\d+)(?:;.*)?")
 FIGURE = {"group", "name", "unit", "n", "median", "low", "high", "values"}
 UNITS = {"ratio", "bytes", "MiB", "s", "ns"}
@@ -155,9 +155,9 @@ def test_another_schema_is_refused(tmp_path, content):
         record.load(tmp_path / "limits.json")
 
 
-@pytest.mark.skipif(not KEPT.exists(), reason="results/limits.json: none is kept")
-def test_the_kept_figures_are_of_a_known_schema():
-    content = record.load(KEPT)
+@pytest.mark.parametrize("kept", KEPT, ids=lambda path: path.stem)
+def test_the_kept_figures_are_of_a_known_schema(kept):
+    content = record.load(kept)
     assert re.fullmatch("[0-9a-f]{40}", content["build"]["commit"]) and not content["build"]["dirty"]
     check_figures(content)
-    assert not re.search('"/[a-z]', KEPT.read_text(encoding="utf-8")), "the place of a file on one machine"
+    assert not re.search('"/[a-z]', kept.read_text(encoding="utf-8")), "the place of a file on one machine"
