@@ -26,8 +26,7 @@ def code():
 
 @pytest.mark.parametrize("function", AHEAD)
 def test_asks_for_memory_ahead(code, function):
-    """gcc once took a method that only prefetches for one that does nothing, and dropped its calls: read hits took
-    a quarter more time."""
+    """gcc once took a method that only prefetches for one that does nothing, and dropped its calls from read hits."""
     bodies = re.findall(rf"^[0-9a-f]+ <[^\n]*{function}\([^\n]*>:\n(.*?)(?:\n\n|\Z)", code, flags=re.M | re.S)
     assert bodies, f"{function}: not found"
     assert AHEAD[function] <= set(re.findall(r"prefetch\w+", "\n".join(bodies)))
