@@ -32,11 +32,8 @@ class alignas(64) DataHead {  // each is another queue's
     BiasedLock lock(mu_);
     if (len_bytes > left_ && !make_room()) [[unlikely]]
       return {};
-    const Place place{next_, len_bytes < left_ ? len_bytes : left_};
-    next_.off += place.len;
-    left_ -= place.len;
-    keys_++;
-    return place;
+    const uint32_t len = len_bytes < left_ ? len_bytes : left_;
+    return {take(len), len};
   }
   // All of `len_bytes`, or false: so much is not left in its segment.
   [[gnu::always_inline]] bool allocate_whole(uint32_t len_bytes, CachePos* pos) EXCLUDES(mu_) {
@@ -44,15 +41,19 @@ class alignas(64) DataHead {  // each is another queue's
     BiasedLock lock(mu_);
     if (len_bytes > left_) [[unlikely]]
       return false;
-    *pos = next_;
-    next_.off += len_bytes;
-    left_ -= len_bytes;
-    keys_++;
+    *pos = take(len_bytes);
     return true;
   }
 
  private:
   bool make_room() REQUIRES(mu_);
+  [[gnu::always_inline]] CachePos take(uint32_t len_bytes) REQUIRES(mu_) {
+    const CachePos pos = next_;
+    next_.off += len_bytes;
+    left_ -= len_bytes;
+    keys_++;
+    return pos;
+  }
 
   SegmentTable& segments_;
   BiasedMutex mu_;  // a head is mostly one queue's
