@@ -10,11 +10,13 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "background/parts.h"
 #include "background/reclaim.h"
 #include "background/writeback.h"
+#include "base/process_barrier.h"
 #include "recovery/replay.h"
 #include "recovery/verify.h"
 #include "segment/data_head.h"
@@ -247,6 +249,15 @@ class BackgroundTest : public ::testing::Test {
     image_->memory().make_unreadable(rig_->media(off));
   }
   Result<bool> step() { return rig_->writeback->step(rig_->log->mark()); }
+  // Writes a page by a thread of its own until its stripe leans to that.
+  BiasedMutex& written_until_it_leans(uint64_t off) {
+    BiasedMutex& mu = rig_->stripes->of(off).mu;
+    std::thread([&] {
+      for (int i = 0; i < 5000 && !mu.leans(); i++) rig_->write(off, 4096, 1);
+    }).join();
+    EXPECT_TRUE(mu.leans());
+    return mu;
+  }
 
   RigOptions options_;
   std::unique_ptr<Image> image_;

@@ -66,9 +66,11 @@ void Reclaim::forget_keys() {
   const std::span<const Key> all(keys_);
   for (size_t at = 0; at < all.size();) {
     const auto run = parts_.stripes.run_from(all, at, [](const Key& key) { return key.off; });
+    for (const Key& key : run) parts_.index.prefetch_shard(key.off);
+    for (const Key& key : run) parts_.index.prefetch(key.off);
     std::array<uint64_t, Stripes::kMostInOneGo> forgotten;
     {
-      BiasedLock lock(parts_.stripes.of(run.front().off).mu);
+      BorrowedLock lock(parts_.stripes.of(run.front().off).mu);
       for (size_t i = 0; i < run.size(); i++)
         forgotten[i] = parts_.index.remove({run[i].off, run[i].len}, data_of(run[i]));
     }

@@ -109,7 +109,8 @@ void BiasedMutex::settle_slow() {
   if (owner != nullptr && owner != t_record) take_bias_away(owner);
 }
 
-void BiasedMutex::take_bias_away(Record* owner) {
+// It leans to nobody then, and `owner` is not inside.
+void BiasedMutex::suspend_bias(Record* owner) {
   // Not nullptr yet: a settle() that sees that must not go on before the barrier.
   owner_.store(&g_being_taken_away, std::memory_order_seq_cst);
   process_barrier();
@@ -124,9 +125,34 @@ void BiasedMutex::take_bias_away(Record* owner) {
     }
   }
   owner_.store(nullptr, std::memory_order_release);
+}
+
+void BiasedMutex::take_bias_away(Record* owner) {
+  suspend_bias(owner);
   last_ = nullptr;
   streak_ = 0;
   needed_ = std::min(needed_ * 2, kMostStreak);
+}
+
+BorrowedLock::BorrowedLock(BiasedMutex& mu) NO_THREAD_SAFETY_ANALYSIS
+    : mu_(mu),
+      by_bias_(mu.lock_by_bias()) {
+  if (by_bias_ != nullptr) return;
+  mu_.mu_.lock();
+  Record* const owner = mu_.owner_.load(std::memory_order_relaxed);
+  if (owner == nullptr || owner == t_record) return;
+  mu_.suspend_bias(owner);
+  lender_ = owner;
+}
+
+// The bias is given back before the mutex is dropped: nobody else can have taken it meanwhile.
+BorrowedLock::~BorrowedLock() NO_THREAD_SAFETY_ANALYSIS {
+  if (by_bias_ != nullptr) {
+    BiasedMutex::unlock_by_bias(by_bias_);
+    return;
+  }
+  if (lender_ != nullptr) mu_.owner_.store(lender_, std::memory_order_release);
+  mu_.mu_.unlock();
 }
 
 }  // namespace pcache

@@ -11,6 +11,7 @@
 //   of an index do), until that reader has called settle(). Streaming stores made before it was
 //   taken are the same case.
 // - leans_to_this_thread() can end at any time; it says what is cheap, not what is safe.
+// - Background work borrows it (BorrowedLock): once dropped it leans to whom it leant before.
 // - What is held by bias is dropped in reverse order, as scoped locks do.
 // - Where there is no process barrier it never leans: a Mutex.
 //
@@ -101,6 +102,7 @@ class CAPABILITY("mutex") BiasedMutex {
 
  private:
   friend class BiasedLock;
+  friend class BorrowedLock;
   using Record = biased_impl::Record;
   // This thread's record, which says so; nullptr: it does not lean to this thread, nothing is held.
   [[gnu::always_inline]] Record* lock_by_bias() {
@@ -126,6 +128,7 @@ class CAPABILITY("mutex") BiasedMutex {
   void lock_slow();
   void note_taken(Record* me) REQUIRES(mu_);
   void settle_slow();
+  void suspend_bias(Record* owner) REQUIRES(mu_);
   void take_bias_away(Record* owner) REQUIRES(mu_);
 
   // nullptr; or the record of the thread it leans to; or, while that is being taken away, a value
@@ -164,6 +167,22 @@ class SCOPED_CAPABILITY BiasedLock {
  private:
   BiasedMutex& mu_;
   biased_impl::Record* const by_bias_;
+};
+
+// Of background work, which takes the mutex seldom and briefly and has made no streaming stores for
+// what it protects. The thread that it leans to pays for a barrier, and not with a locked
+// instruction and a fence for each of its next writes.
+class SCOPED_CAPABILITY BorrowedLock {
+ public:
+  explicit BorrowedLock(BiasedMutex& mu) ACQUIRE(mu);
+  ~BorrowedLock() RELEASE();
+  BorrowedLock(const BorrowedLock&) = delete;
+  BorrowedLock& operator=(const BorrowedLock&) = delete;
+
+ private:
+  BiasedMutex& mu_;
+  biased_impl::Record* const by_bias_;
+  biased_impl::Record* lender_ = nullptr;  // whom it is given back to
 };
 
 }  // namespace pcache

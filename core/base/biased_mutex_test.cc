@@ -36,7 +36,8 @@ TEST_P(BiasedMutexTest, CountsUnderContention) {
   EXPECT_EQ(counter, 80000u);
 }
 
-// One takes it all the time, others now and then: the bias comes and goes while it is held.
+// One takes it all the time, others now and then, and some of them borrow it: the bias comes and
+// goes while it is held.
 TEST_P(BiasedMutexTest, CountsBesideOccasionalOthers) {
   BiasedMutex mu;
   uint64_t counter = 0;
@@ -57,10 +58,18 @@ TEST_P(BiasedMutexTest, CountsBesideOccasionalOthers) {
         if (i % 16 == 0) std::this_thread::yield();
       }
     });
+  for (int t = 0; t < 2; t++)
+    seldom.emplace_back([&] {
+      for (int i = 0; i < 2000; i++) {
+        BorrowedLock lock(mu);
+        counter++;
+        if (i % 16 == 0) std::this_thread::yield();
+      }
+    });
   for (auto& t : seldom) t.join();
   stop = true;
   often.join();
-  EXPECT_EQ(counter, mine + 1500);
+  EXPECT_EQ(counter, mine + 3 * 500 + 2 * 2000);
 }
 
 // What its thread stored is seen by a reader without the mutex, once that has settled it.
@@ -80,6 +89,7 @@ TEST_P(BiasedMutexTest, SettledReadersSeeWhatWasStoredBefore) {
     mu.settle();
     if (seen == 0) continue;
     ASSERT_EQ(data[seen - 1].load(std::memory_order_relaxed), seen);
+    if (seen % 8 == 0) BorrowedLock lock(mu);
   }
   writer.join();
 }
@@ -127,8 +137,8 @@ TEST(BiasedMutex, ReadersThatSettleEndTheBias) {
   EXPECT_FALSE(mu.leans_to_this_thread());
 }
 
-TEST(BiasedMutex, WhoTakesTheBiasWaitsForWhoIsInside) {
-  NEEDS_BARRIER();
+template <typename Lock>
+void expect_to_wait_for_who_is_inside() {
   BiasedMutex mu;
   take(mu, BiasedMutex::kFirstStreak + 1);
   std::atomic<bool> other_is_in{false};
@@ -136,7 +146,7 @@ TEST(BiasedMutex, WhoTakesTheBiasWaitsForWhoIsInside) {
   {
     BiasedLock lock(mu);
     other = std::thread([&] {
-      BiasedLock lock(mu);
+      Lock lock(mu);
       other_is_in = true;
     });
     for (int i = 0; i < 1000; i++) std::this_thread::yield();
@@ -144,6 +154,60 @@ TEST(BiasedMutex, WhoTakesTheBiasWaitsForWhoIsInside) {
   }
   other.join();
   EXPECT_TRUE(other_is_in);
+}
+
+TEST(BiasedMutex, WhoTakesTheBiasWaitsForWhoIsInside) {
+  NEEDS_BARRIER();
+  expect_to_wait_for_who_is_inside<BiasedLock>();
+  expect_to_wait_for_who_is_inside<BorrowedLock>();
+}
+
+TEST(BiasedMutex, WhatWasBorrowedIsGivenBack) {
+  NEEDS_BARRIER();
+  BiasedMutex mu;
+  take(mu, BiasedMutex::kFirstStreak + 1);
+  for (int i = 0; i < 3; i++) {
+    std::thread([&] {
+      BorrowedLock lock(mu);
+      EXPECT_FALSE(mu.leans());
+    }).join();
+    EXPECT_TRUE(mu.leans_to_this_thread());
+  }
+  std::thread([&] { take(mu, 1); }).join();
+  take(mu, 2 * BiasedMutex::kFirstStreak);
+  EXPECT_FALSE(mu.leans()) << "borrowing has not counted as taking it away";
+  std::thread([&] { BorrowedLock lock(mu); }).join();
+  take(mu, 1);
+  EXPECT_TRUE(mu.leans_to_this_thread()) << "a borrower has not broken the streak";
+  { BorrowedLock lock(mu); }
+  EXPECT_TRUE(mu.leans_to_this_thread()) << "its own thread borrows nothing";
+}
+
+TEST(BiasedMutex, WhoLentItWaitsUntilItIsGivenBack) {
+  NEEDS_BARRIER();
+  BiasedMutex mu;
+  std::atomic<int> turn{0};
+  std::atomic<bool> owner_is_in{false};
+  std::thread owner([&] {
+    take(mu, BiasedMutex::kFirstStreak + 1);
+    turn = 1;
+    while (turn != 2) std::this_thread::yield();
+    {
+      BiasedLock lock(mu);
+      owner_is_in = true;
+    }
+    EXPECT_TRUE(mu.leans_to_this_thread());
+    take(mu, 1);
+  });
+  while (turn != 1) std::this_thread::yield();
+  {
+    BorrowedLock lock(mu);
+    turn = 2;
+    for (int i = 0; i < 1000; i++) std::this_thread::yield();
+    EXPECT_FALSE(owner_is_in);
+  }
+  owner.join();
+  EXPECT_TRUE(owner_is_in);
 }
 
 // Whether another thread is refused.

@@ -4,7 +4,9 @@
 #include <gmock/gmock.h>
 
 #include <set>
+#include <thread>
 
+#include "base/process_barrier.h"
 #include "request/request_for_test.h"
 
 namespace pcache {
@@ -89,6 +91,24 @@ TEST_F(StripesTest, ARunIsOfOneStripeAndOfSoManyAtMost) {
   EXPECT_EQ(stripes_->run_from(all, offs.size() - 1, same).size(), 1u);
 }
 
+TEST_F(StripesTest, ByStripeKeepsTheOrderWithinEach) {
+  start();
+  std::vector<uint64_t> offs;
+  for (uint64_t i = 0; i < 300; i++) offs.push_back(i * 5 % 13 * kRangeBytes);
+  const auto same = [](uint64_t off) { return off; };
+  const auto order = stripes_->by_stripe(std::span<const uint64_t>(offs), same);
+  EXPECT_EQ(std::set<uint32_t>(order.begin(), order.end()).size(), offs.size());
+  std::set<const Stripe*> seen;
+  for (size_t i = 0; i < order.size(); i++) {
+    const Stripe* const stripe = &stripes_->of(offs[order[i]]);
+    if (i > 0 && stripe == &stripes_->of(offs[order[i - 1]]))
+      EXPECT_LT(order[i - 1], order[i]);
+    else
+      EXPECT_TRUE(seen.insert(stripe).second) << "it has come before: " << i;
+  }
+  EXPECT_TRUE(stripes_->by_stripe(std::span<const uint64_t>(), same).empty());
+}
+
 TEST_F(StripesTest, CloseOldClosesWhatItHasSeenBefore) {
   start();
   ASSERT_EQ(write(0, filled(512, 1)), 0);
@@ -98,6 +118,19 @@ TEST_F(StripesTest, CloseOldClosesWhatItHasSeenBefore) {
   EXPECT_EQ(logged_keys().size(), 1u) << "the younger one stands through one more tick";
   ASSERT_TRUE(stripes_->close_old().ok());
   EXPECT_EQ(logged_keys().size(), 2u);
+}
+
+TEST_F(StripesTest, CloseOldLeavesAStripeToTheThreadThatItLeansTo) {
+  if (!process_barrier_available()) GTEST_SKIP() << "membarrier(2) is not permitted here";
+  start();
+  BiasedMutex& mu = stripes_->of(0).mu;
+  std::thread([&] {
+    for (int i = 0; i < 5000 && !mu.leans(); i++) ASSERT_EQ(write(0, filled(512, 1)), 0);
+    ASSERT_EQ(write(0, filled(512, 1)), 0);
+  }).join();
+  for (int tick = 0; tick < 2; tick++) ASSERT_TRUE(stripes_->close_old().ok());
+  EXPECT_EQ(stripes_->open_keys(), 0u);
+  EXPECT_TRUE(mu.leans());
 }
 
 // What a tick could not write for want of space, a later tick writes: its keys are acknowledged,

@@ -94,7 +94,7 @@ Status Stripes::close_old() {
     // the lock from the thread that has it to itself costs that one more than us.
     const uint32_t number = stripe.kset_number.load(std::memory_order_acquire);
     if (stripe.seen_by_closer.exchange(number, std::memory_order_relaxed) != number) return;
-    BiasedLock lock(stripe.mu);
+    BorrowedLock lock(stripe.mu);
     if (stripe.open_keys.load(std::memory_order_relaxed) > 0 &&
         stripe.kset_number.load(std::memory_order_relaxed) == number)
       seal(stripe);

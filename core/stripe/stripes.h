@@ -83,6 +83,10 @@ class Stripes {
     return items.subspan(at, n);
   }
 
+  // The numbers of `items`, those of one stripe together, otherwise as they stand: longer runs.
+  template <typename Item, typename Off>
+  std::vector<uint32_t> by_stripe(std::span<const Item> items, Off off);
+
   // Makes sure that the next append() needs no memory.
   void prepare(Stripe& stripe) REQUIRES(stripe.mu) {
     if (stripe.kset == nullptr) [[unlikely]]
@@ -132,6 +136,17 @@ class Stripes {
   alignas(64) uint8_t open_map_[kMost] = {};
   KeyLog& log_;
 };
+
+template <typename Item, typename Off>
+std::vector<uint32_t> Stripes::by_stripe(std::span<const Item> items, Off off) {
+  const auto number = [&](const Item& item) { return &of(off(item)) - stripes_.get(); };
+  uint32_t next[kMost + 1] = {};
+  for (const Item& item : items) next[number(item) + 1]++;
+  for (uint32_t i = 0; i < kMost; i++) next[i + 1] += next[i];
+  std::vector<uint32_t> order(items.size());
+  for (uint32_t i = 0; i < items.size(); i++) order[next[number(items[i])]++] = i;
+  return order;
+}
 
 template <typename Make>
 inline KeyLog::Ticket Stripes::append_made(Stripe& stripe, Make make) {
