@@ -42,7 +42,7 @@ void WriteOut::on_written(BlockIo* io) {
 }
 
 WriteOut::Slot* WriteOut::free_slot() {
-  while (free_.empty()) device_->wait(-1);
+  while (slots_.size() - free_.size() >= depth_) device_->wait(-1);
   Slot* slot = free_.back();
   free_.pop_back();
   return slot;
@@ -96,6 +96,14 @@ bool WriteOut::load(const DirtyBatch& batch, const DirtyBatch::Piece& piece, uin
   return false;
 }
 
+void WriteOut::prefetch(const DirtyBatch& batch, const DirtyBatch::Piece& piece) const {
+  const media::Key& key = batch.keys()[piece.key];
+  const CachePos whole{SegId{key.cache_seg_id}, key.cache_seg_off};
+  parts_.pmem.prefetch(
+      parts_.segments.media(whole + static_cast<uint32_t>(piece.extent.off - key.off)),
+      piece.extent.len);
+}
+
 void WriteOut::add(const DirtyBatch& batch, const DirtyBatch::Piece& piece) {
   for (uint64_t at = 0; at < piece.extent.len && done_.error == 0;) {
     const uint64_t off = piece.extent.off + at;
@@ -115,13 +123,15 @@ void WriteOut::add(const DirtyBatch& batch, const DirtyBatch::Piece& piece) {
 }
 
 WriteOut::Done WriteOut::write(const DirtyBatch& batch,
-                               const std::vector<DirtyBatch::Piece>& pieces) {
+                               const std::vector<DirtyBatch::Piece>& pieces, unsigned depth) {
+  PCACHE_CHECK(depth >= 1 && depth <= kDepth);
+  depth_ = depth;
   done_ = {};
   verdicts_.assign(batch.keys().size(), Verdict::kUnknown);
   try {
-    for (const DirtyBatch::Piece& piece : pieces) {
-      if (done_.error) break;
-      add(batch, piece);
+    for (size_t i = 0; i < pieces.size() && !done_.error; i++) {
+      if (i + 1 < pieces.size()) prefetch(batch, pieces[i + 1]);
+      add(batch, pieces[i]);
     }
     submit_current();
   } catch (const std::bad_alloc&) {

@@ -21,8 +21,11 @@ namespace pcache {
 
 class WriteOut {
  public:
-  static constexpr unsigned kDepth = 64;
-  static constexpr uint32_t kWriteBytes = 512 << 10;
+  static constexpr unsigned kDepth = 128;
+  // The deeper, the faster, and the more completes at once: writes that are let in by what is
+  // written (see Pace) then come in bursts, and wait between them.
+  static constexpr unsigned kEvenDepth = 32;
+  static constexpr uint32_t kWriteBytes = 256 << 10;
 
   struct Done {
     int error = 0;  // positive errno of the first failed write
@@ -35,12 +38,14 @@ class WriteOut {
   static Result<std::unique_ptr<WriteOut>> create(const BackgroundParts& parts, Written written);
   ~WriteOut();
 
-  Done write(const DirtyBatch& batch, const std::vector<DirtyBatch::Piece>& pieces);
+  // So many writes in flight at most: 1 to kDepth.
+  Done write(const DirtyBatch& batch, const std::vector<DirtyBatch::Piece>& pieces,
+             unsigned depth = kDepth);
   // Makes what write() has written durable. 0 or a positive errno.
   int flush();
 
  private:
-  static constexpr unsigned kPushEvery = 8;
+  static constexpr unsigned kPushEvery = 4;
   enum class Verdict : uint8_t { kUnknown, kGood, kBad };
   struct Slot {
     BlockIo io;
@@ -49,6 +54,7 @@ class WriteOut {
   };
 
   WriteOut(const BackgroundParts& parts, std::unique_ptr<BlockQueue> device, Written written);
+  void prefetch(const DirtyBatch& batch, const DirtyBatch::Piece& piece) const;
   void add(const DirtyBatch& batch, const DirtyBatch::Piece& piece);
   // Loads `len` bytes of the piece, `at` bytes into it; false: not to be written.
   bool load(const DirtyBatch& batch, const DirtyBatch::Piece& piece, uint64_t at, uint32_t len,
@@ -64,7 +70,7 @@ class WriteOut {
   std::byte* const buffers_;  // untouched they cost no memory
   std::vector<Slot> slots_;
   std::vector<Slot*> free_;
-  unsigned unpushed_ = 0;
+  unsigned depth_ = kDepth, unpushed_ = 0;
   Slot* current_ = nullptr;  // being filled: io.off and io.len are what it has
   std::vector<Verdict> verdicts_;
   Done done_;

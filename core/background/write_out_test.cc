@@ -22,11 +22,11 @@ class WriteOutTest : public BackgroundTest {
     BackgroundTest::TearDown();
   }
   // All keys of the log, and then the writes as "OFF+LEN" in sectors.
-  WriteOut::Done write() {
+  WriteOut::Done write(unsigned depth = WriteOut::kDepth) {
     rig_->close();
     batch_.clear();
     for (const media::Key& key : rig_->keys_from(rig_->tails.key_tail())) batch_.add(key);
-    return out_->write(batch_, batch_.pieces());
+    return out_->write(batch_, batch_.pieces(), depth);
   }
   std::vector<std::string> writes() const {
     std::vector<std::string> text;
@@ -65,13 +65,13 @@ TEST_F(WriteOutTest, NeighboursBecomeOneWrite) {
   for (uint32_t i = 0; i < 16; i++) EXPECT_EQ(rig_->device_value(i * 4096), int(i));
 }
 
-TEST_F(WriteOutTest, AWriteIsHalfAMegabyteAtMost) {
+TEST_F(WriteOutTest, AWriteIsAQuarterOfAMegabyteAtMost) {
   start();
   rig_->write(0, 512, 1);
   rig_->write(512, (1 << 20) + 512, 2);
   const auto done = write();
-  EXPECT_EQ(done.ios, 3u);
-  EXPECT_THAT(writes(), ElementsAre("0+1024", "1024+1024", "2048+2"));
+  EXPECT_EQ(done.ios, 5u);
+  EXPECT_THAT(writes(), ElementsAre("0+512", "512+512", "1024+512", "1536+512", "2048+2"));
   EXPECT_EQ(rig_->on_device({512, (1 << 20) + 512}), Rig::filled((1 << 20) + 512, 2));
   EXPECT_EQ(rig_->device_value((1 << 20) + 1024), Rig::kBacking);
 }
@@ -113,6 +113,17 @@ TEST_F(WriteOutTest, ManyAreInFlightAndNoneAfterwards) {
   EXPECT_EQ(done.ios, 3u * WriteOut::kDepth);
   EXPECT_EQ(written_, done.bytes) << "every one has completed";
   EXPECT_EQ(device_->held(), 0u);
+}
+
+TEST_F(WriteOutTest, SoManyAreInFlightAtMost) {
+  start();
+  for (uint32_t i = 0; i < 3 * WriteOut::kDepth; i++) rig_->write(i * 8192, 512, i);
+  for (const unsigned depth : {1u, WriteOut::kEvenDepth, WriteOut::kDepth}) {
+    device_->hold();
+    device_->set_release_on_wait(true);
+    EXPECT_EQ(write(depth).ios, 3u * WriteOut::kDepth);
+    EXPECT_EQ(device_->most_held(), depth);
+  }
 }
 
 TEST_F(WriteOutTest, BadDataIsNotWritten) {

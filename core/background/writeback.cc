@@ -20,9 +20,11 @@ Result<std::unique_ptr<Writeback>> Writeback::create(const BackgroundParts& part
   return writeback;
 }
 
-// Superseded data is not written and yet passed: each byte written stands for its share.
+// Superseded data is not written and yet passed: each byte written stands for its share. Some is
+// left for marking, so that who is let in by progress need not wait until that is done.
 void Writeback::note_written(uint64_t bytes) {
-  note_progress(bytes * batch_.appended_bytes() / planned_bytes_);
+  const uint64_t all = batch_.appended_bytes();
+  note_progress(bytes * (all - all / kMarkingShare) / planned_bytes_);
 }
 
 void Writeback::note_progress(uint64_t appended_bytes) {
@@ -37,7 +39,7 @@ Error Writeback::failed(Error error) {
   return error;
 }
 
-Result<bool> Writeback::step(const LogMark& until, uint64_t batch_bytes) {
+Result<bool> Writeback::step(const LogMark& until, uint64_t batch_bytes, unsigned depth) {
   MutexLock lock(mu_);
   if (!behind(until)) return false;
   const auto end = collect(until, batch_bytes);
@@ -53,7 +55,7 @@ Result<bool> Writeback::step(const LogMark& until, uint64_t batch_bytes) {
     return false;
   }
   WriteOut::Done done;
-  if (auto written = write_out(&done); !written) return failed(written.error());
+  if (auto written = write_out(depth, &done); !written) return failed(written.error());
   if (auto kept = keep_damaged(done.bad_keys); !kept) return failed(kept.error());
   mark_written(done.bad_keys);
   parts_.tails.set_dirty_tail(parts_.pmem, end.value().pos);
@@ -119,12 +121,14 @@ Result<LogMark> Writeback::collect(const LogMark& until, uint64_t batch_bytes) {
   return at;
 }
 
-Status Writeback::write_out(WriteOut::Done* done) {
+Status Writeback::write_out(unsigned depth, WriteOut::Done* done) {
   pieces_ = batch_.pieces();
+  by_stripe_ = parts_.stripes.by_stripe(std::span<const DirtyBatch::Piece>(pieces_),
+                                        [](const auto& piece) { return piece.extent.off; });
   planned_bytes_ = 0;
   if (pieces_.empty()) return {};
   for (const DirtyBatch::Piece& piece : pieces_) planned_bytes_ += piece.extent.len;
-  *done = out_->write(batch_, pieces_);
+  *done = out_->write(batch_, pieces_, depth);
   counters_.writes.add(done->ios);
   counters_.written_bytes.add(done->bytes);
   if (done->error)
@@ -147,22 +151,28 @@ Status Writeback::keep_damaged(const std::vector<uint32_t>& bad) {
   return parts_.stripes.close_all();
 }
 
-// By pieces: a key without one may name the same data as a later one that is damaged. They are in
-// the order of the device: neighbours mostly have the same stripe.
+// By pieces: a key without one may name the same data as a later one that is damaged.
 void Writeback::mark_written(const std::vector<uint32_t>& bad) {
-  const std::span<const DirtyBatch::Piece> all(pieces_);
+  const auto off = [this](uint32_t piece) { return pieces_[piece].extent.off; };
+  const std::span<const uint32_t> all(by_stripe_);
   for (size_t at = 0; at < all.size();) {
-    const auto run = parts_.stripes.run_from(all, at, [](const auto& p) { return p.extent.off; });
-    BiasedLock lock(parts_.stripes.of(run.front().extent.off).mu);
-    for (const DirtyBatch::Piece& piece : run) {
-      if (std::binary_search(bad.begin(), bad.end(), piece.key)) continue;
-      const Key& key = batch_.keys()[piece.key];
-      const CachePos whole{SegId{key.cache_seg_id}, key.cache_seg_off};
-      parts_.index.mark_clean(piece.extent,
-                              whole + static_cast<uint32_t>(piece.extent.off - key.off));
+    const auto run = parts_.stripes.run_from(all, at, off);
+    for (const uint32_t piece : run) parts_.index.prefetch_shard(off(piece));
+    for (const uint32_t piece : run) parts_.index.prefetch(off(piece));
+    {
+      BorrowedLock lock(parts_.stripes.of(off(run.front())).mu);
+      for (const uint32_t piece : run) mark_written(pieces_[piece], bad);
     }
     at += run.size();
+    note_progress(batch_.appended_bytes() / kMarkingShare * run.size() / all.size());
   }
+}
+
+void Writeback::mark_written(const DirtyBatch::Piece& piece, const std::vector<uint32_t>& bad) {
+  if (std::binary_search(bad.begin(), bad.end(), piece.key)) return;
+  const Key& key = batch_.keys()[piece.key];
+  const CachePos whole{SegId{key.cache_seg_id}, key.cache_seg_off};
+  parts_.index.mark_clean(piece.extent, whole + static_cast<uint32_t>(piece.extent.off - key.off));
 }
 
 }  // namespace pcache

@@ -28,6 +28,9 @@ namespace pcache {
 class Writeback {
  public:
   static constexpr size_t kMostKeys = 1 << 20;
+  // Of a batch's progress, one in so many is made when it is marked clean: what that takes of the
+  // time where the device writes some 100,000 pages a second.
+  static constexpr uint64_t kMarkingShare = 64;
   struct Options {
     // Of data as appended; a kset is never divided, and a batch has kMostKeys keys at most.
     uint64_t batch_bytes = 32 << 20;
@@ -41,9 +44,13 @@ class Writeback {
                                                    const Options& options);
 
   // Writes one batch back, of ksets before `until`. False: there was nothing to do, or nothing but
-  // data that is known to be damaged.
-  Result<bool> step(const LogMark& until) { return step(until, options_.batch_bytes); }
-  Result<bool> step(const LogMark& until, uint64_t batch_bytes) EXCLUDES(mu_);
+  // data that is known to be damaged. The first: where space is wanted, and evenly.
+  Result<bool> step(const LogMark& until) {
+    return step(until, options_.batch_bytes, WriteOut::kEvenDepth);
+  }
+  Result<bool> step(const LogMark& until, uint64_t batch_bytes) {
+    return step(until, batch_bytes, WriteOut::kDepth);
+  }
   // Whether ksets before `until` are left.
   bool behind(const LogMark& until) const { return passed_ksets() < until.ksets; }
   // Dirty data that is known to be damaged, and not overwritten since.
@@ -70,13 +77,15 @@ class Writeback {
  private:
   Writeback(const BackgroundParts& parts, const Options& options)
       : parts_(parts), options_(options), damaged_(parts) {}
+  Result<bool> step(const LogMark& until, uint64_t batch_bytes, unsigned depth) EXCLUDES(mu_);
   // Reads ksets into batch_ and damaged_keys_; returns where it ends.
   Result<LogMark> collect(const LogMark& until, uint64_t batch_bytes) REQUIRES(mu_);
-  Status write_out(WriteOut::Done* done) REQUIRES(mu_);
+  Status write_out(unsigned depth, WriteOut::Done* done) REQUIRES(mu_);
   Status keep_damaged(const std::vector<uint32_t>& bad) REQUIRES(mu_);
   void note_written(uint64_t bytes) REQUIRES(mu_);
   void note_progress(uint64_t appended_bytes) REQUIRES(mu_);
   void mark_written(const std::vector<uint32_t>& bad) REQUIRES(mu_);
+  void mark_written(const DirtyBatch::Piece& piece, const std::vector<uint32_t>& bad);
   Error failed(Error error);
 
   const BackgroundParts& parts_;
@@ -87,8 +96,9 @@ class Writeback {
   std::vector<media::Key> damaged_keys_ GUARDED_BY(mu_);  // of its ksets, known before
   uint64_t others_ GUARDED_BY(mu_) = 0;                   // of its ksets, in neither
   std::vector<DirtyBatch::Piece> pieces_ GUARDED_BY(mu_);
-  uint64_t planned_bytes_ GUARDED_BY(mu_) = 0;   // to be written for batch_
-  uint64_t reported_bytes_ GUARDED_BY(mu_) = 0;  // as progress since dirty_tail moved
+  std::vector<uint32_t> by_stripe_ GUARDED_BY(mu_);  // their numbers
+  uint64_t planned_bytes_ GUARDED_BY(mu_) = 0;       // to be written for batch_
+  uint64_t reported_bytes_ GUARDED_BY(mu_) = 0;      // as progress since dirty_tail moved
   DamagedData damaged_ GUARDED_BY(mu_);
   std::atomic<bool> log_damaged_{false};
   std::atomic<uint64_t> stuck_at_{UINT64_MAX};

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "background/writeback.h"
 
+#include <numeric>
 #include <random>
 
 #include "background/writeback_for_test.h"
@@ -124,6 +125,17 @@ TEST_F(WritebackTest, WhatTheUserOverwroteMeanwhileStaysDirty) {
   EXPECT_EQ(rig_->value(1024), 2);
 }
 
+TEST_F(WritebackTest, LeavesAStripeToTheThreadThatItLeansTo) {
+  if (!process_barrier_available()) GTEST_SKIP() << "membarrier(2) is not permitted here";
+  start();
+  rig_->write(0, 4096, 1);
+  rig_->flush();
+  const BiasedMutex& mu = written_until_it_leans(8192);
+  EXPECT_EQ(rig_->write_back(), 1);
+  EXPECT_EQ(rig_->mapped(0, 512), "C") << "of the same stripe";
+  EXPECT_TRUE(mu.leans());
+}
+
 TEST_F(WritebackTest, CleanKeysArePassedUnwritten) {
   start();
   rig_->fill(0, 4096);
@@ -156,6 +168,21 @@ TEST_F(WritebackTest, ProgressAddsUpToWhatIsPassed) {
   rig_->flush();
   rig_->write_back();
   EXPECT_EQ(progress, appended) << "clean data makes none";
+}
+
+// Who is let in by it does not stand still while a batch is marked clean.
+TEST_F(WritebackTest, SomeProgressIsMadeByMarking) {
+  constexpr uint32_t kPages = 2 * Writeback::kMarkingShare;
+  std::vector<uint64_t> before, after;
+  start({.writeback = {.progress = [&](uint64_t bytes) {
+           (flushes() == 0 ? before : after).push_back(bytes);
+         }}});
+  for (uint32_t i = 0; i < kPages; i++)
+    rig_->write(i % 2 * kRangeBytes + i / 2 * 8192, 4096, i + 1);
+  rig_->flush();
+  EXPECT_EQ(rig_->write_back(), 1);
+  EXPECT_EQ(std::accumulate(before.begin(), before.end(), uint64_t{0}), (kPages - 2) * 4096);
+  EXPECT_THAT(after, ElementsAre(4096, 4096)) << "by stripe";
 }
 
 TEST_F(WritebackTest, ABarrierDividesBatches) {

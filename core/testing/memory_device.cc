@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstring>
@@ -172,10 +173,12 @@ void MemoryDevice::submit(MemoryQueue* queue, BlockIo* io) {
     if (journaling_)
       journal_.push_back({io->op, {io->off, bytes.size()}, {bytes.begin(), bytes.end()}});
   }
-  if (holding_)
-    held_.push_back(std::move(request));
-  else
+  if (!holding_) {
     finish(std::move(request));
+    return;
+  }
+  held_.push_back(std::move(request));
+  most_held_ = std::max(most_held_, held_.size());
 }
 
 void MemoryDevice::finish(Request request) {
@@ -188,6 +191,7 @@ void MemoryDevice::finish(Request request) {
 void MemoryDevice::hold() {
   std::lock_guard lock(mu_);
   holding_ = true;
+  most_held_ = held_.size();
 }
 
 void MemoryDevice::release_all() {
@@ -212,6 +216,11 @@ void MemoryDevice::release(size_t index) {
 size_t MemoryDevice::held() const {
   std::lock_guard lock(mu_);
   return held_.size();
+}
+
+size_t MemoryDevice::most_held() const {
+  std::lock_guard lock(mu_);
+  return most_held_;
 }
 
 void MemoryDevice::set_release_on_wait(bool on) {

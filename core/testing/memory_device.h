@@ -46,6 +46,7 @@ class MemoryDevice : public BlockDevice {
   void release_all();          // also ends hold()
   void release(size_t index);  // the held request number `index`, in order of submission
   size_t held() const;
+  size_t most_held() const;  // since hold()
   // wait() of a queue lets go what is held by then: for a waiter that has nobody else to do it.
   void set_release_on_wait(bool on);
   // The requests submitted next complete with this errno; 0: they work again.
@@ -111,6 +112,7 @@ class MemoryDevice : public BlockDevice {
   bool release_on_wait_ = false;
   std::array<int, 3> errors_{};  // by BlockOp
   std::deque<Request> held_;
+  size_t most_held_ = 0;
   std::vector<Extent> reads_;
   std::function<Fate(BlockOp, const Extent&)> fate_;
   std::function<void(const Change&)> on_change_;
