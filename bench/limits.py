@@ -9,7 +9,7 @@
     beside      a reader and a writer of the same 4 MiB, against each alone, and the bound's
     memory      resident memory for each cached 4 KiB extent, without the mapping
     attach      of an empty cache over 8 TiB: memory; of 4 Mi keys: time
-    foreground  what write hits lose while writeback runs
+    foreground  what write hits lose while writeback runs, and the bound while fio writes to the same disk
     miss        4 KiB read misses at depth 32 against fio's io_uring engine on the same file, and their CPU time
     fragments   4 KiB read hits after the pages were overwritten by 512 B, against before; the index's memory
     spread      memory of the index for each 4 KiB page, by how far apart the pages lie, up to 1 PiB
@@ -247,23 +247,37 @@ class Bench:
         self.show("the same size empty, once its pages exist, seconds", empty[1:], unit="s")
 
     def foreground(self):
-        size, ratios, written = self.cache_size(8 * GIB), [], []
+        """Whatever writes to the disk takes from who stores beside it, by its interrupts: from the bound, too."""
+        size, seen, written = self.cache_size(8 * GIB), [], []
         part, space = self.scaled(256 * MIB, 2 * GIB)
+        job = {"name": "hits", "rw": "randwrite", "size": part, "io_size": 2 * space, "norandommap": 1, "exitall": 1}
+        disk = {"name": "disk", "ioengine": "io_uring", "fixedbufs": 1, "direct": 1, "iodepth": 32, "rw": "randwrite",
+                "size": space, "time_based": 1, "runtime": "60s"}
+        status = self.folder / "status"
         self.written(space)
         for number in range(self.rounds):
             row = {}
-            for interval in random.Random(number).sample([3600000, 1], 2):
+            for engine, beside in random.Random(number).sample([(e, b) for e in ("fio", "raw") for b in (0, 1)], 4):
                 self.fill(size, space)
-                job = {"rw": "randwrite", "size": part, "io_size": space, "norandommap": 1}
-                status = self.folder / "status"
-                more = {"writeback_interval_ms": interval, "gc_percent": 90, "stats_file": status}
-                row[interval] = iops(fio(self.common("fio", size, **more), job)["job"])
-                if interval == 1:
+                if engine == "fio":
+                    more = {"writeback_interval_ms": 1 if beside else 3600000, "gc_percent": 90, "stats_file": status}
+                    found = fio(self.common(engine, size, **more), job)
+                else:
+                    self.blank()
+                    apart = {"filename": self.backing, "thread": 1, "bs": "4k", "gtod_reduce": 1, "randrepeat": 0}
+                    found = fio(apart, {**self.common(engine, size, fence="none"), **job}, *[disk][:beside])
+                row[engine, beside] = iops(found["hits"])
+                if (engine, beside) == ("fio", 1):
                     written.append(json.loads(status.read_text(encoding="utf-8"))["writeback"]["bytes"] / MIB)
-            ratios.append(row[1] / row[3600000])
+            seen.append(row)
         self.cache.unlink()
-        self.show("write hits while writeback runs, against without", ratios,
+        self.show("write hits while writeback runs, against without",
+                  [row["fio", 1] / row["fio", 0] for row in seen],
                   f"; {statistics.median(written):.0f} MiB written back meanwhile")
+        self.show("the bound (fence: none) while fio writes to the disk at depth 32, against without",
+                  [row["raw", 1] / row["raw", 0] for row in seen])
+        self.show("write hits while writeback runs, against the bound while fio writes",
+                  [row["fio", 1] / row["raw", 1] for row in seen])
         self.record.keep("written back meanwhile", written, "MiB")
 
     def miss(self):

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Writeback against fio: how fast 1 GiB of random 4 KiB dirty data reaches the backing device.
 
-The bound is fio's io_uring engine that writes the same extents, sorted and merged (512 KiB at most), at
+The bound is fio's io_uring engine that writes the same extents, sorted and merged (256 KiB at most), at
 depth 32 with O_DIRECT. Both write the same file, in turn, in one run.
 
     bench/writeback.py [--rounds N] [--mib N] [--range-mib N] [--dir DIR] [--shm DIR]
@@ -32,7 +32,7 @@ except OSError as missing:
 from folders import Refused, check, check_fio, ended_in_one_line, made_in, one_line  # noqa: E402
 
 PAGE = 4096
-MERGED = 512 << 10
+MERGED = 256 << 10
 CACHE = 2048 * MIB
 MOST_MIB = 1536  # of a cache of that size, before reclaim has it written back
 

@@ -42,7 +42,9 @@ PRINTED = {
     "memory": [rf"65536 extents of 4 KiB, data_crc {crc}: {NUMBER} bytes each, all told" for crc in (0, 1)],
     "attach": [rf"empty, over 512 GiB: {NUMBER} MiB", rf"256 Ki keys of 512 B, seconds: {SPREAD}",
                rf"the same size empty, once its pages exist, seconds: {ONE}"],
-    "foreground": [rf"write hits while writeback runs, against without: {SPREAD}; \d+ MiB written back meanwhile"],
+    "foreground": [rf"write hits while writeback runs, against without: {SPREAD}; \d+ MiB written back meanwhile",
+                   rf"the bound \(fence: none\) while fio writes to the disk at depth 32, against without: {SPREAD}",
+                   rf"write hits while writeback runs, against the bound while fio writes: {SPREAD}"],
     "miss": [rf"{what}: {SPREAD}" for what in ("requests per second", "CPU time of a request")],
     "fragments": [*(f"{state}: 4 KiB reads against the bound: {SPREAD}" for state in STATES),
                   *(f"{state}: a read takes so many times as long as before, the bound's as often: {SPREAD}"
