@@ -47,6 +47,26 @@ def test_only_what_a_killed_sweep_left_is_removed(tmp_path):
     assert not alive.exists(), "its lock is free now"
 
 
+def test_each_round_has_a_file_of_its_own_for_all_its_cases(tmp_path):
+    """Of one file a sweep would have the luck of where it lies in memory in all its figures."""
+    seen, wrapper = tmp_path / "seen", tmp_path / "bin" / "fio"
+    wrapper.parent.mkdir()
+    wrapper.write_text(f"""#!/bin/sh
+for job; do :; done
+stat -c %i "$(sed -n 's/^cache_dev=//p' "$job")" >> {seen}
+exec {shutil.which("fio")} "$@"
+""")
+    wrapper.chmod(0o755)
+    spec = write(tmp_path, HEAD.replace("1s", "100ms").replace("repeats: 1", "repeats: 3") +
+                 "matrix: {engine: [pcache, bound], rw: randwrite, cache_size: 512m, working_set: 0.02}\n")
+    run("run", spec, "--output", tmp_path / "run", "--backing-dir", tmp_path,
+        env={**os.environ, "PATH": f"{wrapper.parent}:{os.environ['PATH']}"})
+    files = seen.read_text().split()
+    assert len(files) == 6
+    assert [len(set(files[at:at + 2])) for at in (0, 2, 4)] == [1, 1, 1]
+    assert len(set(files)) == 3
+
+
 def make(path, size):
     with open(path, "wb") as file:
         file.truncate(size)

@@ -87,6 +87,12 @@ void Place::hold(const std::string& path, Device::Use use, uint64_t least_bytes,
   devices_.push_back(std::make_unique<Device>(path, use, least_bytes, options.overwrite));
 }
 
+// The next blank_cache() makes it anew.
+void Place::begin_round() const {
+  if (scratch_cache_ && unlink(cache_.c_str()) != 0 && errno != ENOENT)
+    throw Wrong("cannot remove " + cache_ + ": " + strerror(errno));
+}
+
 // By a mapping, since a devdax device cannot be written to; of 2 MiB, since it is mapped in large
 // pages.
 void Place::blank_cache(uint64_t cache_bytes) const {

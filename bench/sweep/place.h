@@ -33,6 +33,9 @@ class Place {
 
   // The bound's, too: where in memory a file lies makes a third of its speed, so two would not do.
   const std::string& cache() const { return cache_; }
+  // A scratch cache is another file from here on, elsewhere in memory: a sweep of one file had the
+  // luck of that in its medians, and not in their intervals.
+  void begin_round() const;
   const std::string& backing() const { return backing_; }
   bool emulated() const { return scratch_cache_ != nullptr; }
   // The cache device becomes blank, and a scratch one of this size; as long as the size stays, so

@@ -15,6 +15,7 @@
 #include <cstring>
 #include <filesystem>
 #include <map>
+#include <utility>
 
 #include "sweep/host.h"
 
@@ -137,8 +138,10 @@ size_t Runner::run() {
     fprintf(stderr, "pcache-sweep: %s%s: left out: %s\n", ids.front().c_str(),
             ids.size() > 1 ? (" and " + std::to_string(ids.size() - 1) + " more").c_str() : "",
             reason.c_str());
+  uint32_t round = 0;  // which has the file that is there from the start
   for (const Measurement& what : plan) {
     if (folder_.is_done(what.number)) continue;
+    if (what.repeat != std::exchange(round, what.repeat)) place_.begin_round();
     if (left_out_.contains(what.case_index)) {
       done++;
       continue;
