@@ -180,8 +180,10 @@ Status Cache::wire_background() {
   working.idle_batch_bytes = batch_bytes(frame_.info.n_segs, 8, 256 << 20);
   working.fail_requests = [this](int error) { context_->deferred.fail_all(error); };
   working.set_pace = [this](bool on) { context_->pace.set(on); };
-  // What is let in while a batch is written must fit before the batch comes free.
-  working.low_segments = 2 + static_cast<uint32_t>(writing.batch_bytes / media::kSegmentBytes);
+  // What is let in while a batch is written must fit before the batch comes free; and that does not
+  // come evenly, since a segment's keys are in the ksets of many stripes.
+  working.low_segments = std::clamp(frame_.info.n_segs / 6, 2u, 6u) +
+                         static_cast<uint32_t>(writing.batch_bytes / media::kSegmentBytes);
   Executor& main = *devices_.executor;
   Executor& write = devices_.writeback_executor ? *devices_.writeback_executor : main;
   worker_ = std::make_unique<Worker>(*parts_, *writeback_, *reclaim_, main, write, working);
