@@ -251,6 +251,7 @@ class BackgroundTest : public ::testing::Test {
   Result<bool> step() { return rig_->writeback->step(rig_->log->mark()); }
   // Writes a page by a thread of its own until its stripe leans to that.
   BiasedMutex& written_until_it_leans(uint64_t off) {
+    (void)this_thread_serial();  // or this thread would get what the writer leaves behind
     BiasedMutex& mu = rig_->stripes->of(off).mu;
     std::thread([&] {
       for (int i = 0; i < 5000 && !mu.leans(); i++) rig_->write(off, 4096, 1);

@@ -153,7 +153,8 @@ Status Writeback::keep_damaged(const std::vector<uint32_t>& bad) {
 
 // By pieces: a key without one may name the same data as a later one that is damaged.
 void Writeback::mark_written(const std::vector<uint32_t>& bad) {
-  const auto off = [this](uint32_t piece) { return pieces_[piece].extent.off; };
+  const std::span<const DirtyBatch::Piece> pieces(pieces_);
+  const auto off = [pieces](uint32_t piece) { return pieces[piece].extent.off; };
   const std::span<const uint32_t> all(by_stripe_);
   for (size_t at = 0; at < all.size();) {
     const auto run = parts_.stripes.run_from(all, at, off);
@@ -161,7 +162,7 @@ void Writeback::mark_written(const std::vector<uint32_t>& bad) {
     for (const uint32_t piece : run) parts_.index.prefetch(off(piece));
     {
       BorrowedLock lock(parts_.stripes.of(off(run.front())).mu);
-      for (const uint32_t piece : run) mark_written(pieces_[piece], bad);
+      for (const uint32_t piece : run) mark_written(pieces[piece], bad);
     }
     at += run.size();
     note_progress(batch_.appended_bytes() / kMarkingShare * run.size() / all.size());

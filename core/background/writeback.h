@@ -85,7 +85,7 @@ class Writeback {
   void note_written(uint64_t bytes) REQUIRES(mu_);
   void note_progress(uint64_t appended_bytes) REQUIRES(mu_);
   void mark_written(const std::vector<uint32_t>& bad) REQUIRES(mu_);
-  void mark_written(const DirtyBatch::Piece& piece, const std::vector<uint32_t>& bad);
+  void mark_written(const DirtyBatch::Piece& piece, const std::vector<uint32_t>& bad) REQUIRES(mu_);
   Error failed(Error error);
 
   const BackgroundParts& parts_;
