@@ -25,6 +25,12 @@ class DirtyBatch {
 
   // Ascending and without overlaps.
   std::vector<Piece> pieces() const;
+  // Where its data begins.
+  CachePos place(const Piece& piece) const {
+    const media::Key& key = keys_[piece.key];
+    return CachePos{SegId{key.cache_seg_id}, key.cache_seg_off} +
+           static_cast<uint32_t>(piece.extent.off - key.off);
+  }
 
  private:
   std::vector<media::Key> keys_;

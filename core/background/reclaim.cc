@@ -64,10 +64,10 @@ Result<bool> Reclaim::step() {
 // The keys of a kset have the same stripe, but for those of other writers' logs.
 void Reclaim::forget_keys() {
   const std::span<const Key> all(keys_);
+  const auto off = [](const Key& key) { return key.off; };
   for (size_t at = 0; at < all.size();) {
-    const auto run = parts_.stripes.run_from(all, at, [](const Key& key) { return key.off; });
-    for (const Key& key : run) parts_.index.prefetch_shard(key.off);
-    for (const Key& key : run) parts_.index.prefetch(key.off);
+    const auto run = parts_.stripes.run_from(all, at, off);
+    parts_.index.prefetch_each(run, off);
     std::array<uint64_t, Stripes::kMostInOneGo> forgotten;
     {
       BorrowedLock lock(parts_.stripes.of(run.front().off).mu);

@@ -78,7 +78,7 @@ bool WriteOut::load(const DirtyBatch& batch, const DirtyBatch::Piece& piece, uin
   Verdict& verdict = verdicts_[piece.key];
   if (verdict == Verdict::kBad) return false;
   const CachePos whole{SegId{key.cache_seg_id}, key.cache_seg_off};
-  const CachePos pos = whole + static_cast<uint32_t>(piece.extent.off + at - key.off);
+  const CachePos pos = batch.place(piece) + static_cast<uint32_t>(at);
   const bool loaded = parts_.pmem.load(dst, parts_.segments.media(pos), len);
   if (verdict == Verdict::kUnknown) {
     bool good = loaded;
@@ -97,11 +97,7 @@ bool WriteOut::load(const DirtyBatch& batch, const DirtyBatch::Piece& piece, uin
 }
 
 void WriteOut::prefetch(const DirtyBatch& batch, const DirtyBatch::Piece& piece) const {
-  const media::Key& key = batch.keys()[piece.key];
-  const CachePos whole{SegId{key.cache_seg_id}, key.cache_seg_off};
-  parts_.pmem.prefetch(
-      parts_.segments.media(whole + static_cast<uint32_t>(piece.extent.off - key.off)),
-      piece.extent.len);
+  parts_.pmem.prefetch(parts_.segments.media(batch.place(piece)), piece.extent.len);
 }
 
 void WriteOut::add(const DirtyBatch& batch, const DirtyBatch::Piece& piece) {

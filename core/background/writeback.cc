@@ -158,8 +158,7 @@ void Writeback::mark_written(const std::vector<uint32_t>& bad) {
   const std::span<const uint32_t> all(by_stripe_);
   for (size_t at = 0; at < all.size();) {
     const auto run = parts_.stripes.run_from(all, at, off);
-    for (const uint32_t piece : run) parts_.index.prefetch_shard(off(piece));
-    for (const uint32_t piece : run) parts_.index.prefetch(off(piece));
+    parts_.index.prefetch_each(run, off);
     {
       BorrowedLock lock(parts_.stripes.of(off(run.front())).mu);
       for (const uint32_t piece : run) mark_written(pieces[piece], bad);
@@ -171,9 +170,7 @@ void Writeback::mark_written(const std::vector<uint32_t>& bad) {
 
 void Writeback::mark_written(const DirtyBatch::Piece& piece, const std::vector<uint32_t>& bad) {
   if (std::binary_search(bad.begin(), bad.end(), piece.key)) return;
-  const Key& key = batch_.keys()[piece.key];
-  const CachePos whole{SegId{key.cache_seg_id}, key.cache_seg_off};
-  parts_.index.mark_clean(piece.extent, whole + static_cast<uint32_t>(piece.extent.off - key.off));
+  parts_.index.mark_clean(piece.extent, batch_.place(piece));
 }
 
 }  // namespace pcache

@@ -104,6 +104,12 @@ class Index {
   void prefetch_shard(uint64_t off) const;
   void prefetch(uint64_t off) const;
   void prefetch_sectors(uint64_t off) const;
+  // The first two for each of `items`, level by level, so that none waits for the one before.
+  template <typename Items, typename Off>
+  void prefetch_each(const Items& items, Off off) const {
+    for (const auto& item : items) prefetch_shard(off(item));
+    for (const auto& item : items) prefetch(off(item));
+  }
 
   // lookup() of the whole page that `off` is in. False: it is not cached in one piece,
   // or that cannot be told at once; lookup() will say. True: cached; in `page` where (slot) and

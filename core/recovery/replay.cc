@@ -68,8 +68,7 @@ class Replay {
   // Of keys that are valid. One by one each would wait for the index's memory, level by level; so
   // all are asked for, a level at a time.
   void prefetch(std::span<const Key> keys) const {
-    for (const Key& key : keys) index_.prefetch_shard(key.off);
-    for (const Key& key : keys) index_.prefetch(key.off);
+    index_.prefetch_each(keys, [](const Key& key) { return key.off; });
     for (const Key& key : keys)
       if (key.len % kPageBytes != 0) index_.prefetch_sectors(key.off);
   }
