@@ -15,6 +15,9 @@ AHEAD = {
     "Queue::start_read": {"prefetchnta"},
     "ReadPath::copy_hits": {"prefetchnta"},
     "Replay::run": {"prefetcht0"},
+    "Reclaim::forget_keys": {"prefetcht0"},
+    "Writeback::mark_written": {"prefetcht0"},
+    "WriteOut::prefetch": {"prefetchnta"},
 }
 
 
