@@ -289,6 +289,17 @@ def test_a_measurement_that_fails_is_said_and_the_rest_goes_on(tmp_path):
     assert "engine=pcache: " in done.stderr and "1 measurements failed; --resume" in done.stderr
 
 
+def test_what_cannot_be_measured_here_is_not_counted(tmp_path):
+    """Nor its time: the last line said that minutes were left."""
+    spec = write(tmp_path, HEAD.replace("1s", "100ms")
+                 + "common: {cache_size: 512m, working_set: 0.02}\n"
+                 + "matrix: {engine: [bound, 'path:/nowhere/disk'], rw: randwrite, bs: [4k, 64k]}\n")
+    said = run("run", spec, "--overwrite", "--output", tmp_path / "run", "--backing-dir", tmp_path, cwd=tmp_path).stderr
+    assert re.search("^pcache-sweep: .* and 1 more: left out: /nowhere/disk: No such file or directory$", said, re.M)
+    assert "pcache-sweep: 0 of 2, " in said and said.endswith("pcache-sweep: 2 of 2, 0:00 left\n")
+    assert len(lines_of(tmp_path / "run")) == 2
+
+
 def test_each_case_has_a_cache_of_its_size(tmp_path):
     text = HEAD.replace("1s", "300ms") + "matrix: {cache_size: [512m, 1g], working_set: 0.01, volume: 0.5}\n"
     run("run", write(tmp_path, text), "--output", tmp_path / "run", "--backing-dir", tmp_path)

@@ -161,6 +161,7 @@ std::unique_ptr<Place> make_place(const Spec& spec, const PlaceOptions& options)
   uint64_t cache_bytes = 0, backing_bytes = 0;
   std::map<std::string, uint64_t> paths;
   for (const Case& one : spec.cases) {
+    if (!unavailable(one.values).empty()) continue;
     cache_bytes = std::max(cache_bytes, cache_bytes_of(one));
     backing_bytes = std::max(backing_bytes, working_set_bytes_of(one));
     if (const std::string path = path_of(one); !path.empty())

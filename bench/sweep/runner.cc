@@ -85,7 +85,7 @@ std::string why(const std::string& err) {
 
 std::string clock_of(double seconds) {
   char text[32];
-  const auto s = static_cast<long>(std::ceil(seconds));
+  const auto s = static_cast<long>(std::ceil(seconds - 1e-3));  // what is left of sums is no second
   if (s >= 3600)
     snprintf(text, sizeof text, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
   else
@@ -116,36 +116,39 @@ double Runner::expected_s(const Spec& spec, const Case& one) {
   return run + kOverheadSeconds;
 }
 
-size_t Runner::run() {
-  const auto plan = make_plan(spec_, builds_.size());
-  left_out_.clear();
-  size_t done = 0, failed = 0;
+// Without the cases that this machine cannot measure, which are said.
+std::vector<Measurement> Runner::possible(std::vector<Measurement> plan) const {
+  std::set<size_t> left_out;
   std::map<std::string, std::vector<std::string>> reasons;  // to leave out which cases
-  for (const Measurement& what : plan) {
-    const Case& one = spec_.cases[what.case_index];
-    const double expected = expected_s(spec_, one);
-    if (what.repeat == 0 && what.build == 0)
-      if (const std::string reason = unavailable(one.values); !reason.empty()) {
-        left_out_.insert(what.case_index);
-        reasons[reason].push_back(one.id);
-      }
-    if (folder_.is_done(what.number))
-      done++;
-    else
-      left_s_ += expected;
+  for (size_t i = 0; i < spec_.cases.size(); i++) {
+    const Case& one = spec_.cases[i];
+    const std::string reason = unavailable(one.values);
+    if (reason.empty()) continue;
+    left_out.insert(i);
+    reasons[reason].push_back(one.id);
   }
   for (const auto& [reason, ids] : reasons)
     fprintf(stderr, "pcache-sweep: %s%s: left out: %s\n", ids.front().c_str(),
             ids.size() > 1 ? (" and " + std::to_string(ids.size() - 1) + " more").c_str() : "",
             reason.c_str());
+  std::erase_if(plan, [&](const auto& what) { return left_out.contains(what.case_index); });
+  return plan;
+}
+
+size_t Runner::run() {
+  const auto plan = possible(make_plan(spec_, builds_.size()));
+  size_t done = 0, failed = 0;
+  left_s_ = 0;
+  for (const Measurement& what : plan) {
+    if (folder_.is_done(what.number))
+      done++;
+    else
+      left_s_ += expected_s(spec_, spec_.cases[what.case_index]);
+  }
   uint32_t round = 0;  // which has the file that is there from the start
   for (const Measurement& what : plan) {
     if (folder_.is_done(what.number)) continue;
     if (what.repeat != std::exchange(round, what.repeat)) place_.begin_round();
-    if (left_out_.contains(what.case_index)) {
-      done++;
-      continue;
-    }
     const Case& one = spec_.cases[what.case_index];
     show(done, plan.size(), one.id);
     const double start = now_s(), expected = expected_s(spec_, one);

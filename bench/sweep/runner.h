@@ -19,6 +19,7 @@ class Runner {
   static double expected_s(const Spec& spec, const Case& one);
 
  private:
+  std::vector<Measurement> possible(std::vector<Measurement> plan) const;
   nlohmann::ordered_json measure(const Measurement& what);
   // fio's exit status; its output is in files.
   int run_fio(const std::string& job, const std::string& text, const std::string& out,
@@ -31,7 +32,6 @@ class Runner {
   RunFolder& folder_;
   const std::vector<Build> builds_;
   const bool quiet_, tty_;
-  std::set<size_t> left_out_;                         // cases that this machine cannot measure
   double spent_s_ = 0, expected_s_ = 0, left_s_ = 0;  // of what is done; of what is left
   size_t shown_percent_ = 0;
 };
