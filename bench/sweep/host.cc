@@ -85,7 +85,8 @@ std::string unavailable(const Values& values) {
   const std::string& engine = values.at("engine");
   if (engine == "libpmem" && first_line("fio --enghelp=libpmem").empty())
     return "this fio has no engine libpmem";
-  if (engine.starts_with("path:") && access(engine.c_str() + strlen("path:"), F_OK) != 0)
+  if (engine.starts_with("path:") && access(engine.c_str() + strlen("path:"), F_OK) != 0 &&
+      (errno == ENOENT || errno == ENOTDIR))
     return engine.substr(strlen("path:")) + ": " + strerror(errno);
   return {};
 }

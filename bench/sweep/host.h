@@ -12,7 +12,8 @@ namespace pcache::sweep {
 
 nlohmann::ordered_json host_facts(const Place& place);
 
-// Why this machine cannot measure it; empty: it can.
+// Why this machine cannot measure it; empty: it can. A path: that is there but of no use is not
+// meant.
 std::string unavailable(const Values& values);
 
 // First line of a command's output; empty when it cannot be run.

@@ -28,6 +28,7 @@ struct Measurement {
 };
 
 // Cases in which no code of ours runs are the same in every build, and measured once in a round.
+// What is left out has its numbers, too, but is not there: the others' are the same everywhere.
 std::vector<Measurement> make_plan(const Spec& spec, size_t builds);
 
 }  // namespace pcache::sweep

@@ -124,7 +124,26 @@ Spec load_spec(const RunOptions& options) {
   return spec;
 }
 
+// Asked once: what comes later was not looked at, and is not measured.
+void leave_out_what_cannot_be_measured(Spec& spec) {
+  for (Case& one : spec.cases) one.left_out = unavailable(one.values);
+  if (spec.left_out() == spec.cases.size())
+    throw Wrong(spec.name +
+                ": this machine cannot measure any of its cases: " + spec.cases.back().left_out);
+}
+
+void say_what_is_left_out(const Spec& spec) {
+  std::map<std::string, std::vector<std::string>> cases;  // by why
+  for (const Case& one : spec.cases)
+    if (!one.left_out.empty()) cases[one.left_out].push_back(one.id);
+  for (const auto& [reason, ids] : cases)
+    fprintf(stderr, "pcache-sweep: %s%s: left out: %s\n", ids.front().c_str(),
+            ids.size() > 1 ? (" and " + std::to_string(ids.size() - 1) + " more").c_str() : "",
+            reason.c_str());
+}
+
 void print_plan(const Spec& spec, size_t builds) {
+  say_what_is_left_out(spec);
   double seconds = 0;
   const auto plan = make_plan(spec, builds);
   for (const Measurement& what : plan) {
@@ -133,8 +152,8 @@ void print_plan(const Spec& spec, size_t builds) {
            spec.cases[what.case_index].id.c_str(), builds > 1 ? "  build " : "",
            builds > 1 ? std::string(1, char('a' + what.build)).c_str() : "");
   }
-  printf("%zu cases, %zu measurements, about %.0f minutes\n", spec.cases.size(), plan.size(),
-         seconds / 60 + 0.5);
+  printf("%zu cases, %zu measurements, about %.0f minutes\n", spec.cases.size() - spec.left_out(),
+         plan.size(), seconds / 60 + 0.5);
 }
 
 // Of a folder: its spec, with as many rounds as are asked for.
@@ -150,18 +169,11 @@ Spec resumed_spec(const RunFolder& folder, const RunOptions& options) {
   return spec;
 }
 
-void need_something_to_measure(const Spec& spec) {
-  std::string why;
-  for (const Case& one : spec.cases)
-    if (why = unavailable(one.values); why.empty()) return;
-  throw Wrong(spec.name + ": this machine cannot measure any of its cases: " + why);
-}
-
 std::unique_ptr<Place> make_place(const Spec& spec, const PlaceOptions& options) {
   uint64_t cache_bytes = 0, backing_bytes = 0;
   std::map<std::string, uint64_t> paths;
   for (const Case& one : spec.cases) {
-    if (!unavailable(one.values).empty()) continue;
+    if (!one.left_out.empty()) continue;
     cache_bytes = std::max(cache_bytes, cache_bytes_of(one));
     backing_bytes = std::max(backing_bytes, working_set_bytes_of(one));
     if (const std::string path = path_of(one); !path.empty())
@@ -184,6 +196,9 @@ int measure(const Spec& spec, const Place& place, RunFolder& folder, const RunOp
   };
   try {
     const size_t failed = Runner(spec, place, folder, options.quiet).run();
+    if (const size_t n = spec.left_out(); n > 0)  // once more, since that may be hours ago
+      fprintf(stderr, "pcache-sweep: %zu of %zu cases were left out, as was said at the start\n", n,
+              spec.cases.size());
     printf("%s\n", folder.path().c_str());
     if (failed > 0)
       fprintf(stderr, "pcache-sweep: %zu measurements failed%s\n", failed,
@@ -209,31 +224,33 @@ PlaceOptions with_defaults(PlaceOptions options) {
 }
 
 int run_new(const RunOptions& options) {
-  const Spec spec = load_spec(options);
+  Spec spec = load_spec(options);
+  leave_out_what_cannot_be_measured(spec);
   if (options.dry_run) return print_plan(spec, std::max<size_t>(1, options.builds.size())), 0;
   const auto builds = builds_of(options);
   const std::string output = options.output.empty() ? new_output(spec.name) : options.output;
   RunFolder::need_new(output);
-  need_something_to_measure(spec);
   watch_signals();
   const PlaceOptions where = with_defaults(absolute(options.place));
   const auto place = make_place(spec, where);
   RunFolder folder =
       RunFolder::create(fs::absolute(output), spec, builds, where, host_facts(*place));
   say_other_source_trees(builds);
+  say_what_is_left_out(spec);
   return measure(spec, *place, folder, options);
 }
 
 int resume(const RunOptions& options) {
   RunFolder folder = RunFolder::open(fs::absolute(options.resume), !options.dry_run);
-  const Spec spec = resumed_spec(folder, options);
+  Spec spec = resumed_spec(folder, options);
+  leave_out_what_cannot_be_measured(spec);
   if (options.dry_run) return print_plan(spec, folder.builds().size()), 0;
   const PlaceOptions where = folder.place(absolute(options.place));
   need_the_same(folder.builds(), folder.path());
-  need_something_to_measure(spec);
   watch_signals();
   const auto place = make_place(spec, where);
   folder.begin_writing(spec.repeats);
+  say_what_is_left_out(spec);
   return measure(spec, *place, folder, options);
 }
 

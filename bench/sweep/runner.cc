@@ -14,7 +14,6 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
-#include <map>
 #include <utility>
 
 #include "sweep/host.h"
@@ -116,27 +115,8 @@ double Runner::expected_s(const Spec& spec, const Case& one) {
   return run + kOverheadSeconds;
 }
 
-// Without the cases that this machine cannot measure, which are said.
-std::vector<Measurement> Runner::possible(std::vector<Measurement> plan) const {
-  std::set<size_t> left_out;
-  std::map<std::string, std::vector<std::string>> reasons;  // to leave out which cases
-  for (size_t i = 0; i < spec_.cases.size(); i++) {
-    const Case& one = spec_.cases[i];
-    const std::string reason = unavailable(one.values);
-    if (reason.empty()) continue;
-    left_out.insert(i);
-    reasons[reason].push_back(one.id);
-  }
-  for (const auto& [reason, ids] : reasons)
-    fprintf(stderr, "pcache-sweep: %s%s: left out: %s\n", ids.front().c_str(),
-            ids.size() > 1 ? (" and " + std::to_string(ids.size() - 1) + " more").c_str() : "",
-            reason.c_str());
-  std::erase_if(plan, [&](const auto& what) { return left_out.contains(what.case_index); });
-  return plan;
-}
-
 size_t Runner::run() {
-  const auto plan = possible(make_plan(spec_, builds_.size()));
+  const auto plan = make_plan(spec_, builds_.size());
   size_t done = 0, failed = 0;
   left_s_ = 0;
   for (const Measurement& what : plan) {

@@ -19,7 +19,6 @@ class Runner {
   static double expected_s(const Spec& spec, const Case& one);
 
  private:
-  std::vector<Measurement> possible(std::vector<Measurement> plan) const;
   nlohmann::ordered_json measure(const Measurement& what);
   // fio's exit status; its output is in files.
   int run_fio(const std::string& job, const std::string& text, const std::string& out,

@@ -3,6 +3,7 @@
 // file and the line.
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,7 @@ namespace pcache::sweep {
 struct Case {
   std::string id;  // of the values that differ within the sweep; unique in it
   Values values;
+  std::string left_out = {};  // why this machine cannot measure it; empty: it can
 };
 
 struct Spec {
@@ -24,6 +26,11 @@ struct Spec {
   std::vector<Case> cases;
   std::vector<std::string> axes;  // parameters with several values, in the order of the file
   std::string text;               // the file
+
+  size_t left_out() const {  // cases
+    return static_cast<size_t>(
+        std::ranges::count_if(cases, [](const Case& one) { return !one.left_out.empty(); }));
+  }
 };
 
 Spec parse_spec(const std::string& text, const std::string& file);
