@@ -35,12 +35,12 @@ KEYS, KEY_BYTES, HEADER_BYTES, LINE, FIRST_STREAK, MOST_STREAK = 128, 40, 24, 64
 class Machine:
     """Nanoseconds, and bytes a nanosecond (GB/s). [m]: measured, EPYC 9005, 2 CPUs of one CCX; by
     results/sweeps/fast-path where it says sweep. [l]: literature, not measured."""
-    write: float = 120         # [m] sweep: 124 a write of one thread, less its share of a commit
+    write: float = 119         # [m] sweep: 124 a write of one thread, less its share of a commit
     read: float = 514          # [m] sweep: a read of one thread
     drain: float = 149         # [m] sweep: the bound that fences each store, less the one that never does
     bound_write: float = 118   # [m] sweep: the bound that never fences
     bound_read: float = 412    # [m] sweep
-    commit: float = 270        # [m] pcache-microbench: 600 for a kset of 128 keys, less the fences
+    commit: float = 302        # [m] pcache-microbench: 600 for a kset of 128 keys, less the fences
     commit_fences: float = 298  # [m] two of drain: of a group
     line_near: float = 45      # [m] a word to and fro between the two CPUs, one way: 39 at least, 47 the median
     line_far: float = 110      # [l] another CCX of the socket: published tables of EPYC 7002 to 9005, about 90 to 150
@@ -48,7 +48,7 @@ class Machine:
     barrier: float = 2000      # [m] membarrier to threads that run: 1 to 3 us
     spin: float = 2000         # [l] 100 pauses of base/mutex.cc: 20 ns each on Zen 5; then it sleeps
     wake: float = 5000         # [l] a futex, to sleep and to be woken
-    ccx_store: float = 43.1    # [m] sweep: two threads of the bound that never fences; a CCX's [l]
+    ccx_store: float = 42.9    # [m] sweep: two threads of the bound that never fences; that of a CCX [l]
     ccx_load: float = 60       # [l] two threads here load 16 and are not bound by it
     socket: float = 460        # [l] 12 channels of DDR5-6000, 0.8 of the peak
     ccx_cores: int = 8         # [l] EPYC 9005

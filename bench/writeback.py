@@ -5,7 +5,8 @@
 The bound is fio's io_uring engine that writes the same extents, sorted and merged (256 KiB at most), at
 depth 32 with O_DIRECT. Both write the same file, in turn, in one run.
 
-    bench/writeback.py [--rounds N] [--mib N] [--range-mib N] [--dir DIR] [--shm DIR]
+    bench/writeback.py [--rounds N] [--mib N] [--range-mib N] [--data-crc] [--dir DIR]
+                       [--shm DIR]
 
 Prints one line a round and the median ratio (1 is the bound; more is better). Its files are removed at the end, also
 when it is interrupted.
@@ -19,7 +20,6 @@ import random
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -89,7 +89,7 @@ def main():
     parser.add_argument("--mib", type=int, default=1024)
     parser.add_argument("--range-mib", type=int, default=4096)
     parser.add_argument("--data-crc", type=int, choices=(0, 1), default=0)
-    parser.add_argument("--dir", type=pathlib.Path, default=tempfile.gettempdir())
+    parser.add_argument("--dir", type=pathlib.Path, default="/var/tmp")
     parser.add_argument("--shm", type=pathlib.Path, default="/dev/shm")
     args = parser.parse_args()
     if args.rounds < 1:
