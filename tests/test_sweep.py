@@ -313,6 +313,21 @@ matrix:
     assert sorted(line["number"] for line in lines_of(folder)) == sorted({*numbers, *(7 - n for n in numbers)})
 
 
+def test_a_device_that_has_come_since_needs_leave_to_be_overwritten(tmp_path):
+    device, folder = tmp_path / "disk", tmp_path / "run"
+    spec = write(tmp_path, HEAD.replace("1s", "100ms") + f"""\
+common: {{rw: randwrite, cache_size: 512m, working_set: 0.02}}
+matrix: {{engine: [bound, 'path:{device}']}}
+""")
+    run("run", spec, "--overwrite", "--output", folder, "--backing-dir", tmp_path, cwd=tmp_path)
+    assert len(lines_of(folder)) == 1
+    device.write_bytes(bytes(16 << 20))
+    assert "its content will be lost; --overwrite says that it may be" in run("run", "--resume", folder, ok=2).stderr
+    assert len(lines_of(folder)) == 1 and not any(device.read_bytes())
+    run("run", "--resume", folder, "--overwrite")
+    assert len(lines_of(folder)) == 2 and any(device.read_bytes())
+
+
 def test_each_case_has_a_cache_of_its_size(tmp_path):
     text = HEAD.replace("1s", "300ms") + "matrix: {cache_size: [512m, 1g], working_set: 0.01, volume: 0.5}\n"
     run("run", write(tmp_path, text), "--output", tmp_path / "run", "--backing-dir", tmp_path)
