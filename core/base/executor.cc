@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <new>
 
+#include "base/no_thread.h"
+
 namespace pcache {
 
 namespace {
@@ -12,6 +14,14 @@ namespace {
 constexpr std::chrono::milliseconds kShortOfMemory{100};
 
 }  // namespace
+
+Result<std::unique_ptr<Executor>> ThreadExecutor::create() {
+  try {
+    return std::unique_ptr<Executor>(std::make_unique<ThreadExecutor>());
+  } catch (const std::system_error& e) {
+    return no_thread(e, "background work");
+  }
+}
 
 ThreadExecutor::ThreadExecutor() : thread_([this] { run(); }) {}
 

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "base/mutex.h"
+#include "base/result.h"
 
 namespace pcache {
 
@@ -39,6 +40,9 @@ class Executor {
 
 class ThreadExecutor : public Executor {
  public:
+  // EAGAIN and the like: there is no thread to be had.
+  static Result<std::unique_ptr<Executor>> create();
+  // As create(), but throws std::system_error.
   ThreadExecutor();
   ~ThreadExecutor() override;
   Id every(Milliseconds interval, Task task) override EXCLUDES(mu_);

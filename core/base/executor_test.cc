@@ -7,12 +7,15 @@
 #include <atomic>
 #include <future>
 
+#include "base/forbid_for_test.h"
+
 namespace pcache {
 namespace {
 
 using std::chrono::hours;
 using std::chrono::milliseconds;
 using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 TEST(SteppedExecutor, RunsWhatFallsDueInOrderOfTime) {
@@ -129,6 +132,16 @@ TEST(SteppedExecutor, NothingRunsAfterStop) {
   executor.stop();
   executor.advance(hours(1));
   EXPECT_EQ(ran, 0);
+}
+
+TEST(ThreadExecutor, SaysThatThereIsNoThread) {
+  std::thread([] {
+    forbid_threads_in_this_thread();
+    const auto executor = ThreadExecutor::create();
+    ASSERT_FALSE(executor.ok());
+    EXPECT_EQ(executor.error().code, EAGAIN);
+    EXPECT_THAT(executor.error().text, HasSubstr("no thread for background work can be started"));
+  }).join();
 }
 
 TEST(ThreadExecutor, RunsATaskAgainAndAgain) {

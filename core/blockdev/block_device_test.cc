@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/forbid_for_test.h"
 #include "blockdev/temp_file_for_test.h"
 #include "blockdev/uring_device.h"
 
@@ -188,6 +189,33 @@ TEST(OpenBlockDevice, UringThatIsRefusedIsAnErrorOrThreads) {
     EXPECT_STREQ(opened.device.value()->io_mode_name(), "threads");
     EXPECT_THAT(opened.log, ElementsAre(HasSubstr(c.text)));
   }
+}
+
+// A ring may be set up, and then not be entered.
+TEST(OpenBlockDevice, UringThatMayNotBeEnteredIsAnErrorOrThreads) {
+  TempFile file(1u << 20);
+  std::thread([&] {
+    forbid_in_this_thread(__NR_io_uring_enter, EPERM);
+    expect_error(open_it(file.path(), false, IoMode::kUring), EPERM, "io_uring_enter");
+    Opened opened = open_it(file.path(), false, IoMode::kAuto);
+    ASSERT_TRUE(opened.device.ok()) << opened.device.error().text;
+    EXPECT_STREQ(opened.device.value()->io_mode_name(), "threads");
+    EXPECT_THAT(opened.log, ElementsAre(HasSubstr("is not permitted here")));
+  }).join();
+}
+
+TEST(OpenBlockDevice, SaysThatThereIsNoThread) {
+  TempFile file(1u << 20);
+  Opened opened = open_it(file.path(), false, IoMode::kThreads);
+  ASSERT_TRUE(opened.device.ok()) << opened.device.error().text;
+  std::thread([&] {
+    forbid_threads_in_this_thread();
+    const auto queue = opened.device.value()->open_queue(4);
+    ASSERT_FALSE(queue.ok());
+    EXPECT_EQ(queue.error().code, EAGAIN);
+    EXPECT_THAT(queue.error().text,
+                HasSubstr("no thread for I/O on backing device " + file.path()));
+  }).join();
 }
 
 TEST(OpenBlockDevice, ThreadsDoNotAskForARing) {

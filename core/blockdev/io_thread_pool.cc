@@ -4,7 +4,8 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <system_error>
+
+#include "base/no_thread.h"
 
 namespace pcache {
 
@@ -47,9 +48,7 @@ Status IoThreadPool::grow(unsigned count) {
       threads_.emplace_back([this] { work(); });
   } catch (const std::system_error& e) {
     // With some threads it only runs less at a time.
-    if (threads_.empty())
-      return error_errno(e.code().value(), "cannot start a thread for I/O on backing device %s",
-                         file_.path.c_str());
+    if (threads_.empty()) return no_thread(e, ("I/O on backing device " + file_.path).c_str());
   }
   return {};
 }

@@ -2,9 +2,6 @@
 #include "blockdev/uring_queue.h"
 
 #include <poll.h>
-#include <signal.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include <algorithm>
 
@@ -17,24 +14,6 @@ namespace {
 constexpr unsigned kMaxDepth = 1u << 14;  // so that a ring, one larger, is never clamped below it
 constexpr int64_t kShortOfMemoryNs = 1'000'000;
 
-int enter(int fd, unsigned to_submit) {
-  const long rc = syscall(__NR_io_uring_enter, fd, to_submit, 0, 0, nullptr, 0);
-  return rc < 0 ? -errno : static_cast<int>(rc);
-}
-
-// Pushes and sleeps until one completion can be had. 0 or more: look again.
-int enter_and_wait(int fd, unsigned to_submit, int64_t timeout_ns) {
-  __kernel_timespec ts = {};
-  ts.tv_sec = timeout_ns / 1'000'000'000;
-  ts.tv_nsec = timeout_ns % 1'000'000'000;
-  io_uring_getevents_arg arg = {};
-  arg.sigmask_sz = _NSIG / 8;
-  arg.ts = reinterpret_cast<uint64_t>(&ts);
-  const long rc = syscall(__NR_io_uring_enter, fd, to_submit, 1,
-                          IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG, &arg, sizeof arg);
-  return rc < 0 ? -errno : static_cast<int>(rc);
-}
-
 // The kernel could not take entries now; they stay in the ring.
 bool short_of_memory(int rc) { return rc == -EAGAIN || rc == -ENOMEM || rc == -EBUSY; }
 
@@ -46,7 +25,7 @@ Result<std::unique_ptr<UringQueue>> UringQueue::open(const BackingFile& file, un
   auto ring = make_ring(depth + 1, init);
   if (!ring) return ring.error();
   UringHandle handle = ring.take();
-  PCACHE_CHECK(*handle->sq.kring_entries > depth);
+  PCACHE_CHECK(io_uring_sq_space_left(handle.get()) > depth);
   // The file is not registered with the ring, although that would save two reference counts a
   // request: a ring is torn down some time after its process has been killed, and until then a
   // registered file would stay open and locked, so that a restart found the device in use.
@@ -102,24 +81,14 @@ void UringQueue::start(BlockIo* io) {
   io_uring_sqe_set_data(sqe, io);
 }
 
-// Shows the kernel the prepared entries; returns how many it has not taken yet. liburing does this
-// only together with its own system call, which wait() needs apart.
-unsigned UringQueue::publish() {
-  io_uring_sq& sq = ring_->sq;
-  const unsigned mask = *sq.kring_mask;
-  for (; sq.sqe_head != sq.sqe_tail; sq.sqe_head++)
-    sq.array[sq.sqe_head & mask] = sq.sqe_head & mask;
-  __atomic_store_n(sq.ktail, sq.sqe_tail, __ATOMIC_RELEASE);
-  return io_uring_sq_ready(ring_.get());
-}
-
-void UringQueue::push() {
-  while (const unsigned count = publish()) {
-    const int rc = enter(ring_fd_, count);
+bool UringQueue::push() {
+  while (io_uring_sq_ready(ring_.get()) > 0) {
+    const int rc = io_uring_submit(ring_.get());
     if (rc == -EINTR) continue;
-    if (rc == 0 || short_of_memory(rc)) return;
+    if (rc == 0 || short_of_memory(rc)) return false;
     PCACHE_CHECK(rc > 0);
   }
+  return true;
 }
 
 void UringQueue::kick() {
@@ -189,13 +158,22 @@ unsigned UringQueue::poll() {
   return report(finished, Reaper::kPoller);
 }
 
+// What a push completes at once is reaped, too: then there is nothing to sleep for.
+BlockIoList UringQueue::reap_after_push(bool* all_pushed) {
+  for (;;) {
+    BlockIoList finished = reap(Reaper::kWaiter);
+    const bool prepared = io_uring_sq_ready(ring_.get()) > 0;
+    *all_pushed = push();
+    if (!finished.empty() || !prepared || !*all_pushed) return finished;
+  }
+}
+
 unsigned UringQueue::wait(int64_t timeout_ns) {
   const Deadline deadline(timeout_ns);
   BlockIoList finished;
   uint64_t reported_before = 0;
   bool first = true;
   for (;;) {
-    unsigned to_submit = 0;
     int64_t left_ns = 0;
     {
       MutexLock lock(mu_);
@@ -204,21 +182,18 @@ unsigned UringQueue::wait(int64_t timeout_ns) {
         reported_before = reported_;
         first = false;
       }
-      finished = reap(Reaper::kWaiter);
+      bool all_pushed = true;
+      finished = reap_after_push(&all_pushed);
       left_ns = deadline.left_ns(longest_sleep_ns_);
       waiting_ = finished.empty() && reported_ == reported_before && left_ns > 0 && in_flight() > 0;
-      if (!waiting_) {
-        push();
-        break;
-      }
-      to_submit = publish();
+      if (!waiting_) break;
+      if (!all_pushed) left_ns = std::min(left_ns, kShortOfMemoryNs);
     }
-    const int rc = enter_and_wait(ring_fd_, to_submit, left_ns);
+    const int rc = wait_for_completion(ring_fd_, left_ns);
+    PCACHE_CHECK(rc >= 0 || rc == -ETIME || rc == -EINTR || short_of_memory(rc));
     if (short_of_memory(rc)) {
       const timespec pause = {0, std::min(left_ns, kShortOfMemoryNs)};
       ppoll(nullptr, 0, &pause, nullptr);
-    } else {
-      PCACHE_CHECK(rc >= 0 || rc == -ETIME || rc == -EINTR);
     }
   }
   return finished.empty() ? 0 : report(finished, Reaper::kWaiter);

@@ -2,9 +2,11 @@
 // UringQueue: a BlockQueue over one io_uring.
 //
 // Invariants
-// - Every access to the ring's shared words is under mu_. The one call outside it is
-//   io_uring_enter(), which reads only what was published under mu_ before; the kernel serialises
-//   it. That is how wait() pushes and sleeps in one system call, and anyone may poll meanwhile.
+// - Every call of liburing is under mu_, and none of them waits. The one system call outside it is
+//   wait()'s sleep, which submits nothing and touches nothing of the ring in this process, so
+//   anyone may submit and poll meanwhile.
+// - Nothing here knows what is inside liburing's structs: some of it is not there with every
+//   version and kernel (since 2.6 a ring may be without its array of entries).
 // - At most depth_ requests have an entry in the ring (queued, running or completed and not yet
 //   reaped), plus one wake; the ring is larger, so an entry is always free, and completions, of
 //   which the kernel holds twice as many, never overflow.
@@ -53,9 +55,10 @@ class UringQueue final : public BlockQueue {
 
   void start(BlockIo* io) REQUIRES(mu_);
   io_uring_sqe* next_entry() REQUIRES(mu_);
-  unsigned publish() REQUIRES(mu_);
-  void push() REQUIRES(mu_);
+  // Gives the kernel all prepared entries. False: it has no memory for some, which stay prepared.
+  bool push() REQUIRES(mu_);
   BlockIoList reap(Reaper reaper) REQUIRES(mu_);
+  BlockIoList reap_after_push(bool* all_pushed) REQUIRES(mu_);
   void post_wake() REQUIRES(mu_);
   unsigned report(BlockIoList finished, Reaper reaper) EXCLUDES(mu_);
 

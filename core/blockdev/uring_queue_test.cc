@@ -84,6 +84,44 @@ TEST_F(UringQueueTest, SurvivesTheExitOfTheThreadThatPushed) {
   finish();
 }
 
+// As liburing makes a ring from 2.6 on where the kernel can do without the array of entries, and
+// without what it calls deprecated.
+int bare_ring(unsigned entries, io_uring* ring, io_uring_params* params) {
+  const int rc = io_uring_queue_init_params(entries, ring, params);
+  if (rc < 0) return rc;
+  ring->sq.array = nullptr;
+  ring->sq.kring_mask = ring->sq.kring_entries = nullptr;
+  ring->cq.kring_mask = ring->cq.kring_entries = nullptr;
+  return rc;
+}
+
+TEST_F(UringQueueTest, KnowsNothingOfTheInsidesOfARing) {
+  auto queue = UringQueue::open(file_, 1, &bare_ring);
+  ASSERT_TRUE(queue.ok()) << queue.error().text;
+  BlockIo flush;
+  flush.op = BlockOp::kFlush;  // behind the read, as one runs at a time
+  std::atomic<bool> flushed{false};
+  flush.done = io_.done;
+  flush.ctx = &flushed;
+  queue.value()->submit(&io_);
+  queue.value()->submit(&flush);
+  queue.value()->kick();
+  EXPECT_EQ(queue.value()->poll(), 0u);
+  EXPECT_EQ(queue.value()->wait(1'000'000), 0u);
+  feed(1024);
+  while (!flushed.load()) queue.value()->wait(-1);
+  EXPECT_TRUE(done_.load());
+  EXPECT_EQ(buffer_[1023], 'x');
+}
+
+// What is prepared when a thread goes to sleep must be with the kernel, or nothing would wake it.
+TEST_F(UringQueueTest, WaitPushesWhatWasSubmitted) {
+  queue_->submit(&io_);
+  feed(1024);
+  EXPECT_EQ(queue_->wait(-1), 1u);
+  EXPECT_TRUE(done_.load());
+}
+
 // Whether the thread sleeps in the kernel.
 bool asleep(pid_t thread) {
   std::ifstream stat("/proc/self/task/" + std::to_string(thread) + "/stat");

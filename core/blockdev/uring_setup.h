@@ -4,6 +4,7 @@
 
 #include <liburing.h>
 
+#include <cstdint>
 #include <memory>
 
 #include "base/result.h"
@@ -24,7 +25,11 @@ using UringHandle = std::unique_ptr<io_uring, UringExit>;
 // The error says what to do; its code is the kernel's, or EOPNOTSUPP for a kernel that is too old.
 Result<UringHandle> make_ring(unsigned entries, UringInit init);
 
-// Whether make_ring() can be expected to work here.
+// Sleeps until one completion can be had or `timeout_ns` (0 or more) has passed; submits nothing.
+// 0 or more, -ETIME, -EINTR: look again; else -errno. Any thread, also while others use the ring.
+int wait_for_completion(int ring_fd, int64_t timeout_ns);
+
+// Whether rings can be expected to work here: makes one, and lets a request go through it.
 Status probe_uring(UringInit init);
 
 }  // namespace pcache

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// How an Error, or what the standard library throws (memory, thread creation), leaves through the C
-// ABI.
+// How an Error, or what the standard library throws, leaves through the C ABI.
 #pragma once
 
 #include <cstdio>

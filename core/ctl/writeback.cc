@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include <condition_variable>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 #include "cache/cache.h"
@@ -13,15 +14,20 @@ namespace {
 // Shows how far a drain has come, from another thread.
 class Watch {
  public:
-  Watch(const Cache& cache, uint64_t all)
-      : progress_("writeback"), thread_([this, &cache, all] { run(cache, all); }) {}
+  Watch(const Cache& cache, uint64_t all) : progress_("writeback") {
+    try {
+      thread_ = std::thread([this, &cache, all] { run(cache, all); });
+    } catch (const std::system_error&) {
+      // No thread: then nobody sees how far it has come.
+    }
+  }
   ~Watch() {
     {
       std::lock_guard lock(mu_);
       done_ = true;
     }
     changed_.notify_one();
-    thread_.join();
+    if (thread_.joinable()) thread_.join();
   }
 
  private:
