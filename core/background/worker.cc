@@ -162,6 +162,9 @@ void Worker::writeback_task() {
 
 void Worker::note_failure(const Error& error) {
   Milliseconds backoff;
+  const uint64_t written = writeback_.counters().written_bytes.load();
+  const bool nothing_written = written == written_at_failure_;
+  written_at_failure_ = written;
   {
     MutexLock lock(state_mu_);
     if (!state_.failing)
@@ -171,7 +174,8 @@ void Worker::note_failure(const Error& error) {
     if (hazard(Hazard::kRetryWithoutDelay))
       backoff = Milliseconds{1};
     else
-      backoff = state_.failing ? std::min(2 * state_.backoff, kLongestBackoff) : kFirstBackoff;
+      backoff = state_.failing && nothing_written ? std::min(2 * state_.backoff, kLongestBackoff)
+                                                  : kFirstBackoff;
     state_ = {true, error.text, backoff};
   }
   failing_.store(true, std::memory_order_relaxed);
@@ -200,9 +204,19 @@ Worker::State Worker::state() const {
 Status Worker::drain() {
   if (auto closed = parts_.stripes.close_all(); !closed) return closed;
   const LogMark until = parts_.log.mark();
+  uint64_t unwritten = UINT64_MAX;  // by the steps before, which failed
+  uint32_t vain = 0;
   while (writeback_.behind(until)) {
     const auto moved = writeback_.step(until, kDrainBatchBytes);
-    if (!moved) return moved.error();
+    if (!moved) {
+      const uint64_t left = writeback_.unwritten_bytes();
+      vain = left < unwritten ? 0 : vain + 1;
+      if (left == 0 || vain == kVainSteps) return undrained(moved.error(), until);
+      unwritten = left;
+      continue;
+    }
+    unwritten = UINT64_MAX;
+    vain = 0;
     if (!moved.value()) break;
     if (room_is_needed()) wake(main_, room_id_);
   }
@@ -212,6 +226,12 @@ Status Worker::drain() {
                     "%llu extents of dirty data are damaged and were not written back; their "
                     "ranges are in the log lines",
                     static_cast<unsigned long long>(bad));
+}
+
+Error Worker::undrained(const Error& why, const LogMark& until) const {
+  const uint64_t passed = std::min(writeback_.passed_dirty_bytes(), until.dirty_bytes);
+  return make_error(why.code, "%s; %llu bytes of dirty data are left in the cache",
+                    why.text.c_str(), static_cast<unsigned long long>(until.dirty_bytes - passed));
 }
 
 void Worker::make_room(const std::function<bool()>& done) {

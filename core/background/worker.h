@@ -16,8 +16,9 @@
 // wait. Writeback is woken when both that many and half of them are in use, while space is low, and
 // while requests wait; otherwise it works in its interval.
 //
-// A failing backing device: the data stays dirty and is tried again after 100 ms, twice as long
-// each time, 10 s at most; no wake shortens that (hazard 12). Threads: as said at each function;
+// A failing backing device: what could not be written stays dirty and is tried again after 100 ms,
+// twice as long each time that nothing could, 10 s at most; no wake shortens that (hazard 12).
+// Threads: as said at each function;
 // after stop() nothing runs.
 #pragma once
 
@@ -35,6 +36,8 @@ class Worker {
   // So they are small (Writeback's own size) when space is short, larger when there is time.
   static constexpr uint64_t kDrainBatchBytes = uint64_t{1} << 30;
   static constexpr uint32_t kStepsInARow = 16;  // of reclaim, before another task has its turn
+  // Of a drain, while the device fails: so many that write nothing end it.
+  static constexpr uint32_t kVainSteps = 3;
 
   struct Options {
     Milliseconds flush_delay{1000};
@@ -66,7 +69,8 @@ class Worker {
   uint32_t gc_percent() const { return gc_percent_.load(std::memory_order_relaxed); }
 
   // Writes everything back that was complete when it was called, and moves dirty_tail past it, in
-  // the caller's thread. EIO and the like as the device says, EIO when damaged data is left behind.
+  // the caller's thread. EIO and the like as the device says, once nothing more can be written,
+  // with what is left; EIO when damaged data is left behind.
   Status drain();
   // For the end, without executors: makes room for the log until `done` says so, or nothing more
   // can be done.
@@ -95,6 +99,7 @@ class Worker {
   }
   void note_failure(const Error& error) EXCLUDES(state_mu_);
   void note_success() EXCLUDES(state_mu_);
+  Error undrained(const Error& why, const LogMark& until) const;
 
   const BackgroundParts& parts_;
   Writeback& writeback_;
@@ -105,9 +110,10 @@ class Worker {
   std::atomic<uint32_t> gc_percent_;
   std::atomic<bool> stopping_{true};
   Executor::Id room_id_ = 0, writeback_id_ = 0;
-  bool close_failed_ = false;    // main's task only
-  bool reclaim_failed_ = false;  // likewise
-  Milliseconds retry_at_{0};     // writing's task only; 0: the device works
+  bool close_failed_ = false;        // main's task only
+  bool reclaim_failed_ = false;      // likewise
+  Milliseconds retry_at_{0};         // writing's task only; 0: the device works
+  uint64_t written_at_failure_ = 0;  // likewise
 
   std::atomic<bool> failing_{false};
   mutable Mutex state_mu_;

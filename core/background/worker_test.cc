@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "background/worker.h"
 
+#include <random>
+
 #include "background/background_for_test.h"
 
 namespace pcache {
 namespace {
 
 using std::chrono::milliseconds;
+using ::testing::AllOf;
 using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
@@ -291,6 +294,24 @@ TEST_F(FailingDevice, IsTriedAgainLaterAndLater) {
   EXPECT_TRUE(rig_->dirty(0));
 }
 
+// As long as it writes something it is tried again soon.
+TEST_F(FailingDevice, IsTriedSoonWhileItWritesSomething) {
+  start();
+  advance(milliseconds(100));
+  EXPECT_EQ(worker_->state().backoff, milliseconds(200));
+  device_->set_error(0);
+  int left = 1;
+  device_->set_fate([&](BlockOp op, const Extent&) {
+    return MemoryDevice::Fate{.error = op == BlockOp::kFlush && left-- > 0 ? EIO : 0};
+  });
+  advance(milliseconds(200));
+  EXPECT_EQ(errors(), 3u);
+  EXPECT_EQ(worker_->state().backoff, Worker::kFirstBackoff);
+  advance(milliseconds(100));
+  EXPECT_EQ(batches(), 1u);
+  EXPECT_FALSE(worker_->state().failing);
+}
+
 TEST_F(FailingDevice, NoWakeShortensThat) {
   start();
   use(6);
@@ -365,6 +386,51 @@ TEST_F(WorkerTest, DrainWritesAllBack) {
   EXPECT_EQ(rig_->tails.dirty_tail(), rig_->log->head());
   EXPECT_FALSE(rig_->dirty(40960));
   EXPECT_TRUE(worker_->drain().ok()) << "nothing left";
+}
+
+// Three writes of a hundred fail, each time others.
+TEST_F(WorkerTest, DrainOfADeviceThatFailsSomeWrites) {
+  for (unsigned seed = 1; seed <= 28; seed++) {
+    start(90, {.writeback = {.batch_bytes = 1 << 20}});
+    for (uint64_t i = 0; i < 2000; i++) rig_->write(i * 8192, 4096, static_cast<uint32_t>(i));
+    std::minstd_rand random(seed);
+    uint64_t failures = 0;
+    device_->set_fate([&](BlockOp op, const Extent&) {
+      const bool fails = op == BlockOp::kWrite && random() % 100 < 3;
+      failures += fails;
+      return MemoryDevice::Fate{.error = fails ? EIO : 0};
+    });
+    const Status drained = worker_->drain();
+    ASSERT_TRUE(drained.ok()) << drained.error().text;
+    EXPECT_GT(failures, 0u);
+    EXPECT_EQ(rig_->writeback->counters().failed_writes.load(), failures);
+    EXPECT_EQ(rig_->writeback->counters().writes.load(), 2000u) << "each once";
+    EXPECT_EQ(rig_->tails.dirty_tail(), rig_->log->head());
+    EXPECT_THAT(rig_->lines.lines, ElementsAre(HasSubstr("succeeded when they were repeated")));
+    for (uint64_t i = 0; i < 2000; i++) ASSERT_EQ(rig_->device_value(i * 8192), int(i));
+  }
+}
+
+// More bad places in a row than a device may have that is worth to be asked on.
+TEST_F(WorkerTest, DrainWritesWhatItCanAndSaysWhatIsLeft) {
+  start(90);
+  for (uint64_t i = 0; i < 300; i++) rig_->write(i * 8192, 4096, static_cast<uint32_t>(i));
+  device_->set_fate([&](BlockOp, const Extent& extent) {
+    return MemoryDevice::Fate{.error = extent.off >= 10 * 8192 && extent.off < 40 * 8192 ? EIO : 0};
+  });
+  const Status drained = worker_->drain();
+  ASSERT_FALSE(drained.ok());
+  EXPECT_EQ(drained.error().code, EIO);
+  EXPECT_THAT(drained.error().text,
+              AllOf(HasSubstr("failed at 81920+4096, 122880 bytes of its batch are left"),
+                    HasSubstr("1228800 bytes of dirty data are left in the cache")));
+  for (uint64_t i = 0; i < 300; i++)
+    if (i < 10 || i >= 40) {
+      ASSERT_EQ(rig_->device_value(i * 8192), int(i)) << i;
+    }
+  device_->set_fate(nullptr);
+  EXPECT_TRUE(worker_->drain().ok());
+  EXPECT_EQ(rig_->writeback->counters().writes.load(), 300u);
 }
 
 TEST_F(WorkerTest, DrainSaysWhatTheDeviceSays) {

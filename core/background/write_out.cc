@@ -36,13 +36,28 @@ WriteOut::~WriteOut() { free(buffers_); }
 void WriteOut::on_written(BlockIo* io) {
   auto* slot = static_cast<Slot*>(io->ctx);
   WriteOut& self = *slot->self;
-  if (io->result && self.done_.error == 0) self.done_.error = io->result;
+  if (io->result) return self.on_failed(slot);
+  self.failed_in_row_ = 0;
+  self.done_.bytes += io->len;
+  self.done_.ios++;
   self.free_.push_back(slot);
-  if (io->result == 0 && self.written_) self.written_(io->len);
+  if (self.written_) self.written_(io->len);
+}
+
+void WriteOut::on_failed(Slot* slot) {
+  done_.failed_ios++;
+  if (++slot->attempts < kAttempts && !gives_up()) return device_->submit(&slot->io);
+  failed_in_row_++;
+  try {
+    failed_.push_back({slot->begin, slot->io.len, slot->io.result});
+  } catch (const std::bad_alloc&) {
+    done_.untold = true;
+  }
+  free_.push_back(slot);
 }
 
 WriteOut::Slot* WriteOut::free_slot() {
-  while (slots_.size() - free_.size() >= depth_) device_->wait(-1);
+  while (slots_.size() - free_.size() >= limits_.depth) device_->wait(-1);
   Slot* slot = free_.back();
   free_.pop_back();
   return slot;
@@ -51,16 +66,15 @@ WriteOut::Slot* WriteOut::free_slot() {
 void WriteOut::submit_current() {
   Slot* slot = std::exchange(current_, nullptr);
   if (!slot) return;
-  if (slot->io.len == 0 || done_.error) {
+  if (slot->io.len == 0) {
     free_.push_back(slot);
     return;
   }
-  done_.bytes += slot->io.len;
-  done_.ios++;
   slot->io.op = BlockOp::kWrite;
   slot->io.buf = slot->buffer;
   slot->io.done = on_written;
   slot->io.ctx = slot;
+  slot->attempts = 0;
   device_->submit(&slot->io);
   // Pushed a few at a time: fewer system calls, and the device never runs dry.
   if (++unpushed_ < kPushEvery) return;
@@ -100,41 +114,85 @@ void WriteOut::prefetch(const DirtyBatch& batch, const DirtyBatch::Piece& piece)
   parts_.pmem.prefetch(parts_.segments.media(batch.place(piece)), piece.extent.len);
 }
 
-void WriteOut::add(const DirtyBatch& batch, const DirtyBatch::Piece& piece) {
-  for (uint64_t at = 0; at < piece.extent.len && done_.error == 0;) {
-    const uint64_t off = piece.extent.off + at;
-    if (current_ && (current_->io.off + current_->io.len != off || current_->io.len == kWriteBytes))
+// The piece that next_ is in, from there on.
+void WriteOut::add(const DirtyBatch& batch) {
+  const DirtyBatch::Piece& piece = pieces_[next_.piece];
+  while (next_.at < piece.extent.len && !gives_up()) {
+    const uint64_t off = piece.extent.off + next_.at;
+    if (current_ &&
+        (current_->io.off + current_->io.len != off || current_->io.len == limits_.write_bytes))
       submit_current();
     if (!current_) {
       current_ = free_slot();
       current_->io.off = off;
       current_->io.len = 0;
+      current_->begin = next_;
+      if (gives_up()) return;
     }
     const auto len = static_cast<uint32_t>(
-        std::min<uint64_t>(piece.extent.len - at, kWriteBytes - current_->io.len));
-    if (!load(batch, piece, at, len, current_->buffer + current_->io.len)) return;
+        std::min<uint64_t>(piece.extent.len - next_.at, limits_.write_bytes - current_->io.len));
+    if (!load(batch, piece, next_.at, len, current_->buffer + current_->io.len)) {
+      next_.at = piece.extent.len;  // of what is bad nothing is left to be written
+      return;
+    }
     current_->io.len += len;
-    at += len;
+    next_.at += len;
   }
 }
 
-WriteOut::Done WriteOut::write(const DirtyBatch& batch,
-                               const std::vector<DirtyBatch::Piece>& pieces, unsigned depth) {
-  PCACHE_CHECK(depth >= 1 && depth <= kDepth);
-  depth_ = depth;
+void WriteOut::add_all(const DirtyBatch& batch) {
+  while (next_.piece < pieces_.size()) {
+    if (next_.piece + 1 < pieces_.size()) prefetch(batch, pieces_[next_.piece + 1]);
+    add(batch);
+    if (gives_up()) break;
+    next_ = {next_.piece + 1, 0};
+  }
+  // What it holds lies before next_.
+  submit_current();
+}
+
+// The pieces, and parts of them, that `len` bytes from there on are.
+void WriteOut::tell_left(Cursor from, uint64_t len, std::vector<DirtyBatch::Piece>* to) const {
+  for (; len > 0 && from.piece < pieces_.size(); from = {from.piece + 1, 0}) {
+    const DirtyBatch::Piece& piece = pieces_[from.piece];
+    const uint64_t part = std::min(len, piece.extent.len - from.at);
+    if (part > 0) to->push_back({{piece.extent.off + from.at, part}, piece.key});
+    len -= part;
+  }
+}
+
+WriteOut::Done WriteOut::write(const DirtyBatch& batch, std::span<const DirtyBatch::Piece> pieces,
+                               const Limits& limits) {
+  PCACHE_CHECK(limits.depth >= 1 && limits.depth <= kDepth);
+  PCACHE_CHECK(limits.write_bytes >= kLeastBytes && limits.write_bytes <= kWriteBytes);
+  limits_ = limits;
+  pieces_ = pieces;
+  next_ = {};
+  failed_.clear();
+  failed_in_row_ = 0;
   done_ = {};
-  verdicts_.assign(batch.keys().size(), Verdict::kUnknown);
+  bool no_memory = false;
   try {
-    for (size_t i = 0; i < pieces.size() && !done_.error; i++) {
-      if (i + 1 < pieces.size()) prefetch(batch, pieces[i + 1]);
-      add(batch, pieces[i]);
-    }
-    submit_current();
+    verdicts_.assign(batch.keys().size(), Verdict::kUnknown);
+    add_all(batch);
   } catch (const std::bad_alloc&) {
-    done_.error = ENOMEM;
-    submit_current();  // gives it back
+    no_memory = true;
+    if (Slot* slot = std::exchange(current_, nullptr)) free_.push_back(slot);
   }
   if (!hazard(Hazard::kBatchNotWaitedFor)) wait_all();
+  try {
+    std::sort(failed_.begin(), failed_.end(), [](const Failed& a, const Failed& b) {
+      return a.begin.piece != b.begin.piece ? a.begin.piece < b.begin.piece
+                                            : a.begin.at < b.begin.at;
+    });
+    for (const Failed& failed : failed_) tell_left(failed.begin, failed.len, &done_.failed);
+    tell_left(next_, UINT64_MAX, &done_.untried);
+  } catch (const std::bad_alloc&) {
+    no_memory = true;
+  }
+  done_.untold |= no_memory;
+  if (done_.untold) done_.error = ENOMEM;
+  if (!failed_.empty()) done_.error = failed_.front().error;
   std::sort(done_.bad_keys.begin(), done_.bad_keys.end());
   return std::move(done_);
 }

@@ -6,6 +6,9 @@
 // - Nothing reaches the device that could not be read, or does not match its key's data_crc. A
 //   piece is checked against the whole extent of its key as it was appended.
 // - write() returns when nothing is in flight any more, whatever went wrong.
+// - A write that fails is repeated alone, some times at once; what has been written is not written
+//   again. What it could not do is told piece by piece, to be given to a later write().
+// - A device that fails everything is not asked for all of a batch.
 // One thread.
 #pragma once
 
@@ -26,11 +29,25 @@ class WriteOut {
   // written (see Pace) then come in bursts, and wait between them.
   static constexpr unsigned kEvenDepth = 32;
   static constexpr uint32_t kWriteBytes = 256 << 10;
+  static constexpr uint32_t kLeastBytes = 4 << 10;
+  static constexpr uint32_t kAttempts = 4;  // of one write, before it is left
+  // So many writes that are left, with none between them that succeeded, and the rest is not tried.
+  static constexpr uint32_t kMostFailedInARow = 16;
 
+  struct Limits {
+    unsigned depth = kDepth;             // writes in flight: 1 to kDepth
+    uint32_t write_bytes = kWriteBytes;  // of one: kLeastBytes to kWriteBytes
+  };
   struct Done {
-    int error = 0;  // positive errno of the first failed write
-    uint64_t bytes = 0, ios = 0;
-    std::vector<uint32_t> bad_keys;  // ascending: their data is damaged, or cannot be read
+    // Positive errno of the first in `failed`, or ENOMEM; 0: all is written but what is bad.
+    int error = 0;
+    uint64_t bytes = 0, ios = 0;             // that succeeded
+    uint64_t failed_ios = 0;                 // attempts
+    std::vector<uint32_t> bad_keys;          // ascending: their data is damaged, or cannot be read
+    std::vector<DirtyBatch::Piece> failed;   // ascending in themselves: tried in vain
+    std::vector<DirtyBatch::Piece> untried;  // likewise: not tried, as the device fails everything
+    // There was no memory to tell what is left: all may be.
+    bool untold = false;
   };
 
   // `written`: called with the bytes of each write that has succeeded, from write().
@@ -38,31 +55,46 @@ class WriteOut {
   static Result<std::unique_ptr<WriteOut>> create(const BackgroundParts& parts, Written written);
   ~WriteOut();
 
-  // So many writes in flight at most: 1 to kDepth.
-  Done write(const DirtyBatch& batch, const std::vector<DirtyBatch::Piece>& pieces,
-             unsigned depth = kDepth);
+  Done write(const DirtyBatch& batch, std::span<const DirtyBatch::Piece> pieces,
+             const Limits& limits);
   // Makes what write() has written durable. 0 or a positive errno.
   int flush();
 
  private:
   static constexpr unsigned kPushEvery = 4;
   enum class Verdict : uint8_t { kUnknown, kGood, kBad };
+  // A place in what write() was given.
+  struct Cursor {
+    size_t piece = 0;
+    uint64_t at = 0;  // bytes into it
+  };
   struct Slot {
     BlockIo io;
     std::byte* buffer = nullptr;
     WriteOut* self = nullptr;
+    Cursor begin;  // of what is in it
+    uint32_t attempts = 0;
+  };
+  struct Failed {
+    Cursor begin;
+    uint64_t len;
+    int error;
   };
 
   WriteOut(const BackgroundParts& parts, std::unique_ptr<BlockQueue> device, Written written);
   void prefetch(const DirtyBatch& batch, const DirtyBatch::Piece& piece) const;
-  void add(const DirtyBatch& batch, const DirtyBatch::Piece& piece);
+  void add(const DirtyBatch& batch);
+  void add_all(const DirtyBatch& batch);
   // Loads `len` bytes of the piece, `at` bytes into it; false: not to be written.
   bool load(const DirtyBatch& batch, const DirtyBatch::Piece& piece, uint64_t at, uint32_t len,
             std::byte* dst);
   Slot* free_slot();
   void submit_current();
   void wait_all();
+  bool gives_up() const { return failed_in_row_ >= kMostFailedInARow; }
+  void tell_left(Cursor from, uint64_t len, std::vector<DirtyBatch::Piece>* to) const;
   static void on_written(BlockIo* io);
+  void on_failed(Slot* slot);
 
   const BackgroundParts& parts_;
   std::unique_ptr<BlockQueue> device_;
@@ -70,8 +102,14 @@ class WriteOut {
   std::byte* const buffers_;  // untouched they cost no memory
   std::vector<Slot> slots_;
   std::vector<Slot*> free_;
-  unsigned depth_ = kDepth, unpushed_ = 0;
+  unsigned unpushed_ = 0;
   Slot* current_ = nullptr;  // being filled: io.off and io.len are what it has
+  // Of the write() under way:
+  Limits limits_;
+  std::span<const DirtyBatch::Piece> pieces_;
+  Cursor next_;  // up to here everything is in a slot, or was
+  std::vector<Failed> failed_;
+  uint32_t failed_in_row_ = 0;
   std::vector<Verdict> verdicts_;
   Done done_;
 };

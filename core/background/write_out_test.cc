@@ -26,7 +26,7 @@ class WriteOutTest : public BackgroundTest {
     rig_->close();
     batch_.clear();
     for (const media::Key& key : rig_->keys_from(rig_->tails.key_tail())) batch_.add(key);
-    return out_->write(batch_, batch_.pieces(), depth);
+    return out_->write(batch_, batch_.pieces(), {.depth = depth});
   }
   std::vector<std::string> writes() const {
     std::vector<std::string> text;
@@ -210,7 +210,10 @@ TEST_F(WriteOutTest, AnErrorOfTheDeviceIsReported) {
   auto done = write();
   EXPECT_EQ(done.error, ENOSPC);
   EXPECT_EQ(written_, 0u);
-  EXPECT_LE(done.ios, WriteOut::kDepth + 1u) << "no use in going on";
+  EXPECT_EQ(done.ios, 0u);
+  EXPECT_LE(done.failed_ios, WriteOut::kDepth + WriteOut::kMostFailedInARow)
+      << "no use in going on";
+  EXPECT_EQ(done.failed.size() + done.untried.size(), 4u * WriteOut::kDepth);
   device_->set_error(0);
   done = write();
   EXPECT_EQ(done.error, 0) << "each write() is for itself";
@@ -227,6 +230,62 @@ TEST_F(WriteOutTest, NothingIsInFlightAfterAnError) {
   EXPECT_EQ(write().error, EIO);
   EXPECT_EQ(device_->held(), 0u);
   out_.reset();
+}
+
+TEST_F(WriteOutTest, AWriteThatFailsIsRepeatedAlone) {
+  start();
+  for (uint32_t i = 0; i < 300; i++) rig_->write(i * 8192, 4096, i);
+  std::map<uint64_t, uint32_t> failing;  // so often
+  for (uint64_t i = 0; i < 300; i += 7) failing[i * 8192] = 1 + i % (WriteOut::kAttempts - 1);
+  uint64_t expected = 0;
+  for (const auto& [off, times] : failing) expected += times;
+  device_->set_fate([&](BlockOp, const Extent& extent) {
+    const auto at = failing.find(extent.off);
+    if (at == failing.end() || at->second == 0) return MemoryDevice::Fate{};
+    at->second--;
+    return MemoryDevice::Fate{.error = EIO, .written_bytes = 512};
+  });
+  const auto done = write();
+  EXPECT_EQ(done.error, 0);
+  EXPECT_THAT(done.failed, IsEmpty());
+  EXPECT_THAT(done.untried, IsEmpty());
+  EXPECT_EQ(done.failed_ios, expected);
+  EXPECT_EQ(done.ios, 300u);
+  EXPECT_EQ(done.bytes, 300u * 4096);
+  EXPECT_EQ(written_, done.bytes);
+  for (uint32_t i = 0; i < 300; i++)
+    ASSERT_EQ(rig_->on_device({i * 8192, 4096}), Rig::filled(4096, i)) << i;
+}
+
+// Of long writes that many pieces went into, each piece is told, and parts of one.
+TEST_F(WriteOutTest, TellsWhatItCouldNotWrite) {
+  start();
+  rig_->write(0, WriteOut::kWriteBytes, 1);
+  rig_->write(1 << 20, (256 << 10) + 4096, 2);
+  for (uint32_t i = 0; i < 3; i++) rig_->write((2 << 20) + i * 4096, 4096, 3 + i);
+  rig_->write(3 << 20, 4096, 9);
+  device_->set_fate([](BlockOp, const Extent& extent) {
+    const bool bad = extent.off == (1 << 20) || extent.off == (2 << 20);
+    return MemoryDevice::Fate{.error = bad ? ENOSPC : 0};
+  });
+  const auto done = write();
+  EXPECT_EQ(done.error, ENOSPC);
+  EXPECT_EQ(done.failed_ios, 2u * WriteOut::kAttempts);
+  EXPECT_THAT(done.untried, IsEmpty());
+  std::vector<Extent> left;
+  for (const DirtyBatch::Piece& piece : done.failed) left.push_back(piece.extent);
+  EXPECT_THAT(left, ElementsAre(Extent{1 << 20, 256 << 10}, Extent{2 << 20, 4096},
+                                Extent{(2 << 20) + 4096, 4096}, Extent{(2 << 20) + 8192, 4096}));
+  EXPECT_EQ(rig_->device_value(0), 1);
+  EXPECT_EQ(rig_->device_value((1 << 20) + (256 << 10)), 2);
+  EXPECT_EQ(rig_->device_value(3 << 20), 9);
+
+  device_->set_fate(nullptr);
+  device_->start_journal();
+  EXPECT_EQ(out_->write(batch_, done.failed, {.write_bytes = WriteOut::kLeastBytes}).error, 0);
+  EXPECT_EQ(writes().size(), 64u + 3) << "small ones, of no more than was left";
+  EXPECT_EQ(rig_->device_value(1 << 20), 2);
+  for (int i = 0; i < 3; i++) EXPECT_EQ(rig_->device_value((2 << 20) + i * 4096), 3 + i);
 }
 
 TEST_F(WriteOutTest, FlushSaysWhatTheDeviceSays) {

@@ -2,6 +2,7 @@
 #include "background/writeback.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "base/mutants.h"
 #include "keylog/log_cursor.h"
@@ -42,6 +43,27 @@ Error Writeback::failed(Error error) {
 Result<bool> Writeback::step(const LogMark& until, uint64_t batch_bytes, unsigned depth) {
   MutexLock lock(mu_);
   if (!behind(until)) return false;
+  if (!under_way_)
+    if (auto begun = begin_batch(until, batch_bytes); !begun || !begun.value()) return begun;
+  if (auto written = write_out(depth); !written) return failed(written.error());
+  if (auto kept = keep_damaged(bad_); !kept) return failed(kept.error());
+  mark_written(bad_);
+  parts_.tails.set_dirty_tail(parts_.pmem, end_.pos);
+  counters_.batches.add();
+  counters_.ksets.add(end_.ksets - passed_ksets());
+  counters_.keys.add(batch_.keys().size());
+  counters_.appended_bytes.add(batch_.appended_bytes());
+  passed_bytes_.store(end_.dirty_bytes, std::memory_order_release);
+  passed_.store(end_.ksets, std::memory_order_release);
+  note_progress(batch_.appended_bytes());
+  reported_bytes_ = 0;
+  damaged_.passed();
+  counters_.bad_keys.set(damaged_.count());
+  under_way_ = false;
+  return true;
+}
+
+Result<bool> Writeback::begin_batch(const LogMark& until, uint64_t batch_bytes) {
   const auto end = collect(until, batch_bytes);
   if (!end && hazard(Hazard::kMediaErrorIsClean)) return false;
   if (!end) {
@@ -54,21 +76,17 @@ Result<bool> Writeback::step(const LogMark& until, uint64_t batch_bytes, unsigne
     stuck_at_.store(until.ksets, std::memory_order_relaxed);
     return false;
   }
-  WriteOut::Done done;
-  if (auto written = write_out(depth, &done); !written) return failed(written.error());
-  if (auto kept = keep_damaged(done.bad_keys); !kept) return failed(kept.error());
-  mark_written(done.bad_keys);
-  parts_.tails.set_dirty_tail(parts_.pmem, end.value().pos);
-  counters_.batches.add();
-  counters_.ksets.add(end.value().ksets - passed_ksets());
-  counters_.keys.add(batch_.keys().size());
-  counters_.appended_bytes.add(batch_.appended_bytes());
-  passed_bytes_.store(end.value().dirty_bytes, std::memory_order_release);
-  passed_.store(end.value().ksets, std::memory_order_release);
-  note_progress(batch_.appended_bytes());
-  reported_bytes_ = 0;
-  damaged_.passed();
-  counters_.bad_keys.set(damaged_.count());
+  pieces_ = batch_.pieces();
+  by_stripe_ = parts_.stripes.by_stripe(std::span<const DirtyBatch::Piece>(pieces_),
+                                        [](const auto& piece) { return piece.extent.off; });
+  planned_bytes_ = 0;
+  for (const DirtyBatch::Piece& piece : pieces_) planned_bytes_ += piece.extent.len;
+  untried_ = pieces_;
+  failed_.clear();
+  bad_.clear();
+  unflushed_ = false;
+  end_ = end.value();
+  under_way_ = true;
   return true;
 }
 
@@ -121,25 +139,85 @@ Result<LogMark> Writeback::collect(const LogMark& until, uint64_t batch_bytes) {
   return at;
 }
 
-Status Writeback::write_out(unsigned depth, WriteOut::Done* done) {
-  pieces_ = batch_.pieces();
-  by_stripe_ = parts_.stripes.by_stripe(std::span<const DirtyBatch::Piece>(pieces_),
-                                        [](const auto& piece) { return piece.extent.off; });
-  planned_bytes_ = 0;
-  if (pieces_.empty()) return {};
-  for (const DirtyBatch::Piece& piece : pieces_) planned_bytes_ += piece.extent.len;
-  *done = out_->write(batch_, pieces_, depth);
-  counters_.writes.add(done->ios);
-  counters_.written_bytes.add(done->bytes);
-  if (done->error)
-    return error_errno(done->error, "backing device %s: writing back failed",
-                       parts_.backing.identity().text.c_str());
-  if (done->ios == 0) return {};
-  counters_.flushes.add();
-  if (const int error = hazard(Hazard::kDirtyTailAheadOfDisk) ? 0 : out_->flush())
-    return error_errno(error, "backing device %s: its flush failed",
-                       parts_.backing.identity().text.c_str());
+// Whatever goes wrong here but a write that fails: nothing is remembered of the batch, and all of
+// it is written again.
+Status Writeback::write_out(unsigned depth) {
+  under_way_ = false;
+  const uint64_t failed_before = counters_.failed_writes.load();
+  if (auto written = write_pieces(depth); !written) return written;
+  tell_repeats(failed_before);
+  if (unflushed_) {
+    counters_.flushes.add();
+    if (const int error = hazard(Hazard::kDirtyTailAheadOfDisk) ? 0 : out_->flush())
+      return error_errno(error, "backing device %s: its flush failed",
+                         parts_.backing.identity().text.c_str());
+    unflushed_ = false;
+  }
+  under_way_ = true;
   return {};
+}
+
+// What failed is tried last, and in small writes: a bad place must not keep what lies beside it, or
+// behind it in the batch, from being written.
+Status Writeback::write_pieces(unsigned depth) {
+  unwritten_.store(0, std::memory_order_relaxed);
+  const auto untold = [&](int error) {
+    return error_errno(error, "backing device %s: writing back failed",
+                       parts_.backing.identity().text.c_str());
+  };
+  WriteOut::Done done = write(untried_, {.depth = depth});
+  if (done.untold) return untold(done.error);
+  untried_ = std::move(done.untried);
+  failed_.insert(failed_.end(), done.failed.begin(), done.failed.end());
+  if (untried_.empty() && !failed_.empty()) {
+    done = write(failed_, {.depth = depth, .write_bytes = WriteOut::kLeastBytes});
+    if (done.untold) return untold(done.error);
+    failed_ = std::move(done.untried);  // first, next time
+    failed_.insert(failed_.end(), done.failed.begin(), done.failed.end());
+  }
+  if (failed_.empty() && untried_.empty()) return {};
+  Error error = what_is_left(done.error);
+  under_way_ = true;
+  return error;
+}
+
+WriteOut::Done Writeback::write(const std::vector<DirtyBatch::Piece>& pieces,
+                                const WriteOut::Limits& limits) {
+  WriteOut::Done done = out_->write(batch_, pieces, limits);
+  counters_.writes.add(done.ios);
+  counters_.written_bytes.add(done.bytes);
+  counters_.failed_writes.add(done.failed_ios);
+  unflushed_ |= done.ios > 0;
+  std::vector<uint32_t> bad;
+  std::set_union(bad_.begin(), bad_.end(), done.bad_keys.begin(), done.bad_keys.end(),
+                 std::back_inserter(bad));
+  bad_ = std::move(bad);
+  return done;
+}
+
+Error Writeback::what_is_left(int error) {
+  uint64_t bytes = 0;
+  for (const auto* pieces : {&untried_, &failed_})
+    for (const DirtyBatch::Piece& piece : *pieces) bytes += piece.extent.len;
+  unwritten_.store(bytes, std::memory_order_relaxed);
+  Extent first = failed_.front().extent;
+  for (const DirtyBatch::Piece& piece : failed_)
+    if (piece.extent.off < first.off) first = piece.extent;
+  return error_errno(
+      error,
+      "backing device %s: writing back failed at %llu+%llu, %llu bytes of its batch "
+      "are left",
+      parts_.backing.identity().text.c_str(), static_cast<unsigned long long>(first.off),
+      static_cast<unsigned long long>(first.len), static_cast<unsigned long long>(bytes));
+}
+
+void Writeback::tell_repeats(uint64_t failed_before) {
+  if (counters_.failed_writes.load() == failed_before || repeats_told_) return;
+  repeats_told_ = true;
+  parts_.messages.print(LogLevel::kWarning,
+                        "writeback: backing device %s: writes failed, and succeeded when they were "
+                        "repeated; failed_writes of the status counts such",
+                        parts_.backing.identity().text.c_str());
 }
 
 Status Writeback::keep_damaged(const std::vector<uint32_t>& bad) {

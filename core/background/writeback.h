@@ -13,7 +13,9 @@
 // - dirty_tail moves only when everything before it is on the device and flushed (hazard 4), or has
 //   been appended again: data that is damaged stays dirty, and so an error to read, but does not
 //   keep what is behind it from being written (hazard 17).
-// - A step that fails changes nothing but the device, and is done again whole.
+// - A step that fails changes nothing but the device, and the next one goes on with its batch: only
+//   what is not on the device yet is written. But when the device's flush fails, all of the batch
+//   is written again: what a flush that failed had to cover may be lost, whatever the next says.
 // Any thread; steps exclude each other.
 #pragma once
 
@@ -51,6 +53,8 @@ class Writeback {
   Result<bool> step(const LogMark& until, uint64_t batch_bytes) {
     return step(until, batch_bytes, WriteOut::kDepth);
   }
+  // Of the batch that the last step has not finished: not on the device yet. 0: there is none.
+  uint64_t unwritten_bytes() const { return unwritten_.load(std::memory_order_relaxed); }
   // Whether ksets before `until` are left.
   bool behind(const LogMark& until) const { return passed_ksets() < until.ksets; }
   // Dirty data that is known to be damaged, and not overwritten since.
@@ -66,8 +70,9 @@ class Writeback {
   struct Counters {
     Counter batches, ksets, keys, appended_bytes;
     Counter writes, written_bytes, flushes;
-    Counter errors;
-    Counter bad_keys;  // extents known to be damaged, as of the last step
+    Counter failed_writes;  // attempts
+    Counter errors;         // steps that failed
+    Counter bad_keys;       // extents known to be damaged, as of the last step
   };
   const Counters& counters() const { return counters_; }
   // Behind dirty_tail at attach and before it now.
@@ -78,9 +83,16 @@ class Writeback {
   Writeback(const BackgroundParts& parts, const Options& options)
       : parts_(parts), options_(options), damaged_(parts) {}
   Result<bool> step(const LogMark& until, uint64_t batch_bytes, unsigned depth) EXCLUDES(mu_);
+  // Makes a batch, to be finished by this step or a later one. False: there is nothing to do.
+  Result<bool> begin_batch(const LogMark& until, uint64_t batch_bytes) REQUIRES(mu_);
   // Reads ksets into batch_ and damaged_keys_; returns where it ends.
   Result<LogMark> collect(const LogMark& until, uint64_t batch_bytes) REQUIRES(mu_);
-  Status write_out(unsigned depth, WriteOut::Done* done) REQUIRES(mu_);
+  Status write_out(unsigned depth) REQUIRES(mu_);
+  WriteOut::Done write(const std::vector<DirtyBatch::Piece>& pieces, const WriteOut::Limits& limits)
+      REQUIRES(mu_);
+  Status write_pieces(unsigned depth) REQUIRES(mu_);
+  Error what_is_left(int error) REQUIRES(mu_);
+  void tell_repeats(uint64_t failed_before) REQUIRES(mu_);
   Status keep_damaged(const std::vector<uint32_t>& bad) REQUIRES(mu_);
   void note_written(uint64_t bytes) REQUIRES(mu_);
   void note_progress(uint64_t appended_bytes) REQUIRES(mu_);
@@ -98,11 +110,19 @@ class Writeback {
   std::vector<DirtyBatch::Piece> pieces_ GUARDED_BY(mu_);
   std::vector<uint32_t> by_stripe_ GUARDED_BY(mu_);  // their numbers
   uint64_t planned_bytes_ GUARDED_BY(mu_) = 0;       // to be written for batch_
-  uint64_t reported_bytes_ GUARDED_BY(mu_) = 0;      // as progress since dirty_tail moved
+  // The batch under way; if it is not, the next step begins one, with the same ksets.
+  bool under_way_ GUARDED_BY(mu_) = false;
+  LogMark end_ GUARDED_BY(mu_);  // behind its ksets
+  std::vector<DirtyBatch::Piece> untried_ GUARDED_BY(mu_), failed_ GUARDED_BY(mu_);
+  std::vector<uint32_t> bad_ GUARDED_BY(mu_);  // ascending: keys whose data is damaged
+  bool unflushed_ GUARDED_BY(mu_) = false;     // something of it has been written since
+  bool repeats_told_ GUARDED_BY(mu_) = false;
+  uint64_t reported_bytes_ GUARDED_BY(mu_) = 0;  // as progress since dirty_tail moved
   DamagedData damaged_ GUARDED_BY(mu_);
   std::atomic<bool> log_damaged_{false};
   std::atomic<uint64_t> stuck_at_{UINT64_MAX};
   std::atomic<uint64_t> passed_{0}, passed_bytes_{0};
+  std::atomic<uint64_t> unwritten_{0};
   Counters counters_;
 };
 

@@ -341,6 +341,118 @@ TEST_F(WritebackTest, AFailedFlushMovesNothing) {
   EXPECT_EQ(dirty_tail(), rig_->log->head());
 }
 
+// Each sector is written with success once, whatever else fails, and how often.
+TEST_F(WritebackTest, WhatHasBeenWrittenIsNotWrittenAgain) {
+  start();
+  constexpr uint32_t kPages = 400;
+  for (uint32_t i = 0; i < kPages; i++) rig_->write(i * 8192, 4096, i);
+  rig_->write(16 << 20, 256 << 10, 7777);  // one write, with a bad place in it
+  rig_->flush();
+  const uint64_t bad = (16 << 20) + (64 << 10);
+  const auto fails = [&](const Extent& extent) {
+    return extent.off <= bad && bad < extent.off + extent.len;
+  };
+  uint32_t writes = 0;
+  bool healed = false;
+  device_->set_fate([&](BlockOp op, const Extent& extent) {
+    const bool random = op == BlockOp::kWrite && writes++ % 33 == 0;
+    return MemoryDevice::Fate{.error = random || (!healed && fails(extent)) ? EIO : 0};
+  });
+  const CachePos before = dirty_tail();
+  for (int i = 0; i < 3; i++) {
+    EXPECT_THAT(step_error(), HasSubstr("writing back failed at " + std::to_string(bad) +
+                                        "+4096, 4096 bytes of its batch are left"));
+    EXPECT_EQ(rig_->writeback->unwritten_bytes(), 4096u);
+    EXPECT_EQ(dirty_tail(), before);
+    EXPECT_TRUE(rig_->dirty(0));
+    EXPECT_EQ(flushes(), 0u);
+  }
+  healed = true;
+  EXPECT_TRUE(step().value());
+  EXPECT_EQ(dirty_tail(), rig_->log->head());
+  EXPECT_EQ(rig_->writeback->unwritten_bytes(), 0u);
+  EXPECT_EQ(rig_->mapped(bad, 512), "C");
+  std::map<uint64_t, int> written;  // by page
+  for (const MemoryDevice::Event& event : device_->journal()) {
+    if (event.op == BlockOp::kFlush) continue;
+    for (uint64_t at = 0; at < event.extent.len; at += 4096) written[event.extent.off + at]++;
+  }
+  EXPECT_EQ(written.size(), kPages + 64u);
+  for (const auto& [off, times] : written) EXPECT_EQ(times, 1) << "at " << off;
+  EXPECT_EQ(done().back(), "flush");
+  EXPECT_EQ(flushes(), 1u);
+  for (uint32_t i = 0; i < kPages; i++) ASSERT_EQ(rig_->device_value(i * 8192), int(i));
+  EXPECT_EQ(rig_->on_device({16 << 20, 256 << 10}), Rig::filled(256 << 10, 7777));
+  EXPECT_GT(counters().failed_writes.load(), 0u);
+}
+
+// What a flush that failed had to cover may be lost: also what had needed several tries.
+TEST_F(WritebackTest, AFailedFlushHasAllOfTheBatchWrittenAgain) {
+  start();
+  rig_->write(0, 4096, 1);
+  rig_->write(1 << 20, 4096, 2);
+  rig_->flush();
+  bool bad = true;
+  device_->set_fate([&](BlockOp op, const Extent& extent) {
+    return MemoryDevice::Fate{.error = op == BlockOp::kWrite && bad && extent.off > 0 ? EIO : 0};
+  });
+  EXPECT_THAT(step_error(), HasSubstr("1048576+4096"));
+  EXPECT_THAT(done(), ElementsAre("0+8"));
+  bad = false;
+  device_->set_error(BlockOp::kFlush, EIO);
+  EXPECT_THAT(step_error(), HasSubstr("its flush failed"));
+  EXPECT_THAT(done(), ElementsAre("0+8", "2048+8")) << "only what was left";
+  device_->set_error(0);
+  EXPECT_TRUE(step().value());
+  EXPECT_THAT(done(), ElementsAre("0+8", "2048+8", "0+8", "2048+8", "flush"));
+  EXPECT_FALSE(rig_->dirty(1 << 20));
+}
+
+// The batch that is left stands as it was made; what comes later is a batch of its own.
+TEST_F(WritebackTest, ABarrierBehindAFailedBatchStaysBehindIt) {
+  start();
+  rig_->write(0, 4096, 1);
+  rig_->write(8192, 4096, 1);
+  rig_->flush();
+  bool bad = true;
+  device_->set_fate([&](BlockOp, const Extent& extent) {
+    return MemoryDevice::Fate{.error = bad && extent.off == 8192 ? EIO : 0};
+  });
+  EXPECT_FALSE(step().ok());
+  rig_->write(0, 4096, 2);
+  rig_->write(8192, 4096, 2);
+  rig_->flush();
+  EXPECT_FALSE(step().ok());
+  bad = false;
+  EXPECT_TRUE(step().value());
+  EXPECT_THAT(done(), ElementsAre("0+8", "16+8", "flush"));
+  EXPECT_EQ(rig_->device_value(8192), 1);
+  EXPECT_TRUE(rig_->dirty(0));
+  EXPECT_EQ(rig_->write_back(), 1);
+  EXPECT_EQ(rig_->device_value(0), 2);
+  EXPECT_EQ(rig_->device_value(8192), 2);
+}
+
+// Data that turns out to be damaged only when it is tried again.
+TEST_F(WritebackTest, DataThatIsDamagedMeanwhileIsKept) {
+  start({.data_crc = true});
+  rig_->write(0, 4096, 1);
+  rig_->write(8192, 4096, 2);
+  rig_->flush();
+  bool bad = true;
+  device_->set_fate([&](BlockOp, const Extent& extent) {
+    return MemoryDevice::Fate{.error = bad && extent.off == 8192 ? EIO : 0};
+  });
+  EXPECT_FALSE(step().ok());
+  bad = false;
+  damage(8192);
+  EXPECT_TRUE(step().value());
+  EXPECT_FALSE(rig_->dirty(0));
+  EXPECT_TRUE(rig_->dirty(8192));
+  EXPECT_EQ(rig_->device_value(8192), Rig::kBacking);
+  EXPECT_EQ(counters().bad_keys, 1u);
+}
+
 TEST_F(WritebackTest, TheUserGoesOnWhileTheDeviceFails) {
   start();
   rig_->write(0, 4096, 1);
