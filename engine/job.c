@@ -90,14 +90,31 @@ static void set_error(struct io_u* io_u, const struct pcache_request* request) {
   io_u->error = (unsigned int)-request->result;
 }
 
+/* fio has no more requests than `depth`, so there is room. */
+static void push_done(struct job* job, struct pcache_request* request) {
+  job->done[(job->done_head + job->done_count++) % job->depth] = request;
+}
+
+/*
+ * Never FIO_Q_BUSY: fio 3.33 has entered a write in its iolog and drawn its verify seed by then,
+ * and does both again when it retries. The library's queue takes as many requests as fio has;
+ * should it refuse one all the same, what is in it has to come out first.
+ */
+static int submit(struct job* job, struct pcache_request* request) {
+  int ret;
+
+  while ((ret = pcache_submit(job->queue, request)) == -EAGAIN && job->outstanding) {
+    int n = reap(job, 1, -1);
+
+    if (n < 0) return n;
+  }
+  return ret;
+}
+
 enum fio_q_status job_queue(struct thread_data* td, struct io_u* io_u) {
   struct job* job = td->io_ops_data;
   struct pcache_request* request = io_u->engine_data;
   int ret;
-
-  /* Never for a sync: fio_io_sync() retries at once and would not reap in between. */
-  if (job->done_count && !job->outstanding && job->hits_in_row >= job->depth && ddir_rw(io_u->ddir))
-    return FIO_Q_BUSY;
 
   engine_stamp_issue_time(td, io_u);
   if (io_u->ddir == DDIR_TRIM) { /* from an iolog; trim workloads were refused in setup */
@@ -105,21 +122,30 @@ enum fio_q_status job_queue(struct thread_data* td, struct io_u* io_u) {
     return FIO_Q_COMPLETED;
   }
   fill_request(job, io_u, request);
-  ret = pcache_submit(job->queue, request);
+  ret = submit(job, request);
   if (ret == 0) {
     job->outstanding++;
     job->hits_in_row = 0;
     return FIO_Q_QUEUED;
   }
-  if (ret == -EAGAIN) return FIO_Q_BUSY;
   if (ret < 0) request->result = ret;
   if (job->outstanding || job->done_count) {
     job->hits_in_row++;
-    job->done[(job->done_head + job->done_count++) % job->depth] = request;
+    push_done(job, request);
     return FIO_Q_QUEUED;
   }
   set_error(io_u, request);
   return FIO_Q_COMPLETED;
+}
+
+/*
+ * How many of `done` fio gets: as many as it asks for. But all at once after `depth` hits in a row
+ * with no miss outstanding: fio takes one for one that it queues, so hits would queue behind hits
+ * for ever. fio goes by the count it is given, also when it has asked for fewer.
+ */
+static uint32_t to_deliver(const struct job* job, uint32_t max) {
+  if (!job->outstanding && job->hits_in_row >= job->depth) return job->done_count;
+  return job->done_count < max ? job->done_count : max;
 }
 
 int job_getevents(struct thread_data* td, unsigned int min, unsigned int max,
@@ -129,6 +155,7 @@ int job_getevents(struct thread_data* td, unsigned int min, unsigned int max,
   uint32_t count;
   int ret;
 
+  td_io_commit(td); /* fio counts as in flight what it has committed, and waits for that count */
   /* Always, not only when `done` runs short: a miss goes in behind the hits that preceded it. */
   ret = job->outstanding ? reap(job, 0, 0) : 0;
   while (ret >= 0 && job->done_count < min && job->outstanding) {
@@ -137,7 +164,7 @@ int job_getevents(struct thread_data* td, unsigned int min, unsigned int max,
   }
   if (ret < 0) return ret;
 
-  count = job->done_count < max ? job->done_count : max;
+  count = to_deliver(job, max);
   job->delivered = job->done_head;
   job->done_head = (job->done_head + count) % job->depth;
   job->done_count -= count;

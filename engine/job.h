@@ -7,9 +7,10 @@
  * - With nothing queued (neither in the library nor in `done`) a hit is COMPLETED at once.
  * - While a miss is outstanding a hit is QUEUED behind what is done already. Otherwise fio's queue
  *   would not fill, fio would not reap, and the miss would be seen long after it had completed.
- * - After `depth` hits in a row with no miss outstanding, but completions not yet delivered, new
- *   requests are refused as BUSY until fio has taken those: otherwise hits would queue behind hits
- *   for ever. Not before: misses that come back fast must not let the depth drop.
+ * - After `depth` hits in a row with no miss outstanding, fio gets all of `done` with its next
+ *   getevents(): otherwise hits would queue behind hits for ever. Not before: misses that come back
+ *   fast must not let the depth drop.
+ * - No request is ever refused as BUSY.
  */
 #ifndef PCACHE_ENGINE_JOB_H
 #define PCACHE_ENGINE_JOB_H
