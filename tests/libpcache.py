@@ -95,6 +95,7 @@ def _load():
     lib.pcache_queue_destroy.restype = None
     lib.pcache_submit.argtypes = [c.c_void_p, p(_Request)]
     lib.pcache_reap.argtypes = [c.c_void_p, p(p(_Request)), c.c_uint32, c.c_uint32, c.c_int64]
+    lib.pcache_queue_cancel.argtypes = [c.c_void_p]
     lib.pcache_queue_in_flight.argtypes = [c.c_void_p]
     lib.pcache_queue_in_flight.restype = c.c_uint32
     lib.pcache_version.restype = c.c_char_p
@@ -217,6 +218,10 @@ class Queue:
                 return done, -raw.result
             done += 1
         return done, 0
+
+    def cancel(self):
+        """Gives up what waits for space; how many it were."""
+        return LIB.pcache_queue_cancel(self._handle)
 
     @property
     def in_flight(self):

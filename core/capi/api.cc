@@ -123,6 +123,10 @@ PCACHE_EXPORT int pcache_reap(pcache_queue* queue, pcache_request** done, uint32
   }
 }
 
+PCACHE_EXPORT int pcache_queue_cancel(pcache_queue* queue) {
+  return static_cast<int>(queue->queue->cancel());
+}
+
 PCACHE_EXPORT uint32_t pcache_queue_in_flight(const pcache_queue* queue) {
   return queue->queue->in_flight();
 }

@@ -143,7 +143,8 @@ enum pcache_op { PCACHE_OP_READ = 0, PCACHE_OP_WRITE = 1, PCACHE_OP_FLUSH = 2 };
  * when data that an earlier one had made durable turned out to be damaged in pmem.
  *
  * A full cache is no error: a WRITE that finds no space waits, in order of arrival, until writeback
- * and reclaim have made some. While the backing device fails that may be long.
+ * and reclaim have made some. While the backing device fails that may be long; see
+ * pcache_queue_cancel().
  */
 struct pcache_request {
   uint32_t op;    /* enum pcache_op */
@@ -180,6 +181,14 @@ int pcache_submit(pcache_queue* queue, struct pcache_request* request);
  */
 int pcache_reap(pcache_queue* queue, struct pcache_request** done, uint32_t min, uint32_t max,
                 int64_t timeout_ns);
+
+/*
+ * Gives up the requests of this queue that wait for space: they come out of pcache_reap() with
+ * -ECANCELED, also of one that is waiting in another thread. Of a WRITE any part may have been
+ * written; what other requests have written stays dirty in pmem, and safe. Requests at the backing
+ * device are not touched. Returns how many it were. Any thread, before pcache_queue_destroy().
+ */
+int pcache_queue_cancel(pcache_queue* queue);
 
 /* Requests queued and not yet taken by pcache_reap(). */
 uint32_t pcache_queue_in_flight(const pcache_queue* queue);

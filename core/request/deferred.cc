@@ -70,9 +70,10 @@ void Deferred::run() {
   }
 }
 
-void Deferred::cancel(const Queue& queue) {
+uint32_t Deferred::cancel(const Queue& queue) {
   MutexLock running(run_mu_);
   PendingRequest* cancelled = nullptr;
+  uint32_t n = 0;
   {
     MutexLock lock(mu_);
     PendingRequest** at = &head_;
@@ -86,6 +87,7 @@ void Deferred::cancel(const Queue& queue) {
       *at = request->next;
       request->next = cancelled;
       cancelled = request;
+      n++;
       count_.fetch_sub(1, std::memory_order_release);
     }
   }
@@ -95,6 +97,7 @@ void Deferred::cancel(const Queue& queue) {
     request->queue->complete(request);
   }
   if (!empty() && wake_) wake_();  // who was behind one of them may be able to go on
+  return n;
 }
 
 }  // namespace pcache

@@ -33,7 +33,8 @@ class Deferred {
   // Any thread.
   void run() EXCLUDES(run_mu_, mu_);
   // Takes out those of `queue` and completes them with ECANCELED; any part may have been written.
-  void cancel(const Queue& queue) EXCLUDES(run_mu_, mu_);
+  // How many. Any thread.
+  uint32_t cancel(const Queue& queue) EXCLUDES(run_mu_, mu_);
   // Completes all that wait with this errno.
   void fail_all(int error) EXCLUDES(run_mu_, mu_);
 

@@ -9,6 +9,7 @@ namespace pcache {
 namespace {
 
 using ::testing::ElementsAre;
+using ::testing::UnorderedElementsAre;
 
 class DeferredTest : public RequestTest {
  protected:
@@ -186,6 +187,37 @@ TEST_F(DeferredTest, DestroyingTheQueueCancelsThem) {
   pcache_request* done[1];
   ASSERT_EQ(other->reap(done, 1, 1, -1), 1);
   EXPECT_EQ(third.request.result, 0);
+}
+
+TEST_F(DeferredTest, CancellingGivesUpThoseOfTheQueueAndItGoesOn) {
+  start_full();
+  auto second = submit(PCACHE_OP_WRITE, 0, 512, 2);
+  auto other = make_queue();
+  Read third;
+  third.data = filled(512, 3);
+  third.request = {PCACHE_OP_WRITE, 0, 0, 512, third.data.data(), 1, 0, nullptr};
+  ASSERT_EQ(other->submit(&third.request), 0);
+  EXPECT_EQ(queue_->cancel(), 2u);
+  EXPECT_THAT(reap_all(), UnorderedElementsAre(&waiting_->request, &second->request));
+  EXPECT_EQ(waiting_->request.result, -ECANCELED);
+  EXPECT_EQ(second->request.result, -ECANCELED);
+  EXPECT_EQ(queue_->cancel(), 0u);
+  EXPECT_EQ(ctx_->deferred.count(), 1u) << "those of other queues stay";
+  free_data();
+  ctx_->deferred.run();
+  pcache_request* done[1];
+  ASSERT_EQ(other->reap(done, 1, 1, -1), 1);
+  EXPECT_EQ(third.request.result, 0);
+  EXPECT_EQ(write(4096, filled(512, 4)), 0) << "the queue is as before";
+}
+
+TEST_F(DeferredTest, CancellingWakesTheThreadThatReaps) {
+  start_full();
+  std::thread canceller([this] { EXPECT_EQ(queue_->cancel(), 1u); });
+  pcache_request* done[1];
+  EXPECT_EQ(queue_->reap(done, 1, 1, -1), 1);
+  EXPECT_EQ(done[0]->result, -ECANCELED);
+  canceller.join();
 }
 
 TEST_F(DeferredTest, AFullQueueTakesNoMore) {

@@ -91,7 +91,7 @@ Queue::Queue(RequestContext& ctx, QueueSet& set, DataHead& head, uint32_t depth,
 }
 
 Queue::~Queue() {
-  ctx_.deferred.cancel(*this);
+  cancel();
   pcache_request* done[16];
   while (in_flight_ > 0) reap(done, 1, 16, -1);
   set_.remove(this, counters_);

@@ -7,7 +7,7 @@
 // - A request that is complete when submit() returns never comes out of reap().
 // - A read that joined another queue's fill does not depend on that queue's thread: while it waits,
 //   its own thread polls all queues' rings (help).
-// - A write or flush that waits for space is in Deferred; destroying its queue cancels it.
+// - A write or flush that waits for space is in Deferred; cancel() and the destructor give it up.
 // Locks: done_mu_ is a leaf. QueueSet::mu_ is taken with nothing else held.
 #pragma once
 
@@ -48,6 +48,8 @@ class Queue {
 
   int submit(pcache_request* request);
   int reap(pcache_request** done, uint32_t min, uint32_t max, int64_t timeout_ns);
+  // Gives up what waits for space: it comes out of reap() with -ECANCELED. How many. Any thread.
+  uint32_t cancel() { return ctx_.deferred.cancel(*this); }
   uint32_t in_flight() const { return in_flight_; }
   const QueueCounters& counters() const { return counters_; }
 
