@@ -26,9 +26,9 @@
 
 #define ENGINE_EXPORT __attribute__((visibility("default")))
 
-/* Bytes of a file or block device; 0: there is none, or it cannot be read. */
+/* Bytes of a file or block device; 0: there is none, or it cannot be read. Does not wait. */
 static inline uint64_t engine_device_bytes(const char* path) {
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC); /* to open a FIFO may wait for ever */
   off_t end = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
 
   if (fd >= 0) close(fd);

@@ -2,6 +2,7 @@
 """The engine's options: help, values, contradictions; what fio is told when something is wrong."""
 
 import os
+import socket
 import subprocess
 
 import pytest
@@ -144,6 +145,23 @@ def test_cache_in_use_by_another_process(fio, pair):
     with pair.open():
         fio.refused("in use", **SMALL)
     fio.run(**SMALL)
+
+
+@pytest.mark.hang_seconds(60)
+@pytest.mark.parametrize("option", ["filename", "cache_dev"])
+@pytest.mark.parametrize("kind", ["FIFO", "socket", "directory"])
+def test_what_is_no_device_is_not_waited_for(fio, pair, disk, option, kind):
+    path = disk / "thing"
+    if kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        with socket.socket(socket.AF_UNIX) as s:
+            s.bind(str(path))
+    before = pair.digests()
+    fio.refused(path, kind, **{**SMALL, option: path})
+    assert pair.digests() == before
 
 
 def test_wrong_disk(fio, pair, disk):
