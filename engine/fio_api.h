@@ -15,6 +15,7 @@
 /* clang-format on */
 
 #include <fcntl.h>
+#include <stdbool.h>
 #include <unistd.h>
 
 /*
@@ -25,6 +26,10 @@
 #pragma weak unregister_ioengine
 
 #define ENGINE_EXPORT __attribute__((visibility("default")))
+
+/* --readonly. A variable of fio's, absent like its functions; it is set before any job is. */
+#pragma weak read_only
+static inline bool engine_fio_is_readonly(void) { return &read_only && read_only; }
 
 /* Bytes of a file or block device; 0: there is none, or it cannot be read. Does not wait. */
 static inline uint64_t engine_device_bytes(const char* path) {

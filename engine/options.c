@@ -150,6 +150,16 @@ struct fio_option engine_option_table[] = {
                 "cache, where it is safe",
         ENGINE_OPTION,
     },
+    {
+        .name = "readonly",
+        .lname = "Read-only attach",
+        .type = FIO_OPT_BOOL,
+        .off1 = offsetof(struct engine_options, readonly),
+        .def = "0",
+        .help = "1: nothing is written to either device, and writing jobs are refused. So it is "
+                "with fio's --readonly, too",
+        ENGINE_OPTION,
+    },
     {.name = NULL},
 };
 
@@ -183,6 +193,12 @@ static int parse(const struct thread_data* td, const char* name, const char* tex
     return EINVAL;
   }
   return 0;
+}
+
+static bool wants_readonly(const struct thread_data* td) {
+  const struct engine_options* eo = td->eo;
+
+  return eo->readonly || engine_fio_is_readonly();
 }
 
 int options_to_wishes(const struct thread_data* td, struct cache_wishes* wishes) {
@@ -220,6 +236,7 @@ int options_to_wishes(const struct thread_data* td, struct cache_wishes* wishes)
       .io_mode = eo->io_mode,
       .emulate_pmem = (int)eo->emulate_pmem,
       .force = (int)eo->force,
+      .readonly = wants_readonly(td),
   };
   return 0;
 }
@@ -228,6 +245,7 @@ int options_to_wishes(const struct thread_data* td, struct cache_wishes* wishes)
 
 int check_workload(const struct thread_data* td) {
   const struct thread_options* o = &td->o;
+  const struct engine_options* eo = td->eo;
   const char* why = NULL;
 
   if (!o->filename && !o->read_iolog_file)
@@ -238,6 +256,10 @@ int check_workload(const struct thread_data* td) {
         "with the job's own)";
   else if (td_trim(td) || o->trim_percentage)
     why = "trim is not supported: the cache's format has no discard";
+  else if (td_write(td) && wants_readonly(td))
+    why = "it writes, and with readonly=1 nothing is written";
+  else if (eo->drain && wants_readonly(td))
+    why = "drain=1 writes back, and with readonly=1 (or fio's --readonly) nothing is written";
   else if (!o->create_serialize)
     why = "create_serialize=0 is not supported: the cache is opened before the jobs start";
   else if (o->io_submit_mode == IO_MODE_OFFLOAD)

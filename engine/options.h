@@ -26,6 +26,7 @@ struct engine_options {
   unsigned int emulate_pmem;
   unsigned int force;
   unsigned int drain;
+  unsigned int readonly;
 };
 
 extern struct fio_option engine_option_table[];

@@ -120,6 +120,7 @@ static bool options_agree(const struct shared_cache* shared, const struct cache_
                       wishes->emulate_pmem ? 1 : PCACHE_NOT_GIVEN) &&
          agree_number(shared, wishes, "cache_size", size,
                       wishes->cache_size ? (int64_t)wishes->cache_size : PCACHE_NOT_GIVEN) &&
+         agree_number(shared, wishes, "readonly", first->readonly, wishes->readonly) &&
          agree_number(shared, wishes, "data_crc", info->data_crc, wishes->data_crc) &&
          agree_number(shared, wishes, "gc_percent", info->gc_percent, wishes->gc_percent) &&
          agree_number(shared, wishes, "flush_delay_ms", shared->flush_delay_ms,
@@ -208,6 +209,7 @@ static int open_cache(struct shared_cache* shared) {
   options.backing_path = wishes->backing;
   options.emulate_pmem = wishes->emulate_pmem;
   options.force = wishes->force;
+  options.readonly = wishes->readonly;
   options.log = log_line;
   options.prefault =
       strcmp(prefault_of(wishes), "attach") ? PCACHE_PREFAULT_BESIDE : PCACHE_PREFAULT_ATTACH;

@@ -37,6 +37,7 @@ struct cache_wishes {
   int emulate_pmem;
   int force;
   int drain;
+  int readonly;
 };
 
 struct shared_cache;

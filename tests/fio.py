@@ -12,7 +12,8 @@ from libpcache import BUILD
 FIO = "/usr/bin/fio"
 ENGINE = BUILD / "lib" / "libpcache_fio.so"
 OPTIONS = ["cache_dev", "cache_size", "emulate_pmem", "data_crc", "gc_percent", "persist", "stats_file", "io_mode",
-           "force", "flush_delay_ms", "writeback_interval_ms", "drain", "prefault"]
+           "force", "flush_delay_ms", "writeback_interval_ms", "drain", "prefault",
+           "readonly"]
 
 
 def require_engine():

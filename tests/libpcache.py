@@ -46,6 +46,7 @@ class _Options(c.Structure):
         ("prefault", c.c_int32),
         ("log", _LOG_FN),
         ("log_ctx", c.c_void_p),
+        ("readonly", c.c_int32),
     ]
 
 

@@ -39,7 +39,8 @@ def test_enghelp_has_no_option_that_is_not_tested():
 def test_options_reach_the_library(fio):
     fio.run(data_crc=1, gc_percent=42, persist="flushcache", io_mode="threads", **SMALL)
     stats = fio.stats
-    assert stats["cache"] == {"pmem_kind": "emulated", "persist": "flushcache", "data_crc": True, "gc_percent": 42}
+    assert stats["cache"] == {"pmem_kind": "emulated", "persist": "flushcache", "readonly": False,
+                              "data_crc": True, "gc_percent": 42}
     assert stats["backing"]["io_mode"] == "threads"
     fio.run(**SMALL)  # taken from the media
     assert fio.stats["cache"]["data_crc"] is True and fio.stats["cache"]["gc_percent"] == 42

@@ -52,6 +52,25 @@ Error in_use(const std::string& path, const char* by) {
   return make_error(EBUSY, "backing device %s is in use by %s: stop that first", path.c_str(), by);
 }
 
+// Of an open() that failed.
+Error cannot_open(const std::string& path, int code, bool read_only) {
+  Error error = error_errno(code, "cannot open backing device %s for %s", path.c_str(),
+                            read_only ? "reading" : "writing");
+  if (!read_only && (code == EACCES || code == EPERM || code == EROFS))
+    error.text += ": make it writable, or only read it, with readonly=1";
+  return error;
+}
+
+// A block device that is read-only can be opened for writing; the writes then fail.
+Status check_writable(const std::string& path, int fd) {
+  int read_only = 0;
+  if (ioctl(fd, BLKROGET, &read_only) != 0 || !read_only) return {};
+  return make_error(EROFS,
+                    "backing device %s is read-only: make it writable (blockdev --setrw), or only "
+                    "read it, with readonly=1",
+                    path.c_str());
+}
+
 Result<UniqueFd> try_open_locked(const BlockDeviceOptions& options) {
   const std::string& path = options.path;
   const bool read_only = options.read_only;
@@ -69,13 +88,14 @@ Result<UniqueFd> try_open_locked(const BlockDeviceOptions& options) {
   if (!fd.valid()) {
     if (errno == EINVAL) return no_direct_io(path);
     if (errno == EBUSY) return in_use(path, "the kernel (mounted, swap, RAID, LVM) or a program");
-    return error_errno(errno, "cannot open backing device %s for %s", path.c_str(),
-                       read_only ? "reading" : "writing");
+    return cannot_open(path, errno, read_only);
   }
   struct stat after;
   if (fstat(fd.get(), &after) != 0)
     return error_errno(errno, "cannot examine backing device %s", path.c_str());
   if (Status type = check_type(path, after); !type) return type.error();
+  if (S_ISBLK(after.st_mode) && !read_only)
+    if (Status writable = check_writable(path, fd.get()); !writable) return writable.error();
   if (flock(fd.get(), (read_only ? LOCK_SH : LOCK_EX) | LOCK_NB) != 0) {
     if (errno == EWOULDBLOCK) return in_use(path, "another program, or twice by this one");
     return error_errno(errno, "cannot lock backing device %s", path.c_str());

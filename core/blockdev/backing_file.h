@@ -27,7 +27,7 @@ struct BackingFile {
 };
 
 // Errors: ENOENT, EACCES, ...: from open; EINVAL: no O_DIRECT there, or size 0; EBUSY: in use;
-// ENOTBLK: neither a regular file nor a block device.
+// ENOTBLK: neither a regular file nor a block device; EROFS: a read-only one, to be written to.
 Result<BackingFile> open_backing_file(const BlockDeviceOptions& options, const Log& log);
 
 }  // namespace pcache

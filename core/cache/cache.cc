@@ -35,13 +35,16 @@ BackingIdentity identity_of(const BlockDevice& device) {
 }  // namespace
 
 Result<std::unique_ptr<Cache>> Cache::open(const Options& options) {
-  // The backing device first: its errors must not leave a new cache file behind.
+  // The cache file last: what fails before must not leave a new one behind.
   auto backing = open_block_device(options.backing, options.log);
   if (!backing) return backing.error();
+  auto main = ThreadExecutor::create();
+  if (!main) return main.error();
+  auto writing = ThreadExecutor::create();
+  if (!writing) return writing.error();
   auto pmem = Pmem::open(options.pmem, options.log);
   if (!pmem) return pmem.error();
-  Devices devices{pmem.take(), backing.take(), std::make_unique<ThreadExecutor>(),
-                  std::make_unique<ThreadExecutor>()};
+  Devices devices{pmem.take(), backing.take(), main.take(), writing.take()};
   auto cache = attach(std::move(devices), options);
   if (!cache)
     return make_error(cache.error().code, "%s: %s", options.pmem.path.c_str(),
@@ -58,6 +61,7 @@ Result<std::unique_ptr<Cache>> Cache::attach(Devices devices, const Options& opt
   };
   for (auto step : kSteps)
     if (auto done = (cache.get()->*step)(); !done) return done.error();
+  if (options.readonly) return cache;
   cache->write_attached();
   cache->choose_persist();
   cache->worker_->start();
@@ -83,6 +87,10 @@ Status Cache::probe() {
 
 Status Cache::format_if_blank() {
   if (!blank_) return {};
+  if (options_.readonly)
+    return make_error(EINVAL,
+                      "cache device is blank, and readonly=1 formats nothing: attach it without "
+                      "readonly first, or name the cache that you mean");
   FormatOptions format;
   format.data_crc = options_.data_crc.value_or(false);
   format.gc_percent = options_.gc_percent.value_or(media::kGcPercentDefault);
@@ -94,7 +102,8 @@ Status Cache::check_identity() {
   auto identity = load_identity(*devices_.pmem);
   if (!identity) {
     if (!options_.force) return identity.error();
-    messages_.print(LogLevel::kWarning, "%s: written anew (force)", identity.error().text.c_str());
+    messages_.print(LogLevel::kWarning, "%s: %s (force)", identity.error().text.c_str(),
+                    options_.readonly ? "attached all the same" : "written anew");
     return {};
   }
   identity_ = identity.value();
@@ -139,14 +148,17 @@ Status Cache::recover_log() {
 }
 
 Status Cache::wire() {
-  log_ = std::make_unique<KeyLog>(*devices_.pmem, *recovered_.segments,
-                                  LogMark{recovered_.replayed.head, recovered_.replayed.dirty_ksets,
-                                          recovered_.replayed.dirty_bytes});
+  const LogMark head{recovered_.replayed.head, recovered_.replayed.dirty_ksets,
+                     recovered_.replayed.dirty_bytes};
+  log_ =
+      std::make_unique<KeyLog>(*devices_.pmem, *recovered_.segments, head,
+                               options_.readonly ? KeyLog::Use::kReadOnly : KeyLog::Use::kAppend);
   stripes_ = std::make_unique<Stripes>(kStripes, *log_);
   context_ =
       std::make_unique<RequestContext>(*devices_.pmem, *recovered_.segments, *recovered_.index,
                                        *log_, *stripes_, *devices_.backing, messages_);
   context_->data_crc = frame_.info.data_crc;
+  context_->readonly = options_.readonly;
   context_->logical_bytes = devices_.backing->size_bytes();
   context_->block_bytes = devices_.backing->logical_block_bytes();
   if (frame_.info.data_crc) context_->max_extent_bytes = kCrcExtentBytes;
@@ -230,7 +242,18 @@ Result<std::unique_ptr<Queue>> Cache::create_queue(uint32_t depth) {
   return Queue::create(*context_, queues_, *context_->heads[head], depth);
 }
 
+Status Cache::refuse_if_readonly(const char* what) const {
+  if (!options_.readonly) return {};
+  return make_error(EROFS, "%s: the cache was opened with readonly=1, nothing is written", what);
+}
+
+Status Cache::drain() {
+  if (auto writable = refuse_if_readonly("drain"); !writable) return writable;
+  return worker_->drain();
+}
+
 Status Cache::set_gc_percent(int64_t percent) {
+  if (auto writable = refuse_if_readonly("gc_percent"); !writable) return writable;
   if (percent < 0 || percent > media::kGcPercentMax)
     return make_error(EINVAL, "gc_percent: %lld is not in 0..%u", static_cast<long long>(percent),
                       media::kGcPercentMax);
@@ -259,7 +282,8 @@ Status Cache::close() {
   PCACHE_CHECK(queues_.size() == 0);
   closed_ = true;
   worker_->stop();
-  Status closed = close_ksets();
+  Status closed;
+  if (!options_.readonly) closed = close_ksets();
   if (closed && options_.drain) {
     Status drained = worker_->drain();
     if (!hazard(Hazard::kLastFlushIgnored)) closed = std::move(drained);

@@ -8,7 +8,8 @@
 // What opening writes, in order, once everything was checked and replayed: cleared header at the
 // log's head, cache_info (as every attach of the kernel target does), identity block, raised
 // generations; with persist=auto, once, what was measured for it. A crash between any two of them
-// leaves an image that attaches the same.
+// leaves an image that attaches the same. With the option `readonly` nothing is written, then or
+// later: no background work runs, and no request takes space.
 #pragma once
 
 #include <memory>
@@ -41,13 +42,14 @@ class Cache {
   // Stops background work, closes open ksets and, if that is the option, drains; what it returns is
   // what pcache_close() returns. No queue may be left.
   Status close();
-  Status drain() { return worker_->drain(); }
+  Status drain();
   Status set_gc_percent(int64_t percent) EXCLUDES(frame_mu_);
   uint32_t gc_percent() const { return worker_->gc_percent(); }
 
   Result<std::unique_ptr<Queue>> create_queue(uint32_t depth);
 
   // For status and tests.
+  bool readonly() const { return options_.readonly; }
   const DeviceFrame& frame() const { return frame_; }
   CacheInfoFields info() EXCLUDES(frame_mu_) {
     MutexLock lock(frame_mu_);
@@ -83,6 +85,7 @@ class Cache {
   void write_attached();
   void choose_persist();
   Status close_ksets();
+  Status refuse_if_readonly(const char* what) const;
 
   Devices devices_;
   const Options options_;

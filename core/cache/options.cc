@@ -50,6 +50,19 @@ Status check_numbers(const pcache_options& raw) {
   return {};
 }
 
+// What would have to be written.
+Status check_readonly(const pcache_options& raw) {
+  if (auto ok = check_switch("readonly", raw.readonly, 0); !ok || !raw.readonly) return ok;
+  const char* against = raw.drain                             ? "drain"
+                        : raw.gc_percent != PCACHE_FROM_MEDIA ? "gc_percent"
+                                                              : nullptr;
+  if (!against) return {};
+  return make_error(EINVAL,
+                    "option %s: contradicts readonly=1, with which nothing is written: leave one "
+                    "of the two out",
+                    against);
+}
+
 }  // namespace
 
 Result<Options> check_options(const pcache_options& raw) {
@@ -69,6 +82,7 @@ Result<Options> check_options(const pcache_options& raw) {
   if (!raw.backing_path || !*raw.backing_path)
     return make_error(EINVAL, "option backing_path: missing: the block device or file to cache");
   if (auto ok = check_numbers(raw); !ok) return ok.error();
+  if (auto ok = check_readonly(raw); !ok) return ok.error();
   options.pmem.path = raw.cache_path;
   options.pmem.emulate = raw.emulate_pmem;
   options.pmem.create_bytes = raw.cache_size;
@@ -87,6 +101,7 @@ Result<Options> check_options(const pcache_options& raw) {
   options.flush_delay_ms = raw.flush_delay_ms;
   options.writeback_interval_ms = raw.writeback_interval_ms;
   options.drain = raw.drain;
+  options.readonly = options.pmem.read_only = options.backing.read_only = raw.readonly;
   return options;
 }
 

@@ -23,6 +23,7 @@ struct Options {
   uint32_t writeback_interval_ms = 5000;
   bool drain = false;  // at close
   bool prefault_beside = false;
+  bool readonly = false;  // as in pmem and backing
   Log log;
 };
 

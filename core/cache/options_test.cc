@@ -30,7 +30,7 @@ TEST(CheckOptions, Table) {
     const char* verdict;
   } rows[] = {
       {"as they are", [](auto&) {}, "ok"},
-      {"size", [](auto& o) { o.size--; }, "pcache_options: size is 87, this library's is 88"},
+      {"size", [](auto& o) { o.size--; }, "pcache_options: size is 95, this library's is 96"},
       {"no cache", [](auto& o) { o.cache_path = nullptr; }, "option cache_path: missing"},
       {"empty cache", [](auto& o) { o.cache_path = ""; }, "option cache_path: missing"},
       {"no backing", [](auto& o) { o.backing_path = nullptr; }, "option backing_path: missing"},
@@ -47,6 +47,13 @@ TEST(CheckOptions, Table) {
       {"prefault 2", [](auto& o) { o.prefault = 2; },
        "option prefault: 2 is not 0 (beside) or 1 (attach)"},
       {"prefault -1", [](auto& o) { o.prefault = -1; }, "option prefault: -1 is not"},
+      {"readonly", [](auto& o) { o.readonly = 1; }, "ok"},
+      {"readonly 2", [](auto& o) { o.readonly = 2; }, "option readonly: 2 is not 0 or 1"},
+      {"readonly drain", [](auto& o) { o.readonly = o.drain = 1; },
+       "option drain: contradicts readonly=1"},
+      {"readonly gc", [](auto& o) { o.readonly = 1, o.gc_percent = 70; },
+       "option gc_percent: contradicts readonly=1"},
+      {"readonly force", [](auto& o) { o.readonly = o.force = 1; }, "ok"},
       {"force 2", [](auto& o) { o.force = 2; }, "option force: 2"},
       {"crc 0", [](auto& o) { o.data_crc = 0; }, "ok"},
       {"crc 1", [](auto& o) { o.data_crc = 1; }, "ok"},

@@ -57,6 +57,7 @@ Json writeback(Cache& cache) {
           {"last_error", state.last_error},
           {"backoff_ms", state.backoff.count()},
           {"errors", c.errors.load()},
+          {"failed_writes", c.failed_writes.load()},
           {"batches", c.batches.load()},
           {"ksets", c.ksets.load()},
           {"keys", c.keys.load()},
@@ -126,6 +127,7 @@ std::string status_json(Cache& cache) {
   json["version"] = 1;
   json["cache"] = {{"pmem_kind", pmem_kind_name(cache.pmem().kind())},
                    {"persist", cache.pmem().persist_name()},
+                   {"readonly", cache.readonly()},
                    {"data_crc", cache.frame().info.data_crc},
                    {"gc_percent", cache.gc_percent()}};
   if (const auto& calibration = cache.calibration())

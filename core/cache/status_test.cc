@@ -53,7 +53,7 @@ TEST_F(StatusTest, JsonHasAllFields) {
   const json status = json::parse(status_json(*cache_), nullptr, false);
   ASSERT_FALSE(status.is_discarded());
   const std::map<std::string, std::vector<std::string>> fields = {
-      {"cache", {"pmem_kind", "persist", "data_crc", "gc_percent"}},
+      {"cache", {"pmem_kind", "persist", "readonly", "data_crc", "gc_percent"}},
       {"backing", {"bytes", "block_size", "io_mode", "identity"}},
       {"segments", {"total", "used", "free", "log", "data", "reserved_for_log"}},
       {"log",
@@ -63,8 +63,8 @@ TEST_F(StatusTest, JsonHasAllFields) {
         "bad_dirty_extents"}},
       {"dirty", {"ksets", "bytes"}},
       {"writeback",
-       {"state", "last_error", "backoff_ms", "errors", "batches", "ksets", "keys", "bytes",
-        "writes", "written_bytes", "flushes", "bad_extents"}},
+       {"state", "last_error", "backoff_ms", "errors", "failed_writes", "batches", "ksets", "keys",
+        "bytes", "writes", "written_bytes", "flushes", "bad_extents"}},
       {"reclaim", {"ksets", "keys", "dead_keys", "forgotten_bytes", "bad_clean_extents", "errors"}},
       {"latency", {"read_hit", "read_miss", "write", "write_fua", "write_waited", "flush"}},
       {"index", {"mapped_bytes", "memory_bytes"}},

@@ -10,8 +10,8 @@
  * Units: every offset, length and size is in bytes. Requests are aligned to the block size that
  * pcache_get_info() tells (512, or the backing device's logical block when that is larger).
  *
- * The process must be allowed to call membarrier(2) for as long as a cache is open if it was when
- * it was opened: a seccomp filter that forbids it afterwards ends the process.
+ * The process must be allowed to call membarrier(2) and io_uring_enter(2) for as long as a cache is
+ * open if it was when it was opened: a seccomp filter that forbids one afterwards ends the process.
  *
  * Errors: functions return 0 (or a count) on success and a negative errno on failure; a
  * `struct pcache_error`, where one is taken, gets one line that names the thing, what was
@@ -75,6 +75,7 @@ struct pcache_options {
   int32_t prefault;               /* enum pcache_prefault; real pmem has nothing to wait for */
   pcache_log_fn log;              /* NULL: silent */
   void* log_ctx;
+  int32_t readonly; /* 1: nothing is written to either device, see pcache_open() */
 };
 
 /* Fills in the defaults; call it before setting any field. */
@@ -85,7 +86,13 @@ void pcache_options_init(struct pcache_options* options);
  * On failure nothing on either device was changed, but for a format that had begun.
  * -EBUSY: the cache or its backing device is in use. -EUCLEAN: the image is damaged and was left as
  * it is. -EINVAL: an option is wrong or contradicts the media. -EXDEV: another backing device
- * belongs to it.
+ * belongs to it. -EROFS: a device cannot be written to, and `readonly` is 0.
+ *
+ * With `readonly` both devices are opened and mapped for reading only, and locked shared: the image
+ * stays byte for byte what it is, and several may have it open so at once. Reads give what the
+ * cache holds, dirty data too; a miss is not kept. A WRITE completes with -EROFS, a FLUSH with 0. A
+ * blank device is refused (-EINVAL), and so are `drain`, `gc_percent` and a `cache_size` larger
+ * than the file. With `force` nothing is written either.
  */
 int pcache_open(const struct pcache_options* options, pcache_cache** out, struct pcache_error* err);
 
@@ -100,10 +107,11 @@ int pcache_close(pcache_cache* cache, struct pcache_error* err);
  * Writes back everything that had completed when it was called, and flushes the backing device. Any
  * thread; waits for the device. On failure the data stays dirty in pmem: the backing device's
  * errno, or -EIO when some of the dirty data is damaged (what is sound has been written back then).
+ * -EROFS with the option `readonly`.
  */
 int pcache_drain(pcache_cache* cache, struct pcache_error* err);
 
-/* 0..90; persistent. Any thread. */
+/* 0..90; persistent. Any thread. -EROFS with the option `readonly`. */
 int pcache_set_gc_percent(pcache_cache* cache, int32_t percent, struct pcache_error* err);
 
 struct pcache_info {

@@ -16,8 +16,9 @@ constexpr size_t kCommitBytes = offsetof(KsetHeader, flags);
 
 }  // namespace
 
-KeyLog::KeyLog(Pmem& pmem, SegmentTable& segments, const LogMark& head)
+KeyLog::KeyLog(Pmem& pmem, SegmentTable& segments, const LogMark& head, Use use)
     : pmem_(pmem), segments_(segments), head_(head), ksets_at_attach_(head.ksets) {
+  if (use == Use::kReadOnly) return;
   // A torn header may stand here. It is invalid, but step 1 of an append must not make it valid by
   // putting keys behind it.
   constexpr KsetHeader kCleared{};

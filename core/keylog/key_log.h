@@ -50,9 +50,10 @@ class KeyLog {
  public:
   using Ticket = uint64_t;
 
+  enum class Use { kAppend, kReadOnly };
   // `head`: where replay ended, and what it found behind dirty_tail. Clears the header there if it
-  // is not.
-  KeyLog(Pmem& pmem, SegmentTable& segments, const LogMark& head);
+  // is not. kReadOnly: nothing will be sealed, and nothing is stored.
+  KeyLog(Pmem& pmem, SegmentTable& segments, const LogMark& head, Use use = Use::kAppend);
 
   // An empty buffer for an open kset.
   KsetBuffer* get_buffer() EXCLUDES(queue_mu_);

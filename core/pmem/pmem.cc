@@ -102,6 +102,14 @@ const char* unmappable_type(mode_t mode) {
   }
 }
 
+Error cannot_open(const char* path, int code, bool read_only) {
+  Error error = error_errno(code, "cache device %s: cannot be opened for %s", path,
+                            read_only ? "reading" : "writing");
+  if (!read_only && (code == EACCES || code == EPERM || code == EROFS))
+    error.text += ": make it writable, or only read it, with readonly=1";
+  return error;
+}
+
 // What the kernel says, because libpmem2 can be told otherwise by an environment variable.
 bool kernel_denies_dax(int fd) {
   struct statx stx;
@@ -134,15 +142,12 @@ Status Pmem::Mapping::check_options() {
                       "cache device %s: cache_size makes or extends emulated files only; add "
                       "emulate_pmem=1 or leave cache_size out",
                       path());
-  if (opt.create_bytes > 0 && opt.read_only)
-    return make_error(EINVAL, "cache device %s: cache_size contradicts opening it for reading only",
-                      path());
   return {};
 }
 
 Status Pmem::Mapping::open_file() {
   const int access = opt.read_only ? O_RDONLY : O_RDWR;
-  if (opt.create_bytes > 0) {
+  if (opt.create_bytes > 0 && !opt.read_only) {
     fd = ::open(path(), access | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     created = fd >= 0;
     if (fd < 0 && errno != EEXIST)
@@ -151,6 +156,8 @@ Status Pmem::Mapping::open_file() {
   if (fd < 0) {
     // Looked at first: to open a FIFO may wait, and to open a device may have effects.
     if (stat(path(), &st) != 0) {
+      if (errno == ENOENT && opt.read_only)
+        return make_error(ENOENT, "cache device %s: no such file or device", path());
       if (errno == ENOENT)
         return make_error(ENOENT,
                           "cache device %s: no such file or device; to make an emulated one give "
@@ -163,7 +170,7 @@ Status Pmem::Mapping::open_file() {
                         "cache device %s: is %s; expected a devdax character device or a file",
                         path(), type);
     fd = ::open(path(), access | O_CLOEXEC);
-    if (fd < 0) return error_errno(errno, "cache device %s: cannot be opened", path());
+    if (fd < 0) return cannot_open(path(), errno, opt.read_only);
   }
   return {};
 }
@@ -224,6 +231,12 @@ Status Pmem::Mapping::extend() {
     return make_error(EINVAL, "cache device %s: cache_size %" PRIu64 " is larger than any file",
                       path(), opt.create_bytes);
   if (opt.create_bytes <= static_cast<uint64_t>(st.st_size)) return {};  // never made smaller
+  if (opt.read_only)
+    return make_error(EINVAL,
+                      "cache device %s: has %" PRIu64
+                      " bytes, and with readonly=1 it is not made "
+                      "larger, as cache_size=%" PRIu64 " asks: leave cache_size out",
+                      path(), static_cast<uint64_t>(st.st_size), opt.create_bytes);
   extended = true;
   return allocate(0, 0, opt.create_bytes);
 }

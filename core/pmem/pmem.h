@@ -37,7 +37,8 @@ struct PmemOptions {
   std::string path;
   std::string persist = "auto";
   bool emulate = false;  // accept a file that is not on a DAX file system
-  // With `emulate` only: create or extend the file to this size, never shrink it; 0: as it is.
+  // With `emulate` only: create or extend the file to this size, never shrink it; 0: as it is. With
+  // `read_only`: it must have that size, at least.
   uint64_t create_bytes = 0;
   bool keep_sparse = false;  // do not allocate a file's holes: for tools, which change little
   bool read_only = false;    // map for reading; the lock is a shared one, store() is a bug
@@ -47,8 +48,8 @@ struct PmemOptions {
 class Pmem {
  public:
   // ENOENT, EINVAL (no DAX and not `emulate`, no file or devdax, empty, contradicting options),
-  // EBUSY (locked elsewhere), ENOSPC, ENOTSUP (persist method). A failed open leaves the file as it
-  // was. Warns by `log` when the memory is emulated.
+  // EBUSY (locked elsewhere), ENOSPC, ENOTSUP (persist method), EACCES and EROFS (cannot be written
+  // to). A failed open leaves the file as it was. Warns by `log` when the memory is emulated.
   static Result<std::unique_ptr<Pmem>> open(const PmemOptions& options, const Log& log);
   // Over memory of the caller's, for tests and simulators; `ctx` is handed to `ops`.
   Pmem(std::byte* base, uint64_t size_bytes, const PersistOps* ops, void* ctx);

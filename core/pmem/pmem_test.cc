@@ -330,14 +330,23 @@ TEST_F(PmemFile, WhatIsNoFile) {
   EXPECT_THAT(warnings_, IsEmpty());
 }
 
-TEST_F(PmemFile, CreateNeedsEmulateAndWriting) {
+TEST_F(PmemFile, CreateNeedsEmulate) {
   PmemOptions options = emulated(kMiB);
   options.emulate = false;
   EXPECT_THAT(refusal(options, EINVAL), HasSubstr("emulate_pmem=1"));
-  options = emulated(kMiB);
-  options.read_only = true;
-  EXPECT_THAT(refusal(options, EINVAL), HasSubstr("reading only"));
   EXPECT_FALSE(std::filesystem::exists(path_));
+}
+
+TEST_F(PmemFile, ReadOnlyMakesAndExtendsNothing) {
+  PmemOptions options = emulated(kMiB);
+  options.read_only = true;
+  EXPECT_THAT(refusal(options, ENOENT), HasSubstr("no such file"));
+  EXPECT_FALSE(std::filesystem::exists(path_));
+  ASSERT_TRUE(open(emulated(kMiB)).ok());
+  EXPECT_TRUE(open(options).ok()) << "it has that size";
+  options.create_bytes = 2 * kMiB;
+  EXPECT_THAT(refusal(options, EINVAL), HasSubstr("readonly=1"));
+  EXPECT_EQ(std::filesystem::file_size(path_), kMiB);
 }
 
 TEST_F(PmemFile, AFailedCreateLeavesNothing) {

@@ -67,6 +67,7 @@ struct RequestContext {
   BlockDevice& backing;
   const Log& messages;
   bool data_crc = false;
+  bool readonly = false;  // nothing may be stored: a data head gets no segment
   uint64_t logical_bytes = 0;
   uint32_t block_bytes = 512;  // a power of two
   // A power of two. With data_crc, extents are kept short: a read of part of one has to check all

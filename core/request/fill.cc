@@ -22,7 +22,7 @@ std::vector<CachedPart> store_fill(RequestContext& ctx, DataHead& head, const Fi
   std::vector<CachedPart> parts;
   Extent todo = fill.extent;
   // What space there is belongs to the writes that wait for it.
-  if (!ctx.deferred.empty()) todo.len = 0;
+  if (ctx.readonly || !ctx.deferred.empty()) todo.len = 0;
   auto* from = static_cast<const std::byte*>(fill.io.buf);
   while (todo.len > 0) {
     const auto place = head.allocate(ctx.key_len(todo.off, todo.len));

@@ -152,6 +152,12 @@ int Queue::submit(pcache_request* request) {
 
 int Queue::start_write(pcache_request* request) {
   const bool is_flush = request->op == PCACHE_OP_FLUSH;
+  // A plain one comes here, too: no data head has a place.
+  if (ctx_.readonly) {
+    request->result = is_flush ? 0 : -EROFS;
+    (is_flush ? counters_.flushes : counters_.errors).add_alone();
+    return 1;
+  }
   const bool fua = !is_flush && request->flags & PCACHE_REQ_FUA;
   // First of all: a write that is refused has changed nothing.
   if (!is_flush && in_flight_ >= depth_) return -EAGAIN;
