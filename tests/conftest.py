@@ -4,9 +4,11 @@
 Environment: PCACHE_BUILD, PCACHE_TEST_DIR, PCACHE_GOLDEN; see README.md.
 """
 
+import collections
 import faulthandler
 import os
 import pathlib
+import re
 import shutil
 import sys
 import tempfile
@@ -21,7 +23,7 @@ from libpcache import MIB, Cache  # noqa: E402
 from fio import Fio  # noqa: E402
 from ctl import Ctl  # noqa: E402
 from support import (CACHE_BYTES, GOLDEN_MISSING, GOLDEN_SET, GOLDEN_SKIP, GOLDEN_WHERE, SEGMENTS_AT,  # noqa: E402
-                     Golden, Pair, golden_summary, make_backing)
+                     TESTDATA, Golden, Pair, golden_manifest, golden_summary, make_backing)
 
 HANG_SECONDS = 150  # far above any test's time; then all stacks are printed and the run ends
 SHM = pathlib.Path("/dev/shm")
@@ -51,6 +53,29 @@ def _own_folder(parent):
     return pathlib.Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=parent))
 
 
+def pytest_addoption(parser):
+    parser.addoption("--large-golden", action="store_true",
+                     help="run those tests alone that need a golden image which tests/testdata has not")
+
+
+def _golden_image_of(item):
+    """The name of the one image that the test is given; None: the test itself says which it takes."""
+    for value in item.callspec.params.values() if hasattr(item, "callspec") else ():
+        name = value.get("base", value.get("name")) if isinstance(value, dict) else value
+        if name in golden_manifest():
+            return name
+    return None
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("large_golden"):
+        return
+    small = {name for name, (_image, where) in golden_manifest(TESTDATA).items() if where}
+    needed = [item for item in items if "golden" in item.fixturenames and _golden_image_of(item) not in small]
+    config.hook.pytest_deselected(items=[item for item in items if item not in needed])
+    items[:] = needed
+
+
 def pytest_configure(config):
     config.addinivalue_line("markers", "hang_seconds(n): the test hangs when it takes longer")
     config.addinivalue_line("markers", "damages_image: the image is not checked after the test")
@@ -68,9 +93,12 @@ def pytest_terminal_summary(terminalreporter):
     """What is not tested for want of golden images must not be overlooked."""
     if not GOLDEN_MISSING:
         return
-    skipped = sum(GOLDEN_SKIP in str(report.longrepr) for report in terminalreporter.stats.get("skipped", []))
-    terminalreporter.section("golden images are missing", sep="!", red=True)
-    terminalreporter.line(f"{golden_summary()}; {skipped} tests were skipped. Set PCACHE_GOLDEN to their directory.")
+    of_image = re.compile(f"{GOLDEN_SKIP} (\\w+)")
+    found = [of_image.search(str(report.longrepr)) for report in terminalreporter.stats.get("skipped", [])]
+    skipped = collections.Counter(match[1] for match in found if match)
+    named = ", ".join(f"{number} of {image}" for image, number in sorted(skipped.items())) or "none"
+    terminalreporter.section("large golden images are missing", sep="!", red=True)
+    terminalreporter.line(f"{golden_summary()}. Tests skipped for want of an image: {named}.")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -219,6 +219,14 @@ class Pair:
         return digest(self.cache_path), digest(self.backing_path)
 
 
+def system_tool(name, package):
+    """Its path, also where that of a normal user does not lead; a test without it is skipped with the cause."""
+    path = shutil.which(name, path="/usr/sbin:/sbin:/usr/bin:/bin")
+    if not path:
+        pytest.skip(f"{name} is missing: scripts/setup installs {package}")
+    return path
+
+
 TESTDATA = ROOT / "tests" / "testdata"
 GOLDEN_SET = "PCACHE_GOLDEN" in os.environ
 GOLDEN_WHERE = pathlib.Path(os.environ.get("PCACHE_GOLDEN", ROOT.parent / "shared" / "golden"))
@@ -231,14 +239,22 @@ def golden_summary():
     if not GOLDEN_MISSING:
         return f"golden images: {GOLDEN_WHERE}"
     why = "PCACHE_GOLDEN=none" if str(GOLDEN_WHERE) == "none" else f"{GOLDEN_WHERE} is missing"
-    return f"golden images: {why}: only the {len(golden_manifest())} small ones of {TESTDATA} are tested"
+    missing = [name for name, (_image, where) in golden_manifest().items() if not where]
+    return f"golden images: {why}: those of {TESTDATA} are tested, {' and '.join(missing)} are not"
 
 
-def golden_manifest():
-    """{name: (entry, directory)}; what is in tests/testdata too is taken from PCACHE_GOLDEN."""
-    return {image["name"]: (image, where) for where in (TESTDATA, GOLDEN_WHERE)
-            if (where / "manifest.json").exists()
-            for image in json.loads((where / "manifest.json").read_text())}
+def golden_manifest(*folders):
+    """{name: (entry, the directory that has it; None: none)}; by default of tests/testdata, which has all entries, and
+    PCACHE_GOLDEN, which goes before it."""
+    found = {}
+    for where in folders or (TESTDATA, GOLDEN_WHERE):
+        if (where / "manifest.json").exists():
+            for image in json.loads((where / "manifest.json").read_text()):
+                if (where / image["pmem_file"]).exists():
+                    found[image["name"]] = image, where
+                else:
+                    found.setdefault(image["name"], (image, None))
+    return found
 
 
 def golden_images():
@@ -273,16 +289,18 @@ class Golden:
 
     def entry(self, name):
         """The image's entry in the manifest."""
-        if name not in self._found:
-            pytest.skip(f"{GOLDEN_SKIP} {name}: neither in {GOLDEN_WHERE} nor in {TESTDATA}; set PCACHE_GOLDEN")
+        if not self._found[name][1]:
+            pytest.skip(f"{GOLDEN_SKIP} {name}: in neither {GOLDEN_WHERE} nor {TESTDATA}; set PCACHE_GOLDEN")
         return self._found[name][0]
 
     def _unpack(self, name, kind, folder):
-        packed = self.entry(name)[f"{kind}_file"]
+        entry = self.entry(name)
         path = folder / f"{name}.{kind}"
         if not path.exists():
-            subprocess.run(["zstd", "-q", "-d", "--long=27", "--sparse", str(self._found[name][1] / packed),
-                            "-o", str(path)], check=True)
+            base = entry.get(f"{kind}_patch_of")
+            how = [f"--patch-from={self._unpack(base, kind, folder)}", "--long=29"] if base else ["--long=27"]
+            subprocess.run(["zstd", "-q", "-d", "--sparse", "--memory=1024MB", *how,
+                            str(self._found[name][1] / entry[f"{kind}_file"]), "-o", str(path)], check=True)
         return path
 
     def pmem(self, name):
