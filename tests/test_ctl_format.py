@@ -2,7 +2,6 @@
 """pcachectl format: an empty cache as the kernel target makes it, and nothing destroyed unasked."""
 
 import errno
-import shutil
 import struct
 import subprocess
 
@@ -10,7 +9,7 @@ import pytest
 
 from libpcache import MIB, PcacheError
 from support import (CACHE_BYTES, CACHE_CTRL, CACHE_INFO, KSET_MAGIC, PAGE, SEGMENT, SEGMENTS_AT, Pair, digest,
-                     make_backing, patch, peek, read_all, stamp)
+                     make_backing, patch, peek, read_all, stamp, system_tool)
 
 
 def test_equals_the_kernels(ctl, golden, fresh_cache_file):
@@ -138,10 +137,8 @@ def test_a_cache_without_its_superblock_is_not_formatted(ctl, pair):
     refuses_then_forced(ctl, pair.cache_path, "something unknown, from byte")
 
 
-@pytest.mark.skipif(shutil.which("mkfs.ext4", path="/sbin:/usr/sbin:/bin:/usr/bin") is None, reason="no mkfs.ext4")
 def test_a_file_system_is_not_formatted(ctl, fresh_cache_file):
-    mkfs = shutil.which("mkfs.ext4", path="/sbin:/usr/sbin:/bin:/usr/bin")
-    subprocess.run([mkfs, "-q", "-F", str(fresh_cache_file)], check=True)
+    subprocess.run([system_tool("mkfs.ext4", "e2fsprogs"), "-q", "-F", str(fresh_cache_file)], check=True)
     refuses_then_forced(ctl, fresh_cache_file, "ext4")
 
 

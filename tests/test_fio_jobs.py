@@ -2,14 +2,13 @@
 """fio's jobs through the cache: what is written is read, by fio's own verification."""
 
 import json
-import shutil
 import subprocess
 
 import pytest
 
 from fio import ENGINE, FIO, arguments, environment
 from libpcache import FUA, MIB
-from support import PAGE, Pair, make_backing, peek, read_all, stamp
+from support import PAGE, Pair, make_backing, peek, read_all, stamp, system_tool
 
 NEVER = 3_600_000  # as writeback_interval_ms, where what is dirty is looked at: a loaded machine may take 5 s
 SECTOR_SIZES = "512/20:1k/10:2k/10:4k/20:4608/10:16k/10:64k/10:256k/10"
@@ -149,7 +148,7 @@ def test_full_cache_is_no_error(fio):
 @pytest.mark.damages_image
 def test_loop_device(fio, pair, disk):
     """A block device as backing device, where loop devices are permitted."""
-    losetup = shutil.which("losetup", path="/usr/sbin:/sbin:/usr/bin")
+    losetup = system_tool("losetup", "mount")
     made = subprocess.run([losetup, "--find", "--show", "--direct-io=on", str(pair.backing_path)],
                           capture_output=True, text=True, check=False)
     if made.returncode:

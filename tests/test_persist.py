@@ -3,14 +3,13 @@
 
 import json
 import os
-import shutil
 import struct
 import subprocess
 
 import pytest
 
 from libpcache import BUILD, MIB
-from support import CACHE_BYTES, copy_sparse, digest, patch, peek, sealed, stamp
+from support import CACHE_BYTES, copy_sparse, digest, patch, peek, sealed, stamp, system_tool
 
 PERSIST_RECORD = 1024
 MEASURED = "persist=auto: measured on this memory: 512 B "
@@ -95,9 +94,7 @@ def full(disk):
     os.truncate(disk / "image", 48 * MIB)
     mount = disk / "mnt"
     mount.mkdir()
-    mkfs = shutil.which("mkfs.ext4", path="/usr/sbin:/sbin:/usr/bin")
-    if not mkfs:
-        pytest.skip("mkfs.ext4 is missing")
+    mkfs = system_tool("mkfs.ext4", "e2fsprogs")
     subprocess.run([mkfs, "-q", "-m", "0", disk / "image"], check=True, capture_output=True)
     mounted = subprocess.run(["mount", "-o", "loop", disk / "image", mount], capture_output=True, text=True,
                              check=False)
