@@ -13,7 +13,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "analysis"))
 
-from results import Wrong  # noqa: E402
+from results import Wrong, read_text  # noqa: E402
 from stamp import facts_in, other_source_tree, text_of  # noqa: E402
 
 SCHEMA = "pcache-limits/1"
@@ -117,7 +117,7 @@ class Record:
 def load(path):
     """What store() has written; Wrong: it is something else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise Wrong(f"{path}: {error}") from None
     schema = content.get("schema") if isinstance(content, dict) else None

@@ -3,6 +3,7 @@
 
 import csv
 import json
+import re
 import shutil
 import sys
 
@@ -11,6 +12,7 @@ from test_sweep import run
 
 sys.path.insert(0, str(ROOT / "bench" / "analysis"))
 
+import published  # noqa: E402
 from report import Page  # noqa: E402
 
 KEPT = sorted((ROOT / "tests" / "testdata" / "sweeps").iterdir())[0]
@@ -78,3 +80,41 @@ def test_one_measurement_has_no_interval(tmp_path):
     assert rows and {row["n"] for row in rows} == {"1"} and {row["interval"] for row in rows} == {""}
     ratios = [row["ratio to bound"] for row in rows if row["ratio to bound"]]
     assert ratios and all(" to " not in ratio for ratio in ratios)
+
+
+def test_the_published_figures_are_those_of_their_source():
+    """All 80: a figure that was copied wrong is in every report."""
+    lines = (ROOT / "tests" / "testdata" / "published_persist_methods.csv").read_text().splitlines()
+    head, *rows = csv.reader(line for line in lines if not line.startswith("#"))
+    assert head[3:] == published.SIZES
+    source = {}
+    for memory, rw, method, *figures in rows:
+        source.setdefault((memory, rw), {})[method] = [int(figure) for figure in figures]
+    assert source == published.TABLE
+    assert sum(len(figures) for methods in source.values() for figures in methods.values()) == 80
+
+
+def how_long(tmp_path, volumes, warmup_s, runtimes_ms=()):
+    """What the page says of kept results, made to be of these volumes and to have taken so long."""
+    info = json.loads((KEPT / "run.json").read_text()) | {"warmup_s": warmup_s, "runtime_s": 10.0}
+    for case, volume in zip(info["cases"], volumes * len(info["cases"])):
+        case["values"]["volume"] = volume
+    (tmp_path / "run.json").write_text(json.dumps(info))
+    lines = list(map(json.loads, (KEPT / "results.jsonl").read_text().splitlines()))
+    for number, line in enumerate(lines):
+        for rw in ("read", "write"):
+            if runtimes_ms and rw in line["metrics"]:
+                line["metrics"][rw]["runtime_ms"] = runtimes_ms[number % len(runtimes_ms)]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run("report", tmp_path)
+    page = (tmp_path / "report" / "report.html").read_text()
+    return re.search(r"measurements of each \(([^)]*)\), by rounds", page)[1]
+
+
+def test_how_long_a_measurement_took_is_said_as_it_was(tmp_path):
+    """Of a volume that is through in 50 ms, the 10 s that it might have had say nothing."""
+    assert how_long(tmp_path, ["0"], 2.0) == "10 s after 2 s of warm-up"
+    assert how_long(tmp_path, ["0"], 0.0) == "10 s"
+    assert how_long(tmp_path, ["0.5"], 0.0, [50, 1250]) == "a volume, which took 50 ms to 1.2 s"
+    both = how_long(tmp_path, ["0", "0.5"], 2.0, [50])
+    assert both == "10 s after 2 s of warm-up, or a volume, which took 50 ms to 50 ms"

@@ -6,7 +6,7 @@ import os
 import pathlib
 import tempfile
 
-from results import Wrong
+from results import Wrong, read_text
 
 SCHEMA = "pcache-gate/1"
 COUNTED = ("instructions", "flushes", "fences", "allocations", "system_calls")
@@ -14,7 +14,7 @@ COUNTED = ("instructions", "flushes", "fences", "allocations", "system_calls")
 
 def load(path):
     try:
-        baseline = json.loads(path.read_text(encoding="utf-8"))
+        baseline = json.loads(read_text(path))
     except FileNotFoundError:
         raise Wrong(f"{path}: is not there; --accept REASON makes it") from None
     except (ValueError, RecursionError) as error:  # no JSON, no UTF-8

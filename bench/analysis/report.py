@@ -82,6 +82,10 @@ def interval_text(value):
     return f"{value.median:.3f}" + (f" ({value.low:.3f} to {value.high:.3f})" if value.n > 1 else "")
 
 
+def milliseconds(ms):
+    return f"{ms / 1000:.1f} s" if ms >= 1000 else f"{ms:.0f} ms"
+
+
 def microseconds(ns):
     us = ns / 1000
     return f"{us:,.0f}" if us >= 100 else f"{us:.3g}"
@@ -116,14 +120,22 @@ class Section:
         self._table()
         self._machine()
 
+    def _how_long(self):
+        """Of a measurement: for a time, or until its volume is through."""
+        info, parts = self.run.info, []
+        if any(case.is_timed for case in self.run.cases):
+            warmup = f" after {info['warmup_s']:g} s of warm-up" if info["warmup_s"] else ""
+            parts.append(f"{info['runtime_s']:g} s{warmup}")
+        if took := [sample.runtime_ms for sample in self.run.samples if not sample.case.is_timed]:
+            parts.append(f"a volume, which took {milliseconds(min(took))} to {milliseconds(max(took))}")
+        return ", or ".join(parts)
+
     def _method(self):
         info = self.run.info
-        seconds = f"{info['runtime_s']:g} s each after {info['warmup_s']:g} s of warm-up" if info["warmup_s"] else (
-            f"{info['runtime_s']:g} s each at most")
         self.page.add(
-            f"<p>{len(self.run.cases)} cases, {info['repeats']} measurements of each ({seconds}), by rounds: every "
-            f"case once in each round, in a shuffled order (seed {info['seed']}). Given are medians; an interval is "
-            f"the {CONFIDENCE:.0%} bootstrap interval of the median, or from {LEAST_FOR_INTERVAL - 1} measurements "
+            f"<p>{len(self.run.cases)} cases, {info['repeats']} measurements of each ({self._how_long()}), by rounds: "
+            f"every case once in each round, in a shuffled order (seed {info['seed']}). Given are medians; an interval "
+            f"is the {CONFIDENCE:.0%} bootstrap interval of the median, or from {LEAST_FOR_INTERVAL - 1} measurements "
             "and less their range. A ratio is of measurements of the same round.</p>\n")
 
     # ---- Figures ----

@@ -6,8 +6,13 @@ import dataclasses
 import json
 import math
 import pathlib
+import stat
 
 SCHEMAS = ("pcache-sweep-run/1", "pcache-sweep-run/2")
+
+
+KINDS = {stat.S_IFDIR: "a folder", stat.S_IFCHR: "a character device", stat.S_IFBLK: "a block device",
+         stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 
 class Wrong(Exception):
@@ -24,6 +29,11 @@ class Case:
         return self.index
 
     @property
+    def is_timed(self):
+        """It runs for the run's time, and not until so much has been read and written."""
+        return self.values.get("volume", "0") == "0"
+
+    @property
     def is_ours(self):
         """It is of the build; other engines are the same with each."""
         return self.values["engine"] in ("pcache", "bound")
@@ -37,6 +47,10 @@ class Sample:
     repeat: int
     metrics: dict
     raw: pathlib.Path  # without its suffix
+
+    @property
+    def runtime_ms(self):
+        return max(self.metrics.get(rw, {}).get("runtime_ms", 0) for rw in ("read", "write"))
 
     def series(self):
         """[(ms, read IOPS, write IOPS)], empty when it was not logged."""
@@ -71,7 +85,7 @@ class Run:
         self.builds = [b["label"] for b in self.info["builds"]]
         self.samples, failed = [], {}
         path = self.folder / "results.jsonl"
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1):
+        for number, line in enumerate(read_text(path).splitlines(keepends=True), 1):
             if not line.endswith("\n"):
                 break  # a run that was cut
             try:
@@ -157,11 +171,21 @@ def _need_figures(of, names):
         raise ValueError("iops: 0")
 
 
+def read_text(path):
+    """Of a regular file: another may never begin, or never end."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        raise Wrong(f"{path}: expected a file, found {KINDS.get(stat.S_IFMT(mode), 'something else')}")
+    return path.read_text(encoding="utf-8")
+
+
 def _load_json(path):
     try:
-        info = json.loads(path.read_text(encoding="utf-8"))
+        info = json.loads(read_text(path))
     except FileNotFoundError:
         raise Wrong(f"{path}: is not there; expected a folder that pcache-sweep run has made") from None
+    except NotADirectoryError:
+        raise Wrong(f"{path.parent}: is no folder; expected one that pcache-sweep run has made") from None
     except (OSError, ValueError, RecursionError) as error:
         raise Wrong(f"{path}: {error}") from None
     if not isinstance(info, dict):
