@@ -42,6 +42,9 @@ def check_fio(build, *engines):
     for engine in engines:
         if not (path := build / "lib" / f"libpcache_{engine}.so").exists():
             raise Refused(f"{path}: build it, or set PCACHE_BUILD")
+        if any(cut in str(path) for cut in "#;"):
+            raise Refused(f"{path}: fio cuts a path at # and ;: give the build by another, such as a symbolic link, in "
+                          "PCACHE_BUILD")
 
 
 @contextlib.contextmanager
@@ -59,7 +62,8 @@ def _deaf():
 def made_in(*parents):
     """A new folder in each. They are removed at the end, whatever it is: there may be gigabytes of memory in them."""
     with contextlib.ExitStack() as stack:
-        made = [pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(dir=parent))) for parent in parents]
+        made = [pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(dir=parent.absolute())))
+                for parent in parents]
         try:
             yield made
         finally:

@@ -55,18 +55,18 @@ TAKES = {"large": (1, 11 * GIB, 0), "beside": (1, 6 * GIB, 0), "memory": (1, 6 *
 NO_WRITEBACK = {"writeback_interval_ms": 3600000, "gc_percent": 90}
 
 
-def fio(common, *jobs):
-    """Runs the jobs, dicts of fio's options, in one process at a time; {name: fio's JSON of the job}."""
+def fio(folder, common, *jobs):
+    """Runs the jobs, dicts of fio's options, in one process at a time, in the folder; {name: fio's JSON of the job}."""
     command = ["fio", "--output-format=json"]
     for job in jobs:
         options = {**common, **job}
         command += [f"--name={options.pop('name', 'job')}", f"--ioengine={options.pop('ioengine')}"]
         command += [f"--{key}={value}" for key, value in options.items()]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, errors="replace", cwd=folder)
     if done.returncode != 0:
         raise Refused(f"fio: {one_line(done.stderr) or one_line(done.stdout) or f'exit status {done.returncode}'}")
     out = done.stdout
-    found = {job["jobname"]: job for job in json.loads(out[out.index("{"):])["jobs"]}
+    found = {job["jobname"]: job for job in json.loads(out[out.index("{"):], strict=False)["jobs"]}
     assert all(job["error"] == 0 for job in found.values())
     return found
 
@@ -106,9 +106,12 @@ class Bench:
         self.rounds = rounds
         self.divisor = divisor
         self.record, self.show = record, record.show
-        self.folder = folder
+        self.folder = folder  # fio stands in it: it would take a path with # or : for another, but not these names
         self.cache = shm / "cache"
         self.backing = folder / "backing"
+
+    def fio(self, common, *jobs):
+        return fio(self.folder, common, *jobs)
 
     def scaled(self, *sizes):
         """Sizes of data, in this run."""
@@ -131,8 +134,8 @@ class Bench:
             os.fsync(file.fileno())
 
     def common(self, engine, size, **more):
-        return {"ioengine": f"external:{BUILD}/lib/libpcache_{engine}.so", "cache_dev": self.cache,
-                "cache_size": size, "emulate_pmem": 1, "persist": "flushcache", "filename": self.backing,
+        return {"ioengine": f"external:{BUILD.absolute()}/lib/libpcache_{engine}.so", "cache_dev": self.cache,
+                "cache_size": size, "emulate_pmem": 1, "persist": "flushcache", "filename": self.backing.name,
                 "thread": 1, "bs": "4k", "gtod_reduce": 1, "randrepeat": 0, **more}
 
     def hits(self, engine, cache_bytes, rw, size, io_size, **more):
@@ -140,11 +143,11 @@ class Bench:
         if engine == "raw":
             self.blank()
         job = {"rw": rw, "size": size, "io_size": io_size, "norandommap": 1, **more}
-        return iops(fio(self.common(engine, cache_bytes, **tuned), job)["job"])
+        return iops(self.fio(self.common(engine, cache_bytes, **tuned), job)["job"])
 
     def fill(self, cache_bytes, size):
         self.cache.unlink(missing_ok=True)
-        fio(self.common("fio", cache_bytes, **NO_WRITEBACK), {"rw": "randwrite", "size": size})
+        self.fio(self.common("fio", cache_bytes, **NO_WRITEBACK), {"rw": "randwrite", "size": size})
 
     def blank(self):
         """The bound refuses a device that holds a cache; its pages stay where they are."""
@@ -191,7 +194,7 @@ class Bench:
                         self.fill(size, part)
                     else:
                         self.blank()
-                    for name, job in fio(self.common(engine, size, **more), *jobs).items():
+                    for name, job in self.fio(self.common(engine, size, **more), *jobs).items():
                         row[engine, name, len(jobs)] = iops(job)
             for name in kept:
                 alone, both = [row[e, name, 1] for e in ("fio", "raw")], [row[e, name, 2] for e in ("fio", "raw")]
@@ -234,7 +237,7 @@ class Bench:
         self.cache.unlink()
         self.sparse(space)
         size = self.cache_size(4 * GIB)
-        fio(self.common("fio", size, **NO_WRITEBACK), {"rw": "randwrite", "bs": 512, "size": keys * 512})
+        self.fio(self.common("fio", size, **NO_WRITEBACK), {"rw": "randwrite", "bs": 512, "size": keys * 512})
         full, empty = [], []
         for _ in range(self.rounds):
             for path, times in ((self.cache, full), (self.cache.with_suffix(".empty"), empty)):
@@ -260,12 +263,13 @@ class Bench:
             for engine, beside in random.Random(number).sample([(e, b) for e in ("fio", "raw") for b in (0, 1)], 4):
                 self.fill(size, space)
                 if engine == "fio":
-                    more = {"writeback_interval_ms": 1 if beside else 3600000, "gc_percent": 90, "stats_file": status}
-                    found = fio(self.common(engine, size, **more), job)
+                    more = {"writeback_interval_ms": 1 if beside else 3600000, "gc_percent": 90,
+                            "stats_file": status.name}
+                    found = self.fio(self.common(engine, size, **more), job)
                 else:
                     self.blank()
-                    apart = {"filename": self.backing, "thread": 1, "bs": "4k", "gtod_reduce": 1, "randrepeat": 0}
-                    found = fio(apart, {**self.common(engine, size, fence="none"), **job}, *[disk][:beside])
+                    apart = {"filename": self.backing.name, "thread": 1, "bs": "4k", "gtod_reduce": 1, "randrepeat": 0}
+                    found = self.fio(apart, {**self.common(engine, size, fence="none"), **job}, *[disk][:beside])
                 row[engine, beside] = iops(found["hits"])
                 if (engine, beside) == ("fio", 1):
                     written.append(json.loads(status.read_text(encoding="utf-8"))["writeback"]["bytes"] / MIB)
@@ -290,9 +294,9 @@ class Bench:
             for engine in random.Random(number).sample(["fio", "io_uring"], 2):
                 self.cache.unlink(missing_ok=True)
                 common = self.common("fio", self.cache_size(3 * GIB)) if engine == "fio" else {
-                    "ioengine": "io_uring", "fixedbufs": 1, "direct": 1, "filename": self.backing, "thread": 1,
+                    "ioengine": "io_uring", "fixedbufs": 1, "direct": 1, "filename": self.backing.name, "thread": 1,
                     "bs": "4k", "gtod_reduce": 1, "randrepeat": 0}
-                row[engine] = fio(common, job)["job"]
+                row[engine] = self.fio(common, job)["job"]
             speed.append(iops(row["fio"]) / iops(row["io_uring"]))
             cpu.append(cpu_each(row["fio"]) / cpu_each(row["io_uring"]))
         self.cache.unlink(missing_ok=True)
@@ -323,13 +327,13 @@ class Bench:
                 if state in parts:
                     more = round((parts[state] - written) * part / PAGE) * 512
                     job = {"rw": "randwrite", "bs": 512, "size": part, "io_size": more, "norandommap": 1}
-                    fio(self.common("fio", size, **NO_WRITEBACK), job)
+                    self.fio(self.common("fio", size, **NO_WRITEBACK), job)
                     written = parts[state]
                 elif state == again:
                     job = {"rw": "randwrite", "size": part}  # each page once
-                    fio(self.common("fio", size, **NO_WRITEBACK), job)
+                    self.fio(self.common("fio", size, **NO_WRITEBACK), job)
                 for engine in random.Random(number).sample(["fio", "raw"], 2):
-                    more = {"stats_file": status} if engine == "fio" else {}
+                    more = {"stats_file": status.name} if engine == "fio" else {}
                     with self.lent() if engine == "raw" else contextlib.nullcontext():
                         row[state, engine] = self.hits(engine, size, "randread", part, 4 * part, **more)
                 memory = json.loads(status.read_text(encoding="utf-8"))["index"]["memory_bytes"]
@@ -430,7 +434,8 @@ def main(arguments=None):
         parser.error(f"--rounds {args.rounds}: expected 2 or more")
     if args.out and args.small:
         parser.error("--out with --small: expected one of them, figures of --small are not worth keeping")
-    if args.out and (args.out.is_dir() or not os.access(args.out.absolute().parent, os.W_OK)):
+    if args.out and (args.out.exists() and not args.out.is_file() or
+                     not os.access(args.out.absolute().parent, os.W_OK)):
         parser.error(f"--out {args.out}: expected a file in a folder that can be written to")
     what, divisor = args.what or list(TAKES), SMALL if args.small else 1
     check_place(what, divisor, args.shm, args.dir)

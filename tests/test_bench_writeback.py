@@ -49,10 +49,25 @@ def test_it_measures(writeback, disk, shm):
     (["--mib", "0"], "--mib 0: expected 1 to 1536"),
     (["--mib", "1537"], "--mib 1537: expected 1 to 1536"),
     (["--range-mib", "1023"], "--range-mib 1023: expected --mib, 1024, or more"),
-    (["--data-crc", "2"], "argument --data-crc: invalid choice: 2 (choose from 0, 1)")])
+    (["--data-crc", "2"], "--data-crc 2: expected 0 or 1")])
 def test_wrong_use(writeback, disk, shm, arguments, text):
     assert refused(writeback(*arguments), status=2) == f"writeback.py: error: {text}"
     assert left(disk, shm) == []
+
+
+@pytest.mark.parametrize("odd", ["run #1: x", "a;b", "two  words\t"])
+def test_folders_that_fio_would_take_for_others(writeback, disk, shm, odd):
+    """Given with --dir and --shm behind the fixture's own: the last one counts."""
+    for parent in (disk, shm):
+        (parent / odd).mkdir()
+        for cut in ("run", "run ", "run #1", "a", "two"):
+            (parent / cut).write_text("precious")
+    process = writeback(*SMALL, "--rounds", 1, "--dir", disk / odd, "--shm", shm / odd)
+    out, said = process.communicate(timeout=140)
+    assert process.returncode == 0 and said == "" and out, said
+    for parent in (disk, shm):
+        assert left(parent / odd) == []
+        assert all(path.read_text() == "precious" for path in parent.iterdir() if path.name != odd)
 
 
 @pytest.mark.parametrize("option", ["--dir", "--shm"])

@@ -115,11 +115,12 @@ def test_fragments_are_small_too(bench, capsys, monkeypatch):
     """What fio is told; it is not run, for the 36 jobs take long. test_limits_record.py measures."""
     told = []
 
-    def fio(common, job):
+    def fio(folder, common, job):
+        assert folder == bench.folder
         told.append((common["cache_size"], job["size"], job.get("io_size", job["size"])))
         bench.cache.touch()
         if "stats_file" in job:
-            job["stats_file"].write_text('{"index": {"memory_bytes": 4096}}')
+            (folder / job["stats_file"]).write_text('{"index": {"memory_bytes": 4096}}')
         return {"job": {"jobname": "job", "read": {"iops": 2}, "write": {"iops": 2}}}
     monkeypatch.setattr(script, "fio", fio)
     bench.record.begin("fragments")
@@ -166,6 +167,28 @@ def test_sizes_are_named_in_the_greatest_unit_that_holds(size, text):
 def test_wrong_use(limits, disk, shm, arguments, text):
     assert refused(limits(*arguments), status=2) == f"limits.py: error: {text}"
     assert left(disk, shm) == []
+
+
+@pytest.mark.parametrize("odd", ["run #1: x", "a;b", "two  words\t"])
+def test_folders_that_fio_would_take_for_others(limits, disk, shm, odd):
+    """Given with --dir and --shm behind the fixture's own: the last one counts."""
+    for parent in (disk, shm):
+        (parent / odd).mkdir()
+        for cut in ("run", "run ", "run #1", "a", "two"):
+            (parent / cut).write_text("precious")
+    process = limits("miss", "--small", "--rounds", 2, "--dir", disk / odd, "--shm", shm / odd)
+    out, said = process.communicate(timeout=140)
+    assert process.returncode == 0 and said == "" and out, said
+    for parent in (disk, shm):
+        assert left(parent / odd) == []
+        assert all(path.read_text() == "precious" for path in parent.iterdir() if path.name != odd)
+
+
+def test_out_replaces_no_device(limits, disk, shm):
+    os.mkfifo(disk / "pipe")
+    said = refused(limits("miss", "--out", disk / "pipe"), status=2)
+    assert said == f"limits.py: error: --out {disk}/pipe: expected a file in a folder that can be written to"
+    assert [path.name for path in left(disk, shm)] == ["pipe"]
 
 
 @pytest.mark.parametrize("option", ["--dir", "--shm"])

@@ -80,6 +80,11 @@ def lines_of(folder):
     (HEAD + "matrix:\n  bss: 4k\n", 5, "unknown parameter `bss`"),
     (HEAD + "matrix:\n  bs: [4k,\n    5]\n", 6, "bs: `5`: expected a size from 512 to 16m, a multiple of 512"),
     (HEAD + "matrix: {bs: [4k, 4096]}\n", 4, "`4096` is there twice"),
+    (HEAD + "matrix: {bs: [4k, 4KiB]}\n", 4, "`4KiB` is there twice"),
+    (HEAD + "matrix: {bs: 4KB}\n", 4, "`4KB`: expected a size from 512 to 16m, a multiple of 512 (k and KiB: 1024)"),
+    (HEAD + "matrix: {bs: 1024ib}\n", 4, "`1024ib`: expected a size"),
+    (HEAD + "matrix:\n\tbs: 4k\n", 5, "a tab before the text; YAML wants blanks there"),
+    (HEAD + "matrix:\n  bs: 4k\n  \trw: read\n", 6, "a tab before the text"),
     (HEAD + "matrix: {bs: {a: b}}\n", 4, "expected a value or a list of values"),
     (HEAD + "matrix: {rw: trim}\n", 4, "rw: `trim`: expected read, write"),
     (HEAD + "matrix: {working_set: nan}\n", 4, "expected a number from 0.001 to 1000"),
@@ -107,6 +112,14 @@ def test_a_wrong_file_is_an_error_that_names_the_line(tmp_path, text, line, says
     (["run", "PATH_FILE"], "its content will be lost; --overwrite"),
     (["run", "SPEC", "--output", "."], "is there already"),
     (["run", "--resume", "nothing"], "cannot read"),
+    (["run", "."], ".: expected a file, found a folder"),
+    (["run", "FIFO"], "expected a file, found a pipe"),
+    (["run", "/dev/zero"], "/dev/zero: expected a file, found a character device"),
+    (["run", "HUGE"], "expected a file of 1m or less, found 3g"),
+    (["compare", "SPEC"], "is no folder; expected one that pcache-sweep run has made"),
+    (["report", "SPEC"], "is no folder; expected one that pcache-sweep run has made"),
+    (["gate", "--baseline", "/dev/zero"], "/dev/zero: expected a file, found a character device"),
+    (["gate", "--baseline", "FIFO"], "expected a file, found a pipe"),
     (["run", "SPEC", "--repeats", "0"], "--repeats 0: expected 1 to 1000"),
     (["run", "SPEC", "--repeats", "-1"], "--repeats -1: expected 1 to 1000"),
     (["run", "SPEC", "--repeats", "two"], "--repeats"),
@@ -125,7 +138,10 @@ def test_wrong_arguments_are_named(tmp_path, arguments, says):
     paths = write(tmp_path, HEAD + "matrix: {engine: 'path:/dev/null'}\n", "paths.yaml")
     path_file = write(tmp_path, HEAD + f"matrix: {{engine: 'path:{spec}'}}\n", "path_file.yaml")
     not_here = write(tmp_path, HEAD + "matrix: {engine: 'path:/nowhere/disk'}\n", "not_here.yaml")
-    given = {"SPEC": spec, "PATHS": paths, "PATH_FILE": path_file, "NOT_HERE": not_here}
+    os.mkfifo(tmp_path / "fifo")
+    os.truncate(write(tmp_path, "", "huge.yaml"), 3 << 30)
+    given = {"SPEC": spec, "PATHS": paths, "PATH_FILE": path_file, "NOT_HERE": not_here, "FIFO": tmp_path / "fifo",
+             "HUGE": tmp_path / "huge.yaml"}
     done = run(*(given.get(a, a) for a in arguments), ok=2, cwd=tmp_path)
     assert says in done.stderr and len(done.stderr.splitlines()) == 1
     assert spec.read_text() == SMALL and not (tmp_path / "results").exists()

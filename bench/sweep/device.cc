@@ -17,14 +17,6 @@ namespace pcache::sweep {
 
 namespace {
 
-const char* kind_of(mode_t mode) {
-  return S_ISDIR(mode)    ? "a folder"
-         : S_ISCHR(mode)  ? "a character device"
-         : S_ISFIFO(mode) ? "a pipe"
-         : S_ISSOCK(mode) ? "a socket"
-                          : "something else";
-}
-
 // 0: nobody says.
 uint64_t bytes_in(int fd, const struct stat& is) {
   if (!S_ISCHR(is.st_mode)) {
@@ -39,6 +31,15 @@ uint64_t bytes_in(int fd, const struct stat& is) {
 }
 
 }  // namespace
+
+const char* kind_of(mode_t mode) {
+  return S_ISDIR(mode)    ? "a folder"
+         : S_ISCHR(mode)  ? "a character device"
+         : S_ISBLK(mode)  ? "a block device"
+         : S_ISFIFO(mode) ? "a pipe"
+         : S_ISSOCK(mode) ? "a socket"
+                          : "something else";
+}
 
 Device::Device(const std::string& path, Use use, uint64_t least_bytes, bool overwrite) : use_(use) {
   const auto wrong = [&](const std::string& what) { return Wrong(path + ": " + what); };

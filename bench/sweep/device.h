@@ -9,6 +9,9 @@
 
 namespace pcache::sweep {
 
+// What a file is that is no regular one: "a pipe".
+const char* kind_of(mode_t mode);
+
 // Of one sweep as long as this lives: no other one gets it. The lock is of the open file
 // description (fcntl): the library's own, by which fio takes the device, is flock, and beside it.
 class Device {

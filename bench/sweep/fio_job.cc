@@ -7,6 +7,8 @@
 #include <fstream>
 #include <sstream>
 
+#include "sweep/fio_value.h"
+
 namespace pcache::sweep {
 
 namespace {
@@ -20,13 +22,6 @@ constexpr const char* kPercentiles = "50:90:95:99:99.9:99.99";
 
 std::string ms(double seconds) { return std::to_string(std::llround(seconds * 1000)) + "ms"; }
 
-// fio takes a colon to be between two files.
-std::string file_name(const std::string& path) {
-  std::string escaped;
-  for (const char c : path) escaped.append(c == ':' ? "\\" : "").push_back(c);
-  return escaped;
-}
-
 // What the engine needs to know besides the pattern.
 void add_engine(std::ostream& out, const Case& one, const Place& place, const Build& build,
                 const std::string& series) {
@@ -35,7 +30,7 @@ void add_engine(std::ostream& out, const Case& one, const Place& place, const Bu
   if (engine == "pcache" || engine == "bound") {
     out << "ioengine=external:" << build.dir << "/lib/"
         << (engine == "pcache" ? "libpcache_fio.so" : "libpcache_raw.so") << "\n"
-        << "filename=" << file_name(place.backing()) << "\n"
+        << "filename=" << one_of_files(place.backing()) << "\n"
         << "cache_dev=" << place.cache() << "\n"
         << "emulate_pmem=" << place.emulated() << "\n"
         << "persist=" << v.at("persist") << "\n";
@@ -45,10 +40,10 @@ void add_engine(std::ostream& out, const Case& one, const Place& place, const Bu
     else
       out << "fence=" << v.at("fence") << "\n";
   } else if (engine == "libpmem") {
-    out << "ioengine=libpmem\nfilename=" << file_name(place.cache()) << "\nthread=1\n";
+    out << "ioengine=libpmem\nfilename=" << one_of_files(place.cache()) << "\nthread=1\n";
   } else {
     out << "ioengine=io_uring\ndirect=1\nthread=1\nfilename="
-        << file_name(engine == "uring" ? place.backing() : path_of(one)) << "\n";
+        << one_of_files(engine == "uring" ? place.backing() : path_of(one)) << "\n";
   }
 }
 

@@ -16,8 +16,8 @@ struct FioJob {
   std::string measure;  // the job file
 };
 
-// `series`: where fio's logs of requests per interval and the cache's status go, as a prefix;
-// empty: nowhere.
+// `series`: where fio's logs of requests per interval and the cache's status go, as a prefix, from
+// where fio stands; empty: nowhere. Every path in it is one that need_whole() has let through.
 FioJob make_job(const Spec& spec, const Case& one, const Place& place, const Build& build,
                 uint32_t repeat, const std::string& series);
 

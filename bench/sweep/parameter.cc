@@ -84,7 +84,7 @@ constexpr Parameter kParameters[] = {
      one_of<kPatterns>, nullptr},
     {"rwmixread", "50", "a number from 1 to 99", "percent of reads in rw and randrw",
      integer<1, 99>, nullptr},
-    {"bs", "4k", "a size from 512 to 16m, a multiple of 512", "of each request",
+    {"bs", "4k", "a size from 512 to 16m, a multiple of 512 (k and KiB: 1024)", "of each request",
      size<512, 16 << 20, 512>, nullptr},
     {"iodepth", "1", "a number from 1 to 1024", "requests in flight, of each job", integer<1, 1024>,
      nullptr},
@@ -93,8 +93,8 @@ constexpr Parameter kParameters[] = {
      "of the threads: all of the working set, or an equal part each", one_of<kRanges>, nullptr},
     {"fsync", "0", "a number from 0 to 1000000", "a flush after so many writes; 0: none",
      integer<0, 1000000>, nullptr},
-    {"cache_size", "1g", "a size from 512m to 16t, a multiple of 16m", "of the cache device",
-     size<512ull << 20, 16ull << 40, 16 << 20>, nullptr},
+    {"cache_size", "1g", "a size from 512m to 16t, a multiple of 16m (m and MiB: 1024 k)",
+     "of the cache device", size<512ull << 20, 16ull << 40, 16 << 20>, nullptr},
     {"working_set", "0.25", "a number from 0.001 to 1000",
      "what is read and written, as a multiple of cache_size", ratio, nullptr},
     {"volume", "0", "0, or a number from 0.001 to 1000",
@@ -127,6 +127,11 @@ const Parameter* find_parameter(std::string_view name) {
 std::optional<uint64_t> bytes_of(std::string_view size) {
   constexpr std::string_view kUnits = "kmgt";
   uint64_t unit = 1;
+  const auto last = [&](size_t n) {
+    return size.size() < n ? '\0' : static_cast<char>(std::tolower(size[size.size() - n]));
+  };
+  if (last(1) == 'b' && last(2) == 'i' && kUnits.find(last(3)) != kUnits.npos)
+    size.remove_suffix(2);
   if (!size.empty())
     if (const size_t at = kUnits.find(static_cast<char>(std::tolower(size.back())));
         at != kUnits.npos) {

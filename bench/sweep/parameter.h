@@ -33,7 +33,7 @@ const Parameter* find_parameter(std::string_view name);
 // A value of every parameter that its engine looks at, by name.
 using Values = std::map<std::string, std::string>;
 
-// "4k" -> 4096; also "1.5g". Nothing: no size.
+// "4k" and "4KiB" -> 4096; also "1.5g". Nothing: no size, or "4KB", of which people disagree.
 std::optional<uint64_t> bytes_of(std::string_view size);
 // 4096 -> "4k"; the inverse.
 std::string size_of(uint64_t bytes);

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <vector>
 
+#include "sweep/fio_value.h"
 #include "sweep/parameter.h"
 
 namespace pcache::sweep {
@@ -52,6 +53,10 @@ void need_room(const std::string& folder, uint64_t bytes) {
 
 Place::Place(const PlaceOptions& options, uint64_t cache_bytes, uint64_t backing_bytes,
              const std::map<std::string, uint64_t>& paths) {
+  need_whole("--cache-dev", options.cache_dev);
+  need_whole("--backing", options.backing);
+  need_whole("--cache-dir", options.cache_dir, Scratch::kMostBelow);
+  need_whole("--backing-dir", options.backing_dir, Scratch::kMostBelow);
   if (!options.cache_dev.empty()) hold(options.cache_dev, Device::kCache, cache_bytes, options);
   if (!options.backing.empty()) hold(options.backing, Device::kBacking, backing_bytes, options);
   for (const auto& [path, bytes] : paths) hold(path, Device::kBacking, bytes, options);

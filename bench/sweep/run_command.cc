@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 
+#include "sweep/fio_value.h"
 #include "sweep/host.h"
 #include "sweep/runner.h"
 #include "sweep/shipped.h"
@@ -19,6 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int kFailed = 1, kInterrupted = 130;
+constexpr uint64_t kMostSpecBytes = 1 << 20;
 
 void check(const RunOptions& options) {
   if (options.spec.empty() == options.resume.empty())
@@ -92,6 +94,10 @@ void say_other_source_trees(const std::vector<Build>& builds) {
               build.dir.c_str(), build.stamp->text().c_str(), build.source_tree.c_str());
 }
 
+void need_whole_builds(const std::vector<Build>& builds) {
+  for (const Build& build : builds) need_whole("build", build.dir, "/lib/libpcache_fio.so");
+}
+
 std::vector<Build> builds_of(const RunOptions& options) {
   std::vector<std::string> dirs = options.builds;
   if (dirs.empty()) dirs.push_back(own_build());
@@ -104,6 +110,7 @@ std::vector<Build> builds_of(const RunOptions& options) {
     builds.push_back(build_of(label, dir));
   }
   if (builds.size() > 26) throw Wrong("more than 26 builds");
+  need_whole_builds(builds);
   return builds;
 }
 
@@ -118,7 +125,8 @@ std::string new_output(const std::string& name) {
 
 Spec load_spec(const RunOptions& options) {
   const std::string file = spec_file(options.spec);
-  Spec spec = parse_spec(read_file(file), file);
+  const std::string text = read_file(file, kMostSpecBytes);
+  Spec spec = parse_spec(text, file);
   if (options.repeats) spec.repeats = static_cast<uint32_t>(*options.repeats);
   if (options.runtime_s) spec.runtime_s = *options.runtime_s;
   return spec;
@@ -247,6 +255,7 @@ int resume(const RunOptions& options) {
   if (options.dry_run) return print_plan(spec, folder.builds().size()), 0;
   const PlaceOptions where = folder.place(absolute(options.place));
   need_the_same(folder.builds(), folder.path());
+  need_whole_builds(folder.builds());
   watch_signals();
   const auto place = make_place(spec, where);
   folder.begin_writing(spec.repeats);

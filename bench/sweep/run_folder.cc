@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,6 +14,7 @@
 #include <fstream>
 #include <sstream>
 
+#include "sweep/device.h"
 #include "sweep/lock.h"
 
 namespace pcache::sweep {
@@ -67,7 +69,14 @@ void write_file(const std::string& path, const std::string& text) {
   if (!out) throw Wrong("cannot write " + path + ": " + strerror(errno));
 }
 
-std::string read_file(const std::string& path) {
+// What is no regular file may never begin, or never end.
+std::string read_file(const std::string& path, uint64_t most_bytes) {
+  struct stat is;
+  if (stat(path.c_str(), &is) != 0) throw Wrong("cannot read " + path + ": " + strerror(errno));
+  if (!S_ISREG(is.st_mode)) throw Wrong(path + ": expected a file, found " + kind_of(is.st_mode));
+  if (static_cast<uint64_t>(is.st_size) > most_bytes)
+    throw Wrong(path + ": expected a file of " + size_of(most_bytes) + " or less, found " +
+                size_of(static_cast<uint64_t>(is.st_size)));
   std::ifstream in(path, std::ios::binary);
   std::ostringstream text;
   if (in) text << in.rdbuf();

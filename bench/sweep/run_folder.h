@@ -59,6 +59,7 @@ class RunFolder {
 };
 
 void write_file(const std::string& path, const std::string& text);
-std::string read_file(const std::string& path);  // throws Wrong
+// Of a regular file. Throws Wrong: it is none, or longer than that.
+std::string read_file(const std::string& path, uint64_t most_bytes = UINT64_MAX);
 
 }  // namespace pcache::sweep

@@ -92,6 +92,9 @@ std::string clock_of(double seconds) {
   return text;
 }
 
+// As fio, which stands in raw/, is told of it: so that where the folder is does not matter to fio.
+std::string in_raw(const std::string& path) { return std::filesystem::path(path).filename(); }
+
 }  // namespace
 
 void watch_signals() {
@@ -169,7 +172,7 @@ ordered_json Runner::measure(const Measurement& what) {
   };
   try {
     place_.blank_cache(cache_bytes_of(one));
-    const FioJob job = make_job(spec_, one, place_, build, what.repeat, series);
+    const FioJob job = make_job(spec_, one, place_, build, what.repeat, in_raw(series));
     if (!job.fill.empty()) run(job.fill, ".fill");
     const double start = now_s();
     run(job.measure, "");
@@ -194,8 +197,8 @@ int Runner::run_fio(const std::string& job, const std::string& text, const std::
                     const std::string& err) {
   if (g_interrupted) throw Interrupted();  // between the fill and the measurement
   write_file(job, text);
-  const std::string output = "--output=" + out;
-  const char* const arguments[] = {"fio", "--output-format=json", output.c_str(), job.c_str(),
+  const std::string output = "--output=" + in_raw(out), file = in_raw(job);
+  const char* const arguments[] = {"fio", "--output-format=json", output.c_str(), file.c_str(),
                                    nullptr};
   const int log = open(err.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0644);
   if (log < 0) throw Wrong("cannot write " + err + ": " + strerror(errno));

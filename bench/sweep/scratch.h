@@ -13,6 +13,8 @@ namespace pcache::sweep {
 
 class Scratch {
  public:
+  // The longest of its paths below `parent`.
+  static constexpr const char* kMostBelow = "/pcache-sweep-2147483647-XXXXXX/backing";
   // In `parent`. Throws Wrong.
   explicit Scratch(const std::string& parent);
   ~Scratch();

@@ -44,6 +44,7 @@ std::string spec_file(const std::string& asked) {
   const std::string folder = shipped("configs", "configs");
   const std::string preset = folder + "/" + asked + kEnding;
   if (fs::is_regular_file(preset, ignored)) return preset;
+  if (fs::exists(asked, ignored)) return asked;
   throw Wrong(asked + ": is neither a file nor a preset; presets (" + folder +
               "): " + presets(folder));
 }

@@ -9,6 +9,7 @@
 #include <sstream>
 
 #include "sweep/fio_job.h"
+#include "sweep/fio_value.h"
 
 namespace pcache::sweep {
 
@@ -79,11 +80,23 @@ class Parser {
     try {
       documents = YAML::LoadAll(text);
     } catch (const YAML::Exception& error) {
+      need_no_tab_before_a_key(text);
       fail(error.mark, error.msg);
     }
     if (documents.size() > 1)
       fail(documents[1].Mark(), "a second document; expected one, without `---` behind it");
     return documents.empty() ? YAML::Node() : documents[0];
+  }
+
+  // Of which yaml-cpp says something else.
+  void need_no_tab_before_a_key(const std::string& text) const {
+    std::istringstream lines(text);
+    YAML::Mark mark;
+    for (std::string line; std::getline(lines, line); mark.line++) {
+      const size_t begin = line.find_first_not_of(" \t");
+      if (begin != line.npos && line.substr(0, begin).find('\t') != line.npos)
+        fail(mark, "a tab before the text; YAML wants blanks there");
+    }
   }
 
   // It becomes part of run.json, which must be.
@@ -188,6 +201,9 @@ class Parser {
     std::vector<std::string> values;
     const auto add = [&](const YAML::Node& one) {
       const std::string text = scalar(one, "a value or a list of values");
+      if (const std::string why = taken_for_another(text); !why.empty())
+        fail(one.Mark(),
+             std::string(parameter.name) + ": `" + text + "`: fio, in its job file, " + why);
       const auto normal = parameter.normal(text);
       if (!normal)
         fail(one.Mark(),
