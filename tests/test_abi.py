@@ -71,6 +71,13 @@ def test_needs_are_debian_packages_of_the_readme():
     assert not odd
 
 
+def test_registers_no_destructor_of_a_thread():
+    """Registering one takes memory, and without it glibc ends the process: at the first lock of a thread."""
+    imported = run("nm", "-D", "--undefined-only", str(LIBS / "libpcache.so"))
+    assert "malloc" in imported or "_Znwm" in imported
+    assert "__cxa_thread_atexit" not in imported
+
+
 def test_no_instruction_set_beyond_the_base_is_needed():
     """No -march=native in the shipped build: what is newer is chosen at run time."""
     notes = run("readelf", "-n", str(LIBS / "libpcache.so"))

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "base/biased_mutex.h"
 
+#include <pthread.h>
 #include <time.h>
 
 #include <algorithm>
@@ -36,35 +37,53 @@ ThreadSerial next_serial() {
   return last.fetch_add(1, std::memory_order_relaxed) + 1;
 }
 
-// A thread's hold on its record, from its first lock to its end.
-class Registration {
- public:
-  Registration() {
-    {
-      MutexLock lock(g_records_mu);
-      record_ = g_free_records;
-      if (record_) g_free_records = record_->next;
-    }
-    if (!record_) record_ = new (std::nothrow) Record;
-    if (!record_) return;  // without memory nothing leans to it
-    record_->serial = next_serial();
-    t_record = record_;
-  }
-  ~Registration() {
-    if (!record_) return;
-    t_record = &g_nobody;  // what is locked from here on is locked in the ordinary way
-    MutexLock lock(g_records_mu);
-    record_->next = g_free_records;
-    g_free_records = record_;
-  }
+// A thread has its record from its first lock to its end. Its end is told by a key of pthreads and
+// not by a destructor of C++: registering one of those takes memory, and ends the process when
+// there is none.
+constinit thread_local bool t_ended [[gnu::tls_model("initial-exec")]] = false;
 
- private:
-  Record* record_;
+void give_back(Record* record) {
+  MutexLock lock(g_records_mu);
+  record->next = g_free_records;
+  g_free_records = record;
+}
+
+void on_thread_end(void* record) {
+  t_ended = true;
+  t_record = &g_nobody;  // what is locked from here on is locked in the ordinary way
+  give_back(static_cast<Record*>(record));
+}
+
+// Made by the first lock of the process. Without one nothing leans to any thread.
+struct ThreadEndKey {
+  pthread_key_t key;
+  const bool made = pthread_key_create(&key, on_thread_end) == 0;
 };
 
+Record* take_record() {
+  {
+    MutexLock lock(g_records_mu);
+    if (Record* const record = g_free_records) {
+      g_free_records = record->next;
+      return record;
+    }
+  }
+  return new (std::nothrow) Record;
+}
+
+// Without memory nothing leans to this thread, until a later lock finds some.
 Record* register_this_thread() {
-  thread_local Registration registration;
-  return t_record;
+  static const ThreadEndKey end{};
+  if (t_record != &g_nobody || t_ended || !end.made) return t_record;
+  Record* const record = take_record();
+  if (!record) return t_record;
+  if (pthread_setspecific(end.key, record) != 0) {
+    give_back(record);
+    return t_record;
+  }
+  record->serial = next_serial();
+  t_record = record;
+  return record;
 }
 
 }  // namespace

@@ -106,7 +106,12 @@ void SteppedExecutor::advance(Milliseconds by) {
     now_ms_ = std::max(now_ms_, next->due_ms);
     next->due_ms = now_ms_ + next->interval_ms;
     const auto task = next->task;
-    (*task)();
+    const size_t id = static_cast<size_t>(next - entries_.begin());
+    try {
+      (*task)();
+    } catch (const std::bad_alloc&) {
+      wake(id, kShortOfMemory);
+    }
   }
   now_ms_ = until;
 }

@@ -7,6 +7,7 @@
 // - After stop() returns no task runs any more, and wake() does nothing. stop() is idempotent and
 //   not called from a task.
 // - A wake is never lost: one that comes while its task runs makes it run once more.
+// - A task that ends by std::bad_alloc is run again after 100 ms.
 // Locks: the executor's is a leaf; wake() may be called with any other held.
 #pragma once
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Error and Result<T>: how media, I/O and configuration failures travel. Nothing here throws.
+// Error and Result<T>: how media, I/O and configuration failures travel. Nothing here throws, also
+// when memory is out: then an error keeps its code, and its text says no more than that.
 // A message names the thing, what was expected, what was found and what to do, in one line.
 #pragma once
 
@@ -21,16 +22,25 @@ struct Error {
 };
 
 // printf-style; strerror text is not added, use error_errno() for that.
-[[gnu::format(printf, 2, 3)]] Error make_error(int code, const char* format, ...);
+[[gnu::format(printf, 2, 3)]] Error make_error(int code, const char* format, ...) noexcept;
 // As make_error(), followed by ": " and the text of `code`.
-[[gnu::format(printf, 2, 3)]] Error error_errno(int code, const char* format, ...);
+[[gnu::format(printf, 2, 3)]] Error error_errno(int code, const char* format, ...) noexcept;
+// For where a step ran out of memory: ENOMEM.
+Error out_of_memory() noexcept;
+
+// What a Result holds of an error.
+struct ErrorDeleter {
+  void operator()(Error* error) const noexcept;
+};
+using ErrorPtr = std::unique_ptr<Error, ErrorDeleter>;
+ErrorPtr keep_error(Error error) noexcept;
 
 // A value or an Error. The error sits behind a pointer: the good case costs one word to check.
 template <typename T>
 class [[nodiscard]] Result {
  public:
   Result(T value) : value_(std::move(value)) {}
-  Result(Error error) : error_(std::make_unique<Error>(std::move(error))) {}
+  Result(Error error) : error_(keep_error(std::move(error))) {}
 
   bool ok() const { return error_ == nullptr; }
   explicit operator bool() const { return ok(); }
@@ -53,14 +63,14 @@ class [[nodiscard]] Result {
 
  private:
   std::optional<T> value_;
-  std::unique_ptr<Error> error_;
+  ErrorPtr error_;
 };
 
 template <>
 class [[nodiscard]] Result<void> {
  public:
   Result() = default;
-  Result(Error error) : error_(std::make_unique<Error>(std::move(error))) {}
+  Result(Error error) : error_(keep_error(std::move(error))) {}
 
   bool ok() const { return error_ == nullptr; }
   explicit operator bool() const { return ok(); }
@@ -70,7 +80,7 @@ class [[nodiscard]] Result<void> {
   }
 
  private:
-  std::unique_ptr<Error> error_;
+  ErrorPtr error_;
 };
 
 using Status = Result<void>;
