@@ -196,6 +196,7 @@ class Rig {
       {
         Stripe& stripe = stripes->of(part.off);
         BiasedLock lock(stripe.mu);
+        EXPECT_TRUE(stripes->prepare(stripe));
         EXPECT_TRUE(index->insert(part, Location{place.pos, clean, key.data_crc}).ok());
         ticket = stripes->append(stripe, key);
       }

@@ -2,6 +2,7 @@
 #include "background/damaged.h"
 
 #include <iterator>
+#include <new>
 
 #include "segment/media_crc.h"
 
@@ -65,11 +66,11 @@ void DamagedData::append(Stripe& stripe, const Key& key, const Piece& piece) {
   parts_.stripes.append(stripe, part);
 }
 
-uint64_t DamagedData::keep(const Key& key) {
+void DamagedData::keep(const Key& key, uint64_t* found) {
   Stripe& stripe = parts_.stripes.of(key.off);
   BiasedLock lock(stripe.mu);
-  uint64_t found = 0;
-  const bool was_known = known_.erase(id_of(key)) > 0;  // of which parts may be left
+  const bool was_known = known_.contains(id_of(key));
+  bool is_whole = false;  // or of which parts are left
   Extent left{key.off, key.len};
   while (left.len > 0) {
     const CachePos pos = place_of(key) + static_cast<uint32_t>(left.off - key.off);
@@ -77,11 +78,21 @@ uint64_t DamagedData::keep(const Key& key) {
     if (!piece) break;
     left = {piece->extent.end(), left.end() - piece->extent.end()};
     const Id id{piece->pos.seg.v, piece->pos.off, key.seg_gen};
-    if (kept_.insert(id).second) append(stripe, key, *piece);
     const bool unproven = !parts_.data_crc && piece->extent.len != key.len;
-    const bool is_new = known_.insert_or_assign(id, Known{piece->extent, unproven}).second;
+    // All memory first: what is noted as appended is, or its data is lost when dirty_tail passes.
+    if (!parts_.stripes.prepare(stripe)) throw std::bad_alloc();
+    const bool to_append = kept_.insert(id).second;
+    bool is_new = false;
+    try {
+      is_new = known_.insert_or_assign(id, Known{piece->extent, unproven}).second;
+    } catch (const std::bad_alloc&) {
+      if (to_append) kept_.erase(id);
+      throw;
+    }
+    if (to_append) append(stripe, key, *piece);
+    is_whole |= id == id_of(key);
     if (was_known || !is_new) continue;
-    found++;
+    ++*found;
     parts_.messages.print(
         LogLevel::kError,
         "dirty data of range %llu+%llu is damaged (segment %u:%u): it is not written back, and "
@@ -89,7 +100,7 @@ uint64_t DamagedData::keep(const Key& key) {
         static_cast<unsigned long long>(piece->extent.off),
         static_cast<unsigned long long>(piece->extent.len), piece->pos.seg.v, piece->pos.off);
   }
-  return found;
+  if (was_known && !is_whole) known_.erase(id_of(key));
 }
 
 }  // namespace pcache

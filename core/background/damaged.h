@@ -27,8 +27,9 @@ class DamagedData {
   State state(const media::Key& key);
 
   // Appends what of the key is still in the index; nothing that it has appended since the last
-  // passed(). Returns how many extents were not known to be damaged before.
-  uint64_t keep(const media::Key& key);
+  // passed(). Counts in `found` the extents that were not known to be damaged before. May throw
+  // std::bad_alloc half-way; to be called again then.
+  void keep(const media::Key& key, uint64_t* found);
   // What was appended is in the log, and dirty_tail has moved past what it was appended for.
   void passed() { kept_.clear(); }
   // Known, and not overwritten.

@@ -2,6 +2,7 @@
 #include "background/reclaim.h"
 
 #include <array>
+#include <new>
 #include <span>
 
 #include "base/mutants.h"
@@ -19,22 +20,39 @@ CachePos data_of(const Key& key) { return {SegId{key.cache_seg_id}, key.cache_se
 }  // namespace
 
 Result<bool> Reclaim::step() {
+  Result<CachePos> end = out_of_memory();
+  try {
+    end = collect();
+  } catch (const std::bad_alloc&) {
+  }
+  if (!end) {
+    counters_.errors.add();
+    return end.error();
+  }
+  if (end.value() == parts_.tails.key_tail()) return false;
+  // Takes no memory.
+  forget_keys();
+  parts_.tails.set_key_tail(parts_.pmem, end.value());
+  drop_references();
+  counters_.ksets.add(ksets_);
+  counters_.keys.add(keys_.size());
+  counters_.dead_keys.add(dead_keys_);
+  return true;
+}
+
+Result<CachePos> Reclaim::collect() {
+  ksets_ = dead_keys_ = 0;
   keys_.clear();
   log_segments_.clear();
   const CachePos until = parts_.tails.dirty_tail();
   LogCursor cursor(parts_.pmem, parts_.segments, parts_.tails.key_tail(), {.until = until});
-  uint32_t ksets = 0;
   uint64_t bytes = 0;
-  while (ksets < kStepKsets && bytes < kStepBytes) {
+  while (ksets_ < kStepKsets && bytes < kStepBytes) {
     const auto next = cursor.next();
-    if (!next) {
-      counters_.errors.add();
-      return next.error();
-    }
+    if (!next) return next.error();
     const LogItem& item = next.value();
     if (item.kind == LogItem::Kind::kEnd) {
       if (item.pos == until) break;
-      counters_.errors.add();
       return make_error(EUCLEAN, "log at segment %u:%u: ends before dirty_tail: damaged",
                         item.pos.seg.v, item.pos.off);
     }
@@ -42,23 +60,17 @@ Result<bool> Reclaim::step() {
       log_segments_.push_back(item.pos.seg);
       continue;
     }
-    ksets++;
+    ksets_++;
     for (const Key& key : item.keys) {
       bytes += key.len;
       if (key.seg_gen == parts_.segments.generation(SegId{key.cache_seg_id}) ||
           hazard(Hazard::kDeadKeyReferences))
         keys_.push_back(key);
       else
-        counters_.dead_keys.add();
+        dead_keys_++;
     }
   }
-  if (cursor.pos() == parts_.tails.key_tail()) return false;
-  forget_keys();
-  parts_.tails.set_key_tail(parts_.pmem, cursor.pos());
-  drop_references();
-  counters_.ksets.add(ksets);
-  counters_.keys.add(keys_.size());
-  return true;
+  return cursor.pos();
 }
 
 // The keys of a kset have the same stripe, but for those of other writers' logs.

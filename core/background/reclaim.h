@@ -29,7 +29,7 @@ class Reclaim {
 
   explicit Reclaim(const BackgroundParts& parts) : parts_(parts) {}
 
-  // False: key_tail stands at dirty_tail.
+  // False: key_tail stands at dirty_tail. ENOMEM: nothing is changed.
   Result<bool> step();
 
   struct Counters {
@@ -39,13 +39,15 @@ class Reclaim {
   const Counters& counters() const { return counters_; }
 
  private:
-  void forget_keys();  // of keys_
+  Result<CachePos> collect();  // returns where the step ends
+  void forget_keys();          // of keys_
   void count_forgotten(const media::Key& key, uint64_t bytes);
   void drop_references();
 
   const BackgroundParts& parts_;
   std::vector<media::Key> keys_;  // of a step, those that hold a reference
   std::vector<SegId> log_segments_;
+  uint64_t ksets_ = 0, dead_keys_ = 0;
   Counters counters_;
 };
 

@@ -2,6 +2,7 @@
 #include "background/worker.h"
 
 #include <algorithm>
+#include <new>
 
 #include "base/mutants.h"
 
@@ -98,9 +99,11 @@ void Worker::make_room_task() {
     if (stopping_.load(std::memory_order_acquire)) return;
     const auto freed = reclaim_.step();
     if (!freed) {
-      note_damaged_log(freed.error());
+      note_reclaim_failed(freed.error());
       return;
     }
+    if (reclaim_fault_.exchange(nullptr, std::memory_order_relaxed) != nullptr)
+      parts_.messages.print(LogLevel::kNotice, "reclaim: goes on");
     options_.retry_requests();
     if (freed.value()) continue;
     // At dirty_tail.
@@ -121,11 +124,17 @@ void Worker::ask_for_writeback() {
   }
 }
 
-// Nothing behind it can be reclaimed any more.
-void Worker::note_damaged_log(const Error& error) {
-  if (!reclaim_failed_)
-    parts_.messages.print(LogLevel::kError, "reclaim stands still: %s", error.text.c_str());
-  reclaim_failed_ = true;
+void Worker::note_reclaim_failed(const Error& error) {
+  const bool no_memory = error.code == ENOMEM;
+  const char* const fault = no_memory ? "out of memory" : "the log is damaged";
+  if (reclaim_fault_.exchange(fault, std::memory_order_relaxed) != fault)
+    parts_.messages.print(LogLevel::kError, "reclaim %s: %s",
+                          no_memory ? "waits for memory" : "stands still", error.text.c_str());
+  if (no_memory) {
+    if (!stopping_.load(std::memory_order_acquire)) main_.wake(room_id_, kFirstBackoff);
+    return;
+  }
+  // Nothing behind it can be reclaimed any more.
   options_.fail_requests(EIO);
   if (pressure()) wake(writing_, writeback_id_);
 }
@@ -176,7 +185,13 @@ void Worker::note_failure(const Error& error) {
     else
       backoff = state_.failing && nothing_written ? std::min(2 * state_.backoff, kLongestBackoff)
                                                   : kFirstBackoff;
-    state_ = {true, error.text, backoff};
+    state_.failing = true;
+    state_.backoff = backoff;
+    try {
+      state_.last_error = error.text;
+    } catch (const std::bad_alloc&) {
+      state_.last_error = "out of memory";  // is kept in the string itself
+    }
   }
   failing_.store(true, std::memory_order_relaxed);
   if (writeback_.log_damaged()) wake(main_, room_id_);
@@ -191,7 +206,10 @@ void Worker::note_success() {
   failing_.store(false, std::memory_order_relaxed);
   MutexLock lock(state_mu_);
   if (state_.failing)
-    parts_.messages.print(LogLevel::kNotice, "writeback: the backing device works again");
+    parts_.messages.print(LogLevel::kNotice, "writeback: %s",
+                          state_.last_error == out_of_memory().text
+                              ? "there is memory again"
+                              : "the backing device works again");
   state_.failing = false;
   state_.backoff = Milliseconds{0};
 }

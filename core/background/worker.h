@@ -17,7 +17,8 @@
 // while requests wait; otherwise it works in its interval.
 //
 // A failing backing device: what could not be written stays dirty and is tried again after 100 ms,
-// twice as long each time that nothing could, 10 s at most; no wake shortens that (hazard 12).
+// twice as long each time that nothing could, 10 s at most; no wake shortens that (hazard 12). So
+// it is with writeback that finds no memory; reclaim that finds none is tried again every 100 ms.
 // Threads: as said at each function;
 // after stop() nothing runs.
 #pragma once
@@ -82,6 +83,8 @@ class Worker {
     Milliseconds backoff{0};
   };
   State state() const EXCLUDES(state_mu_);
+  // What keeps reclaim from going on, as a literal; nullptr: nothing.
+  const char* reclaim_fault() const { return reclaim_fault_.load(std::memory_order_relaxed); }
 
  private:
   bool above(uint32_t percent) const;
@@ -92,7 +95,7 @@ class Worker {
   bool unwritten() const;
   void make_room_task();
   void ask_for_writeback();
-  void note_damaged_log(const Error& error);
+  void note_reclaim_failed(const Error& error);
   void writeback_task();
   void wake(Executor& executor, Executor::Id id) {
     if (!stopping_.load(std::memory_order_acquire)) executor.wake(id);
@@ -110,10 +113,10 @@ class Worker {
   std::atomic<uint32_t> gc_percent_;
   std::atomic<bool> stopping_{true};
   Executor::Id room_id_ = 0, writeback_id_ = 0;
-  bool close_failed_ = false;        // main's task only
-  bool reclaim_failed_ = false;      // likewise
-  Milliseconds retry_at_{0};         // writing's task only; 0: the device works
-  uint64_t written_at_failure_ = 0;  // likewise
+  bool close_failed_ = false;                        // main's task only
+  std::atomic<const char*> reclaim_fault_{nullptr};  // set by main's task only
+  Milliseconds retry_at_{0};                         // writing's task only; 0: the device works
+  uint64_t written_at_failure_ = 0;                  // likewise
 
   std::atomic<bool> failing_{false};
   mutable Mutex state_mu_;

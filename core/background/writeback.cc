@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <new>
 
 #include "base/mutants.h"
 #include "keylog/log_cursor.h"
@@ -42,6 +43,14 @@ Error Writeback::failed(Error error) {
 
 Result<bool> Writeback::step(const LogMark& until, uint64_t batch_bytes, unsigned depth) {
   MutexLock lock(mu_);
+  try {
+    return step_once(until, batch_bytes, depth);
+  } catch (const std::bad_alloc&) {
+    return failed(out_of_memory());
+  }
+}
+
+Result<bool> Writeback::step_once(const LogMark& until, uint64_t batch_bytes, unsigned depth) {
   if (!behind(until)) return false;
   if (!under_way_)
     if (auto begun = begin_batch(until, batch_bytes); !begun || !begun.value()) return begun;
@@ -162,6 +171,7 @@ Status Writeback::write_out(unsigned depth) {
 Status Writeback::write_pieces(unsigned depth) {
   unwritten_.store(0, std::memory_order_relaxed);
   const auto untold = [&](int error) {
+    if (error == ENOMEM) return out_of_memory();
     return error_errno(error, "backing device %s: writing back failed",
                        parts_.backing.identity().text.c_str());
   };
@@ -223,9 +233,17 @@ void Writeback::tell_repeats(uint64_t failed_before) {
 Status Writeback::keep_damaged(const std::vector<uint32_t>& bad) {
   if (bad.empty() && damaged_keys_.empty()) return {};
   uint64_t found = 0;
-  for (const Key& key : damaged_keys_) found += damaged_.keep(key);
-  for (const uint32_t k : bad) found += damaged_.keep(batch_.keys()[k]);
-  if (found > 0 && options_.data_lost) options_.data_lost(EIO);
+  const auto report = [&] {
+    if (found > 0 && options_.data_lost) options_.data_lost(EIO);
+  };
+  try {
+    for (const Key& key : damaged_keys_) damaged_.keep(key, &found);
+    for (const uint32_t k : bad) damaged_.keep(batch_.keys()[k], &found);
+  } catch (const std::bad_alloc&) {
+    report();
+    throw;
+  }
+  report();
   return parts_.stripes.close_all();
 }
 

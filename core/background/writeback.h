@@ -16,6 +16,8 @@
 // - A step that fails changes nothing but the device, and the next one goes on with its batch: only
 //   what is not on the device yet is written. But when the device's flush fails, all of the batch
 //   is written again: what a flush that failed had to cover may be lost, whatever the next says.
+//   What finds no memory (ENOMEM) is such a step, too; what has been appended again of damaged data
+//   is not appended twice.
 // Any thread; steps exclude each other.
 #pragma once
 
@@ -85,6 +87,7 @@ class Writeback {
   Result<bool> step(const LogMark& until, uint64_t batch_bytes, unsigned depth) EXCLUDES(mu_);
   // Makes a batch, to be finished by this step or a later one. False: there is nothing to do.
   Result<bool> begin_batch(const LogMark& until, uint64_t batch_bytes) REQUIRES(mu_);
+  Result<bool> step_once(const LogMark& until, uint64_t batch_bytes, unsigned depth) REQUIRES(mu_);
   // Reads ksets into batch_ and damaged_keys_; returns where it ends.
   Result<LogMark> collect(const LogMark& until, uint64_t batch_bytes) REQUIRES(mu_);
   Status write_out(unsigned depth) REQUIRES(mu_);

@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "cache/status.h"
 
-#include <nlohmann/json.hpp>
+#include "cache/json.h"
 
 namespace pcache {
 
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 std::string position(CachePos pos) {
   return std::to_string(pos.seg.v) + ":" + std::to_string(pos.off);
@@ -70,7 +68,9 @@ Json writeback(Cache& cache) {
 
 Json reclaim(Cache& cache) {
   const auto& c = cache.reclaim().counters();
-  return {{"ksets", c.ksets.load()},
+  const char* const fault = cache.worker().reclaim_fault();
+  return {{"state", fault ? fault : "ok"},
+          {"ksets", c.ksets.load()},
           {"keys", c.keys.load()},
           {"dead_keys", c.dead_keys.load()},
           {"forgotten_bytes", c.forgotten_bytes.load()},
@@ -167,8 +167,7 @@ std::string status_json(Cache& cache) {
   json["requests"]["waiting_for_space"] = cache.context().deferred.count();
   json["latency"] = latency(cache);
   json["events"] = shared(cache.context().counters);
-  // Paths are bytes, JSON is UTF-8: what is not valid is replaced, never thrown at the caller.
-  return json.dump(2, ' ', false, Json::error_handler_t::replace);
+  return json.dump();
 }
 
 }  // namespace pcache

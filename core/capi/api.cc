@@ -42,12 +42,13 @@ PCACHE_EXPORT int pcache_open(const pcache_options* options, pcache_cache** out,
 }
 
 PCACHE_EXPORT int pcache_close(pcache_cache* cache, pcache_error* err) {
-  return guarded(err, [&]() -> int {
+  const int rc = guarded(err, [&]() -> int {
     if (!cache) return 0;
     const auto closed = cache->cache->close();
-    delete cache;
     return closed ? 0 : fail(closed.error(), err);
   });
+  delete cache;  // in any case
+  return rc;
 }
 
 PCACHE_EXPORT int pcache_drain(pcache_cache* cache, pcache_error* err) {

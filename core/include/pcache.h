@@ -144,11 +144,13 @@ enum pcache_op { PCACHE_OP_READ = 0, PCACHE_OP_WRITE = 1, PCACHE_OP_FLUSH = 2 };
 
 /*
  * One request. The caller owns it and its buffer, and leaves both alone from pcache_submit() until
- * it is completed. `result` is 0 or a negative errno; a failed write may have changed any of its
- * range. A completed WRITE is seen by every later READ of any queue. It is durable after a later
- * FLUSH (of any queue), or on completion with PCACHE_REQ_FUA: durable in pmem, whether it is
- * written back or not, so a failing backing device fails no FLUSH. A FLUSH fails with -EIO, once,
- * when data that an earlier one had made durable turned out to be damaged in pmem.
+ * it is completed; so no two READs may have one buffer at the same time (what it holds then may be
+ * kept in the cache as the device's content). `result` is 0 or a negative errno; a failed write may
+ * have changed any of its range. A completed WRITE is seen by every later READ of any queue. It is
+ * durable after a later FLUSH (of any queue), or on completion with PCACHE_REQ_FUA: durable in
+ * pmem, whether it is written back or not, so a failing backing device fails no FLUSH. A FLUSH
+ * fails with -EIO, once, when data that an earlier one had made durable turned out to be damaged in
+ * pmem.
  *
  * A full cache is no error: a WRITE that finds no space waits, in order of arrival, until writeback
  * and reclaim have made some. While the backing device fails that may be long; see
@@ -171,7 +173,8 @@ int pcache_queue_create(pcache_cache* cache, uint32_t depth, pcache_queue** out,
 
 /*
  * Waits for what is in flight and drops its completions; a WRITE that waits for space is given up
- * (-ECANCELED, any part of it may have been written). NULL is allowed.
+ * (-ECANCELED, any part of it may have been written), and so is a READ that has not begun all of
+ * its I/O. NULL is allowed.
  */
 void pcache_queue_destroy(pcache_queue* queue);
 
@@ -184,7 +187,8 @@ int pcache_submit(pcache_queue* queue, struct pcache_request* request);
 
 /*
  * Takes completed requests in the order of their completion: at least `min` (it waits for them, but
- * for no more than are queued), at most `max`. `timeout_ns` < 0: wait as long as it takes.
+ * for no more than are queued), at most `max`. Goes on with READs of more gaps than the queue reads
+ * at a time. `timeout_ns` < 0: wait as long as it takes.
  * Returns the number taken or a negative errno.
  */
 int pcache_reap(pcache_queue* queue, struct pcache_request** done, uint32_t min, uint32_t max,

@@ -38,17 +38,20 @@ struct FinishFillOp {
   const Slot token;
   const Cell whole;
   const uint64_t extent_off;
-  std::vector<Extent>* const runs;
-  const size_t first_run;
+  const std::span<Extent> runs;
+  size_t n_runs = 0;
 
-  bool wants(Cell old, uint32_t) const { return old.slot.bits == token.bits; }
-  Cell apply(Cell, uint32_t at, uint32_t n) const {
+  bool goes_on(uint64_t off) const { return n_runs > 0 && runs[n_runs - 1].end() == off; }
+  bool wants(Cell old, uint32_t at) const {
+    return old.slot.bits == token.bits &&
+           (n_runs < runs.size() || goes_on(extent_off + uint64_t{at} * kSectorBytes));
+  }
+  Cell apply(Cell, uint32_t at, uint32_t n) {
     const Extent piece{extent_off + uint64_t{at} * kSectorBytes, uint64_t{n} * kSectorBytes};
-    if (runs->size() > first_run && runs->back().end() == piece.off) {
-      runs->back().len += piece.len;
-    } else {
-      runs->push_back(piece);
-    }
+    if (goes_on(piece.off))
+      runs[n_runs - 1].len += piece.len;
+    else
+      runs[n_runs++] = piece;
     return whole.after(at);
   }
 };
@@ -179,14 +182,13 @@ Status Index::begin_fill(const Extent& extent, FillToken token) {
   return {};
 }
 
-Status Index::finish_fill(const Extent& extent, FillToken token, const Location& location,
-                          std::vector<Extent>* runs) {
+std::optional<size_t> Index::finish_fill(const Extent& extent, FillToken token,
+                                         const Location& location, std::span<Extent> runs) {
   RangeEdit edit(*this, extent);
-  if (!edit.prepare<FinishFillOp>()) return no_memory(extent);
-  FinishFillOp op{Slot::fill(token.v), whole_cell(extent, location), extent.off, runs,
-                  runs->size()};
+  if (!edit.prepare<FinishFillOp>()) return std::nullopt;
+  FinishFillOp op{Slot::fill(token.v), whole_cell(extent, location), extent.off, runs};
   edit.run(op);
-  return {};
+  return op.n_runs;
 }
 
 void Index::abandon_fill(const Extent& extent, FillToken token) {

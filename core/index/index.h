@@ -26,8 +26,8 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
-#include <vector>
 
 #include "base/ids.h"
 #include "base/prefetch.h"
@@ -124,12 +124,13 @@ class Index {
   Status insert(Extent extent, Location location);
   // Puts `token` on every sector of `extent` that is not mapped and carries no other token.
   Status begin_fill(const Extent& extent, FillToken token);
-  // Maps the sectors of `extent` that still carry `token` and appends the runs it mapped to `runs`,
-  // in ascending order and as long as can be. `location` is for the whole extent, which must lie
+  // Maps the sectors of `extent` that still carry `token`, as runs in ascending order and as long
+  // as can be, and puts these into `runs` until it is full; what has no room there keeps its token,
+  // for the next call. Returns how many runs. `location` is for the whole extent, which must lie
   // there in full; with data_crc on readers verify by that until the caller gives each run its own
-  // crc by set_crc(). ENOMEM leaves it as it was.
-  Status finish_fill(const Extent& extent, FillToken token, const Location& location,
-                     std::vector<Extent>* runs);
+  // crc by set_crc(). Nothing: no memory, and all is as it was.
+  std::optional<size_t> finish_fill(const Extent& extent, FillToken token, const Location& location,
+                                    std::span<Extent> runs);
   // Takes `token` off wherever it still stands in `extent`.
   void abandon_fill(const Extent& extent, FillToken token);
   // Makes `run` (mapped contiguously from `pos`) one extent of its own with this crc.

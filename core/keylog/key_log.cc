@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "keylog/key_log.h"
 
+#include <algorithm>
+#include <new>
+
 #include "base/mutants.h"
 
 namespace pcache {
@@ -19,6 +22,7 @@ constexpr size_t kCommitBytes = offsetof(KsetHeader, flags);
 KeyLog::KeyLog(Pmem& pmem, SegmentTable& segments, const LogMark& head, Use use)
     : pmem_(pmem), segments_(segments), head_(head), ksets_at_attach_(head.ksets) {
   if (use == Use::kReadOnly) return;
+  make_reserve();
   // A torn header may stand here. It is invalid, but step 1 of an append must not make it valid by
   // putting keys behind it.
   constexpr KsetHeader kCleared{};
@@ -26,12 +30,48 @@ KeyLog::KeyLog(Pmem& pmem, SegmentTable& segments, const LogMark& head, Use use)
   pmem_.fence();
 }
 
+void KeyLog::make_reserve() {
+  BiasedLock lock(queue_mu_);
+  for (uint32_t i = 0; i < kReserveBuffers; i++) {
+    KsetBuffer* const kset = make_buffer();
+    if (!kset) {
+      free_made();
+      throw std::bad_alloc();
+    }
+    kset->next = free_;
+    free_ = kset;
+  }
+}
+
+void KeyLog::free_made() {
+  while (KsetBuffer* const kset = made_) {
+    made_ = kset->next_made;
+    delete kset;
+  }
+}
+
+KeyLog::~KeyLog() {
+  BiasedLock lock(queue_mu_);
+  free_made();
+}
+
+KsetBuffer* KeyLog::make_buffer() {
+  auto* const kset = new (std::nothrow) KsetBuffer;
+  if (!kset) return nullptr;
+  kset->next_made = made_;
+  made_ = kset;
+  return kset;
+}
+
+void KeyLog::put_back(KsetBuffer* kset) {
+  BiasedLock lock(queue_mu_);
+  kset->next = free_;
+  free_ = kset;
+}
+
 KsetBuffer* KeyLog::get_buffer() {
   BiasedLock lock(queue_mu_);
-  if (!free_) {
-    buffers_.push_back(std::make_unique<KsetBuffer>());
-    return buffers_.back().get();
-  }
+  if (!free_) return make_buffer();
   KsetBuffer* kset = free_;
   free_ = kset->next;
   kset->next = nullptr;
@@ -139,15 +179,27 @@ void KeyLog::put(Group& group, const KsetHeader& header, size_t keys_bytes) {
 
 void KeyLog::end_epoch() {
   BiasedLock lock(writer_mu_);
-  const uint64_t last = epoch_ends_.empty() ? ksets_at_attach_ : epoch_ends_.back();
-  if (head_.ksets != last) epoch_ends_.push_back(head_.ksets);
+  const uint64_t end = head_.ksets;
+  const uint64_t recorded = epoch_ends_.empty() ? ksets_at_attach_ : epoch_ends_.back();
+  if (end == std::max(recorded, unrecorded_last_)) return;
+  try {
+    epoch_ends_.push_back(end);
+  } catch (const std::bad_alloc&) {
+    if (unrecorded_last_ == 0) unrecorded_first_ = end;
+    unrecorded_last_ = end;
+  }
 }
 
 uint64_t KeyLog::epoch_end_after(uint64_t passed) {
   BiasedLock lock(writer_mu_);
   if (passed < ksets_at_attach_) return passed + 1;
   while (!epoch_ends_.empty() && epoch_ends_.front() <= passed) epoch_ends_.pop_front();
-  return epoch_ends_.empty() ? UINT64_MAX : epoch_ends_.front();
+  const uint64_t recorded = epoch_ends_.empty() ? UINT64_MAX : epoch_ends_.front();
+  if (passed >= unrecorded_last_) {
+    unrecorded_first_ = unrecorded_last_ = 0;
+    return recorded;
+  }
+  return std::min(recorded, std::max(passed + 1, unrecorded_first_));
 }
 
 bool KeyLog::has_uncommitted() const {

@@ -29,8 +29,6 @@
 
 #include <atomic>
 #include <deque>
-#include <memory>
-#include <vector>
 
 #include "base/biased_mutex.h"
 #include "keylog/kset_buffer.h"
@@ -49,20 +47,30 @@ struct LogMark {
 class KeyLog {
  public:
   using Ticket = uint64_t;
+  static constexpr uint32_t kReserveBuffers = 8;
 
   enum class Use { kAppend, kReadOnly };
   // `head`: where replay ended, and what it found behind dirty_tail. Clears the header there if it
   // is not. kReadOnly: nothing will be sealed, and nothing is stored.
   KeyLog(Pmem& pmem, SegmentTable& segments, const LogMark& head, Use use = Use::kAppend);
 
-  // An empty buffer for an open kset.
+  KeyLog(const KeyLog&) = delete;
+  KeyLog& operator=(const KeyLog&) = delete;
+  ~KeyLog();
+
+  // An empty buffer for an open kset; nullptr: no memory. There are kReserveBuffers from the
+  // start: who finds none has them back when he closes what is open and commits it.
   KsetBuffer* get_buffer() EXCLUDES(queue_mu_);
+  // Takes back one that was not used.
+  void put_back(KsetBuffer* kset) EXCLUDES(queue_mu_);
   // Hands a non-empty kset over; the caller holds the lock of its stripe.
   Ticket seal(KsetBuffer* kset) EXCLUDES(queue_mu_);
   // ENOSPC: no segment is free for the log; what is sealed stays queued for the next try.
   Status commit(Ticket ticket) EXCLUDES(writer_mu_, queue_mu_);
 
-  // What is committed now and what comes later are different epochs.
+  // What is committed now and what comes later are different epochs. Cannot fail: where there is no
+  // memory to record the end of an epoch, each kset up to here counts as one, which only takes more
+  // flushes of the device.
   void end_epoch() EXCLUDES(writer_mu_);
   // The end of the epoch that goes on behind the first `passed` ksets, in ksets; UINT64_MAX when it
   // is the last. Forgets what ends before.
@@ -81,6 +89,9 @@ class KeyLog {
   Counters counters() const EXCLUDES(writer_mu_);
 
  private:
+  void make_reserve() EXCLUDES(queue_mu_);
+  KsetBuffer* make_buffer() REQUIRES(queue_mu_);
+  void free_made() REQUIRES(queue_mu_);
   // What one group leaves to do after the first fence.
   struct Group {
     CachePos end;                  // the new head
@@ -103,6 +114,9 @@ class KeyLog {
   LogMark head_ GUARDED_BY(writer_mu_);
   const uint64_t ksets_at_attach_;
   std::deque<uint64_t> epoch_ends_ GUARDED_BY(writer_mu_);  // ascending, in ksets
+  // Ends that found no memory: each count of ksets from the first to the last is one.
+  uint64_t unrecorded_first_ GUARDED_BY(writer_mu_) = 0, unrecorded_last_
+                                                         GUARDED_BY(writer_mu_) = 0;
   KsetBuffer* left_over_ GUARDED_BY(writer_mu_) = nullptr;  // taken from the queue, no room yet
   KsetBuffer* left_over_tail_ GUARDED_BY(writer_mu_) = nullptr;
   Ticket committed_ GUARDED_BY(writer_mu_) = 0;
@@ -112,8 +126,8 @@ class KeyLog {
   KsetBuffer* queue_head_ GUARDED_BY(queue_mu_) = nullptr;
   KsetBuffer* queue_tail_ GUARDED_BY(queue_mu_) = nullptr;
   KsetBuffer* free_ GUARDED_BY(queue_mu_) = nullptr;
-  std::vector<std::unique_ptr<KsetBuffer>> buffers_ GUARDED_BY(queue_mu_);
-  std::atomic<Ticket> sealed_{0};  // written under queue_mu_
+  KsetBuffer* made_ GUARDED_BY(queue_mu_) = nullptr;  // all of them
+  std::atomic<Ticket> sealed_{0};                     // written under queue_mu_
 };
 
 }  // namespace pcache

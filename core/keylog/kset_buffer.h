@@ -19,6 +19,7 @@ struct KsetBuffer {
   static constexpr ThreadSerial kNobody = 0, kSeveral = UINT64_MAX;
   ThreadSerial unfenced_by = kNobody;
   KsetBuffer* next = nullptr;
+  KsetBuffer* next_made = nullptr;  // the log's
 };
 static_assert(offsetof(KsetBuffer, keys) == sizeof(media::KsetHeader));
 

@@ -2,128 +2,164 @@
 #include "request/fill.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
+#include <span>
+#include <utility>
 
 #include "base/mutants.h"
 #include "request/queue.h"
+#include "request/write_one.h"
 
 namespace pcache {
 
 namespace {
 
+// Stored under one fence, entered under one lock.
+constexpr size_t kParts = 16;
+constexpr size_t kRuns = 16;
+
 struct CachedPart {
   Extent extent;
-  Place place;
-  uint32_t crc;
+  CachePos pos;
+  uint32_t crc = 0;
+  const std::byte* data = nullptr;
 };
 
-// The data into cache places, fenced; as much as there is room for.
-std::vector<CachedPart> store_fill(RequestContext& ctx, DataHead& head, const Fill& fill) {
-  std::vector<CachedPart> parts;
-  Extent todo = fill.extent;
-  // What space there is belongs to the writes that wait for it.
-  if (ctx.readonly || !ctx.deferred.empty()) todo.len = 0;
-  auto* from = static_cast<const std::byte*>(fill.io.buf);
-  while (todo.len > 0) {
-    const auto place = head.allocate(ctx.key_len(todo.off, todo.len));
+// The data at the front of `todo` into places of the cache, fenced; as much as there is room for,
+// and as `parts` hold. Returns how many.
+size_t store_parts(RequestContext& ctx, DataHead& head, const Fill& fill, Extent* todo,
+                   std::span<CachedPart> parts) {
+  size_t n = 0;
+  while (todo->len > 0 && n < parts.size()) {
+    const auto place = head.allocate(ctx.key_len(todo->off, todo->len));
     if (!place) break;
+    const std::byte* const from = fill.dst + (todo->off - fill.extent.off);
     ctx.pmem.store(ctx.segments.media(place.pos), from, place.len);
-    parts.push_back(
-        {{todo.off, place.len}, place, ctx.data_crc ? data_crc32c(from, place.len) : 0});
-    todo.off += place.len;
-    todo.len -= place.len;
-    from += place.len;
+    parts[n++] = {
+        {todo->off, place.len}, place.pos, ctx.data_crc ? data_crc32c(from, place.len) : 0, from};
+    todo->off += place.len;
+    todo->len -= place.len;
   }
-  if (!parts.empty()) ctx.pmem.fence();
-  if (parts.empty() || todo.len > 0) ctx.counters.fills_uncached.add();
-  return parts;
+  if (n > 0) ctx.pmem.fence();
+  return n;
 }
 
-// Enters what of the part nobody has written meanwhile: one CLEAN key for each run.
-void enter_part(RequestContext& ctx, Stripe& stripe, const Fill& fill, const CachedPart& part,
-                std::vector<Extent>* runs, KeyLog::Ticket* ticket) REQUIRES(stripe.mu) {
-  runs->clear();
-  const Status mapped = ctx.index.finish_fill(part.extent, fill.token,
-                                              Location{part.place.pos, true, part.crc}, runs);
-  const SegId seg = part.place.pos.seg;
-  if (!mapped) runs->clear();
-  if (hazard(Hazard::kFillOverNewer) && !(runs->size() == 1 && runs->front() == part.extent)) {
-    *runs = {part.extent};
-    (void)ctx.index.insert(part.extent, Location{part.place.pos, true, part.crc});
+// One CLEAN key for a run of what was mapped.
+void enter_run(RequestContext& ctx, Stripe& stripe, const CachedPart& part, const Extent& run,
+               KeyLog::Ticket* ticket) REQUIRES(stripe.mu) {
+  const uint64_t at = run.off - part.extent.off;
+  const CachePos pos = part.pos + static_cast<uint32_t>(at);
+  uint32_t crc = part.crc;
+  if (ctx.data_crc) {
+    if (!(run == part.extent)) crc = data_crc32c(part.data + at, run.len);
+    ctx.index.set_crc(run, pos, crc);
   }
-  for (const Extent& run : *runs) {
-    const CachePos pos = part.place.pos + static_cast<uint32_t>(run.off - part.extent.off);
-    uint32_t crc = part.crc;
-    if (ctx.data_crc) {
-      if (!(run == part.extent))
-        crc = data_crc32c(static_cast<const std::byte*>(fill.io.buf) + (run.off - fill.extent.off),
-                          run.len);
-      ctx.index.set_crc(run, pos, crc);
+  const auto key = ctx.make_key(run, pos, ctx.segments.generation(pos.seg), true, crc);
+  if (const auto full = ctx.stripes.append(stripe, key)) *ticket = full;
+}
+
+// Enters what of the part nobody has written meanwhile. What finds no memory is not cached.
+void enter_filled(RequestContext& ctx, Stripe& stripe, FillToken token, const CachedPart& part,
+                  KeyLog::Ticket* ticket) REQUIRES(stripe.mu) {
+  std::array<Extent, kRuns> runs;
+  const Location location{part.pos, true, part.crc};
+  size_t most = 0, n = 0;
+  while (n == most && ctx.stripes.prepare(stripe)) {
+    most = std::min<size_t>(kRuns, Stripes::room(stripe));
+    n = ctx.index.finish_fill(part.extent, token, location, {runs.data(), most}).value_or(0);
+    if (hazard(Hazard::kFillOverNewer) && !(n == 1 && runs[0] == part.extent)) {
+      runs[0] = part.extent;
+      n = 1;
+      (void)ctx.index.insert(part.extent, location);
     }
-    const auto key = ctx.make_key(run, pos, ctx.segments.generation(pos.seg), true, crc);
-    if (const auto t = ctx.stripes.append(stripe, key)) *ticket = t;
+    ctx.segments.add_refs(part.pos.seg, static_cast<int64_t>(n));
+    for (size_t i = 0; i < n; i++) enter_run(ctx, stripe, part, runs[i], ticket);
   }
-  // The place came with one reference; there are runs->size() keys.
-  if (runs->empty())
-    ctx.segments.drop_refs(seg);
-  else
-    ctx.segments.add_refs(seg, static_cast<int64_t>(runs->size()) - 1);
+  ctx.segments.drop_refs(part.pos.seg);  // the one that the place came with
 }
 
-std::vector<FillJoin> end_fill(RequestContext& ctx, Fill* fill,
-                               const std::vector<CachedPart>& parts) {
+// Caches what the device has read, if it has, and takes the fill's tokens off. Returns who has
+// joined it.
+Fill* end_fill(RequestContext& ctx, DataHead& head, Fill* fill, bool good) {
   Stripe& stripe = ctx.stripes.of(fill->extent.off);
-  KeyLog::Ticket ticket = 0;
-  std::vector<FillJoin> joins;
-  {
-    BiasedLock lock(stripe.mu);
-    std::vector<Extent> runs;
-    for (const CachedPart& part : parts) enter_part(ctx, stripe, *fill, part, &runs, &ticket);
-    ctx.index.abandon_fill(fill->extent, fill->token);  // what found no room, or failed
-    stripe.fills.remove(fill->token);
-    joins.swap(fill->joins);
-  }
-  if (ticket) {
+  Extent todo = fill->extent;
+  // What space there is belongs to the writes that wait for it.
+  const bool has_room = !ctx.readonly && ctx.deferred.empty();
+  for (;;) {
+    std::array<CachedPart, kParts> parts;
+    const size_t n = good && has_room ? store_parts(ctx, head, *fill, &todo, parts) : 0;
+    const bool last = todo.len == 0 || n < kParts;
+    KeyLog::Ticket ticket = 0;
+    Fill* joins = nullptr;
+    {
+      BiasedLock lock(stripe.mu);
+      for (size_t i = 0; i < n; i++) enter_filled(ctx, stripe, fill->token, parts[i], &ticket);
+      if (last) {
+        ctx.index.abandon_fill(fill->extent, fill->token);  // what found no room, or failed
+        stripe.fills.remove(fill->token);
+        joins = std::exchange(fill->joins, nullptr);
+      }
+    }
     // CLEAN keys lost to a full log cost a device read later, nothing else.
-    const Status committed = ctx.log.commit(ticket);
-    (void)committed;
+    commit_full(ctx, ticket);
+    if (!last) continue;
+    if (good && todo.len > 0) ctx.counters.fills_uncached.add();
+    return joins;
   }
-  return joins;
+}
+
+bool overlap(const Fill& join, const Fill& fill) {
+  return join.dst < fill.dst + fill.extent.len && fill.dst < join.dst + join.extent.len;
+}
+
+void finish_join(const Fill& fill, Fill* join, int error) {
+  // Of two requests with one buffer: the same bytes, or any.
+  if (!error) memmove(join->dst, fill.dst + (join->extent.off - fill.extent.off), join->extent.len);
+  PendingRequest* const read = join->owner;
+  read->queue->return_fill(join);
+  finish_part(read, error);
+}
+
+// Whose buffer is the fill's own comes last: what it gets there is not what the others wait for.
+void finish_joins(const Fill& fill, Fill* joins, int error) {
+  Fill* shared = nullptr;
+  while (Fill* const join = joins) {
+    joins = join->next;
+    if (overlap(*join, fill)) {
+      join->next = shared;
+      shared = join;
+    } else {
+      finish_join(fill, join, error);
+    }
+  }
+  while (Fill* const join = shared) {
+    shared = join->next;
+    finish_join(fill, join, error);
+  }
 }
 
 void on_device_done(BlockIo* io) {
   auto* fill = static_cast<Fill*>(io->ctx);
-  Queue& queue = *fill->owner->queue;
+  PendingRequest* const owner = fill->owner;
+  Queue& queue = *owner->queue;
   RequestContext& ctx = queue.context();
   const int error = io->result;
-  std::vector<FillJoin> joins;
   if (error) ctx.counters.backing_errors.add();
-  if (fill->token.v != 0) {
-    std::vector<CachedPart> parts;
-    if (!error) parts = store_fill(ctx, queue.head(), *fill);
-    joins = end_fill(ctx, fill, parts);
-  }
-  for (const FillJoin& join : joins) {
-    if (!error)
-      memcpy(join.dst,
-             static_cast<const std::byte*>(fill->io.buf) + (join.extent.off - fill->extent.off),
-             join.extent.len);
-    finish_part(join.read, error);
-  }
-  PendingRequest* owner = fill->owner;
+  if (fill->token.v != 0) finish_joins(*fill, end_fill(ctx, queue.head(), fill, !error), error);
   queue.return_fill(fill);
   finish_part(owner, error);
 }
 
 }  // namespace
 
-void start_fill(RequestContext& ctx, Queue& queue, Fill* fill, std::byte* dst) {
+void start_fill(RequestContext& ctx, Queue& queue, Fill* fill) {
   ctx.counters.fills.add();
   ctx.counters.fill_bytes.add(fill->extent.len);
   fill->io.op = BlockOp::kRead;
   fill->io.off = fill->extent.off;
   fill->io.len = static_cast<uint32_t>(fill->extent.len);
-  fill->io.buf = dst;
+  fill->io.buf = fill->dst;
   fill->io.done = on_device_done;
   fill->io.ctx = fill;
   queue.device().submit(&fill->io);

@@ -6,8 +6,8 @@
 
 namespace pcache {
 
-// Reads fill->extent into `dst`; completion caches it and finishes the reads that wait for it.
-void start_fill(RequestContext& ctx, Queue& queue, Fill* fill, std::byte* dst);
+// Reads fill->extent into fill->dst; completion caches it and finishes the reads that wait for it.
+void start_fill(RequestContext& ctx, Queue& queue, Fill* fill);
 
 // One part of a pending read is there (or has failed, positive errno); the last part completes it.
 void finish_part(PendingRequest* read, int error);

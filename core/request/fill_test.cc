@@ -253,6 +253,61 @@ TEST_F(Queues, ReapGivesUpAtItsTimeout) {
   EXPECT_EQ(queue_->reap(done, 1, 1, -1), 1);
 }
 
+TEST_F(Queues, ATimeoutMayBeAsLongAsThereIs) {
+  start();
+  device_->hold();
+  device_->set_release_on_wait(true);
+  const auto pending = submit_read(0, 512);
+  pcache_request* done[1];
+  EXPECT_EQ(queue_->reap(done, 1, 1, INT64_MAX), 1);
+}
+
+// Two reads of one buffer, which nobody should make: what they leave there is anyone's guess, but
+// what others wait for is not.
+TEST_F(Queues, WhoSharesABufferSpoilsNobodyElsesRead) {
+  start();
+  device_->hold();
+  const auto first = submit_read(0, 8192);
+  Bytes& shared = first->data;
+  pcache_request same{PCACHE_OP_READ, 0, 0, 8192, shared.data(), 1, 0, nullptr};
+  pcache_request shifted{PCACHE_OP_READ, 0, 512, 7680, shared.data(), 1, 0, nullptr};
+  const auto before = submit_read(0, 8192);
+  ASSERT_EQ(queue_->submit(&shifted), 0);
+  ASSERT_EQ(queue_->submit(&same), 0);
+  const auto behind = submit_read(0, 8192);
+  EXPECT_THAT(device_->reads(), SizeIs(1));
+  device_->release_all();
+  EXPECT_EQ(reap(*queue_), 5);
+  EXPECT_EQ(sectors(0, before->data), "dddddddddddddddd");
+  EXPECT_EQ(sectors(0, behind->data), "dddddddddddddddd");
+  EXPECT_EQ(read_sectors(0, 8192), "dddddddddddddddd");
+}
+
+// A parked read goes on when its queue is polled by somebody else, too.
+TEST_F(Queues, AParkedReadGoesOnWhenAnotherPollsItsQueue) {
+  start();
+  for (uint64_t off = 0; off < 1 << 20; off += 1024) ASSERT_EQ(write(off, filled(512, 1)), 0);
+  device_->hold();
+  const auto other = make_queue(4);
+  const auto owner = submit_read(*other, 8 << 20, 512);
+  const auto small = make_queue(4);
+  const auto joined = submit_read(*small, 8 << 20, 512);  // so that it waits to be woken
+  const auto parked = submit_read(*small, 0, 1 << 20);
+  ASSERT_EQ(small->parked(), 1u);
+  std::thread poller([&] {
+    device_->release_all();
+    set_.poll_all();
+  });
+  pcache_request* done[2];
+  EXPECT_EQ(small->reap(done, 2, 2, -1), 2);
+  poller.join();
+  EXPECT_EQ(small->free_fills(), Queue::fills_for(4));
+  std::string expected;
+  for (int i = 0; i < 1024; i++) expected += "1d";
+  EXPECT_EQ(sectors(0, parked->data), expected);
+  EXPECT_EQ(reap(*other), 1);
+}
+
 // The owner of the fill never polls: the joined reader does it for both.
 TEST_F(Queues, AJoinedReaderHelpsItself) {
   start();

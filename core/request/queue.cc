@@ -2,12 +2,15 @@
 #include "request/queue.h"
 
 #include <poll.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
+#include <utility>
 
+#include "blockdev/deadline.h"
 #include "request/fill.h"
 #include "request/write_one.h"
 #include "request/write_path.h"
@@ -29,14 +32,23 @@ LatencyClass class_of(const PendingRequest& pending) {
 
 }  // namespace
 
-void QueueSet::add(Queue* queue) {
+Status QueueSet::add(Queue* queue) {
   MutexLock lock(mu_);
+  if (!epoll_.valid()) epoll_ = UniqueFd(epoll_create1(EPOLL_CLOEXEC));
+  if (!epoll_.valid()) return error_errno(errno, "queue: no epoll instance");
   queues_.push_back(queue);
+  epoll_event event{};
+  event.events = EPOLLIN;
+  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, queue->device().fd(), &event) == 0) return {};
+  const int error = errno;
+  queues_.pop_back();
+  return error_errno(error, "queue: its ring cannot be watched");
 }
 
 void QueueSet::remove(Queue* queue, const QueueCounters& counters) {
   MutexLock lock(mu_);
-  std::erase(queues_, queue);
+  if (std::erase(queues_, queue) > 0)
+    (void)epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, queue->device().fd(), nullptr);
   constexpr Counter QueueCounters::*kAll[] = {
       &QueueCounters::writes,      &QueueCounters::write_bytes, &QueueCounters::reads,
       &QueueCounters::read_bytes,  &QueueCounters::read_hits,   &QueueCounters::read_partial,
@@ -44,13 +56,6 @@ void QueueSet::remove(Queue* queue, const QueueCounters& counters) {
       &QueueCounters::errors};
   for (auto member : kAll) (gone_.*member).add((counters.*member).load());
   for (size_t i = 0; i < kLatencyClasses; i++) gone_.latency[i].merge(counters.latency[i]);
-}
-
-std::vector<int> QueueSet::fds() {
-  MutexLock lock(mu_);
-  std::vector<int> fds;
-  for (Queue* queue : queues_) fds.push_back(queue->device().fd());
-  return fds;
 }
 
 void QueueSet::poll_all() {
@@ -67,35 +72,37 @@ Result<std::unique_ptr<Queue>> Queue::create(RequestContext& ctx, QueueSet& set,
                                              uint32_t depth) {
   auto device = ctx.backing.open_queue(depth);
   if (!device) return device.error();
-  const int wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-  if (wake_fd < 0) return error_errno(errno, "queue: no eventfd");
-  std::unique_ptr<Queue> queue(new Queue(ctx, set, head, depth, device.take(), wake_fd));
-  set.add(queue.get());
+  UniqueFd wake_fd(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+  if (!wake_fd.valid()) return error_errno(errno, "queue: no eventfd");
+  std::unique_ptr<Queue> queue(new Queue(ctx, set, head, depth, device.take(), std::move(wake_fd)));
+  if (auto added = set.add(queue.get()); !added) return added.error();
   return queue;
 }
 
 Queue::Queue(RequestContext& ctx, QueueSet& set, DataHead& head, uint32_t depth,
-             std::unique_ptr<BlockQueue> device, int wake_fd)
+             std::unique_ptr<BlockQueue> device, UniqueFd wake_fd)
     : ctx_(ctx),
       set_(set),
       head_(head),
       depth_(depth),
       device_(std::move(device)),
-      wake_fd_(wake_fd),
-      read_path_(ctx, *this) {
-  for (uint32_t i = 0; i < depth; i++) {
-    all_pending_.push_back(std::make_unique<PendingRequest>());
-    all_pending_.back()->queue = this;
-    free_pending_.push_back(all_pending_.back().get());
+      wake_fd_(std::move(wake_fd)),
+      read_path_(ctx, *this),
+      all_pending_(std::make_unique<PendingRequest[]>(depth)),
+      all_fills_(std::make_unique<Fill[]>(fills_for(depth))) {
+  for (uint32_t i = depth; i-- > 0;) {
+    all_pending_[i].queue = this;
+    return_pending(&all_pending_[i]);
   }
+  for (uint32_t i = fills_for(depth); i-- > 0;) return_fill(&all_fills_[i]);
 }
 
 Queue::~Queue() {
   cancel();
+  cancel_parked();
   pcache_request* done[16];
   while (in_flight_ > 0) reap(done, 1, 16, -1);
   set_.remove(this, counters_);
-  close(wake_fd_);
 }
 
 // Where a read or write may be: 0, -EINVAL or -ENXIO.
@@ -205,26 +212,62 @@ int Queue::start_any_read(pcache_request* request) {
     note_latency(LatencyClass::kReadHit, since_ns);
     return 1;
   }
-  const auto started = read_path_.start(request);
-  if (!started.pending) {
-    (started.error ? counters_.errors : counters_.read_hits).add_alone();
-    if (since_ns && !started.error) note_latency(LatencyClass::kReadHit, since_ns);
-    request->result = -started.error;
+  if (parked_ != nullptr) go_on_reading();  // it comes before
+  ReadProgress at{{request->off, request->len}, static_cast<std::byte*>(request->buf)};
+  PendingRequest* read = nullptr;
+  const auto [walk, error] = read_path_.walk(request, &at, &read);
+  if (read == nullptr) {
+    (error ? counters_.errors : counters_.read_hits).add_alone();
+    if (since_ns && !error) note_latency(LatencyClass::kReadHit, since_ns);
+    request->result = -error;
     return 1;
   }
-  (started.fetched_bytes == request->len ? counters_.read_misses : counters_.read_partial)
-      .add_alone();
+  read->read = at;
   in_flight_++;
-  if (started.pending->joined) joined_++;
   device_->kick();
-  finish_part(started.pending, started.error);  // the part that stood for the submission
+  if (walk == ReadPath::Walked::kParked)
+    park(read);
+  else
+    walked(read, error);
   return 0;
 }
 
+void Queue::walked(PendingRequest* read, int error) {
+  (read->read.fetched_bytes == read->request->len ? counters_.read_misses : counters_.read_partial)
+      .add_alone();
+  finish_part(read, error);  // the part that stood for what was not looked at
+}
+
+void Queue::park(PendingRequest* read) {
+  read->next = nullptr;
+  (parked_ ? last_parked_->next : parked_) = read;
+  last_parked_ = read;
+  parked_count_++;
+}
+
+void Queue::go_on_reading() {
+  while (PendingRequest* read = parked_) {
+    const auto [walk, error] = read_path_.walk(read->request, &read->read, &read);
+    if (walk == ReadPath::Walked::kParked) break;
+    parked_ = read->next;
+    parked_count_--;
+    walked(read, error);
+  }
+  device_->kick();
+}
+
+void Queue::cancel_parked() {
+  while (PendingRequest* const read = parked_) {
+    parked_ = read->next;
+    parked_count_--;
+    walked(read, ECANCELED);
+  }
+}
+
 PendingRequest* Queue::lend_pending(pcache_request* request) {
-  PCACHE_CHECK(!free_pending_.empty());
-  PendingRequest* read = free_pending_.back();
-  free_pending_.pop_back();
+  PendingRequest* const read = free_pending_;
+  PCACHE_CHECK(read != nullptr);
+  free_pending_ = read->next;
   read->request = request;
   read->joined = false;
   read->waits_for_space = false;
@@ -234,60 +277,81 @@ PendingRequest* Queue::lend_pending(pcache_request* request) {
   return read;
 }
 
+void Queue::return_pending(PendingRequest* request) {
+  request->next = free_pending_;
+  free_pending_ = request;
+}
+
 Fill* Queue::lend_fill() {
   MutexLock lock(done_mu_);
-  if (free_fills_.empty()) {
-    all_fills_.push_back(std::make_unique<Fill>());
-    return all_fills_.back().get();
-  }
-  Fill* fill = free_fills_.back();
-  free_fills_.pop_back();
+  Fill* const fill = free_fills_;
+  if (fill != nullptr) free_fills_ = fill->next;
   return fill;
 }
 
 void Queue::return_fill(Fill* fill) {
   MutexLock lock(done_mu_);
-  free_fills_.push_back(fill);
+  fill->next = free_fills_;
+  free_fills_ = fill;
+  if (std::exchange(wants_fill_, false)) wake();
 }
 
-void Queue::complete(PendingRequest* read) {
+uint32_t Queue::free_fills() {
   MutexLock lock(done_mu_);
-  done_.push_back(read);
-  if (waiting_) {
-    waiting_ = false;
-    const uint64_t one = 1;
-    PCACHE_CHECK(write(wake_fd_, &one, sizeof one) == sizeof one);
-  }
+  uint32_t n = 0;
+  for (const Fill* fill = free_fills_; fill != nullptr; fill = fill->next) n++;
+  return n;
+}
+
+void Queue::note_joined(PendingRequest* read) {
+  if (!std::exchange(read->joined, true)) joined_++;
+}
+
+void Queue::wake() {
+  if (!std::exchange(waiting_, false)) return;
+  const uint64_t one = 1;
+  PCACHE_CHECK(write(wake_fd_.get(), &one, sizeof one) == sizeof one);
+}
+
+void Queue::complete(PendingRequest* request) {
+  MutexLock lock(done_mu_);
+  request->next = nullptr;
+  (done_ ? last_done_->next : done_) = request;
+  last_done_ = request;
+  wake();
 }
 
 uint32_t Queue::take_done(pcache_request** done, uint32_t max) {
   MutexLock lock(done_mu_);
   uint32_t n = 0;
-  while (n < max && !done_.empty()) {
-    PendingRequest* read = done_.front();
-    done_.pop_front();
+  while (n < max && done_ != nullptr) {
+    PendingRequest* const read = done_;
+    done_ = read->next;
     read->request->result = -read->error.load(std::memory_order_relaxed);
     if (read->request->result) counters_.errors.add_alone();
     if (read->joined) joined_--;
     if (read->waits_for_space) waiting_for_space_--;
     note_latency(class_of(*read), read->since_ns);
     done[n++] = read->request;
-    free_pending_.push_back(read);
+    return_pending(read);
     in_flight_--;
   }
   return n;
 }
 
 int Queue::reap(pcache_request** done, uint32_t min, uint32_t max, int64_t timeout_ns) {
-  const int64_t deadline = timeout_ns < 0 ? -1 : now_ns() + timeout_ns;
+  const Deadline deadline(timeout_ns);
+  if (parked_ != nullptr) go_on_reading();
   uint32_t n = take_done(done, max);
   if (n < max && in_flight_ > 0) {
     device_->poll();
+    if (parked_ != nullptr) go_on_reading();
     n += take_done(done + n, max - n);
   }
   while (n < min && n < max && in_flight_ > 0) {
-    const int64_t left = deadline < 0 ? -1 : std::max<int64_t>(deadline - now_ns(), 0);
+    const int64_t left = timeout_ns < 0 ? -1 : deadline.left_ns(INT64_MAX);
     wait(left);
+    if (parked_ != nullptr) go_on_reading();
     n += take_done(done + n, max - n);
     if (left == 0) break;
   }
@@ -304,25 +368,22 @@ void Queue::wait(int64_t timeout_ns) {
 // Another thread completes a request of ours: the one that makes space, for a write; for a read
 // that joined another queue's fill whoever polls that queue's ring, and that may as well be us.
 void Queue::wait_for_wake(int64_t timeout_ns) {
-  std::vector<pollfd> fds;
-  fds.push_back({wake_fd_, POLLIN, 0});
-  if (joined_ > 0)
-    for (const int fd : set_.fds()) fds.push_back({fd, POLLIN, 0});
-  else
-    fds.push_back({device_->fd(), POLLIN, 0});
+  pollfd fds[] = {{wake_fd_.get(), POLLIN, 0},
+                  {joined_ > 0 ? set_.fd() : device_->fd(), POLLIN, 0}};
   {
     MutexLock lock(done_mu_);
-    if (!done_.empty()) return;
+    if (done_ != nullptr || (parked_ != nullptr && free_fills_ != nullptr)) return;
     waiting_ = true;
+    wants_fill_ = parked_ != nullptr;
   }
   const timespec timeout{timeout_ns / 1000000000, timeout_ns % 1000000000};
-  ppoll(fds.data(), fds.size(), timeout_ns < 0 ? nullptr : &timeout, nullptr);
+  ppoll(fds, std::size(fds), timeout_ns < 0 ? nullptr : &timeout, nullptr);
   {
     MutexLock lock(done_mu_);
     waiting_ = false;
   }
   uint64_t woken;
-  while (read(wake_fd_, &woken, sizeof woken) > 0) {
+  while (read(wake_fd_.get(), &woken, sizeof woken) > 0) {
   }
   if (joined_ > 0)
     set_.poll_all();

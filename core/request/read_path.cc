@@ -20,26 +20,16 @@ Extent within_range(const Extent& extent) {
 
 }  // namespace
 
-ReadPath::Started ReadPath::start(pcache_request* request) {
-  request_ = request;
-  pending_ = nullptr;
-  Started started;
-  Extent todo{request->off, request->len};
-  auto* dst = static_cast<std::byte*>(request->buf);
-  while (todo.len > 0 && started.error == 0) {
-    uint64_t covered = 0;
-    const Extent part = within_range(todo);
-    started.error = copy_hits(part, dst, &covered);
-    if (started.error == 0 && covered == 0) {
-      started.error = fetch(part, dst, &covered);
-      started.fetched_bytes += covered;
-    }
-    todo.off += covered;
-    todo.len -= covered;
-    dst += covered;
+ReadPath::Outcome ReadPath::walk(pcache_request* request, ReadProgress* at, PendingRequest** read) {
+  while (at->todo.len > 0) {
+    uint64_t hit_bytes = 0;
+    const Extent part = within_range(at->todo);
+    if (const int error = copy_hits(part, at->dst, &hit_bytes)) return {Walked::kFailed, error};
+    at->pass(hit_bytes);
+    if (hit_bytes > 0) continue;
+    if (!fetch(request, part, at, read)) return {Walked::kParked};
   }
-  started.pending = pending_;
-  return started;
+  return {};
 }
 
 int ReadPath::copy_hits(Extent todo, std::byte* dst, uint64_t* covered) {
@@ -92,43 +82,45 @@ int ReadPath::handle_bad(const Piece& piece) {
   return 0;
 }
 
-PendingRequest* ReadPath::pending_read() {
-  if (!pending_) pending_ = queue_.lend_pending(request_);
-  return pending_;
-}
-
-int ReadPath::fetch(Extent todo, std::byte* dst, uint64_t* covered) {
-  Stripe& stripe = ctx_.stripes.of(todo.off);
+bool ReadPath::fetch(pcache_request* request, Extent gap, ReadProgress* at, PendingRequest** lent) {
+  Stripe& stripe = ctx_.stripes.of(gap.off);
   Fill* fill = nullptr;
   {
     BiasedLock lock(stripe.mu);
     Piece piece;
     Index::Snapshot snapshot;
-    ctx_.index.lookup(todo, {&piece, 1}, &snapshot);
-    if (piece.kind == Piece::Kind::kHit) return 0;  // somebody cached it meanwhile
-    PendingRequest* read = pending_read();
+    ctx_.index.lookup(gap, {&piece, 1}, &snapshot);
+    if (piece.kind == Piece::Kind::kHit) return true;  // somebody cached it meanwhile
+    if (*lent == nullptr) *lent = queue_.lend_pending(request);
+    PendingRequest* const read = *lent;
+    fill = queue_.lend_fill();
+    if (fill == nullptr) return false;
+    fill->extent = piece.extent;
+    fill->dst = at->dst;
+    fill->owner = read;
+    fill->joins = nullptr;
+    at->pass(piece.extent.len);
+    at->fetched_bytes += piece.extent.len;
     read->parts.fetch_add(1, std::memory_order_relaxed);
-    *covered = piece.extent.len;
     if (piece.kind == Piece::Kind::kFill) {
       Fill* other = stripe.fills.find(piece.token);
       PCACHE_CHECK(other != nullptr);
-      other->joins.push_back({read, piece.extent, dst});
-      read->joined |= other->owner->queue != read->queue;
+      fill->next = other->joins;
+      other->joins = fill;
+      if (other->owner->queue != read->queue) queue_.note_joined(read);
       ctx_.counters.fill_joins.add();
-      return 0;
+      return true;
     }
-    fill = queue_.lend_fill();
-    fill->extent = piece.extent;
-    fill->owner = read;
     fill->token = stripe.fills.add(fill);
-    if (!ctx_.index.begin_fill(piece.extent, fill->token)) {
-      // No memory for the marks: read it all the same, uncached and unshared.
+    if (fill->token.v != 0 && !ctx_.index.begin_fill(piece.extent, fill->token)) {
       stripe.fills.remove(fill->token);
       fill->token = {};
     }
   }
-  start_fill(ctx_, queue_, fill, dst);
-  return 0;
+  // Without room for its token or its marks: it is read all the same, uncached and unshared.
+  if (fill->token.v == 0) ctx_.counters.fills_uncached.add();
+  start_fill(ctx_, queue_, fill);
+  return true;
 }
 
 }  // namespace pcache

@@ -10,10 +10,12 @@
 // - A joined reader gets its bytes from the first reader's buffer before that request is completed.
 // - A fill that finds no free segment, or whose device read fails, takes its tokens off; a full
 //   cache never fails a read.
-// Threads: a fill is completed by whoever polls its owner's block queue.
+// - Nothing here takes memory. A queue has so many fills from its start; a read that needs one more
+//   is parked in the queue, and goes on when one of them has come back. Each of them is on its way:
+//   at the device, or joined to one that is.
+// Threads: a fill is completed by whoever polls its owner's block queue. A read is looked at by its
+// queue's thread alone.
 #pragma once
-
-#include <vector>
 
 #include "pcache.h"
 #include "request/context.h"
@@ -21,32 +23,36 @@
 
 namespace pcache {
 
-struct FillJoin {
-  PendingRequest* read;
-  Extent extent;
-  std::byte* dst;
-};
-
+// A gap of a read on its way from the backing device; or a part of a read that has joined such a
+// one, and gets its data from there.
 struct Fill {
   BlockIo io;
   Extent extent;
-  FillToken token;
+  std::byte* dst = nullptr;
+  FillToken token;  // none: nobody knows of it, and its data is not kept
   PendingRequest* owner = nullptr;
-  std::vector<FillJoin> joins;  // under the stripe's lock
+  Fill* joins = nullptr;  // under the stripe's lock
+  Fill* next = nullptr;   // in the one list that it is in
 };
 
 class ReadPath {
  public:
   ReadPath(RequestContext& ctx, Queue& queue) : ctx_(ctx), queue_(queue) {}
 
-  struct Started {
-    int error = 0;                      // positive errno
-    uint64_t fetched_bytes = 0;         // of gaps
-    PendingRequest* pending = nullptr;  // gaps are under way in it; nullptr: the read is complete
+  enum class Walked {
+    kAll,
+    kParked,  // no fill is free: to be called again when one is
+    kFailed,
   };
-  Started start(pcache_request* request);
-  // The whole of start() for what lies within one page that is cached in one piece, as most are;
-  // false: nothing is done yet, start() will see to it.
+  struct Outcome {
+    Walked walked = Walked::kAll;
+    int error = 0;  // kFailed: positive errno
+  };
+  // Copies what is cached from `at` on and starts fills for the gaps, until all of the request has
+  // been looked at. `read`: what stands for it in the queue; lent when the first gap is met.
+  Outcome walk(pcache_request* request, ReadProgress* at, PendingRequest** read);
+  // The whole of walk() for what lies within one page that is cached in one piece, as most are;
+  // false: nothing is done yet, walk() will see to it.
   [[gnu::always_inline]] bool copy_page_hit(uint64_t off, uint64_t len_bytes, void* dst) {
     const RequestContext& ctx = ctx_;
     const uint64_t in_page = off % kPageBytes;
@@ -69,14 +75,12 @@ class ReadPath {
   // Copies the hits at the front of `todo`; stops at the first gap. Returns the bytes covered.
   int copy_hits(Extent todo, std::byte* dst, uint64_t* covered);
   int handle_bad(const Piece& piece);
-  // Starts or joins fills for the gap at the front of `todo` (which lies in one range).
-  int fetch(Extent todo, std::byte* dst, uint64_t* covered);
-  PendingRequest* pending_read();
+  // Starts or joins a fill for the gap at the front of `gap` (which lies in one range), if there
+  // still is one. False: no fill is free.
+  bool fetch(pcache_request* request, Extent gap, ReadProgress* at, PendingRequest** lent);
 
   RequestContext& ctx_;
   Queue& queue_;
-  pcache_request* request_ = nullptr;
-  PendingRequest* pending_ = nullptr;
 };
 
 }  // namespace pcache

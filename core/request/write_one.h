@@ -52,7 +52,9 @@ struct Part {
 [[gnu::always_inline]] inline bool enter_part(RequestContext& ctx, Stripe& stripe, const Part& part,
                                               ThreadSerial unfenced_by, KeyLog::Ticket* ticket)
     REQUIRES(stripe.mu) {
-  ctx.stripes.prepare(stripe);  // what is in the index must have its key
+  // What is in the index must have its key.
+  if (!ctx.stripes.prepare(stripe)) [[unlikely]]
+    return false;
   if (!ctx.index.insert({part.off, part.len}, Location{part.pos(), false, part.crc})) [[unlikely]]
     return false;
   if (unfenced_by != KsetBuffer::kNobody) ctx.stripes.leave_unfenced(stripe, unfenced_by);

@@ -13,26 +13,54 @@ namespace {
 
 constexpr size_t kParts = 16;  // stored under one fence
 
-int enter_parts(RequestContext& ctx, std::span<const Part> parts) {
+struct Entered {
+  size_t parts = 0;
+  uint64_t bytes = 0;
+  bool no_buffer = false;  // for the key of the next one
+};
+
+// Enters parts from the front; all of them, or as far as there is memory.
+Entered enter_parts(RequestContext& ctx, std::span<const Part> parts) {
   bool fenced = false;
   const auto fence = [&] {
     if (!fenced) ctx.pmem.fence();
     fenced = true;
   };
   KeyLog::Ticket ticket = 0;
-  size_t n = 0;
+  Entered done;
   bool entered = true;
-  while (n < parts.size() && entered) {
-    Stripe& stripe = ctx.stripes.of(parts[n].off);
+  while (done.parts < parts.size() && entered) {
+    Stripe& stripe = ctx.stripes.of(parts[done.parts].off);
     BiasedLock lock(stripe.mu, fence);
     const ThreadSerial unfenced_by = fenced ? KsetBuffer::kNobody : lock.by_bias();
-    while (n < parts.size() && &ctx.stripes.of(parts[n].off) == &stripe &&
-           (entered = enter_part(ctx, stripe, parts[n], unfenced_by, &ticket)))
-      n++;
+    while (done.parts < parts.size() && &ctx.stripes.of(parts[done.parts].off) == &stripe &&
+           (entered = enter_part(ctx, stripe, parts[done.parts], unfenced_by, &ticket)))
+      done.bytes += parts[done.parts++].len;
+    done.no_buffer = !entered && stripe.kset == nullptr;
   }
-  for (; n < parts.size(); n++) ctx.segments.drop_refs(SegId{parts[n].seg});
   commit_full(ctx, ticket);
-  return entered ? 0 : -ENOMEM;
+  return done;
+}
+
+// Enters all of `parts`, or gives the places of the rest back. What is open in DRAM holds memory
+// that a write which finds none can have: closed and committed it is free again. 0, -ENOSPC when
+// the log has no room for that now, -ENOMEM.
+int enter_all(RequestContext& ctx, std::span<const Part> parts, uint64_t* entered_bytes) {
+  // Other threads may take what has come free: then they go on, and in the end so do we.
+  constexpr int kMostTries = 1000;
+  int result = 0;
+  for (int tries = 0; !parts.empty() && result == 0; tries++) {
+    const Entered done = enter_parts(ctx, parts);
+    *entered_bytes += done.bytes;
+    parts = parts.subspan(done.parts);
+    if (parts.empty()) break;
+    if (!done.no_buffer || tries == kMostTries)
+      result = -ENOMEM;
+    else if (const Status freed = ctx.stripes.free_buffers(); !freed)
+      result = -freed.error().code;
+  }
+  for (const Part& part : parts) ctx.segments.drop_refs(SegId{part.seg});
+  return result;
 }
 
 int flush(RequestContext& ctx) {
@@ -57,11 +85,13 @@ int write_data(RequestContext& ctx, DataHead& head, Extent todo, const std::byte
       stored += place.len;
     }
     if (n == 0) return -ENOSPC;
-    if (const int result = enter_parts(ctx, {parts.data(), n})) return result;
+    uint64_t entered = 0;
+    const int result = enter_all(ctx, {parts.data(), n}, &entered);
+    *done_bytes += entered;
+    if (result) return result;
     todo.off += stored;
     todo.len -= stored;
     from += stored;
-    *done_bytes += stored;
   }
   return 0;
 }

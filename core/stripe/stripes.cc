@@ -2,39 +2,46 @@
 #include "stripe/stripes.h"
 
 #include <bit>
+#include <new>
+#include <utility>
 
 #include "base/process_barrier.h"
 
 namespace pcache {
 
-FillToken FillTable::add(Fill* fill) {
-  uint32_t index;
-  if (free_.empty()) {
-    PCACHE_CHECK(entries_.size() < (1u << kIndexBits));
-    index = static_cast<uint32_t>(entries_.size());
-    entries_.emplace_back();
+FillToken FillTable::add(Fill* fill) noexcept {
+  uint32_t index = free_;
+  if (index != kNone) {
+    free_ = static_cast<uint32_t>(entries_[index].token);
   } else {
-    index = free_.back();
-    free_.pop_back();
+    if (entries_.size() >= most_) return {};
+    index = static_cast<uint32_t>(entries_.size());
+    try {
+      entries_.emplace_back();
+    } catch (const std::bad_alloc&) {
+      return {};
+    }
   }
   serial_ = (serial_ + 1) % (uint64_t{1} << kSerialBits);
   if (serial_ == 0) serial_ = 1;  // no token is 0
   const uint64_t token = serial_ << kIndexBits | index;
   entries_[index] = {fill, token};
+  used_++;
   return FillToken{token};
 }
 
 Fill* FillTable::find(FillToken token) const {
-  const uint64_t index = token.v & ((1u << kIndexBits) - 1);
+  const uint64_t index = token.v & kIndexMask;
   if (index >= entries_.size() || entries_[index].token != token.v) return nullptr;
   return entries_[index].fill;
 }
 
-void FillTable::remove(FillToken token) {
-  const uint32_t index = static_cast<uint32_t>(token.v & ((1u << kIndexBits) - 1));
+void FillTable::remove(FillToken token) noexcept {
+  const uint32_t index = static_cast<uint32_t>(token.v & kIndexMask);
   PCACHE_CHECK(entries_[index].token == token.v);
-  entries_[index] = {};
-  free_.push_back(index);
+  entries_[index] = {nullptr, free_};
+  free_ = index;
+  used_--;
 }
 
 Stripes::Stripes(uint32_t count, KeyLog& log)
@@ -45,10 +52,12 @@ Stripes::Stripes(uint32_t count, KeyLog& log)
   (void)process_barrier_available();
 }
 
-void Stripes::open(Stripe& stripe) {
+bool Stripes::open(Stripe& stripe) {
   stripe.kset = log_.get_buffer();
+  if (stripe.kset == nullptr) return false;
   stripe.kset_number.store(stripe.kset_number.load(std::memory_order_relaxed) + 1,
                            std::memory_order_release);
+  return true;
 }
 
 template <typename Visit>
@@ -86,6 +95,17 @@ Status Stripes::close_all() {
     if (stripe.open_keys.load(std::memory_order_relaxed) > 0) seal(stripe);
   });
   return log_.commit(log_.last_sealed());
+}
+
+Status Stripes::free_buffers() {
+  if (auto closed = close_all(); !closed) return closed;
+  for (uint32_t i = 0; i < count(); i++) {
+    Stripe& stripe = stripes_[i];
+    BiasedLock lock(stripe.mu);
+    if (stripe.kset == nullptr || stripe.open_keys.load(std::memory_order_relaxed) > 0) continue;
+    log_.put_back(std::exchange(stripe.kset, nullptr));
+  }
+  return {};
 }
 
 Status Stripes::close_old() {

@@ -29,23 +29,31 @@ namespace pcache {
 struct Fill;
 
 // Finds the fills in flight of one stripe by their tokens, and makes tokens: of 2^40 in a row no
-// two are the same.
+// two are the same. Holds kMost of them.
 class FillTable {
  public:
-  explicit FillTable(uint64_t serial = 0) : serial_(serial) {}  // other than 0 for tests
-  FillToken add(Fill* fill);
+  static constexpr unsigned kIndexBits = 20, kSerialBits = 40;  // an index slot has room for 60
+  static constexpr uint32_t kMost = (1u << kIndexBits) - 1;
+
+  // Other than that for tests.
+  explicit FillTable(uint64_t serial = 0, uint32_t most = kMost) : serial_(serial), most_(most) {}
+  // {}: there is no room, or no memory, for one more; such a fill is nobody else's business.
+  FillToken add(Fill* fill) noexcept;
   Fill* find(FillToken token) const;  // nullptr: it has ended
-  void remove(FillToken token);
+  void remove(FillToken token) noexcept;
+  uint32_t size() const { return used_; }
 
  private:
-  static constexpr unsigned kIndexBits = 20, kSerialBits = 40;  // an index slot has room for 60
+  static constexpr uint32_t kIndexMask = (1u << kIndexBits) - 1, kNone = kIndexMask;
   struct Entry {
     Fill* fill = nullptr;
-    uint64_t token = 0;
+    uint64_t token = 0;  // of a free one the number of the next free one: no token, its serial is 0
   };
   std::vector<Entry> entries_;
-  std::vector<uint32_t> free_;
   uint64_t serial_;
+  uint32_t most_;
+  uint32_t used_ = 0;
+  uint32_t free_ = kNone;
 };
 
 struct alignas(128) Stripe {
@@ -87,10 +95,13 @@ class Stripes {
   template <typename Item, typename Off>
   std::vector<uint32_t> by_stripe(std::span<const Item> items, Off off);
 
-  // Makes sure that the next append() needs no memory.
-  void prepare(Stripe& stripe) REQUIRES(stripe.mu) {
-    if (stripe.kset == nullptr) [[unlikely]]
-      open(stripe);
+  // Gets what the next append() needs. False: no memory, and nothing is changed.
+  [[nodiscard]] bool prepare(Stripe& stripe) REQUIRES(stripe.mu) {
+    return stripe.kset != nullptr || open(stripe);
+  }
+  // So many keys can be appended after a prepare() that was true.
+  static uint32_t room(const Stripe& stripe) REQUIRES(stripe.mu) {
+    return media::kKeysPerKset - stripe.open_keys.load(std::memory_order_relaxed);
   }
   // This thread, `me`, has not fenced the data of the key that it appends next. After prepare().
   void leave_unfenced(Stripe& stripe, ThreadSerial me) REQUIRES(stripe.mu) {
@@ -98,13 +109,12 @@ class Stripes {
     if (by != me) [[unlikely]]
       stripe.unfenced_by = by == KsetBuffer::kNobody ? me : KsetBuffer::kSeveral;
   }
-  // Adds a key to the stripe's open kset. Returns 0, or the ticket of the kset that this filled,
-  // which the caller commits after it has dropped the lock.
+  // Adds a key to the stripe's open kset, after prepare(). Returns 0, or the ticket of the kset
+  // that this filled, which the caller commits after it has dropped the lock.
   KeyLog::Ticket append(Stripe& stripe, const media::Key& key) REQUIRES(stripe.mu) {
-    prepare(stripe);
     return append_made(stripe, [&key] { return key; });
   }
-  // The same with the key that `make` returns, made where it is kept. After prepare().
+  // The same with the key that `make` returns, made where it is kept.
   template <typename Make>
   [[gnu::always_inline]] KeyLog::Ticket append_made(Stripe& stripe, Make make) REQUIRES(stripe.mu);
 
@@ -115,10 +125,13 @@ class Stripes {
   Status flush();
   // One tick of the closer, one thread's: a kset that was open at the tick before is closed.
   Status close_old();
+  // For who found no memory in prepare(): closes all that is open, so that the buffers of ksets are
+  // free for who comes first. Fails as close_all() does.
+  Status free_buffers();
   uint64_t open_keys() const;
 
  private:
-  void open(Stripe& stripe) REQUIRES(stripe.mu);
+  [[gnu::noinline]] bool open(Stripe& stripe) REQUIRES(stripe.mu);
   // Whether it has an open kset with keys; under its lock.
   void mark_open(const Stripe& stripe, bool open) {
     __atomic_store_n(&open_map_[&stripe - stripes_.get()], open, __ATOMIC_RELEASE);

@@ -9,6 +9,7 @@
 #include "format/layout.h"
 #include "segment/format_device.h"
 #include "segment/segment_table.h"
+#include "testing/failing_memory.h"
 #include "testing/memory_pmem.h"
 
 namespace pcache {
@@ -54,7 +55,10 @@ class Image {
 struct LogLines {
   std::vector<std::string> lines;
   Log log() {
-    return Log([this](LogLevel, const char* line) { lines.push_back(line); });
+    return Log([this](LogLevel, const char* line) {
+      const PassAllocations pass;
+      lines.push_back(line);
+    });
   }
 };
 

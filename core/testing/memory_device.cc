@@ -10,6 +10,8 @@
 #include <condition_variable>
 #include <cstring>
 
+#include "testing/failing_memory.h"
+
 namespace pcache {
 
 class MemoryQueue : public BlockQueue {
@@ -24,6 +26,7 @@ class MemoryQueue : public BlockQueue {
   }
 
   void submit(BlockIo* io) override {
+    const PassAllocations pass;
     {
       std::lock_guard lock(mu_);
       in_flight_++;
@@ -229,6 +232,7 @@ void MemoryDevice::set_release_on_wait(bool on) {
 }
 
 void MemoryDevice::before_wait() {
+  const PassAllocations pass;
   {
     std::lock_guard lock(mu_);
     if (!release_on_wait_) return;
