@@ -7,17 +7,38 @@
 #include "cache/cache.h"
 #include "cache/status.h"
 #include "capi/error.h"
+#include "capi/fork_guard.h"
 #include "pcache.h"
 
-struct pcache_cache {
+struct pcache_cache final : pcache::Guarded {
+  explicit pcache_cache(std::unique_ptr<pcache::Cache> opened) : cache(std::move(opened)) {
+    enlist();
+  }
+  ~pcache_cache() { delist(); }
   std::unique_ptr<pcache::Cache> cache;
 };
-struct pcache_queue {
+struct pcache_queue final : pcache::Guarded {
+  explicit pcache_queue(std::unique_ptr<pcache::Queue> created) : queue(std::move(created)) {
+    enlist();
+  }
+  ~pcache_queue() { delist(); }
+  void disown() override { queue->disown(); }
   std::unique_ptr<pcache::Queue> queue;
 };
 
 using pcache::fail;
 using pcache::guarded;
+
+namespace {
+
+int forked(pcache_error* err) {
+  return fail(pcache::make_error(EPERM,
+                                 "the cache was opened by the process that this one was forked "
+                                 "from: use it there, or open it here once it is closed there"),
+              err);
+}
+
+}  // namespace
 
 PCACHE_EXPORT void pcache_options_init(pcache_options* options) {
   *options = {};
@@ -36,7 +57,7 @@ PCACHE_EXPORT int pcache_open(const pcache_options* options, pcache_cache** out,
     if (!checked) return fail(checked.error(), err);
     auto cache = pcache::Cache::open(checked.value());
     if (!cache) return fail(cache.error(), err);
-    *out = new pcache_cache{cache.take()};
+    *out = new pcache_cache(cache.take());
     return 0;
   });
 }
@@ -44,6 +65,7 @@ PCACHE_EXPORT int pcache_open(const pcache_options* options, pcache_cache** out,
 PCACHE_EXPORT int pcache_close(pcache_cache* cache, pcache_error* err) {
   const int rc = guarded(err, [&]() -> int {
     if (!cache) return 0;
+    if (cache->foreign()) return forked(err);
     const auto closed = cache->cache->close();
     return closed ? 0 : fail(closed.error(), err);
   });
@@ -53,6 +75,7 @@ PCACHE_EXPORT int pcache_close(pcache_cache* cache, pcache_error* err) {
 
 PCACHE_EXPORT int pcache_drain(pcache_cache* cache, pcache_error* err) {
   return guarded(err, [&]() -> int {
+    if (cache->foreign()) return forked(err);
     const auto drained = cache->cache->drain();
     return drained ? 0 : fail(drained.error(), err);
   });
@@ -60,6 +83,7 @@ PCACHE_EXPORT int pcache_drain(pcache_cache* cache, pcache_error* err) {
 
 PCACHE_EXPORT int pcache_set_gc_percent(pcache_cache* cache, int32_t percent, pcache_error* err) {
   return guarded(err, [&]() -> int {
+    if (cache->foreign()) return forked(err);
     const auto set = cache->cache->set_gc_percent(percent);
     return set ? 0 : fail(set.error(), err);
   });
@@ -67,6 +91,7 @@ PCACHE_EXPORT int pcache_set_gc_percent(pcache_cache* cache, int32_t percent, pc
 
 PCACHE_EXPORT int pcache_get_info(const pcache_cache* cache, pcache_info* info) {
   if (info->size != sizeof *info) return -EINVAL;
+  if (cache->foreign()) return -EPERM;
   const pcache::Cache& c = *cache->cache;
   *info = {};
   info->size = sizeof *info;
@@ -84,6 +109,7 @@ PCACHE_EXPORT int pcache_get_info(const pcache_cache* cache, pcache_info* info) 
 }
 
 PCACHE_EXPORT char* pcache_get_status(pcache_cache* cache, pcache_status_format format) {
+  if (cache->foreign()) return nullptr;
   try {
     const std::string text = format == PCACHE_STATUS_LINE ? pcache::status_line(*cache->cache)
                                                           : pcache::status_json(*cache->cache);
@@ -97,14 +123,17 @@ PCACHE_EXPORT int pcache_queue_create(pcache_cache* cache, uint32_t depth, pcach
                                       pcache_error* err) {
   return guarded(err, [&]() -> int {
     *out = nullptr;
+    if (cache->foreign()) return forked(err);
     auto queue = cache->cache->create_queue(depth);
     if (!queue) return fail(queue.error(), err);
-    *out = new pcache_queue{queue.take()};
+    *out = new pcache_queue(queue.take());
     return 0;
   });
 }
 
-PCACHE_EXPORT void pcache_queue_destroy(pcache_queue* queue) { delete queue; }
+PCACHE_EXPORT void pcache_queue_destroy(pcache_queue* queue) {
+  if (queue && !queue->foreign()) delete queue;
+}
 
 PCACHE_EXPORT int pcache_submit(pcache_queue* queue, pcache_request* request) {
   try {
@@ -117,6 +146,7 @@ PCACHE_EXPORT int pcache_submit(pcache_queue* queue, pcache_request* request) {
 
 PCACHE_EXPORT int pcache_reap(pcache_queue* queue, pcache_request** done, uint32_t min,
                               uint32_t max, int64_t timeout_ns) {
+  if (queue->foreign()) return -EPERM;
   try {
     return queue->queue->reap(done, min, max, timeout_ns);
   } catch (const std::bad_alloc&) {
@@ -125,11 +155,11 @@ PCACHE_EXPORT int pcache_reap(pcache_queue* queue, pcache_request** done, uint32
 }
 
 PCACHE_EXPORT int pcache_queue_cancel(pcache_queue* queue) {
-  return static_cast<int>(queue->queue->cancel());
+  return queue->foreign() ? -EPERM : static_cast<int>(queue->queue->cancel());
 }
 
 PCACHE_EXPORT uint32_t pcache_queue_in_flight(const pcache_queue* queue) {
-  return queue->queue->in_flight();
+  return queue->foreign() ? 0 : queue->queue->in_flight();
 }
 
 PCACHE_EXPORT const char* pcache_version(void) { return PCACHE_VERSION; }

@@ -7,6 +7,11 @@
  * a time; different queues of one cache may be used in parallel. A queue may be handed to another
  * thread when the caller orders the two uses.
  *
+ * Processes: a cache and its queues belong to the process that opened it. In a child that it forks,
+ * every call with them fails with -EPERM (pcache_get_status() with NULL; pcache_queue_destroy()
+ * does nothing) and touches nothing that is shared. The child's copies of the descriptors keep the
+ * devices locked until it ends or calls exec().
+ *
  * Units: every offset, length and size is in bytes. Requests are aligned to the block size that
  * pcache_get_info() tells (512, or the backing device's logical block when that is larger).
  *
@@ -130,7 +135,8 @@ struct pcache_info {
 int pcache_get_info(const pcache_cache* cache, struct pcache_info* info);
 
 /*
- * The status as a malloc'd string, to be freed with free(); NULL when memory is out.
+ * The status as a malloc'd string, to be freed with free(); NULL when memory is out, or in a forked
+ * child.
  * PCACHE_STATUS_LINE: the kernel target's fields in its order. PCACHE_STATUS_JSON: one JSON object.
  */
 enum pcache_status_format { PCACHE_STATUS_LINE = 0, PCACHE_STATUS_JSON = 1 };

@@ -136,7 +136,7 @@ int Queue::start_plain_write(pcache_request* request) {
 // What most reads are, likewise.
 int Queue::start_read(pcache_request* request) {
   if (in_flight_ >= depth_) [[unlikely]]
-    return -EAGAIN;
+    return not_taken();
   if (sampled(counters_.reads) ||
       !read_path_.copy_page_hit(request->off, request->len, request->buf)) [[unlikely]]
     return start_any_read(request);
@@ -167,7 +167,7 @@ int Queue::start_write(pcache_request* request) {
   }
   const bool fua = !is_flush && request->flags & PCACHE_REQ_FUA;
   // First of all: a write that is refused has changed nothing.
-  if (!is_flush && in_flight_ >= depth_) return -EAGAIN;
+  if (in_flight_ >= depth_ && (!is_flush || depth_ == 0)) return not_taken();
   const uint64_t since_ns = now_if(sampled(is_flush ? counters_.flushes : counters_.writes));
   WriteProgress progress;
   int result = -ENOSPC;

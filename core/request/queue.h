@@ -61,6 +61,8 @@ class Queue {
   int reap(pcache_request** done, uint32_t min, uint32_t max, int64_t timeout_ns);
   // Gives up what waits for space: it comes out of reap() with -ECANCELED. How many. Any thread.
   uint32_t cancel() { return ctx_.deferred.cancel(*this); }
+  // From now on each submit() returns -EPERM. For what must not cost a plain request anything.
+  void disown() { depth_ = 0; }
   uint32_t in_flight() const { return in_flight_; }
   const QueueCounters& counters() const { return counters_; }
 
@@ -83,6 +85,7 @@ class Queue {
   Queue(RequestContext& ctx, QueueSet& set, DataHead& head, uint32_t depth,
         std::unique_ptr<BlockQueue> device, UniqueFd wake_fd);
   int check(const pcache_request& request) const;
+  int not_taken() const { return depth_ == 0 ? -EPERM : -EAGAIN; }
   int check_range(const pcache_request& request) const;
   // The four return what submit() does. The plain ones are not inlined into it: what most requests
   // need of the stack would be theirs and its.
@@ -108,7 +111,7 @@ class Queue {
   RequestContext& ctx_;
   QueueSet& set_;
   DataHead& head_;
-  const uint32_t depth_;
+  uint32_t depth_;  // 0: disowned
   std::unique_ptr<BlockQueue> device_;
   const UniqueFd wake_fd_;  // eventfd: a request of ours was completed by another thread
   ReadPath read_path_;
