@@ -30,8 +30,10 @@ void Worker::start() {
 
 void Worker::stop() {
   stopping_.store(true, std::memory_order_release);
+  writeback_.give_up(true);  // a batch may be minutes of work
   writing_.stop();
   main_.stop();
+  writeback_.give_up(false);
 }
 
 bool Worker::above(uint32_t percent) const {
@@ -152,7 +154,7 @@ void Worker::writeback_task() {
     const auto moved =
         pressure() ? writeback_.step(until) : writeback_.step(until, options_.idle_batch_bytes);
     if (!moved) {
-      note_failure(moved.error());
+      if (!stopping_.load(std::memory_order_acquire)) note_failure(moved.error());
       return;
     }
     note_success();

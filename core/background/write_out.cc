@@ -191,6 +191,7 @@ WriteOut::Done WriteOut::write(const DirtyBatch& batch, std::span<const DirtyBat
     no_memory = true;
   }
   done_.untold |= no_memory;
+  if (!done_.untried.empty()) done_.error = ECANCELED;
   if (done_.untold) done_.error = ENOMEM;
   if (!failed_.empty()) done_.error = failed_.front().error;
   std::sort(done_.bad_keys.begin(), done_.bad_keys.end());

@@ -12,6 +12,7 @@
 // One thread.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <span>
@@ -39,13 +40,15 @@ class WriteOut {
     uint32_t write_bytes = kWriteBytes;  // of one: kLeastBytes to kWriteBytes
   };
   struct Done {
-    // Positive errno of the first in `failed`, or ENOMEM; 0: all is written but what is bad.
+    // Positive errno of the first in `failed`, ENOMEM or ECANCELED; 0: all is written but what is
+    // bad.
     int error = 0;
-    uint64_t bytes = 0, ios = 0;             // that succeeded
-    uint64_t failed_ios = 0;                 // attempts
-    std::vector<uint32_t> bad_keys;          // ascending: their data is damaged, or cannot be read
-    std::vector<DirtyBatch::Piece> failed;   // ascending in themselves: tried in vain
-    std::vector<DirtyBatch::Piece> untried;  // likewise: not tried, as the device fails everything
+    uint64_t bytes = 0, ios = 0;            // that succeeded
+    uint64_t failed_ios = 0;                // attempts
+    std::vector<uint32_t> bad_keys;         // ascending: their data is damaged, or cannot be read
+    std::vector<DirtyBatch::Piece> failed;  // ascending in themselves: tried in vain
+    std::vector<DirtyBatch::Piece>
+        untried;  // likewise: not tried, as the device fails everything, or given up
     // There was no memory to tell what is left: all may be.
     bool untold = false;
   };
@@ -57,6 +60,9 @@ class WriteOut {
 
   Done write(const DirtyBatch& batch, std::span<const DirtyBatch::Piece> pieces,
              const Limits& limits);
+  // From now on write() tries no more than what is in flight, and tells the rest as untried with
+  // ECANCELED; or goes on. Any thread.
+  void give_up(bool on) { given_up_.store(on, std::memory_order_relaxed); }
   // Makes what write() has written durable. 0 or a positive errno.
   int flush();
 
@@ -91,7 +97,9 @@ class WriteOut {
   Slot* free_slot();
   void submit_current();
   void wait_all();
-  bool gives_up() const { return failed_in_row_ >= kMostFailedInARow; }
+  bool gives_up() const {
+    return failed_in_row_ >= kMostFailedInARow || given_up_.load(std::memory_order_relaxed);
+  }
   void tell_left(Cursor from, uint64_t len, std::vector<DirtyBatch::Piece>* to) const;
   static void on_written(BlockIo* io);
   void on_failed(Slot* slot);
@@ -112,6 +120,7 @@ class WriteOut {
   uint32_t failed_in_row_ = 0;
   std::vector<Verdict> verdicts_;
   Done done_;
+  std::atomic<bool> given_up_{false};
 };
 
 }  // namespace pcache

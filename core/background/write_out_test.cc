@@ -15,7 +15,10 @@ class WriteOutTest : public BackgroundTest {
     BackgroundTest::start(o);
     device_->start_journal();
     written_ = 0;
-    out_ = WriteOut::create(*rig_->parts, [this](uint64_t bytes) { written_ += bytes; }).take();
+    out_ = WriteOut::create(*rig_->parts, [this](uint64_t bytes) {
+             written_ += bytes;
+             if (on_written_) on_written_();
+           }).take();
   }
   void TearDown() override {
     out_.reset();
@@ -41,6 +44,7 @@ class WriteOutTest : public BackgroundTest {
   DirtyBatch batch_;
   std::unique_ptr<WriteOut> out_;
   uint64_t written_ = 0;
+  std::function<void()> on_written_;
 };
 
 TEST_F(WriteOutTest, NothingIsNoWrite) {
@@ -286,6 +290,22 @@ TEST_F(WriteOutTest, TellsWhatItCouldNotWrite) {
   EXPECT_EQ(writes().size(), 64u + 3) << "small ones, of no more than was left";
   EXPECT_EQ(rig_->device_value(1 << 20), 2);
   for (int i = 0; i < 3; i++) EXPECT_EQ(rig_->device_value((2 << 20) + i * 4096), 3 + i);
+}
+
+TEST_F(WriteOutTest, GivenUpItWaitsOnlyForWhatIsInFlight) {
+  start();
+  for (uint32_t i = 0; i < 4 * WriteOut::kDepth; i++) rig_->write(i * 8192, 512, i);
+  on_written_ = [this] { out_->give_up(true); };
+  device_->hold();
+  device_->set_release_on_wait(true);
+  const auto done = write();
+  EXPECT_EQ(done.error, ECANCELED);
+  EXPECT_LE(done.ios, WriteOut::kDepth + 1u);
+  EXPECT_EQ(done.ios + done.untried.size(), 4u * WriteOut::kDepth);
+  EXPECT_EQ(device_->held(), 0u);
+  on_written_ = nullptr;
+  out_->give_up(false);
+  EXPECT_EQ(write().ios, 4u * WriteOut::kDepth);
 }
 
 TEST_F(WriteOutTest, FlushSaysWhatTheDeviceSays) {

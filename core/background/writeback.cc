@@ -25,6 +25,7 @@ Result<std::unique_ptr<Writeback>> Writeback::create(const BackgroundParts& part
 // Superseded data is not written and yet passed: each byte written stands for its share. Some is
 // left for marking, so that who is let in by progress need not wait until that is done.
 void Writeback::note_written(uint64_t bytes) {
+  counters_.written_bytes.add(bytes);  // at once: who waits for a slow device sees that it works
   const uint64_t all = batch_.appended_bytes();
   note_progress(bytes * (all - all / kMarkingShare) / planned_bytes_);
 }
@@ -195,7 +196,6 @@ WriteOut::Done Writeback::write(const std::vector<DirtyBatch::Piece>& pieces,
                                 const WriteOut::Limits& limits) {
   WriteOut::Done done = out_->write(batch_, pieces, limits);
   counters_.writes.add(done.ios);
-  counters_.written_bytes.add(done.bytes);
   counters_.failed_writes.add(done.failed_ios);
   unflushed_ |= done.ios > 0;
   std::vector<uint32_t> bad;
@@ -210,7 +210,8 @@ Error Writeback::what_is_left(int error) {
   for (const auto* pieces : {&untried_, &failed_})
     for (const DirtyBatch::Piece& piece : *pieces) bytes += piece.extent.len;
   unwritten_.store(bytes, std::memory_order_relaxed);
-  Extent first = failed_.front().extent;
+  Extent first =
+      (failed_.empty() ? untried_ : failed_).front().extent;  // given up: none has failed
   for (const DirtyBatch::Piece& piece : failed_)
     if (piece.extent.off < first.off) first = piece.extent;
   return error_errno(
