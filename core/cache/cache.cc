@@ -65,13 +65,18 @@ Result<std::unique_ptr<Cache>> Cache::attach(Devices devices, const Options& opt
   cache->write_attached();
   cache->choose_persist();
   cache->worker_->start();
+  cache->devices_.executor->every(
+      SpaceWatch::kLook, [self = cache.get()] { self->space_watch_.look(self->sample_space()); });
   // Last: replay is done sooner without it where cores are few, and needs few of the pages.
   if (options.prefault_beside) cache->devices_.pmem->prefault_beside();
   return cache;
 }
 
 Cache::Cache(Devices devices, const Options& options)
-    : devices_(std::move(devices)), options_(options), messages_(options.log) {}
+    : devices_(std::move(devices)),
+      options_(options),
+      messages_(options.log),
+      space_watch_(messages_, devices_.backing->identity().text) {}
 
 Cache::~Cache() {
   const Status closed = close();
@@ -117,7 +122,10 @@ Status Cache::check_identity() {
   }
   auto same = compare_identity(*identity_, identity_of(*devices_.backing));
   if (same || hazard(Hazard::kNoIdentity)) return {};
-  if (!options_.force) return same;
+  if (!options_.force)
+    return make_error(same.error().code,
+                      "%s; force=1 to attach all the same (what it holds then goes to this disk)",
+                      same.error().text.c_str());
   messages_.print(LogLevel::kWarning, "%s: attached all the same (force)",
                   same.error().text.c_str());
   identity_.reset();
@@ -266,6 +274,26 @@ Status Cache::set_gc_percent(int64_t percent) {
   return {};
 }
 
+SpaceWatch::Sample Cache::sample_space() const {
+  const SegmentCounts segments = recovered_.segments->counts();
+  Worker::State state = worker_->state();
+  return {.waits = context_->counters.waits.load(),
+          .waiting = context_->deferred.count(),
+          .written_bytes = writeback_->counters().written_bytes.load(),
+          .dirty_bytes = dirty().bytes,
+          .free_segments = segments.free,
+          .segments = segments.total,
+          .failing = state.failing,
+          .error = std::move(state.last_error)};
+}
+
+// Read behind the head: they only grow, and never beyond it.
+Cache::Dirty Cache::dirty() const {
+  const LogMark head = log_->mark();
+  return {head.ksets - std::min(writeback_->passed_ksets(), head.ksets),
+          head.dirty_bytes - std::min(writeback_->passed_dirty_bytes(), head.dirty_bytes)};
+}
+
 // A log that is full now is not for ever: what is written back can be reclaimed.
 Status Cache::close_ksets() {
   Status closed;
@@ -282,6 +310,7 @@ Status Cache::close() {
   PCACHE_CHECK(queues_.size() == 0);
   closed_ = true;
   worker_->stop();
+  space_watch_.close(sample_space());
   Status closed;
   if (!options_.readonly) closed = close_ksets();
   if (closed && options_.drain) {

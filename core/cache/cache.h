@@ -17,6 +17,7 @@
 #include "background/worker.h"
 #include "base/executor.h"
 #include "cache/options.h"
+#include "cache/space_watch.h"
 #include "recovery/recover.h"
 #include "request/queue.h"
 #include "segment/format_device.h"
@@ -47,6 +48,12 @@ class Cache {
   uint32_t gc_percent() const { return worker_->gc_percent(); }
 
   Result<std::unique_ptr<Queue>> create_queue(uint32_t depth);
+
+  // In the log and still to be written back.
+  struct Dirty {
+    uint64_t ksets, bytes;
+  };
+  Dirty dirty() const;
 
   // For status and tests.
   bool readonly() const { return options_.readonly; }
@@ -86,6 +93,7 @@ class Cache {
   void choose_persist();
   Status close_ksets();
   Status refuse_if_readonly(const char* what) const;
+  SpaceWatch::Sample sample_space() const;
 
   Devices devices_;
   const Options options_;
@@ -104,6 +112,7 @@ class Cache {
   std::unique_ptr<Writeback> writeback_;
   std::unique_ptr<Reclaim> reclaim_;
   std::unique_ptr<Worker> worker_;
+  SpaceWatch space_watch_;  // the executor's, while there is one
   QueueSet queues_;
   std::atomic<uint32_t> next_head_{0};
   bool closed_ = false;

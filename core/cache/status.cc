@@ -41,11 +41,8 @@ Json shared(const SharedCounters& c) {
 }
 
 Json dirty(Cache& cache) {
-  const LogMark head = cache.log().mark();
-  // Read behind the head: they only grow, and never beyond it.
-  const uint64_t ksets = std::min(cache.writeback().passed_ksets(), head.ksets);
-  const uint64_t bytes = std::min(cache.writeback().passed_dirty_bytes(), head.dirty_bytes);
-  return {{"ksets", head.ksets - ksets}, {"bytes", head.dirty_bytes - bytes}};
+  const Cache::Dirty dirty = cache.dirty();
+  return {{"ksets", dirty.ksets}, {"bytes", dirty.bytes}};
 }
 
 Json writeback(Cache& cache) {

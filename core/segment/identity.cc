@@ -70,16 +70,11 @@ void erase_identity(Pmem& pmem) {
 Status compare_identity(const Identity& identity, const BackingIdentity& backing) {
   const std::string cut = backing.text.substr(0, sizeof identity.backing - 1);
   if (cut != identity.backing)
-    return make_error(
-        EXDEV,
-        "the cache belongs to backing device \"%s\", not to \"%s\"; force=1 to attach all "
-        "the same (what it holds then goes to the wrong disk)",
-        identity.backing, cut.c_str());
+    return make_error(EXDEV, "the cache belongs to backing device \"%s\", not to \"%s\"",
+                      identity.backing, cut.c_str());
   if (identity.backing_bytes != backing.size_bytes)
     return make_error(
-        EXDEV,
-        "the backing device had %llu bytes when the cache was made for it and has %llu "
-        "now; force=1 to attach all the same",
+        EXDEV, "the backing device had %llu bytes when the cache was made for it and has %llu now",
         static_cast<unsigned long long>(identity.backing_bytes),
         static_cast<unsigned long long>(backing.size_bytes));
   return {};

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// SpaceWatch: tells a person when requests begin to wait for space in the cache, what they wait
+// for, and when that has ended. A cache that has slowed down must not look like one that is slow.
+//
+// Invariants
+// - A wait now and then is no line: only when requests have waited in each of kBegin looks in a
+//   row, which are kLook apart. It has ended when none has in kEnd of them.
+// - No flood: from one beginning to the next at least kBetween looks pass.
+// One thread at a time.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+
+#include "base/log.h"
+
+namespace pcache {
+
+class SpaceWatch {
+ public:
+  static constexpr std::chrono::milliseconds kLook{1000};
+  static constexpr uint32_t kBegin = 3, kEnd = 5, kBetween = 60;
+  static constexpr uint32_t kHung = 10;  // looks in which the device has taken nothing
+
+  struct Sample {
+    uint64_t waits = 0;          // requests that have waited, ever
+    uint32_t waiting = 0;        // now
+    uint64_t written_bytes = 0;  // to the backing device, ever
+    uint64_t dirty_bytes = 0;
+    uint32_t free_segments = 0, segments = 0;
+    bool failing = false;  // the backing device, and how
+    std::string error = {};
+  };
+
+  SpaceWatch(const Log& messages, const std::string& device)
+      : messages_(messages), device_(device) {}
+
+  // Called every kLook.
+  void look(const Sample& sample);
+  // The cache is closed: what was begun has ended.
+  void close(const Sample& sample);
+
+ private:
+  void say_begin(const Sample& sample);
+  void say_end(const Sample& sample);
+
+  const Log& messages_;
+  const std::string device_;
+  Sample last_, before_;  // of the look before; of the one before they began to wait
+  uint32_t busy_ = 0, quiet_ = 0, stalled_ = 0;  // looks in a row
+  uint32_t looks_ = 0;                           // since they began to wait
+  uint32_t since_said_ = kBetween;
+  bool said_ = false;
+};
+
+}  // namespace pcache
