@@ -2,8 +2,10 @@
 #include "job.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 
+#include "ending.h"
 #include "message.h"
 
 int job_start(struct job* job, const struct thread_data* td) {
@@ -15,7 +17,12 @@ int job_start(struct job* job, const struct thread_data* td) {
   return shared_cache_open_queue(job->shared, job->depth, &job->queue);
 }
 
-void job_stop(struct job* job) {
+void job_stop(struct thread_data* td, struct job* job) {
+  if (job->misaligned + job->past_end + job->trims > 1)
+    message(
+        "job %s: refused %lu requests that were no multiple of the block size, %lu past the end, "
+        "%lu trims",
+        td->o.name, job->misaligned, job->past_end, job->trims);
   shared_cache_close_queue(job->shared, job->queue);
   free(job->requests);
   free(job->done);
@@ -50,18 +57,57 @@ static int reap(struct job* job, uint32_t min, int64_t timeout_ns) {
   return n;
 }
 
-/*
- * fio frees the buffers after its io_us: nothing may be in flight by then, whatever went wrong. Not
- * by reaping: a write may wait for space as long as the backing device fails.
- */
+/* Gives up what waits for space. */
+static void cancel(struct thread_data* td, struct job* job) {
+  int n = pcache_queue_cancel(job->queue);
+
+  job->cancelled = true;
+  if (n > 0)
+    message(
+        "job %s: ends while %d of its requests wait for space in %s: they are given up, and fail "
+        "(ECANCELED); what is dirty stays there, and safe",
+        td->o.name, n, shared_cache_dev(job->shared));
+}
+
+/* Nothing has completed for a slice of time. */
+static void note_quiet_slice(struct thread_data* td, struct job* job) {
+  const char* device = shared_cache_backing(job->shared);
+
+  if (!td->error && !job_is_to_end(td)) return;
+  job->ending_ms += ENDING_SLICE_MS;
+  job->quiet_ms += ENDING_SLICE_MS;
+  if (job->quiet_ms == ENDING_SPACE_MS || job->ending_ms == ENDING_DEVICE_MS) cancel(td, job);
+  if (!job_is_to_end(td) || !job->cancelled) return;
+  if (job->quiet_ms >= ENDING_DEVICE_MS)
+    end_without_device(td->o.name, shared_cache_dev(job->shared), device);
+  if (job->quiet_ms >= 2 * ENDING_SPACE_MS && !job->said_waiting) {
+    job->said_waiting = true;
+    message(
+        "job %s: ends, and waits for %u requests at %s, which does not answer: for %d s at most",
+        td->o.name, job->outstanding, device, (ENDING_DEVICE_MS - (int)job->quiet_ms) / 1000);
+  }
+}
+
+/* Waits for completions, as reap(); but not for ever when the job is to end. */
+static int wait_for(struct thread_data* td, struct job* job, uint32_t min) {
+  int n = reap(job, min, ENDING_SLICE_MS * 1000000LL);
+
+  if (n)
+    job->quiet_ms = 0;
+  else
+    note_quiet_slice(td, job);
+  return n;
+}
+
+/* fio frees the buffers after its io_us: nothing may be in flight by then, whatever went wrong. */
 void job_io_u_free(struct thread_data* td, struct io_u* io_u) {
   struct job* job = td->io_ops_data;
 
   if (job && job->queue && job->outstanding) {
-    shared_cache_close_queue(job->shared, job->queue);
-    job->queue = NULL;
-    job->outstanding = 0;
-    job->done_count = 0;
+    pcache_queue_cancel(job->queue);
+    job->cancelled = true;
+    while (job->outstanding && wait_for(td, job, 1) >= 0) job->done_head = job->done_count = 0;
+    job->outstanding = job->done_head = job->done_count = 0;
   }
   io_u->engine_data = NULL;
 }
@@ -100,15 +146,41 @@ static void push_done(struct job* job, struct pcache_request* request) {
  * and does both again when it retries. The library's queue takes as many requests as fio has;
  * should it refuse one all the same, what is in it has to come out first.
  */
-static int submit(struct job* job, struct pcache_request* request) {
+static int submit(struct thread_data* td, struct job* job, struct pcache_request* request) {
   int ret;
 
   while ((ret = pcache_submit(job->queue, request)) == -EAGAIN && job->outstanding) {
-    int n = reap(job, 1, -1);
+    int n = wait_for(td, job, 1);
 
     if (n < 0) return n;
   }
   return ret;
+}
+
+/* Says it of the first of its kind: fio's own line may have neither offset nor length. */
+static void note_refused(const struct thread_data* td, struct job* job, const struct io_u* io_u,
+                         int error) {
+  const struct pcache_info* info = shared_cache_info(job->shared);
+  unsigned long* count = &job->misaligned;
+  char why[128];
+
+  if (error == EINVAL) {
+    snprintf(why, sizeof(why),
+             "offset and length must be multiples of the block size, %u, and not 0",
+             info->block_size);
+  } else if (error == ENXIO) {
+    count = &job->past_end;
+    snprintf(why, sizeof(why), "the device ends at %llu", (unsigned long long)info->logical_bytes);
+  } else if (error == EOPNOTSUPP) {
+    count = &job->trims;
+    snprintf(why, sizeof(why), "the cache has no discard");
+  } else {
+    return;
+  }
+  if ((*count)++ == 0)
+    message("job %s: %s of %llu bytes at offset %llu of %s is refused: %s", td->o.name,
+            io_ddir_name(io_u->ddir), (unsigned long long)io_u->xfer_buflen,
+            (unsigned long long)io_u->offset, shared_cache_backing(job->shared), why);
 }
 
 enum fio_q_status job_queue(struct thread_data* td, struct io_u* io_u) {
@@ -117,18 +189,20 @@ enum fio_q_status job_queue(struct thread_data* td, struct io_u* io_u) {
   int ret;
 
   engine_stamp_issue_time(td, io_u);
-  if (io_u->ddir == DDIR_TRIM) { /* from an iolog; trim workloads were refused in setup */
+  if (io_u->ddir == DDIR_TRIM) { /* from a log that setup could not read */
     io_u->error = EOPNOTSUPP;
+    note_refused(td, job, io_u, EOPNOTSUPP);
     return FIO_Q_COMPLETED;
   }
   fill_request(job, io_u, request);
-  ret = submit(job, request);
+  ret = submit(td, job, request);
   if (ret == 0) {
     job->outstanding++;
     job->hits_in_row = 0;
     return FIO_Q_QUEUED;
   }
   if (ret < 0) request->result = ret;
+  if (request->result) note_refused(td, job, io_u, -request->result);
   if (job->outstanding || job->done_count) {
     job->hits_in_row++;
     push_done(job, request);
@@ -151,7 +225,7 @@ static uint32_t to_deliver(const struct job* job, uint32_t max) {
 int job_getevents(struct thread_data* td, unsigned int min, unsigned int max,
                   const struct timespec* timeout) {
   struct job* job = td->io_ops_data;
-  int64_t timeout_ns = timeout ? (int64_t)timeout->tv_sec * 1000000000 + timeout->tv_nsec : -1;
+  int64_t timeout_ns = timeout ? (int64_t)timeout->tv_sec * 1000000000 + timeout->tv_nsec : 0;
   uint32_t count;
   int ret;
 
@@ -159,8 +233,12 @@ int job_getevents(struct thread_data* td, unsigned int min, unsigned int max,
   /* Always, not only when `done` runs short: a miss goes in behind the hits that preceded it. */
   ret = job->outstanding ? reap(job, 0, 0) : 0;
   while (ret >= 0 && job->done_count < min && job->outstanding) {
-    ret = reap(job, min - job->done_count, timeout_ns);
-    if (ret == 0) break; /* timeout */
+    if (!timeout) {
+      ret = wait_for(td, job, min - job->done_count);
+    } else {
+      ret = reap(job, min - job->done_count, timeout_ns);
+      if (ret == 0) break;
+    }
   }
   if (ret < 0) return ret;
 

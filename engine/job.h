@@ -34,6 +34,14 @@ struct job {
   uint32_t done_count;
   uint32_t delivered; /* index in `done` of the first event of the last getevents() */
   uint32_t write_flags;
+  pid_t pid; /* of the process that has opened the cache */
+  /* Requests that were refused: of a replayed log, since setup has seen all others. */
+  unsigned long misaligned, past_end, trims;
+  /* While the job is to end: see ending.h. */
+  uint32_t ending_ms; /* spent waiting in vain */
+  uint32_t quiet_ms;  /* of that, since something completed */
+  bool cancelled;
+  bool said_waiting;
 };
 
 /* fio's hooks of the same names, see ioengines.h there. */
@@ -47,7 +55,8 @@ struct io_u* job_event(struct thread_data* td, int event);
 /* Sets up what setup has not: queue and requests. 0 or a positive errno. */
 int job_start(struct job* job, const struct thread_data* td);
 
-/* Waits for what is in flight and frees it all but the reference to the cache. */
-void job_stop(struct job* job);
+/* Says how many requests were refused, waits for what is in flight, and frees it all but the
+ * reference to the cache. */
+void job_stop(struct thread_data* td, struct job* job);
 
 #endif

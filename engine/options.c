@@ -201,6 +201,38 @@ static bool wants_readonly(const struct thread_data* td) {
   return eo->readonly || engine_fio_is_readonly();
 }
 
+/*
+ * Says how fio has read a size in MiB: with kb_base=1024, its default, MiB is 1000000 bytes
+ * and M, or MB, is 1048576.
+ */
+static int check_cache_size(const struct thread_data* td, const char* text, long long bytes) {
+  const long long kLeast = 512LL << 20;
+  bool inverted = text && td->o.kb_base == 1024 && strcasestr(text, "ib");
+
+  if (text && bytes < kLeast) {
+    message("job %s: cache_size=%s: %lld bytes, a cache needs at least %lld%s", td->o.name, text,
+            bytes, kLeast,
+            inverted ? "; fio's kb_base=1024 reads MiB as 1000000 and M as 1048576 bytes: write M, "
+                       "or give kb_base=1000"
+                     : "");
+    return EINVAL;
+  }
+  if (inverted)
+    message(
+        "job %s: cache_size=%s is %lld bytes: fio's kb_base=1024 reads MiB as 1000000 and M as "
+        "1048576 bytes",
+        td->o.name, text, bytes);
+  return 0;
+}
+
+/* filename= takes several names, so a colon in one is "\:" there; here it is just a colon. */
+static int check_path(const struct thread_data* td, const char* name, const char* path) {
+  if (!path || !strstr(path, "\\:")) return 0;
+  message("job %s: %s=%s: a colon is written as it is here, without a backslash before it",
+          td->o.name, name, path);
+  return EINVAL;
+}
+
 int options_to_wishes(const struct thread_data* td, struct cache_wishes* wishes) {
   const struct engine_options* eo = td->eo;
   long long cache_size = 0, gc_percent = PCACHE_NOT_GIVEN, flush_delay_ms = PCACHE_NOT_GIVEN;
@@ -215,6 +247,9 @@ int options_to_wishes(const struct thread_data* td, struct cache_wishes* wishes)
       parse(td, "flush_delay_ms", eo->flush_delay_ms, 1, 60000, false, &flush_delay_ms) ||
       parse(td, "writeback_interval_ms", eo->writeback_interval_ms, 1, 3600000, false,
             &writeback_interval_ms))
+    return EINVAL;
+  if (check_cache_size(td, eo->cache_size, cache_size) ||
+      check_path(td, "cache_dev", eo->cache_dev) || check_path(td, "stats_file", eo->stats_file))
     return EINVAL;
   if (eo->prefault && strcmp(eo->prefault, "attach") != 0 && strcmp(eo->prefault, "beside") != 0) {
     message("job %s: prefault=%s: expected attach or beside", td->o.name, eo->prefault);

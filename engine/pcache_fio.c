@@ -16,6 +16,7 @@
 #include "job.h"
 #include "message.h"
 #include "options.h"
+#include "replay.h"
 
 static int engine_setup(struct thread_data* td) {
   struct cache_wishes wishes;
@@ -25,7 +26,7 @@ static int engine_setup(struct thread_data* td) {
 
   td->o.use_thread = 1; /* a forked child would work on a private copy of the cache's state */
   if (td->io_ops_data) return 0;
-  if (check_workload(td) || options_to_wishes(td, &wishes)) return EINVAL;
+  if (check_workload(td) || check_replay(td) || options_to_wishes(td, &wishes)) return EINVAL;
 
   /* What can be refused before the cache is opened is: opening formats a blank one. */
   bytes = engine_device_bytes(wishes.backing);
@@ -33,16 +34,17 @@ static int engine_setup(struct thread_data* td) {
 
   job = calloc(1, sizeof(*job));
   if (!job) return ENOMEM;
-  if (shared_cache_get(&wishes, &job->shared)) {
+  if (shared_cache_get(&wishes, td, &job->shared)) {
     free(job);
     return EINVAL;
   }
   info = shared_cache_info(job->shared);
   if (check_geometry(td, info->block_size, info->logical_bytes)) {
-    shared_cache_put(job->shared);
+    shared_cache_put(job->shared, td);
     free(job);
     return EINVAL;
   }
+  job->pid = getpid();
   td->io_ops_data = job;
   return 0;
 }
@@ -54,10 +56,11 @@ static int engine_init(struct thread_data* td) {
     message("job %s: was not set up: create_serialize=0 is not supported", td->o.name);
     return EINVAL;
   }
-  if (!td->o.use_thread) {
+  if (!td->o.use_thread || job->pid != getpid()) {
     message("job %s: runs as a process: the cache needs thread=1", td->o.name);
     return EINVAL;
   }
+  if (check_replayed_files(td, shared_cache_backing(job->shared))) return EINVAL;
   return job_start(job, td);
 }
 
@@ -66,8 +69,8 @@ static void engine_cleanup(struct thread_data* td) {
   int ret;
 
   if (!job) return;
-  job_stop(job);
-  ret = shared_cache_put(job->shared);
+  job_stop(td, job);
+  ret = shared_cache_put(job->shared, td);
   if (ret) td_verror(td, ret, "closing the cache");
   free(job);
   td->io_ops_data = NULL;

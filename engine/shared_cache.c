@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "ending.h"
 #include "message.h"
 
 /* Identity of a file or device under any of its names. */
@@ -31,6 +32,8 @@ struct shared_cache {
   uint32_t writeback_interval_ms;
   unsigned references;
   unsigned queues; /* of running jobs */
+  bool closing;    /* its last job has ended */
+  bool left;       /* seen at the process's end */
   pid_t owner;
 };
 
@@ -198,10 +201,52 @@ static struct shared_cache* new_entry(const struct cache_wishes* wishes) {
   return shared;
 }
 
-static int open_cache(struct shared_cache* shared) {
+/* The library's calls that may wait for the backing device, each with its line. */
+struct library_call {
+  pcache_cache** cache;
+  const struct pcache_options* options;
+  struct pcache_error error;
+};
+
+static int call_open(void* arg) {
+  struct library_call* call = arg;
+
+  return pcache_open(call->options, call->cache, &call->error);
+}
+
+static int call_drain(void* arg) {
+  struct library_call* call = arg;
+
+  return pcache_drain(*call->cache, &call->error);
+}
+
+static int call_close(void* arg) {
+  struct library_call* call = arg;
+
+  return pcache_close(*call->cache, &call->error);
+}
+
+static int call_library(struct shared_cache* shared, struct thread_data* td, const char* what,
+                        int (*function)(void*), struct library_call* call) {
+  struct long_call watched = {
+      .call = function,
+      .arg = call,
+      .what = what,
+      .job = td ? td->o.name : shared->wishes.job,
+      .cache_dev = shared->wishes.cache_dev,
+      .device = shared->wishes.backing,
+      .progress = function == call_drain ? shared->cache : NULL,
+      .td = td,
+  };
+
+  call->cache = &shared->cache;
+  return make_long_call(&watched);
+}
+
+static int open_cache(struct shared_cache* shared, struct thread_data* td) {
   const struct cache_wishes* wishes = &shared->wishes;
   struct pcache_options options;
-  struct pcache_error error = {0};
+  struct library_call call = {.options = &options};
   int ret;
 
   pcache_options_init(&options);
@@ -223,9 +268,9 @@ static int open_cache(struct shared_cache* shared) {
   if (wishes->writeback_interval_ms != PCACHE_NOT_GIVEN)
     options.writeback_interval_ms = (uint32_t)wishes->writeback_interval_ms;
 
-  ret = pcache_open(&options, &shared->cache, &error);
+  ret = call_library(shared, td, "opening", call_open, &call);
   if (ret) {
-    message("job %s: %s", wishes->job, error.text[0] ? error.text : strerror(-ret));
+    message("job %s: %s", wishes->job, call.error.text[0] ? call.error.text : strerror(-ret));
     return -ret;
   }
   shared->flush_delay_ms = options.flush_delay_ms;
@@ -269,31 +314,34 @@ out:
   return ret;
 }
 
-static int drain_cache(struct shared_cache* shared) {
-  struct pcache_error error = {0};
-  int ret = pcache_drain(shared->cache, &error);
+static int drain_cache(struct shared_cache* shared, struct thread_data* td) {
+  struct library_call call = {0};
+  int ret = call_library(shared, td, "draining", call_drain, &call);
 
   if (ret)
     message("draining %s failed, what was not written back stays in the cache: %s",
-            shared->wishes.cache_dev, error.text[0] ? error.text : strerror(-ret));
+            shared->wishes.cache_dev, call.error.text[0] ? call.error.text : strerror(-ret));
   return -ret;
 }
 
-static int close_cache(struct shared_cache* shared) {
-  struct pcache_error error = {0};
-  int drain_ret = shared->wishes.drain ? drain_cache(shared) : 0; /* before the status is taken */
+/* Not under the lock. `closing` is set, so nobody else uses it. */
+static int close_cache(struct shared_cache* shared, struct thread_data* td) {
+  struct library_call call = {0};
+  int drain_ret = shared->wishes.drain ? drain_cache(shared, td) : 0; /* before the status */
   int stats_ret = shared->wishes.stats_file ? write_stats(shared) : 0;
-  int ret = pcache_close(shared->cache, &error);
+  int ret = call_library(shared, td, "closing", call_close, &call);
 
   if (ret)
     message("closing %s failed, data may be lost: %s", shared->wishes.cache_dev,
-            error.text[0] ? error.text : strerror(-ret));
+            call.error.text[0] ? call.error.text : strerror(-ret));
+  pthread_mutex_lock(&lock);
   for (struct shared_cache** at = &caches; *at; at = &(*at)->next) {
     if (*at == shared) {
       *at = shared->next;
       break;
     }
   }
+  pthread_mutex_unlock(&lock);
   free_entry(shared);
   if (ret) return -ret;
   return drain_ret ? drain_ret : stats_ret;
@@ -301,7 +349,8 @@ static int close_cache(struct shared_cache* shared) {
 
 /* ---- Interface ---- */
 
-static int get_locked(const struct cache_wishes* wishes, struct shared_cache** out) {
+static int get_locked(const struct cache_wishes* wishes, struct thread_data* td,
+                      struct shared_cache** out) {
   struct file_id cache_id = identify(wishes->cache_dev);
   struct file_id backing_id = identify(wishes->backing);
   struct shared_cache* shared;
@@ -320,7 +369,7 @@ static int get_locked(const struct cache_wishes* wishes, struct shared_cache** o
   } else {
     shared = new_entry(wishes);
     if (!shared) return ENOMEM;
-    ret = open_cache(shared);
+    ret = open_cache(shared, td);
     if (ret) {
       free_entry(shared);
       return ret;
@@ -333,22 +382,24 @@ static int get_locked(const struct cache_wishes* wishes, struct shared_cache** o
   return 0;
 }
 
-int shared_cache_get(const struct cache_wishes* wishes, struct shared_cache** out) {
+int shared_cache_get(const struct cache_wishes* wishes, struct thread_data* td,
+                     struct shared_cache** out) {
   int ret;
 
   pthread_mutex_lock(&lock);
-  ret = get_locked(wishes, out);
+  ret = get_locked(wishes, td, out);
   pthread_mutex_unlock(&lock);
   return ret;
 }
 
-int shared_cache_put(struct shared_cache* shared) {
-  int ret = 0;
+int shared_cache_put(struct shared_cache* shared, struct thread_data* td) {
+  bool last;
 
   pthread_mutex_lock(&lock);
-  if (--shared->references == 0) ret = close_cache(shared);
+  last = --shared->references == 0;
+  if (last) shared->closing = true;
   pthread_mutex_unlock(&lock);
-  return ret;
+  return last ? close_cache(shared, td) : 0;
 }
 
 int shared_cache_open_queue(struct shared_cache* shared, uint32_t depth, pcache_queue** out) {
@@ -377,27 +428,43 @@ const struct pcache_info* shared_cache_info(const struct shared_cache* shared) {
   return &shared->info;
 }
 
+const char* shared_cache_dev(const struct shared_cache* shared) { return shared->wishes.cache_dev; }
+
+const char* shared_cache_backing(const struct shared_cache* shared) {
+  return shared->wishes.backing;
+}
+
+/*
+ * The next cache that this process has left open, or NULL. Says so of one that is in use, and sets
+ * *busy. Under the lock.
+ */
+static struct shared_cache* next_left(bool* busy) {
+  for (struct shared_cache* s = caches; s; s = s->next) {
+    if (s->owner != getpid() || s->left) continue;
+    s->left = true;
+    if (!s->queues && !s->closing) return s;
+    message("%s: fio ended while %u jobs were running: left as after a crash", s->wishes.cache_dev,
+            s->queues ? s->queues : 1);
+    *busy = true;
+  }
+  return NULL;
+}
+
 /*
  * Runs before libpcache's own destructors, since this library depends on it. A forked child (fio
  * forks the jobs of other engines) must not touch its parent's cache.
  */
 __attribute__((destructor)) static void close_what_is_left(void) {
-  int ret = 0;
+  struct shared_cache* left;
+  bool failed = false;
 
-  pthread_mutex_lock(&lock);
-  for (struct shared_cache *s = caches, *next; s; s = next) {
-    next = s->next;
-    if (s->owner != getpid()) continue;
-    if (s->queues) {
-      message("%s: fio ended while %u jobs were running: left as after a crash",
-              s->wishes.cache_dev, s->queues);
-      ret = 1;
-    } else if (close_cache(s)) {
-      ret = 1;
-    }
-  }
-  pthread_mutex_unlock(&lock);
-  if (ret) {
+  do {
+    pthread_mutex_lock(&lock);
+    left = next_left(&failed);
+    pthread_mutex_unlock(&lock);
+    if (left && close_cache(left, NULL)) failed = true;
+  } while (left);
+  if (failed) {
     /* fio has chosen its exit status already, and it may be 0: lost data must not look so. */
     fflush(NULL);
     _exit(1);

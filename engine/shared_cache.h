@@ -10,13 +10,15 @@
  * - What is still open when the process ends (jobs that never started get no cleanup) is closed by
  *   a destructor of this library, unless a job still runs on it.
  *
- * Any thread may call these; one mutex covers all, also while a cache is opened or closed.
+ * Any thread may call these; one mutex covers all, also while a cache is opened. It is closed
+ * without: that may wait for its backing device, and other jobs are to go on.
  */
 #ifndef PCACHE_ENGINE_SHARED_CACHE_H
 #define PCACHE_ENGINE_SHARED_CACHE_H
 
 #include <stdint.h>
 
+#include "fio_api.h"
 #include "pcache.h"
 
 /* What one job asks for. NULL, 0 for cache_size, and PCACHE_NOT_GIVEN: not given. */
@@ -43,23 +45,27 @@ struct cache_wishes {
 struct shared_cache;
 
 /*
- * Finds or opens the cache and takes a reference. On failure says why and returns a positive errno.
+ * Finds or opens the cache and takes a reference, for the job `td`, whose end also ends a wait for
+ * the backing device (see ending.h). On failure says why and returns a positive errno.
  * Contradictions between jobs name both jobs and their values.
  */
-int shared_cache_get(const struct cache_wishes* wishes, struct shared_cache** out);
+int shared_cache_get(const struct cache_wishes* wishes, struct thread_data* td,
+                     struct shared_cache** out);
 
 /*
  * Drops a reference. The last one drains, if that was asked for, writes stats_file and closes the
  * cache. Returns 0 or a positive errno, then something was lost or not written, and it has been
  * said.
  */
-int shared_cache_put(struct shared_cache* shared);
+int shared_cache_put(struct shared_cache* shared, struct thread_data* td);
 
 /* pcache_queue_create() and pcache_queue_destroy(), counted. The first returns a positive errno. */
 int shared_cache_open_queue(struct shared_cache* shared, uint32_t depth, pcache_queue** out);
 void shared_cache_close_queue(struct shared_cache* shared, pcache_queue* queue);
 
-/* Constant while a reference is held. */
+/* Constant while a reference is held. The names are those that the job which opened it gave. */
+const char* shared_cache_dev(const struct shared_cache* shared);
+const char* shared_cache_backing(const struct shared_cache* shared);
 const struct pcache_info* shared_cache_info(const struct shared_cache* shared);
 
 #endif

@@ -68,7 +68,9 @@ def test_force(fio, pair, disk):
     fio.run(**SMALL)
     pair.backing_path = make_backing(disk / "other", 16 * MIB)
     fio.refused("force", **SMALL)
-    fio.run(force=1, **SMALL)
+    done = fio.start(force=1, **SMALL)
+    line, = [line for line in done.stderr.splitlines() if "all the same (force)" in line]
+    assert done.returncode == 0 and "force=1" not in line, "it was given"
 
 
 def test_stats_file_that_cannot_be_written_fails_the_run(fio, disk):
@@ -88,6 +90,32 @@ def test_bad_values_are_refused(fio, pair, shm, option, value):
     line = fio.refused(option, named, **{"cache_size": "512m", **SMALL, option: value})
     assert len(line) < 400
     assert not pair.cache_path.exists(), "the cache file was made all the same"
+
+
+@pytest.mark.parametrize("text", ["512MiB", "512mib"])
+def test_a_size_that_fio_reads_otherwise_says_how(fio, pair, shm, text):
+    pair.cache_path = shm / "new"
+    fio.refused(f"cache_size={text}", "512000000 bytes", "MiB as 1000000", "kb_base=1000", cache_size=text, **SMALL)
+    assert not pair.cache_path.exists()
+    fio.run(cache_size=text, kb_base=1000, **{**SMALL, "bs": 4096, "size": 65536})
+    assert pair.cache_path.stat().st_size == 512 * MIB
+
+
+def test_a_size_that_is_large_enough_says_so_too(fio, pair, shm):
+    pair.cache_path = shm / "new"
+    done = fio.start(cache_size="1GiB", **SMALL)
+    assert done.returncode == 0
+    assert [line for line in done.stderr.splitlines() if "cache_size=1GiB is 1000000000 bytes" in line]
+
+
+def test_a_colon_in_a_path(fio, pair, disk, shm):
+    """filename= needs a backslash before it, and the file is the one that fio means; cache_dev= takes none."""
+    fio.refused("cache_dev", "backslash", cache_dev=str(shm / "c") + "\\:d", cache_size="512m", **SMALL)
+    backing = make_backing(disk / "a:b", 16 * MIB)
+    fio.run(filename=str(backing).replace(":", "\\:"), cache_dev=shm / "c:d", cache_size="512m", drain=1,
+            buffer_pattern='"abcdefgh"', **SMALL)
+    assert backing.read_bytes()[:64 << 10] == b"abcdefgh" * (8 << 10)
+    assert (shm / "c:d").exists()
 
 
 def test_no_cache_dev(fio):
