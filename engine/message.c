@@ -11,6 +11,8 @@ void message(const char* format, ...) {
   va_start(args, format);
   vsnprintf(line, sizeof(line), format, args);
   va_end(args);
+  for (char* c = line; *c; c++) /* paths and options may hold anything */
+    if ((unsigned char)*c < ' ' || *c == 0x7f) *c = '?';
   /* One call, so that lines of several threads do not mix. */
   fprintf(stderr, "pcache: %s\n", line);
 }

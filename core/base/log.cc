@@ -4,6 +4,8 @@
 #include <cstdarg>
 #include <cstdio>
 
+#include "base/one_line.h"
+
 namespace pcache {
 
 void Log::print(LogLevel level, const char* format, ...) const {
@@ -13,6 +15,7 @@ void Log::print(LogLevel level, const char* format, ...) const {
   va_start(args, format);
   vsnprintf(line, sizeof line, format, args);
   va_end(args);
+  make_one_line(line);
   sink_(level, line);
 }
 

@@ -8,6 +8,8 @@
 #include <cstring>
 #include <new>
 
+#include "base/one_line.h"
+
 namespace pcache {
 
 namespace {
@@ -41,6 +43,7 @@ bool in_reserve(const Error* error) {
   if (with_errno)
     snprintf(line + n, sizeof line - static_cast<size_t>(n), ": %s",
              strerror_r(code, buf, sizeof buf));
+  make_one_line(line);
   try {
     return Error{code, line};
   } catch (const std::bad_alloc&) {

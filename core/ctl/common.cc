@@ -8,10 +8,7 @@
 namespace pcache::ctl {
 
 int fail(const Error& error) {
-  std::string line = error.text;  // with paths in it, which may hold anything
-  for (char& c : line)
-    if (static_cast<unsigned char>(c) < ' ' || c == 0x7f) c = '?';
-  fprintf(stderr, "pcachectl: %s\n", line.c_str());
+  fprintf(stderr, "pcachectl: %s\n", error.text.c_str());
   return error.code == EUCLEAN ? kUntrusted : kFailed;
 }
 

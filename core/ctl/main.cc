@@ -63,9 +63,8 @@ int main(int argc, char** argv) try {
       return flushed(std::cout ? kDone : kFailed);
     }
     const auto* at = app.get_subcommands().empty() ? nullptr : app.get_subcommands()[0];
-    fprintf(stderr, "pcachectl: %s; see pcachectl %s%s--help\n", error.what(),
-            at ? at->get_name().c_str() : "", at ? " " : "");
-    return kFailed;
+    return fail(pcache::make_error(EINVAL, "%s; see pcachectl %s%s--help", error.what(),
+                                   at ? at->get_name().c_str() : "", at ? " " : ""));
   }
   return flushed(exit_code);
 } catch (const std::bad_alloc&) {
