@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Opening is a list of steps over one Mapping; what a step took or changed is undone by ~Mapping()
-// unless the last step was reached: the path first, then the lock, and only then anything that
-// changes the file.
+// until the mapping is kept: the path first, then the lock, and only then anything that changes the
+// file.
 #include "pmem/pmem.h"
 
 #include <fcntl.h>
@@ -11,15 +11,19 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cinttypes>
+#include <optional>
 
 #include "pmem/checked_copy.h"
+#include "pmem/file_space.h"
 #include "pmem/prefault.h"
 
 namespace pcache {
+
+static constexpr uint64_t kPageSize = 4096;
 
 const char* pmem_kind_name(PmemKind kind) {
   switch (kind) {
@@ -36,34 +40,45 @@ const char* pmem_kind_name(PmemKind kind) {
 }
 
 struct Pmem::Mapping {
-  explicit Mapping(const PmemOptions& options) : opt(options) {}
+  Mapping(const PmemOptions& options, const Log& log) : opt(options), messages(log) {}
   ~Mapping();
   Mapping(const Mapping&) = delete;
   Mapping& operator=(const Mapping&) = delete;
 
-  // In the order in which open() calls them.
+  // In the order in which open() calls them; the last five may change the file.
   Status check_options();
   Status open_file();
   Status lock();
+  Status check_growth();
+  Status look();
   Status extend();
   Status map();
+  Status allow_stores();
   Status allocate_holes();
   Status make_pages();
 
   const char* path() const { return opt.path.c_str(); }
   bool on_tmpfs() const;
   bool wants_pages() const { return !opt.read_only && !opt.keep_sparse && on_tmpfs(); }
-  Status allocate(int mode, uint64_t off, uint64_t bytes);
+  bool grows() const { return opt.create_bytes > static_cast<uint64_t>(st.st_size); }
   Status new_map(struct pmem2_source* source, struct pmem2_config* config);
+  std::byte* base() const {
+    return pmem_map ? static_cast<std::byte*>(pmem2_map_get_address(pmem_map)) : nullptr;
+  }
+  uint64_t size() const { return pmem_map ? pmem2_map_get_size(pmem_map) : 0; }
+
+  void warn_if_emulated() const;
 
   const PmemOptions opt;
+  const Log messages;
   const PersistOps* ops = nullptr;
   int fd = -1;
   struct stat st = {};
-  bool locked = false;    // nothing is changed, and so nothing undone, without the lock
-  bool created = false;   // by us: the file goes again when a later step fails
-  bool extended = false;  // from st.st_size: likewise cut back
-  bool done = false;      // every step has succeeded
+  bool locked = false;             // nothing is changed, and so nothing undone, without the lock
+  bool created = false;            // by us: the file goes again when a later step fails
+  bool writable = false;           // mapped for stores
+  bool kept = false;               // nothing is undone any more
+  std::optional<FileSpace> space;  // of a regular file that is opened for writing
   struct pmem2_map* pmem_map = nullptr;
   PmemKind kind = PmemKind::kEmulated;
   std::unique_ptr<Prefault> prefaulting;
@@ -73,12 +88,12 @@ Pmem::Mapping::~Mapping() {
   prefaulting.reset();
   if (pmem_map) pmem2_map_delete(&pmem_map);
   if (fd < 0) return;
-  const bool undo = locked && !done;
+  const bool undo = locked && !kept;
   if (undo && created)
     unlink(path());
-  else if (undo && extended && ftruncate(fd, st.st_size) != 0)
-    extended = false;  // nothing better is left to do: the file stays longer than it was
-  close(fd);           // and with it the lock
+  else if (undo && space)
+    space->restore();
+  close(fd);  // and with it the lock
 }
 
 namespace {
@@ -92,7 +107,7 @@ const char* unmappable_type(mode_t mode) {
     case S_IFDIR:
       return "a directory";
     case S_IFBLK:
-      return "a block device";
+      return "a block device, which cannot be mapped";
     case S_IFSOCK:
       return "a socket";
     case S_IFIFO:
@@ -167,7 +182,9 @@ Status Pmem::Mapping::open_file() {
     }
     if (const char* type = unmappable_type(st.st_mode))
       return make_error(EINVAL,
-                        "cache device %s: is %s; expected a devdax character device or a file",
+                        "cache device %s: is %s; give a devdax device (ndctl create-namespace "
+                        "--mode=devdax makes one of pmem), or a file on a file system mounted "
+                        "with -o dax",
                         path(), type);
     fd = ::open(path(), access | O_CLOEXEC);
     if (fd < 0) return cannot_open(path(), errno, opt.read_only);
@@ -200,29 +217,7 @@ bool Pmem::Mapping::on_tmpfs() const {
   return fstatfs(fd, &fs) == 0 && fs.f_type == TMPFS_MAGIC;
 }
 
-// Allocated and not only sized: on a full file system this is an error here, and not a SIGBUS in
-// the middle of a later store.
-Status Pmem::Mapping::allocate(int mode, uint64_t off, uint64_t bytes) {
-  int error;
-  do {
-    error =
-        fallocate(fd, mode, static_cast<off_t>(off), static_cast<off_t>(bytes)) == 0 ? 0 : errno;
-  } while (error == EINTR);
-  if (error == 0) return {};
-  if (error == EOPNOTSUPP) {
-    if ((mode & FALLOC_FL_KEEP_SIZE) || ftruncate(fd, static_cast<off_t>(bytes)) == 0) return {};
-    error = errno;
-  }
-  struct statvfs fs;
-  const uint64_t free_bytes = fstatvfs(fd, &fs) == 0 ? uint64_t{fs.f_bavail} * fs.f_frsize : 0;
-  const std::string what = off == 0 ? "its " + std::to_string(bytes) + " bytes"
-                                    : std::to_string(bytes) + " bytes at " + std::to_string(off);
-  return error_errno(
-      error, "cache device %s: cannot allocate %s (%" PRIu64 " are free on its file system)",
-      path(), what.c_str(), free_bytes);
-}
-
-Status Pmem::Mapping::extend() {
+Status Pmem::Mapping::check_growth() {
   if (opt.create_bytes == 0) return {};
   if (!S_ISREG(st.st_mode))
     return make_error(
@@ -230,16 +225,22 @@ Status Pmem::Mapping::extend() {
   if (opt.create_bytes > static_cast<uint64_t>(INT64_MAX))
     return make_error(EINVAL, "cache device %s: cache_size %" PRIu64 " is larger than any file",
                       path(), opt.create_bytes);
-  if (opt.create_bytes <= static_cast<uint64_t>(st.st_size)) return {};  // never made smaller
-  if (opt.read_only)
+  if (opt.read_only && grows())
     return make_error(EINVAL,
                       "cache device %s: has %" PRIu64
                       " bytes, and with readonly=1 it is not made "
                       "larger, as cache_size=%" PRIu64 " asks: leave cache_size out",
                       path(), static_cast<uint64_t>(st.st_size), opt.create_bytes);
-  extended = true;
-  return allocate(0, 0, opt.create_bytes);
+  return {};
 }
+
+// From here on what the file is now is known, and comes back if it is not kept.
+Status Pmem::Mapping::look() {
+  if (S_ISREG(st.st_mode) && !opt.read_only) space.emplace(fd, opt.path);
+  return {};
+}
+
+Status Pmem::Mapping::extend() { return grows() ? space->extend(opt.create_bytes) : Status(); }
 
 Status Pmem::Mapping::new_map(struct pmem2_source* source, struct pmem2_config* config) {
   size_t size = 0, alignment = 0;
@@ -256,7 +257,7 @@ Status Pmem::Mapping::new_map(struct pmem2_source* source, struct pmem2_config* 
 
   const pmem2_granularity needed =
       opt.emulate ? PMEM2_GRANULARITY_PAGE : PMEM2_GRANULARITY_CACHE_LINE;
-  const unsigned protection = PMEM2_PROT_READ | (opt.read_only ? 0 : PMEM2_PROT_WRITE);
+  const unsigned protection = PMEM2_PROT_READ | (writable ? PMEM2_PROT_WRITE : 0);
   int rc = pmem2_config_set_required_store_granularity(config, needed);
   if (rc == 0) rc = pmem2_config_set_length(config, length);
   if (rc == 0) rc = pmem2_config_set_protection(config, protection);
@@ -295,42 +296,99 @@ Status Pmem::Mapping::map() {
   return {};
 }
 
+// A mapping for reading becomes one for both: a new one where the file has grown.
+Status Pmem::Mapping::allow_stores() {
+  writable = true;
+  if (!grows() && mprotect(base(), size(), PROT_READ | PROT_WRITE) != 0)
+    return error_errno(errno, "cache device %s: cannot be mapped for writing", path());
+  if (!grows()) return {};
+  if (pmem_map) pmem2_map_delete(&pmem_map);
+  return map();
+}
+
 Status Pmem::Mapping::allocate_holes() {
-  if (!S_ISREG(st.st_mode) || opt.read_only || opt.keep_sparse) return {};
-  const uint64_t size = pmem2_map_get_size(pmem_map);
-  // To look for a hole first takes a third of the time. Not elsewhere: a file system that keeps no
-  // account of holes says that there are none.
-  const off_t hole = on_tmpfs() ? lseek(fd, 0, SEEK_HOLE) : 0;
-  if (hole >= 0 && static_cast<uint64_t>(hole) >= size) return {};
-  return allocate(FALLOC_FL_KEEP_SIZE, 0, size);
+  return space && !opt.keep_sparse ? space->fill() : Status();
 }
 
 Status Pmem::Mapping::make_pages() {
-  if (!opt.prefault || !wants_pages()) return {};
-  auto* const base = static_cast<std::byte*>(pmem2_map_get_address(pmem_map));
-  Prefault(base, pmem2_map_get_size(pmem_map)).run();
+  if (opt.prefault && wants_pages()) Prefault(base(), size()).run();
   return {};
 }
 
+void Pmem::Mapping::warn_if_emulated() const {
+  if (kind == PmemKind::kEmulated)
+    messages.print(LogLevel::kWarning,
+                   "cache device %s: emulated pmem: the memory is the page cache, writes do not "
+                   "survive power loss",
+                   path());
+}
+
 Result<std::unique_ptr<Pmem>> Pmem::open(const PmemOptions& options, const Log& log) {
-  auto mapping = std::make_unique<Mapping>(options);
+  auto mapping = std::make_unique<Mapping>(options, log);
   using Step = Status (Mapping::*)();
-  for (const Step step :
-       {&Mapping::check_options, &Mapping::open_file, &Mapping::lock, &Mapping::extend,
-        &Mapping::map, &Mapping::allocate_holes, &Mapping::make_pages})
+  for (const Step step : {&Mapping::check_options, &Mapping::open_file, &Mapping::lock,
+                          &Mapping::check_growth, &Mapping::look})
     if (Status status = (mapping.get()->*step)(); !status) return status.error();
-  mapping->done = true;
-  if (mapping->kind == PmemKind::kEmulated)
-    log.print(LogLevel::kWarning,
-              "cache device %s: emulated pmem: the memory is the page cache, writes do not survive "
-              "power loss",
-              mapping->path());
+  if (!options.provisional) {
+    mapping->writable = !options.read_only;
+    for (const Step step :
+         {&Mapping::extend, &Mapping::map, &Mapping::allocate_holes, &Mapping::make_pages})
+      if (Status status = (mapping.get()->*step)(); !status) return status.error();
+    mapping->kept = true;
+  } else if (!mapping->grows() || static_cast<uint64_t>(mapping->st.st_size) >= kPageSize) {
+    if (Status status = mapping->map(); !status) return status.error();
+  }
+  if (mapping->pmem_map) mapping->warn_if_emulated();
   return std::unique_ptr<Pmem>(new Pmem(std::move(mapping)));
 }
 
+Status Pmem::make_ready() {
+  if (!mapping_ || mapping_->kept) return {};
+  using Step = Status (Mapping::*)();
+  for (const Step step :
+       {&Mapping::extend, &Mapping::allow_stores, &Mapping::allocate_holes, &Mapping::make_pages})
+    if (Status status = (mapping_.get()->*step)(); !status) return status.error();
+  if (!base_) mapping_->warn_if_emulated();
+  base_ = mapping_->base();
+  size_ = mapping_->size();
+  kind_ = mapping_->kind;
+  return {};
+}
+
+void Pmem::keep() {
+  if (mapping_) mapping_->kept = true;
+}
+
+uint64_t Pmem::size_when_ready() const {
+  if (!mapping_ || mapping_->kept || !mapping_->grows()) return size_;
+  return mapping_->opt.create_bytes / kPageSize * kPageSize;
+}
+
+Result<bool> Pmem::starts_with_zeros(uint64_t len_bytes) const {
+  constexpr size_t kAtOnce = 4096;
+  char piece[kAtOnce];
+  const auto zeros = [&](size_t n) {
+    return std::all_of(piece, piece + n, [](char c) { return c == 0; });
+  };
+  const uint64_t mapped = std::min(len_bytes, size_);
+  for (uint64_t at = 0; at < mapped; at += kAtOnce) {
+    const size_t n = std::min<uint64_t>(kAtOnce, mapped - at);
+    if (!load(piece, MediaOff{at}, n))
+      return make_error(EIO, "media error in the first %llu bytes of the cache device",
+                        static_cast<unsigned long long>(len_bytes));
+    if (!zeros(n)) return false;
+  }
+  if (!mapping_ || mapped == len_bytes || !S_ISREG(mapping_->st.st_mode)) return true;
+  // The file's end, less than a page of it, is in no mapping.
+  const ssize_t n =
+      pread(mapping_->fd, piece, std::min(kAtOnce, len_bytes - mapped), static_cast<off_t>(mapped));
+  if (n < 0) return error_errno(errno, "the cache device cannot be read");
+  return zeros(static_cast<size_t>(n));
+}
+
 Pmem::Pmem(std::unique_ptr<Mapping> mapping)
-    : base_(static_cast<std::byte*>(pmem2_map_get_address(mapping->pmem_map))),
-      size_(pmem2_map_get_size(mapping->pmem_map)),
+    : base_(mapping->base()),
+      size_(mapping->size()),
       ops_(mapping->ops),
       kind_(mapping->kind),
       mapping_(std::move(mapping)) {
@@ -353,8 +411,7 @@ void Pmem::prefault_beside() {
 }
 
 Status Pmem::reserve(MediaOff off, uint64_t len_bytes) {
-  if (!mapping_ || !S_ISREG(mapping_->st.st_mode)) return {};
-  return mapping_->allocate(FALLOC_FL_KEEP_SIZE, off.v, len_bytes);
+  return mapping_ && mapping_->space ? mapping_->space->reserve(off.v, len_bytes) : Status();
 }
 
 }  // namespace pcache

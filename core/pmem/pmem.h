@@ -42,7 +42,11 @@ struct PmemOptions {
   uint64_t create_bytes = 0;
   bool keep_sparse = false;  // do not allocate a file's holes: for tools, which change little
   bool read_only = false;    // map for reading; the lock is a shared one, store() is a bug
-  bool prefault = false;     // as prefault_beside(), but before open() returns
+  bool prefault = false;     // as prefault_beside(), but before open() or make_ready() returns
+  // Only to look, until make_ready(): mapped for reading, not extended, nothing allocated. What was
+  // changed all the same (a file created, a page of tmpfs made by reading) is undone unless keep()
+  // was called.
+  bool provisional = false;
 };
 
 class Pmem {
@@ -56,6 +60,16 @@ class Pmem {
   ~Pmem();
   Pmem(const Pmem&) = delete;
   Pmem& operator=(const Pmem&) = delete;
+
+  // Of one that was opened `provisional`: extends the file, maps it for stores and allocates its
+  // holes. ENOSPC, ENOMEM: nothing that keep() has not made lasting stays changed. Once, while one
+  // thread has the device; nothing to do for others.
+  Status make_ready();
+  // From now on stores are allowed, and closing undoes nothing.
+  void keep();
+  uint64_t size_when_ready() const;  // what size_bytes() will be then
+  // Whether its first bytes, as far as it has them, are zeros. EIO: they cannot be read.
+  Result<bool> starts_with_zeros(uint64_t len_bytes) const;
 
   uint64_t size_bytes() const { return size_; }
   PmemKind kind() const { return kind_; }

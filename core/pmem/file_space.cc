@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "pmem/file_space.h"
+
+#include <fcntl.h>
+#include <linux/fiemap.h>
+#include <linux/fs.h>
+#include <linux/magic.h>
+#include <sys/ioctl.h>
+#include <sys/statfs.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cinttypes>
+#include <cstddef>
+#include <memory>
+
+namespace pcache {
+
+namespace {
+
+constexpr unsigned kExtentsAtOnce = 128;
+constexpr uint64_t kBlockBytes = 512;  // of st_blocks
+
+bool on_tmpfs(int fd) {
+  struct statfs fs;
+  return fstatfs(fd, &fs) == 0 && fs.f_type == TMPFS_MAGIC;
+}
+
+}  // namespace
+
+FileSpace::FileSpace(int fd, std::string name) : fd_(fd), name_(std::move(name)) {
+  if (fstat(fd_, &before_) != 0) return;
+  const bool tmpfs = on_tmpfs(fd_);
+  const auto size_bytes = static_cast<uint64_t>(before_.st_size);
+  // tmpfs has no map of extents. Its count of blocks is exact, and knows of pages that were
+  // allocated and not yet written, which it shows as holes.
+  if (tmpfs && static_cast<uint64_t>(before_.st_blocks) * kBlockBytes >= size_bytes)
+    told_ = true;
+  else if (tmpfs)
+    told_ = find_gaps_by_seek();
+  else
+    told_ = find_gaps_by_map();
+  // A file system that keeps no account says by this that there are none: only good for restore().
+  if (!told_) find_gaps_by_seek();
+}
+
+// Blocks that are allocated and not written yet are no gaps: a store needs no more space there.
+bool FileSpace::find_gaps_by_map() {
+  gaps_.clear();
+  const auto size = static_cast<uint64_t>(before_.st_size);
+  const auto memory = std::make_unique<std::byte[]>(sizeof(struct fiemap) +
+                                                    kExtentsAtOnce * sizeof(struct fiemap_extent));
+  auto* const map = reinterpret_cast<struct fiemap*>(memory.get());
+  uint64_t at = 0;
+  for (bool last = false; at < size && !last;) {
+    *map = {};
+    map->fm_start = at;
+    map->fm_length = size - at;
+    map->fm_extent_count = kExtentsAtOnce;
+    if (ioctl(fd_, FS_IOC_FIEMAP, map) != 0) return false;
+    const unsigned n = std::min(map->fm_mapped_extents, kExtentsAtOnce);
+    last = n == 0;
+    const uint64_t begin = at;
+    for (unsigned i = 0; i < n; i++) {
+      const struct fiemap_extent& extent = map->fm_extents[i];
+      // Space that is set aside for what is still in memory counts as had.
+      if (extent.fe_flags & FIEMAP_EXTENT_UNKNOWN && !(extent.fe_flags & FIEMAP_EXTENT_DELALLOC))
+        return false;
+      const auto from = std::min<uint64_t>(extent.fe_logical, size);
+      if (from > at) gaps_.push_back({at, from - at});
+      at = std::max<uint64_t>(at, extent.fe_logical + extent.fe_length);
+      last = last || extent.fe_flags & FIEMAP_EXTENT_LAST;
+    }
+    if (!last && at == begin) return false;
+  }
+  if (at < size) gaps_.push_back({at, size - at});
+  return true;
+}
+
+bool FileSpace::find_gaps_by_seek() {
+  gaps_.clear();
+  const off_t size = before_.st_size;
+  for (off_t at = 0; at < size;) {
+    const off_t hole = lseek(fd_, at, SEEK_HOLE);
+    if (hole < 0) return false;
+    if (hole >= size) break;
+    const off_t data = lseek(fd_, hole, SEEK_DATA);
+    if (data < 0 && errno != ENXIO) return false;
+    const off_t end = data < 0 ? size : std::min(data, size);
+    if (end <= hole) return false;
+    gaps_.push_back({static_cast<uint64_t>(hole), static_cast<uint64_t>(end - hole)});
+    at = end;
+  }
+  return true;
+}
+
+// Allocated and not only sized: on a full file system this is an error here, and not a SIGBUS in
+// the middle of a later store.
+Status FileSpace::allocate(int mode, uint64_t off, uint64_t len_bytes) {
+  int error;
+  do {
+    error = fallocate(fd_, mode, static_cast<off_t>(off), static_cast<off_t>(len_bytes)) == 0
+                ? 0
+                : errno;
+  } while (error == EINTR);
+  if (error == 0) return {};
+  if (error == EOPNOTSUPP) {
+    if (mode & FALLOC_FL_KEEP_SIZE || ftruncate(fd_, static_cast<off_t>(off + len_bytes)) == 0)
+      return {};
+    error = errno;
+  }
+  struct statvfs fs;
+  const uint64_t free_bytes = fstatvfs(fd_, &fs) == 0 ? uint64_t{fs.f_bavail} * fs.f_frsize : 0;
+  const std::string what = off == 0
+                               ? "its " + std::to_string(len_bytes) + " bytes"
+                               : std::to_string(len_bytes) + " bytes at " + std::to_string(off);
+  return error_errno(
+      error, "cache device %s: cannot allocate %s (%" PRIu64 " are free on its file system)",
+      name_.c_str(), what.c_str(), free_bytes);
+}
+
+Status FileSpace::extend(uint64_t size_bytes) {
+  const auto now = static_cast<uint64_t>(before_.st_size);
+  if (size_bytes <= now) return {};
+  return allocate(0, now, size_bytes - now);
+}
+
+Status FileSpace::fill() {
+  const auto size = static_cast<uint64_t>(before_.st_size);
+  if (!told_) return size > 0 ? allocate(FALLOC_FL_KEEP_SIZE, 0, size) : Status();
+  for (const FileGap& gap : gaps_)
+    if (auto done = allocate(FALLOC_FL_KEEP_SIZE, gap.off, gap.len_bytes); !done) return done;
+  return {};
+}
+
+Status FileSpace::reserve(uint64_t off, uint64_t len_bytes) {
+  return allocate(FALLOC_FL_KEEP_SIZE, off, len_bytes);
+}
+
+// What cannot be given back stays: nothing better is left to do.
+void FileSpace::restore() {
+  struct stat now;
+  if (fstat(fd_, &now) != 0) return;
+  const bool longer = now.st_size != before_.st_size;
+  if (longer && ftruncate(fd_, before_.st_size) != 0) return;
+  // On tmpfs a page that was only looked at is allocated, too.
+  if (fstat(fd_, &now) == 0 && now.st_blocks != before_.st_blocks)
+    for (const FileGap& gap : gaps_)
+      if (fallocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(gap.off),
+                    static_cast<off_t>(gap.len_bytes)) != 0)
+        break;
+  if (fstat(fd_, &now) == 0 && now.st_mtim.tv_sec == before_.st_mtim.tv_sec &&
+      now.st_mtim.tv_nsec == before_.st_mtim.tv_nsec)
+    return;
+  const struct timespec times[2] = {{0, UTIME_OMIT}, before_.st_mtim};
+  futimens(fd_, times);
+}
+
+}  // namespace pcache
