@@ -13,13 +13,13 @@ import pytest
 
 from libpcache import FUA, MIB, PcacheError
 from support import (CACHE_CTRL, CACHE_INFO, PAGE, SECTOR, SEGMENT, SEGMENTS_AT, SUPERBLOCK, Pair,
-                     make_backing, patch, peek, read_all, sealed, stamp, superblock, system_tool)
+                     file_state, make_backing, patch, peek, read_all, sealed, stamp, superblock, system_tool)
 
 
 def refused(pair, code, *words, **options):
     """Opening is refused with `code` and one line that has all `words`; nothing is touched."""
     regular = [path for path in (pair.cache_path, pair.backing_path) if os.path.isfile(path)]
-    before = Pair(*(regular * 2)[:2]).digests() if regular else None
+    before = [file_state(path) for path in regular]
     with pytest.raises(PcacheError) as caught:
         pair.open(**options)
     text = caught.value.text
@@ -27,7 +27,7 @@ def refused(pair, code, *words, **options):
     assert "\n" not in text and 10 < len(text) < 500
     for word in words:
         assert str(word) in text, f"{word!r} is not named in: {text}"
-    assert not regular or Pair(*(regular * 2)[:2]).digests() == before, "something was changed"
+    assert [file_state(path) for path in regular] == before, "something was changed"
     return text
 
 
@@ -151,6 +151,23 @@ def test_bad_superblock(used, sb, word, force):
     refused(used, errno.EUCLEAN, used.cache_path, "superblock", word, force=force)
     patch(used.cache_path, SUPERBLOCK, old)
     still_whole(used)
+
+
+@pytest.mark.parametrize("kept,word", [(0, "identity block"), (CACHE_INFO, "cache_info"),
+                                       (CACHE_INFO + PAGE, "cache_info"), (CACHE_CTRL, "cache_ctrl")])
+def test_one_page_of_metadata_left(used, kept, word):
+    """Blank is what is zeros in its first 20 KiB, and nothing else."""
+    used.open(gc_percent=50).close()  # both replicas are written
+    old = patch(used.cache_path, 0, bytes(SEGMENTS_AT))
+    patch(used.cache_path, kept, old[kept:kept + PAGE])
+    if kept == CACHE_CTRL:  # tails that lead nowhere
+        patch(used.cache_path, SEGMENTS_AT + 12 * 1024, bytes(64))
+    refused(used, errno.EUCLEAN, used.cache_path, word, "damaged, not blank", "first 20 KiB")
+    if kept == CACHE_CTRL:
+        patch(used.cache_path, 0, bytes(SEGMENTS_AT))
+    else:
+        patch(used.cache_path, 0, old)
+        still_whole(used)
 
 
 @pytest.mark.parametrize("identity", ["kept", "zeroed"])
@@ -306,7 +323,7 @@ def test_truncated_cache_file(used):
     os.truncate(used.cache_path, 544 * MIB)
     used.open().close()
     os.truncate(used.cache_path, 512 * MIB - SEGMENT)
-    refused(used, errno.EINVAL, used.cache_path, "bytes")
+    refused(used, errno.EINVAL, used.cache_path, 512 * MIB - SEGMENT, 31 * SEGMENT + SEGMENTS_AT, "cut")
     os.truncate(used.cache_path, 512 * MIB)
 
 
@@ -314,7 +331,7 @@ def test_truncated_cache_file(used):
 def test_truncated_cache_file_of_more_than_the_least_size(pair):
     pair.open(cache_size=560 * MIB).close()
     os.truncate(pair.cache_path, 528 * MIB)
-    refused(pair, errno.EUCLEAN, pair.cache_path, "34", "32")
+    refused(pair, errno.EUCLEAN, pair.cache_path, "34", "32", 528 * MIB, 34 * SEGMENT + SEGMENTS_AT)
 
 
 # ---- The backing device ----
@@ -399,7 +416,7 @@ def test_cache_and_backing_are_one_file(pair):
     pair.backing_path = pair.cache_path
     with pytest.raises(PcacheError) as caught:
         pair.open()
-    assert caught.value.code in (errno.EBUSY, errno.EINVAL)
+    assert caught.value.code == errno.EINVAL and "one and the same" in caught.value.text
     assert str(pair.cache_path) in caught.value.text
     assert peek(pair.cache_path, 0, SEGMENTS_AT) == bytes(SEGMENTS_AT)
 
@@ -467,12 +484,13 @@ def test_extending_without_space_leaves_the_file(pair, shm):
                     "without space cannot be made")
     try:
         pair.cache_path = mount / "cache"
-        with pair.open(cache_size=512 * MIB) as cache:
-            cache.write(0, b"e" * PAGE, flags=FUA)
+        with open(pair.cache_path, "wb") as f:  # blank, a part of it in blocks
+            f.truncate(512 * MIB)
+            f.seek(SEGMENTS_AT)
+            f.write(b"e" * MIB)
         refused(pair, errno.ENOSPC, pair.cache_path, cache_size=600 * MIB)
-        assert pair.cache_path.stat().st_size == 512 * MIB
         with pair.open() as cache:
-            assert cache.read(0, PAGE) == b"e" * PAGE
+            assert read_all(cache) == stamp(0, 16 * MIB, 0)
     finally:
         subprocess.run(["umount", str(mount)], check=True)
 

@@ -8,6 +8,7 @@ import random
 
 import pytest
 
+from ctl import Ctl
 from libpcache import FUA, MIB, READ, Request
 from support import CACHE_BYTES, PAGE, SECTOR, Shadow, events, prepared, read_all, run_threads, stamp, wait_until
 
@@ -286,12 +287,14 @@ def test_status_of_a_full_cache(pair):
     assert last["writeback"]["flushes"] <= last["writeback"]["batches"] + 1, "one may be under way"
 
 
-def test_larger_cache_size_does_not_help_a_formatted_cache(pair):
-    """The format's segments are counted once: extending is allowed and changes nothing but the file."""
+def test_a_cache_that_is_full_goes_on_when_it_is_made_larger(pair):
+    """Dirty as it is, by pcachectl resize."""
     cache = pair.open(writeback_interval_ms=NEVER)
     load = Overload()
     load.run(cache, CACHE_BYTES, [MIB])
-    cache = pair.reopen(cache, cache_size=544 * MIB, writeback_interval_ms=NEVER)
-    assert cache.info.segments == 31
+    cache.close()
+    Ctl().run("resize", pair.cache_path, "--size", "640M")
+    cache = pair.open(cache_size=640 * MIB, writeback_interval_ms=NEVER)
+    assert cache.info.segments == 39
     load.run(cache, CACHE_BYTES, [MIB])
     check_all(pair, cache, load.shadow)

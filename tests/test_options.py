@@ -90,15 +90,17 @@ def test_cache_size_creates_the_file(pair, shm):
         assert cache.read(0, PAGE) == b"n" * PAGE
 
 
-def test_cache_size_extends_and_never_shrinks(pair):
-    with pair.open() as cache:
+def test_cache_size_of_a_formatted_cache(pair):
+    """The format counts its segments once: more are refused, fewer ignored with a notice."""
+    with pair.open(cache_size=544 * MIB) as cache:
         cache.write(0, b"s" * PAGE, flags=FUA)
-    for given, want in ((512 * MIB, 512), (544 * MIB, 544), (512 * MIB, 544), (0, 544)):
+    for given, notices in ((544 * MIB, 0), (512 * MIB, 1), (0, 0), (544 * MIB + 20479, 0)):
         with pair.open(cache_size=given) as cache:
-            assert pair.cache_path.stat().st_size == want * MIB
-            assert cache.info.segments == 31, "the format counts them once"
+            assert pair.cache_path.stat().st_size == 544 * MIB
+            assert cache.info.segments == 33
             assert cache.read(0, PAGE) == b"s" * PAGE
-    assert cache.log
+            assert sum("never made smaller" in line for _, line in cache.log) == notices
+    refused(pair, errno.EINVAL, "34 segments", "formatted with 33", "pcachectl resize", cache_size=545 * MIB)
 
 
 def test_cache_size_extends_a_small_blank_file(pair, shm):

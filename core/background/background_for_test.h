@@ -61,6 +61,7 @@ class Rig {
     }
     log = std::make_unique<KeyLog>(
         pmem, *table, LogMark{replayed.head, replayed.dirty_ksets, replayed.dirty_bytes});
+    log->clear_head();
     stripes = std::make_unique<Stripes>(4, *log);
     parts = std::make_unique<BackgroundParts>(
         BackgroundParts{pmem, *table, *index, *log, *stripes, tails, device, messages, o.data_crc});

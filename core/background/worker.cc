@@ -18,12 +18,23 @@ Worker::Worker(const BackgroundParts& parts, Writeback& writeback, Reclaim& recl
       options_(options),
       gc_percent_(options.gc_percent) {}
 
-void Worker::start() {
+void Worker::prepare() {
+  const auto once_started = [this](void (Worker::*task)()) {
+    return [this, task] {
+      if (!stopping_.load(std::memory_order_acquire)) (this->*task)();
+    };
+  };
   // Seen open at two ticks means open for one interval at least and two at most.
   const auto tick = std::max(options_.flush_delay / 2, Milliseconds{1});
-  writeback_id_ = writing_.every(options_.writeback_interval, [this] { writeback_task(); });
-  room_id_ = main_.every(options_.writeback_interval, [this] { make_room_task(); });
-  main_.every(tick, [this] { close_old(); });
+  writeback_id_ =
+      writing_.every(options_.writeback_interval, once_started(&Worker::writeback_task));
+  room_id_ = main_.every(options_.writeback_interval, once_started(&Worker::make_room_task));
+  main_.every(tick, once_started(&Worker::close_old));
+  prepared_ = true;
+}
+
+void Worker::start() {
+  if (!prepared_) prepare();
   stopping_.store(false, std::memory_order_release);
   if (room_is_needed()) wake(main_, room_id_);
 }
@@ -38,7 +49,7 @@ void Worker::stop() {
 
 bool Worker::above(uint32_t percent) const {
   const SegmentCounts counts = parts_.segments.counts();
-  return uint64_t{counts.total - counts.free} * 100 >= uint64_t{percent} * counts.total;
+  return counts.total - counts.free >= gc_threshold(counts.total, percent);
 }
 
 bool Worker::low(uint32_t segments) const {

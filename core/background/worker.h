@@ -12,9 +12,9 @@
 // Pace): writeback grants them credit as it goes along. Pace is on only while writeback has
 // something to do.
 //
-// Reclaim works while gc_percent of the segments are in use, while space is low, and while requests
-// wait. Writeback is woken when both that many and half of them are in use, while space is low, and
-// while requests wait; otherwise it works in its interval.
+// Reclaim works while gc_percent of the segments (gc_threshold()) are in use, while space is low,
+// and while requests wait. Writeback is woken when both that many and half of them are in use,
+// while space is low, and while requests wait; otherwise it works in its interval.
 //
 // A failing backing device: what could not be written stays dirty and is tried again after 100 ms,
 // twice as long each time that nothing could, 10 s at most; no wake shortens that (hazard 12). So
@@ -58,6 +58,9 @@ class Worker {
   Worker(const BackgroundParts& parts, Writeback& writeback, Reclaim& reclaim, Executor& main,
          Executor& writing, const Options& options);
 
+  // Takes what memory the tasks need; they do nothing yet.
+  void prepare();
+  // After prepare(), or alone. Throws nothing then.
   void start();
   // One thread, not an executor's.
   void stop();
@@ -112,6 +115,7 @@ class Worker {
   const Options options_;
   std::atomic<uint32_t> gc_percent_;
   std::atomic<bool> stopping_{true};
+  bool prepared_ = false;
   Executor::Id room_id_ = 0, writeback_id_ = 0;
   bool close_failed_ = false;                        // main's task only
   std::atomic<const char*> reclaim_fault_{nullptr};  // set by main's task only

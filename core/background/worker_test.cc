@@ -161,6 +161,21 @@ TEST_F(WorkerTest, BelowGcPercentNothingIsReclaimed) {
   EXPECT_EQ(rig_->index->mapped_bytes(), mapped);
 }
 
+// 70 % of 8 segments are 5, by the kernel target's rule: 5.6 is rounded down.
+TEST_F(WorkerTest, ReclaimStartsAtAWholeNumberOfSegments) {
+  start(70);
+  use(4);
+  rig_->flush();
+  rig_->write_back();
+  run();
+  EXPECT_EQ(reclaimed(), 0u);
+  use(5);
+  run();
+  EXPECT_GT(reclaimed(), 0u);
+  EXPECT_EQ(gc_threshold(31, 70), 21u);
+  EXPECT_EQ(gc_threshold(1048576, 90), 943718u);
+}
+
 TEST_F(WorkerTest, ASmallerGcPercentWorksAtOnce) {
   start(90);
   use(5);

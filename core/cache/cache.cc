@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "cache/cache.h"
 
+#include <sys/stat.h>
 #include <time.h>
 
 #include <algorithm>
@@ -32,19 +33,34 @@ BackingIdentity identity_of(const BlockDevice& device) {
   return {device.identity().text, device.size_bytes()};
 }
 
+// Otherwise the second that locks it would say that somebody else has it.
+Status refuse_one_device(const Options& options) {
+  struct stat cache, backing;
+  const char* const path = options.pmem.path.c_str();
+  if (stat(path, &cache) != 0 || stat(options.backing.path.c_str(), &backing) != 0) return {};
+  const bool device = S_ISBLK(cache.st_mode) && S_ISBLK(backing.st_mode);
+  const bool same = device ? cache.st_rdev == backing.st_rdev
+                           : cache.st_dev == backing.st_dev && cache.st_ino == backing.st_ino;
+  if (!same) return {};
+  return make_error(EINVAL, "cache device %s and backing device %s are one and the same; give two",
+                    path, options.backing.path.c_str());
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Cache>> Cache::open(const Options& options) {
-  // The cache file last: what fails before must not leave a new one behind.
+  if (auto differ = refuse_one_device(options); !differ) return differ.error();
   auto backing = open_block_device(options.backing, options.log);
   if (!backing) return backing.error();
-  auto main = ThreadExecutor::create();
-  if (!main) return main.error();
+  PmemOptions pmem_options = options.pmem;
+  pmem_options.provisional = !options.readonly;
+  auto pmem = Pmem::open(pmem_options, options.log);
+  if (!pmem) return pmem.error();
+  auto executor = ThreadExecutor::create();
+  if (!executor) return executor.error();
   auto writing = ThreadExecutor::create();
   if (!writing) return writing.error();
-  auto pmem = Pmem::open(options.pmem, options.log);
-  if (!pmem) return pmem.error();
-  Devices devices{pmem.take(), backing.take(), main.take(), writing.take()};
+  Devices devices{pmem.take(), backing.take(), executor.take(), writing.take()};
   auto cache = attach(std::move(devices), options);
   if (!cache)
     return make_error(cache.error().code, "%s: %s", options.pmem.path.c_str(),
@@ -54,19 +70,20 @@ Result<std::unique_ptr<Cache>> Cache::open(const Options& options) {
 
 Result<std::unique_ptr<Cache>> Cache::attach(Devices devices, const Options& options) {
   std::unique_ptr<Cache> cache(new Cache(std::move(devices), options));
-  constexpr Status (Cache::*kSteps[])() = {
-      &Cache::probe,           &Cache::check_identity,
-      &Cache::format_if_blank, &Cache::load_frame_and_options,
-      &Cache::recover_log,     &Cache::wire,
+  constexpr Status (Cache::*kLooks[])() = {
+      &Cache::probe,          &Cache::check_cache_size,
+      &Cache::check_identity, &Cache::load_frame_and_options,
+      &Cache::recover_log,    &Cache::wire,
   };
-  for (auto step : kSteps)
-    if (auto done = (cache.get()->*step)(); !done) return done.error();
+  for (auto look : kLooks)
+    if (auto done = (cache.get()->*look)(); !done) return done.error();
   if (options.readonly) return cache;
+  for (auto change : {&Cache::make_ready, &Cache::format_if_blank})
+    if (auto done = (cache.get()->*change)(); !done) return done.error();
   cache->write_attached();
   cache->choose_persist();
   cache->worker_->start();
-  cache->devices_.executor->every(
-      SpaceWatch::kLook, [self = cache.get()] { self->space_watch_.look(self->sample_space()); });
+  cache->attached_.store(true, std::memory_order_release);
   // Last: replay is done sooner without it where cores are few, and needs few of the pages.
   if (options.prefault_beside) cache->devices_.pmem->prefault_beside();
   return cache;
@@ -87,40 +104,82 @@ Status Cache::probe() {
   auto state = probe_device(*devices_.pmem);
   if (!state) return state.error();
   blank_ = state.value() == DeviceState::kBlank;
-  return {};
-}
-
-Status Cache::format_if_blank() {
-  if (!blank_) return {};
-  if (options_.readonly)
+  if (blank_ && options_.readonly)
     return make_error(EINVAL,
                       "cache device is blank, and readonly=1 formats nothing: attach it without "
                       "readonly first, or name the cache that you mean");
-  FormatOptions format;
-  format.data_crc = options_.data_crc.value_or(false);
-  format.gc_percent = options_.gc_percent.value_or(media::kGcPercentDefault);
-  format_device(*devices_.pmem, format);
+  return {};
+}
+
+// A file is made, or made longer, for a new cache alone.
+Status Cache::check_cache_size() {
+  const uint64_t asked = options_.pmem.create_bytes;
+  if (asked == 0) return {};
+  const uint64_t bytes = devices_.pmem->size_bytes();
+  if (blank_ && asked < bytes)
+    messages_.print(LogLevel::kNotice,
+                    "option cache_size: the cache file has %llu bytes already, more than %llu: all "
+                    "of it is used",
+                    static_cast<unsigned long long>(bytes), static_cast<unsigned long long>(asked));
+  if (blank_) return {};
+  media::Superblock sb;
+  if (!devices_.pmem->load(&sb, MediaOff{media::kSuperblockOff}, sizeof sb))
+    return make_error(EIO, "superblock at 4096: media error (the only copy)");
+  const uint32_t segments = segments_of_device(asked);
+  if (segments > sb.seg_num)
+    return make_error(EINVAL,
+                      "option cache_size: %llu bytes are %u segments of 16 MiB, the cache was "
+                      "formatted with %u; leave the option out, or make the cache larger with "
+                      "pcachectl resize",
+                      static_cast<unsigned long long>(asked), segments, sb.seg_num);
+  if (segments < sb.seg_num)
+    messages_.print(LogLevel::kNotice,
+                    "option cache_size: %llu bytes are %u segments of 16 MiB, the cache has %u: it "
+                    "is used as it is, and never made smaller",
+                    static_cast<unsigned long long>(asked), segments, sb.seg_num);
   return {};
 }
 
 Status Cache::check_identity() {
-  auto identity = load_identity(*devices_.pmem);
-  if (!identity) {
-    if (!options_.force) return identity.error();
-    messages_.print(LogLevel::kWarning, "%s: %s (force)", identity.error().text.c_str(),
-                    options_.readonly ? "attached all the same" : "written anew");
+  Pmem& pmem = *devices_.pmem;
+  const BackingIdentity backing = identity_of(*devices_.backing);
+  const auto to_write = [&] {
+    new_identity_ = make_identity(backing, static_cast<uint64_t>(time(nullptr)));
+    return Status();
+  };
+  const bool made_later = pmem.size_bytes() < media::kSuperblockOff;  // and so of zeros
+  const FirstPage page = made_later ? FirstPage::kZeros : first_page(pmem);
+  first_page_is_ours_ = page == FirstPage::kZeros || page == FirstPage::kOurs;
+  if (page == FirstPage::kForeign) {
+    messages_.print(LogLevel::kNotice,
+                    "the first 4 KiB hold something that is not ours (a partition table, a file "
+                    "system?): left as it is, and the cache taken as belonging to %s without a "
+                    "record of that; pcachectl identity set overwrites it",
+                    backing.text.c_str());
     return {};
   }
-  identity_ = identity.value();
-  if (!identity_) {
+  auto identity = made_later ? std::optional<media::Identity>() : load_identity(pmem);
+  if (!identity) {
+    if (!options_.force)
+      return make_error(identity.error().code,
+                        "%s; force=1 to attach all the same, if %s is the "
+                        "cache's backing device",
+                        identity.error().text.c_str(), backing.text.c_str());
+    messages_.print(LogLevel::kWarning, "%s: %s (force)", identity.error().text.c_str(),
+                    options_.readonly     ? "attached all the same"
+                    : first_page_is_ours_ ? "written anew"
+                                          : "attached all the same, and not written");
+    return first_page_is_ours_ ? to_write() : Status();
+  }
+  if (!identity.value()) {
     if (!blank_)
       messages_.print(LogLevel::kNotice,
                       "the cache has no identity block (made by the kernel target?): taken as "
                       "belonging to %s",
-                      devices_.backing->identity().text.c_str());
-    return {};
+                      backing.text.c_str());
+    return to_write();
   }
-  auto same = compare_identity(*identity_, identity_of(*devices_.backing));
+  auto same = compare_identity(*identity.value(), backing);
   if (same || hazard(Hazard::kNoIdentity)) return {};
   if (!options_.force)
     return make_error(same.error().code,
@@ -128,14 +187,19 @@ Status Cache::check_identity() {
                       same.error().text.c_str());
   messages_.print(LogLevel::kWarning, "%s: attached all the same (force)",
                   same.error().text.c_str());
-  identity_.reset();
-  return {};
+  return to_write();
 }
 
 Status Cache::load_frame_and_options() {
-  auto frame = load_frame(*devices_.pmem, messages_);
-  if (!frame) return frame.error();
-  frame_ = frame.take();
+  if (blank_) {
+    frame_ = frame_of_blank(devices_.pmem->size_when_ready(), format_options());
+  } else {
+    auto frame = load_frame(*devices_.pmem, messages_);
+    if (!frame) return frame.error();
+    frame_ = frame.take();
+  }
+  const std::string unused = unused_text(devices_.pmem->size_when_ready(), frame_.info.n_segs);
+  if (!unused.empty()) messages_.print(LogLevel::kWarning, "%s", unused.c_str());
   if (options_.data_crc && *options_.data_crc != frame_.info.data_crc)
     return make_error(
         EINVAL,
@@ -146,21 +210,26 @@ Status Cache::load_frame_and_options() {
   return {};
 }
 
+FormatOptions Cache::format_options() const {
+  FormatOptions format;
+  format.data_crc = options_.data_crc.value_or(false);
+  format.gc_percent = options_.gc_percent.value_or(media::kGcPercentDefault);
+  return format;
+}
+
 Status Cache::recover_log() {
-  RecoverOptions recovery;
-  recovery.device_bytes = devices_.backing->size_bytes();
-  recovery.block_bytes = devices_.backing->logical_block_bytes();
-  recovery.stripes = kStripes;
-  recovery.log_reserve = log_reserve(frame_.info.n_segs);
-  return recover(*devices_.pmem, frame_, recovery, messages_, &recovered_);
+  recovery_.device_bytes = devices_.backing->size_bytes();
+  recovery_.block_bytes = devices_.backing->logical_block_bytes();
+  recovery_.stripes = kStripes;
+  recovery_.log_reserve = log_reserve(frame_.info.n_segs);
+  if (blank_) return recover_blank(*devices_.pmem, frame_, recovery_, &recovered_);
+  return recover(*devices_.pmem, frame_, recovery_, messages_, &recovered_);
 }
 
 Status Cache::wire() {
   const LogMark head{recovered_.replayed.head, recovered_.replayed.dirty_ksets,
                      recovered_.replayed.dirty_bytes};
-  log_ =
-      std::make_unique<KeyLog>(*devices_.pmem, *recovered_.segments, head,
-                               options_.readonly ? KeyLog::Use::kReadOnly : KeyLog::Use::kAppend);
+  log_ = std::make_unique<KeyLog>(*devices_.pmem, *recovered_.segments, head);
   stripes_ = std::make_unique<Stripes>(kStripes, *log_);
   context_ =
       std::make_unique<RequestContext>(*devices_.pmem, *recovered_.segments, *recovered_.index,
@@ -210,20 +279,40 @@ Status Cache::wire_background() {
   context_->deferred.set_wake([this] { worker_->request_waits(); });
   recovered_.segments->set_events(
       {[this] { worker_->space_taken(); }, [this] { worker_->space_freed(); }});
+  worker_->prepare();
+  main.every(SpaceWatch::kLook, [this] {
+    if (attached_.load(std::memory_order_acquire)) space_watch_.look(sample_space());
+  });
   return {};
 }
 
+// The last step that can be refused. From here on nothing is taken back.
+Status Cache::make_ready() {
+  if (auto ready = devices_.pmem->make_ready(); !ready) return ready;
+  devices_.pmem->keep();
+  return {};
+}
+
+Status Cache::format_if_blank() {
+  if (!blank_) return {};
+  format_device(*devices_.pmem, format_options());
+  return load_formatted(*devices_.pmem, &frame_, recovery_, &recovered_);
+}
+
 void Cache::write_attached() {
+  Pmem& pmem = *devices_.pmem;
+  log_->clear_head();
   // A fresh format is left as the kernel target leaves it.
-  if (!blank_) write_cache_info(*devices_.pmem, frame_);
-  if (!identity_)
-    write_identity(*devices_.pmem, identity_of(*devices_.backing),
-                   static_cast<uint64_t>(time(nullptr)));
+  if (!blank_) {
+    clear_format_mark(pmem);
+    write_cache_info(pmem, frame_);
+  }
+  if (new_identity_) write_identity(pmem, *new_identity_);
   recovered_.segments->persist_raised();
 }
 
 // Of a device whose methods a test has brought there is nothing to choose.
-void Cache::choose_persist() {
+void Cache::choose_persist() try {
   Pmem& pmem = *devices_.pmem;
   if (options_.pmem.persist != kPersistAuto || pmem.kind() == PmemKind::kSimulated) return;
   calibration_ = load_calibration(pmem);
@@ -234,13 +323,20 @@ void Cache::choose_persist() {
       return messages_.print(LogLevel::kWarning, "persist=auto: not measured: %s",
                              measured.error().text.c_str());
     calibration_ = measured.take();
-    if (!store_calibration(pmem, *calibration_, static_cast<uint64_t>(time(nullptr))))
-      messages_.print(LogLevel::kWarning,
-                      "persist=auto: media error behind the identity block: not remembered");
+    const auto stored =
+        first_page_is_ours_
+            ? store_calibration(pmem, *calibration_, static_cast<uint64_t>(time(nullptr)))
+            : make_error(EEXIST, "the first 4 KiB are not ours to write to");
+    if (!stored)
+      messages_.print(LogLevel::kWarning, "persist=auto: %s: not remembered",
+                      stored.error().text.c_str());
     messages_.print(LogLevel::kNotice, "persist=auto: measured on this memory: %s",
                     calibration_->text().c_str());
   }
   pmem.use(calibration_->chosen());
+} catch (const std::bad_alloc&) {
+  calibration_.reset();  // what was opened with goes on
+  messages_.print(LogLevel::kWarning, "persist=auto: not measured: out of memory");
 }
 
 Result<std::unique_ptr<Queue>> Cache::create_queue(uint32_t depth) {
@@ -310,9 +406,10 @@ Status Cache::close() {
   PCACHE_CHECK(queues_.size() == 0);
   closed_ = true;
   worker_->stop();
+  // An opening that failed, or one for reading only: nothing is written, nor drained.
+  if (!attached_.load(std::memory_order_acquire)) return {};
   space_watch_.close(sample_space());
-  Status closed;
-  if (!options_.readonly) closed = close_ksets();
+  Status closed = close_ksets();
   if (closed && options_.drain) {
     Status drained = worker_->drain();
     if (!hazard(Hazard::kLastFlushIgnored)) closed = std::move(drained);

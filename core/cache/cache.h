@@ -5,13 +5,20 @@
 // RequestContext. Members are in the order of construction; destruction runs it backwards, which
 // also unwinds an opening that failed half-way.
 //
-// What opening writes, in order, once everything was checked and replayed: cleared header at the
-// log's head, cache_info (as every attach of the kernel target does), identity block, raised
-// generations; with persist=auto, once, what was measured for it. A crash between any two of them
-// leaves an image that attaches the same. With the option `readonly` nothing is written, then or
-// later: no background work runs, and no request takes space.
+// Opening looks first and changes then. Looking: everything is checked and replayed, and everything
+// taken that can be refused: device queue, threads, memory. Of the cache device there is only a
+// view for reading; whatever fails leaves both devices as they were. Changing begins with what can
+// still be refused, a file's space, which is given back then. Then nothing fails any more but for
+// media that cannot be read behind a format.
+//
+// What opening writes, in order: the format, if it is blank; cleared header at the log's head,
+// cache_info (as every attach of the kernel target does), identity block, raised generations; with
+// persist=auto, once, what was measured for it. A crash between any two of them leaves an image
+// that attaches the same. With the option `readonly` an opening ends with looking, and nothing is
+// written later: no background work runs, and no request takes space.
 #pragma once
 
+#include <atomic>
 #include <memory>
 
 #include "background/worker.h"
@@ -81,14 +88,18 @@ class Cache {
 
  private:
   Cache(Devices devices, const Options& options);
-  // The steps of attach(), in order.
+  // The steps of attach(), in order: looking.
   Status probe();
+  Status check_cache_size();
   Status check_identity();
-  Status format_if_blank();
   Status load_frame_and_options();
   Status recover_log();
   Status wire();
   Status wire_background();
+  FormatOptions format_options() const;
+  // Changing.
+  Status make_ready();
+  Status format_if_blank();
   void write_attached();
   void choose_persist();
   Status close_ksets();
@@ -98,8 +109,11 @@ class Cache {
   Devices devices_;
   const Options options_;
   Log messages_;
-  std::optional<media::Identity> identity_;
-  bool blank_ = false;  // when it was found
+  RecoverOptions recovery_;
+  std::optional<media::Identity> new_identity_;  // to be written
+  bool blank_ = false;                           // when it was found
+  bool first_page_is_ours_ = true;               // to write to
+  std::atomic<bool> attached_{false};            // all steps are done; not with `readonly`
   std::optional<Calibration> calibration_;
   // Constant but for gc_percent in it and info_record, which only set_gc_percent() uses later.
   DeviceFrame frame_;

@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "cache/cache_for_test.h"
+#include "cache/status.h"
 #include "testing/crash_states.h"
 
 namespace pcache {
@@ -288,17 +289,150 @@ TEST_F(CacheRefuses, ASuperblockLostFromACacheWithData) {
   expect_refused(EUCLEAN, "damaged, not blank");
 }
 
-// Its first 20 KiB but the identity were wiped to format it anew: the identity speaks before a byte
-// is written, or does not speak.
-TEST_F(CacheRefuses, ABlankDeviceWithAnothersIdentityIsLeftAlone) {
+// Its first 20 KiB but the identity are gone: it says that there was a cache.
+TEST_F(CacheRefuses, AnIdentityAloneIsNotBlank) {
   const std::vector<std::byte> zeros(16 << 10);
   memory_.poke(MediaOff{kSuperblockOff}, zeros.data(), zeros.size());
-  memory_.checkpoint();
-  backing_ = "disk serial=B";
-  const auto cache = try_attach();
-  if (!cache.ok()) {
-    EXPECT_TRUE(memory_.journal().empty()) << "formatted, and then refused: " << cache.error().text;
+  expect_refused(EUCLEAN, "there is an identity block at 0: damaged, not blank");
+}
+
+// Two lost pages of an image with dirty data: its cache_info says that it was a cache.
+TEST_F(CacheRefuses, LostSuperblockAndTailsAreNotBlank) {
+  const std::vector<std::byte> zeros(4096);
+  memory_.poke(MediaOff{kSuperblockOff}, zeros.data(), zeros.size());
+  memory_.poke(MediaOff{kCacheCtrlOff}, zeros.data(), zeros.size());
+  expect_refused(EUCLEAN, "cache_info at 12288 is not zeros: damaged, not blank");
+}
+
+TEST_F(CacheRefuses, ALargerCacheSizeThanItWasFormattedWith) {
+  options_.pmem.create_bytes = bytes_of_segments(32);
+  expect_refused(EINVAL, "32 segments of 16 MiB, the cache was formatted with 31");
+  expect_refused(EINVAL, "pcachectl resize");
+  for (const uint64_t same : {bytes_of_segments(31), bytes_of_segments(32) - 1}) {
+    options_.pmem.create_bytes = same;
+    lines_.lines.clear();
+    attach();
+    EXPECT_THAT(lines_.lines, IsEmpty());
+    detach();
   }
+}
+
+TEST_F(CacheAttach, ASmallerCacheSizeIsANotice) {
+  prepare();
+  options_.pmem.create_bytes = bytes_of_segments(30);
+  attach();
+  EXPECT_THAT(lines_.lines, Contains(HasSubstr("never made smaller")));
+  EXPECT_EQ(cache_->frame().info.n_segs, 31u);
+  detach();
+}
+
+class NoQueues : public MemoryDevice {
+ public:
+  NoQueues() : MemoryDevice(64 << 20) {}
+  Result<std::unique_ptr<BlockQueue>> open_queue(unsigned) override {
+    return make_error(ENOMEM, "no queue");
+  }
+};
+
+// What can be refused is refused before the first store, of a blank device too; and a cache that is
+// not attached is not drained when it goes.
+TEST_F(CacheAttach, ARefusalByTheLastResourceHasStoredNothing) {
+  for (const bool blank : {true, false}) {
+    if (!blank) {
+      attach();
+      ASSERT_EQ(write(0, 4096, 1, PCACHE_REQ_FUA), 0);
+      detach();
+      memory_.poke(segment_data_off(0) + kset_bytes(1), uint64_t{0xabc});  // a torn tail
+    }
+    memory_.checkpoint();
+    memory_.forbid_stores();
+    options_ = {};
+    options_.drain = true;
+    options_.gc_percent = 11;
+    auto device = std::make_unique<NoQueues>();
+    device->set_identity(backing_);
+    std::vector<MemoryDevice::Change> changes;
+    device->set_on_change([&](const MemoryDevice::Change& change) { changes.push_back(change); });
+    const auto cache = Cache::attach(
+        {memory_.make_pmem(), std::move(device), std::make_unique<SteppedExecutor>()}, options_);
+    memory_.allow_stores();
+    ASSERT_FALSE(cache.ok());
+    EXPECT_THAT(cache.error().text, HasSubstr("no queue"));
+    EXPECT_TRUE(memory_.journal().empty());
+    EXPECT_TRUE(changes.empty());
+    options_ = {};
+  }
+}
+
+// A kernel cache formatted over other content: page 0 is not the format's, and not ours.
+TEST_F(CacheAttach, AForeignFirstPageIsLeftAsItIs) {
+  format_device(memory_.pmem(), {});
+  const uint64_t table = 0xaa55000000000000;
+  memory_.poke(MediaOff{504}, table);
+  memory_.poke(MediaOff{8}, uint64_t{0x4d5a});
+  const std::vector<std::byte> page(memory_.data(), memory_.data() + kSuperblockOff);
+  for (int round = 0; round < 2; round++) {
+    lines_.lines.clear();
+    attach();
+    EXPECT_THAT(lines_.lines, Contains(HasSubstr("not ours")));
+    EXPECT_THAT(lines_.lines, Contains(HasSubstr("pcachectl identity set")));
+    ASSERT_EQ(write(0, 4096, 3), 0);
+    EXPECT_EQ(value_at(0, 4096), 3);
+    detach();
+    EXPECT_EQ(memcmp(memory_.data(), page.data(), page.size()), 0);
+  }
+}
+
+TEST_F(CacheAttach, AnUnreadableFirstPageDoesNotBarForce) {
+  prepare();
+  memory_.make_unreadable(MediaOff{0});
+  const auto refused = try_attach();
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code, EIO);
+  EXPECT_THAT(refused.error().text, HasSubstr("identity block at 0"));
+  options_.force = true;
+  attach();
+  EXPECT_THAT(lines_.lines, Contains(HasSubstr("not written (force)")));
+  ASSERT_EQ(write(0, 4096, 3), 0);
+  EXPECT_EQ(value_at(0, 4096), 3);
+  detach();
+  for (const PmemEvent& event : memory_.journal())
+    EXPECT_TRUE(event.fence || event.off.v >= kSuperblockOff) << "a store to the bad page";
+}
+
+TEST_F(CacheAttach, TheMarkOfAnInterruptedFormatIsCleared) {
+  prepare();
+  memory_.poke(MediaOff{kFormatMarkOff}, kFormatMark);
+  attach();
+  detach();
+  EXPECT_EQ(memory_.peek<uint64_t>(MediaOff{kFormatMarkOff}), 0u);
+}
+
+TEST_F(CacheAttach, SuperblockFlagsAreTheMedias) {
+  prepare();
+  auto sb = memory_.peek<Superblock>(MediaOff{kSuperblockOff});
+  sb.flags = 0x50;
+  sb.crc = record_crc(sb);
+  memory_.poke(MediaOff{kSuperblockOff}, sb);
+  attach();
+  EXPECT_THAT(status_line(*cache_), HasSubstr(" pcache 50 31 31 "));
+  detach();
+}
+
+// As a device is that has grown, and a cache that was made before.
+TEST_F(CacheAttach, WhatOfTheDeviceIsNotUsedIsSaid) {
+  prepare();
+  auto sb = memory_.peek<Superblock>(MediaOff{kSuperblockOff});
+  auto info = memory_.peek<CacheInfo>(MediaOff{kCacheInfoOff + kCacheInfoStride});
+  sb.seg_num = info.n_segs = 29;
+  sb.crc = record_crc(sb);
+  info.header.seq = 9;
+  info.header.crc = record_crc(info);
+  memory_.poke(MediaOff{kSuperblockOff}, sb);
+  memory_.poke(MediaOff{kCacheInfoOff + kCacheInfoStride}, info);
+  attach();
+  EXPECT_THAT(lines_.lines, Contains(HasSubstr("made with 29 segments, 31 have room")));
+  detach();
 }
 
 }  // namespace

@@ -108,9 +108,9 @@ std::string status_line(Cache& cache) {
   const CacheInfoFields info = cache.info();
   char line[256];
   snprintf(line, sizeof line, "0 %llu pcache %x %u %u %u %u %x %s %s %s",
-           static_cast<unsigned long long>(cache.backing().size_bytes() / kSectorBytes), 0u,
-           cache.frame().seg_num, segs.total, segs.total - segs.free, info.gc_percent,
-           make_cache_info(info).flags, position(cache.log().head()).c_str(),
+           static_cast<unsigned long long>(cache.backing().size_bytes() / kSectorBytes),
+           cache.frame().sb_flags, cache.frame().seg_num, segs.total, segs.total - segs.free,
+           info.gc_percent, make_cache_info(info).flags, position(cache.log().head()).c_str(),
            position(cache.tails().dirty_tail()).c_str(),
            position(cache.tails().key_tail()).c_str());
   return line;

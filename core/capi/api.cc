@@ -11,9 +11,7 @@
 #include "pcache.h"
 
 struct pcache_cache final : pcache::Guarded {
-  explicit pcache_cache(std::unique_ptr<pcache::Cache> opened) : cache(std::move(opened)) {
-    enlist();
-  }
+  pcache_cache() { enlist(); }
   ~pcache_cache() { delist(); }
   std::unique_ptr<pcache::Cache> cache;
 };
@@ -55,9 +53,11 @@ PCACHE_EXPORT int pcache_open(const pcache_options* options, pcache_cache** out,
     *out = nullptr;
     auto checked = pcache::check_options(*options);
     if (!checked) return fail(checked.error(), err);
+    auto handle = std::make_unique<pcache_cache>();  // not after what cannot be undone
     auto cache = pcache::Cache::open(checked.value());
     if (!cache) return fail(cache.error(), err);
-    *out = new pcache_cache(cache.take());
+    handle->cache = cache.take();
+    *out = handle.release();
     return 0;
   });
 }

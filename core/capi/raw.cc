@@ -39,6 +39,7 @@ PCACHE_EXPORT int pcache_raw_open(const pcache_raw_options* raw, pcache_raw** ou
     options.create_bytes = raw->cache_size;
     if (raw->persist && *raw->persist) options.persist = raw->persist;
     options.prefault = true;
+    options.provisional = true;  // a refusal leaves the file as it was
     pcache::Log log;
     if (raw->log)
       log = pcache::Log(
@@ -56,6 +57,8 @@ PCACHE_EXPORT int pcache_raw_open(const pcache_raw_options* raw, pcache_raw** ou
                              "device or file of its own",
                              raw->cache_path),
                   err);
+    if (auto ready = pmem.value()->make_ready(); !ready) return fail(ready.error(), err);
+    pmem.value()->keep();
     // As a cache does, but that a scratch device remembers nothing.
     if (options.persist == pcache::kPersistAuto) {
       if (const auto measured = pmem.value()->calibrate(8))

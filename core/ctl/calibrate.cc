@@ -25,7 +25,9 @@ void print_table(const Calibration& calibration, bool remembered) {
   }
   printf("* persist=auto, for copies of up to 1 KiB, 8 KiB, 32 KiB, and more\n");
   if (!remembered)
-    printf("not remembered: there is no identity block, or it cannot be read behind it\n");
+    printf(
+        "not remembered: there is no identity block, or behind it is what cannot be read or is "
+        "not ours\n");
 }
 
 Json table(const Calibration& calibration, bool remembered) {
@@ -52,7 +54,7 @@ int run_calibrate(const Image& image) {
   if (!calibration) return fail(calibration.error());
   const bool remembered =
       open.value().report.frame.identity &&
-      store_calibration(pmem, calibration.value(), static_cast<uint64_t>(time(nullptr)));
+      store_calibration(pmem, calibration.value(), static_cast<uint64_t>(time(nullptr))).ok();
   if (const auto synced = sync_cache(image.cache); !synced) return fail(synced.error());
   if (image.json)
     print(table(calibration.value(), remembered));

@@ -32,6 +32,8 @@ void add_dump(CLI::App& app, int* exit_code);
 void add_writeback(CLI::App& app, int* exit_code);
 void add_export(CLI::App& app, int* exit_code);
 void add_repair(CLI::App& app, int* exit_code);
+void add_resize(CLI::App& app, int* exit_code);
+void add_resize(CLI::App& app, int* exit_code);
 void add_set(CLI::App& app, int* exit_code);
 void add_identity(CLI::App& app, int* exit_code);
 void add_calibrate(CLI::App& app, int* exit_code);

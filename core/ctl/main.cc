@@ -42,6 +42,7 @@ int main(int argc, char** argv) try {
   add_writeback(app, &exit_code);
   add_repair(app, &exit_code);
   add_format(app, &exit_code);
+  add_resize(app, &exit_code);
   add_set(app, &exit_code);
   add_identity(app, &exit_code);
   add_calibrate(app, &exit_code);

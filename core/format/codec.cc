@@ -16,12 +16,37 @@ uint32_t segments_of_device(uint64_t device_bytes) {
   return static_cast<uint32_t>(std::min<uint64_t>(n, kMaxSegments));
 }
 
+uint64_t bytes_of_segments(uint32_t seg_num) { return kSegmentsOff + seg_num * kSegmentBytes; }
+
 Superblock make_superblock(uint32_t seg_num) {
   Superblock sb{};
   sb.magic = kSuperblockMagic;
   sb.seg_num = seg_num;
   sb.crc = record_crc(sb);
   return sb;
+}
+
+namespace {
+
+// The crc from which four more bytes of zeros have made `crc`.
+uint32_t crc_before_zeros(uint32_t crc) {
+  constexpr uint32_t kPolynomial = 0x82f63b78;  // crc32c, lowest bit first
+  for (int bit = 0; bit < 32; bit++)
+    crc = crc & 0x80000000 ? (crc ^ kPolynomial) << 1 | 1 : crc << 1;
+  return crc;
+}
+
+}  // namespace
+
+Superblock with_segments(const Superblock& sb, uint32_t seg_num) {
+  Superblock made = sb;
+  made.seg_num = seg_num;
+  // The last four bytes are taken into the crc as if it were xor-ed with them and zeros followed.
+  const uint32_t before = crc32c(kCrcSeed, reinterpret_cast<const char*>(&made) + kCrcStart,
+                                 offsetof(Superblock, padding) - kCrcStart);
+  made.padding = before ^ crc_before_zeros(sb.crc);
+  PCACHE_CHECK(record_crc(made) == sb.crc);
+  return made;
 }
 
 Result<SuperblockState> validate_superblock(const Superblock& sb, uint64_t device_bytes) {
@@ -41,9 +66,12 @@ Result<SuperblockState> validate_superblock(const Superblock& sb, uint64_t devic
         EUCLEAN, "superblock at 4096: written on a big-endian machine, this one is little-endian");
   const uint32_t fit = segments_of_device(device_bytes);
   if (sb.seg_num == 0 || sb.seg_num > fit)
-    return make_error(EUCLEAN,
-                      "superblock at 4096: names %u segments, the device of %llu bytes holds %u",
-                      sb.seg_num, static_cast<unsigned long long>(device_bytes), fit);
+    return make_error(
+        EUCLEAN,
+        "superblock at 4096: names %u segments, which need %llu bytes; the device has %llu and "
+        "holds %u: it was cut, or the superblock is damaged; nothing was made longer",
+        sb.seg_num, static_cast<unsigned long long>(bytes_of_segments(sb.seg_num)),
+        static_cast<unsigned long long>(device_bytes), fit);
   return SuperblockState::kValid;
 }
 

@@ -27,8 +27,14 @@ inline uint32_t data_crc32c(const void* data, size_t len_bytes) {
 
 // How many segments a device of that size holds at most.
 uint32_t segments_of_device(uint64_t device_bytes);
+// How large a device with so many segments is at least.
+uint64_t bytes_of_segments(uint32_t seg_num);
 
 media::Superblock make_superblock(uint32_t seg_num);
+// The same superblock for another number of segments, with the same crc: made by its padding, which
+// nothing else looks at. So the two differ in one 8-byte word, and one can become the other in a
+// store that is never torn.
+media::Superblock with_segments(const media::Superblock& sb, uint32_t seg_num);
 enum class SuperblockState { kBlank, kValid };
 // EUCLEAN with a text for a foreign, torn, big-endian or impossible superblock.
 Result<SuperblockState> validate_superblock(const media::Superblock& sb, uint64_t device_bytes);
@@ -42,6 +48,10 @@ struct CacheInfoFields {
   uint32_t gc_percent = media::kGcPercentDefault;
   bool gc_percent_clamped = false;  // the media said something above 90
 };
+// So many segments in use, and garbage collection starts: 21 of 31 at 70 percent.
+constexpr uint32_t gc_threshold(uint32_t segments, uint32_t percent) {
+  return static_cast<uint32_t>(uint64_t{segments} * percent / 100);
+}
 media::CacheInfo make_cache_info(const CacheInfoFields& fields);
 Result<CacheInfoFields> parse_cache_info(const media::CacheInfo& info, uint32_t seg_num);
 

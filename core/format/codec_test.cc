@@ -19,6 +19,18 @@ using ::testing::HasSubstr;
 constexpr uint64_t kGiB = 1ull << 30;
 constexpr uint64_t kMiB = 1ull << 20;
 
+TEST(SuperblockWithSegments, HasTheSameCrcAndDiffersInOneWord) {
+  Superblock sb = make_superblock(31);
+  for (const uint32_t n : {32u, 63u, 64u, 1u, 1048576u, 31u}) {
+    const Superblock made = with_segments(sb, n);
+    EXPECT_EQ(made.crc, record_crc(made));
+    EXPECT_EQ(made.seg_num, n);
+    EXPECT_EQ(memcmp(&made, &sb, offsetof(Superblock, seg_num)), 0);
+    sb = made;
+  }
+  EXPECT_EQ(sb.padding, 0u) << "back where it began";
+}
+
 TEST(SegmentsOfDevice, Table) {
   const struct {
     uint64_t bytes;

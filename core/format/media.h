@@ -45,6 +45,11 @@ struct Superblock {
 static_assert(sizeof(Superblock) == 24 && offsetof(Superblock, magic) == 8 &&
               offsetof(Superblock, seg_num) == 16);
 
+// Ours, behind the superblock in its page, one word: a format is under way. While it stands and the
+// superblock has no magic the device holds nothing of value.
+inline constexpr uint64_t kFormatMarkOff = kSuperblockOff + 64;
+inline constexpr uint64_t kFormatMark = 0x4d46454843414350;  // "PCACHEFM"
+
 // At the start of every record that is kept in two replicas.
 struct MetaHeader {
   uint32_t crc;
@@ -128,7 +133,8 @@ static_assert(sizeof(Key) == 40 && offsetof(Key, seg_gen) == 24 && offsetof(Key,
 inline constexpr uint32_t kMaxKsetBytes = sizeof(KsetHeader) + kKeysPerKset * sizeof(Key);
 
 // Identity block, ours: which backing device the cache belongs to.
-inline constexpr uint64_t kIdentityMagic = 0x4449454843414350;  // "PCACHEID"
+inline constexpr uint64_t kIdentityMagic = 0x4449454843414350;       // "PCACHEID"
+inline constexpr uint64_t kIdentityUnfinished = 0x7e49454843414350;  // "PCACHEI~", while written
 inline constexpr uint32_t kIdentityVersion = 1;
 
 struct Identity {

@@ -68,7 +68,7 @@ struct pcache_options {
   int32_t emulate_pmem;     /* 1: take any file as pmem. Does NOT survive power loss */
   const char* cache_path;   /* devdax device, file on a DAX file system, or any file (emulated) */
   const char* backing_path; /* block device or file; opened with O_DIRECT */
-  uint64_t cache_size;      /* emulated files only: create or extend to this many bytes; 0: as is */
+  uint64_t cache_size;      /* emulated files only: create, or extend a blank one; 0: as it is */
   int32_t data_crc;         /* 0, 1 or PCACHE_FROM_MEDIA (blank: 0). Against the media: -EINVAL */
   int32_t gc_percent;       /* 0..90 or PCACHE_FROM_MEDIA (blank: 70); a change is persistent */
   const char* persist;      /* auto, flushcache, clflushopt, clwb, movdir64b; NULL: auto */
@@ -87,8 +87,11 @@ struct pcache_options {
 void pcache_options_init(struct pcache_options* options);
 
 /*
- * Opens a cache: maps the cache device, formats it when it is blank, checks it, replays its log.
- * On failure nothing on either device was changed, but for a format that had begun.
+ * Opens a cache: maps the cache device, checks it, replays its log; formats it when it is blank
+ * (its first 20 KiB are zeros). On failure nothing on either device was changed: no byte, no block,
+ * no length, no time; but for media errors behind a format that had begun.
+ * `cache_size` for more segments than a cache was formatted with is refused (-EINVAL; pcachectl
+ * resize makes it larger), for fewer it is ignored with a notice.
  * -EBUSY: the cache or its backing device is in use. -EUCLEAN: the image is damaged and was left as
  * it is. -EINVAL: an option is wrong or contradicts the media. -EXDEV: another backing device
  * belongs to it. -EROFS: a device cannot be written to, and `readonly` is 0.

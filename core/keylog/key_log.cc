@@ -19,14 +19,16 @@ constexpr size_t kCommitBytes = offsetof(KsetHeader, flags);
 
 }  // namespace
 
-KeyLog::KeyLog(Pmem& pmem, SegmentTable& segments, const LogMark& head, Use use)
+KeyLog::KeyLog(Pmem& pmem, SegmentTable& segments, const LogMark& head)
     : pmem_(pmem), segments_(segments), head_(head), ksets_at_attach_(head.ksets) {
-  if (use == Use::kReadOnly) return;
   make_reserve();
-  // A torn header may stand here. It is invalid, but step 1 of an append must not make it valid by
-  // putting keys behind it.
+}
+
+// What may stand there is invalid, but step 1 of an append must not make it valid by putting keys
+// behind it.
+void KeyLog::clear_head() {
   constexpr KsetHeader kCleared{};
-  pmem_.store(segments_.media(head.pos), &kCleared, sizeof kCleared);
+  pmem_.store(segments_.media(head()), &kCleared, sizeof kCleared);
   pmem_.fence();
 }
 

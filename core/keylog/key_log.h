@@ -10,7 +10,8 @@
 // cleared header behind it. A stale kset from a segment's earlier life is never reached (hazard 1).
 //
 // Invariants
-// - The header at head() is cleared and durable whenever no append is under way.
+// - From clear_head() on the header at head() is cleared and durable whenever no append is under
+//   way.
 // - Ksets reach the media in the order of seal(), which is called under the lock of the stripe that
 //   filled them, so the log keeps the order of the keys of one range.
 // - The data that a sealed kset's keys name is durable with fence 1 at the latest: who adds a key
@@ -49,10 +50,10 @@ class KeyLog {
   using Ticket = uint64_t;
   static constexpr uint32_t kReserveBuffers = 8;
 
-  enum class Use { kAppend, kReadOnly };
-  // `head`: where replay ended, and what it found behind dirty_tail. Clears the header there if it
-  // is not. kReadOnly: nothing will be sealed, and nothing is stored.
-  KeyLog(Pmem& pmem, SegmentTable& segments, const LogMark& head, Use use = Use::kAppend);
+  // `head`: where replay ended, and what it found behind dirty_tail. Stores nothing.
+  KeyLog(Pmem& pmem, SegmentTable& segments, const LogMark& head);
+  // Before the first append: a torn header may stand at the head. While one thread has the log.
+  void clear_head();
 
   KeyLog(const KeyLog&) = delete;
   KeyLog& operator=(const KeyLog&) = delete;

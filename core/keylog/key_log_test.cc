@@ -112,6 +112,8 @@ TEST_F(KeyLogAppend, AnAttachClearsATornHeaderAtTheHead) {
   image.memory().poke(segment_data_off(0) + 640, torn);
   const auto table = image.table();
   KeyLog log(image.pmem(), *table, LogMark{{SegId{0}, 640}});
+  EXPECT_TRUE(image.memory().journal().empty()) << "before it is told to";
+  log.clear_head();
   EXPECT_EQ(image.memory().peek<KsetHeader>(segment_data_off(0) + 640).magic, 0u);
   EXPECT_TRUE(all_durable(image.memory().journal()));
 }
@@ -190,6 +192,7 @@ class KeyLogCrash : public LogTest {
           (found == with_group ? all : nothing)++;
           table->replay_log_segment(end.seg);
           KeyLog log(image->pmem(), *table, LogMark{end});
+          log.clear_head();
           ASSERT_TRUE(log.commit(seal_named(log, 77, 1)).ok());
           Names later = read_log(image->pmem(), *table, from_);
           ASSERT_GT(later.size(), found.size()) << what;

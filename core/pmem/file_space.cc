@@ -142,7 +142,7 @@ Status FileSpace::reserve(uint64_t off, uint64_t len_bytes) {
 void FileSpace::restore() {
   struct stat now;
   if (fstat(fd_, &now) != 0) return;
-  const bool longer = now.st_size != before_.st_size;
+  const bool longer = now.st_size > before_.st_size;
   if (longer && ftruncate(fd_, before_.st_size) != 0) return;
   // On tmpfs a page that was only looked at is allocated, too.
   if (fstat(fd_, &now) == 0 && now.st_blocks != before_.st_blocks)

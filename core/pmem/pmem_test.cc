@@ -1,20 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Over emulated files; devdax and fsdax need hardware (or a kernel started with memmap=).
-#include "pmem/pmem.h"
-
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <linux/filter.h>
 #include <linux/magic.h>
-#include <linux/seccomp.h>
 #include <sys/file.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
-#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -30,97 +24,14 @@
 #include <thread>
 #include <vector>
 
+#include "pmem/pmem_for_test.h"
+
 namespace pcache {
 namespace {
 
 using ::testing::AllOf;
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-
-constexpr uint64_t kMiB = 1 << 20;
-
-class PmemFile : public ::testing::Test {
- protected:
-  void SetUp() override {
-    std::string name = (std::filesystem::temp_directory_path() / "pcache-pmem-XXXXXX").string();
-    ASSERT_NE(mkdtemp(name.data()), nullptr);
-    dir_ = name;
-    path_ = dir_ / "cache";
-  }
-  void TearDown() override { std::filesystem::remove_all(dir_); }
-
-  PmemOptions emulated(uint64_t create_bytes = 0) const {
-    PmemOptions options;
-    options.path = path_;
-    options.emulate = true;
-    options.create_bytes = create_bytes;
-    return options;
-  }
-  Result<std::unique_ptr<Pmem>> open(const PmemOptions& options) {
-    return Pmem::open(options, Log([this](LogLevel level, const char* line) {
-                        if (level == LogLevel::kWarning) warnings_.push_back(line);
-                      }));
-  }
-  // The text of the error, which must have `code` and name the file.
-  std::string refusal(const PmemOptions& options, int code) {
-    const Result<std::unique_ptr<Pmem>> result = open(options);
-    if (result.ok()) return "(was opened)";
-    EXPECT_EQ(result.error().code, code) << result.error().text;
-    EXPECT_THAT(result.error().text, HasSubstr("cache device " + options.path));
-    return result.error().text;
-  }
-  void make_file(uint64_t bytes) {
-    std::ofstream(path_).close();
-    std::filesystem::resize_file(path_, bytes);
-  }
-  struct stat stat_file() const {
-    struct stat st = {};
-    EXPECT_EQ(stat(path_.c_str(), &st), 0);
-    return st;
-  }
-
-  std::filesystem::path dir_, path_;
-  std::vector<std::string> warnings_;
-};
-
-// In memory, where pages are made ahead.
-class PmemInMemory : public PmemFile {
- protected:
-  static constexpr uint64_t kBytes = 100 * kMiB;  // no whole number of pieces
-
-  void SetUp() override {
-    struct statfs fs;
-    if (statfs("/dev/shm", &fs) != 0 || fs.f_type != TMPFS_MAGIC)
-      GTEST_SKIP() << "/dev/shm is no tmpfs";
-    std::string name = "/dev/shm/pcache-pmem-XXXXXX";
-    ASSERT_NE(mkdtemp(name.data()), nullptr);
-    dir_ = name;
-    path_ = dir_ / "cache";
-  }
-  void TearDown() override {
-    if (!dir_.empty()) PmemFile::TearDown();
-  }
-  PmemOptions prefaulted() const {
-    PmemOptions options = emulated(kBytes);
-    options.prefault = true;
-    return options;
-  }
-  // Of the mapping, as far as its pages are in this process's page table.
-  uint64_t bytes_present() const {
-    std::ifstream maps("/proc/self/smaps");
-    uint64_t bytes = 0;
-    bool ours = false;
-    for (std::string line; std::getline(maps, line);) {
-      uint64_t begin, kib;
-      if (sscanf(line.c_str(), "%" SCNx64 "-%*x ", &begin) == 1 && line.find('-') < line.find(' '))
-        ours = line.ends_with(path_.string());
-      else if (ours && sscanf(line.c_str(), "Rss: %" SCNu64, &kib) == 1)
-        bytes += kib << 10;
-    }
-    return bytes;
-  }
-};
 
 TEST_F(PmemInMemory, MakesNoPagesUnlessAskedTo) {
   const auto pmem = open(emulated(kBytes)).take();
@@ -179,150 +90,6 @@ TEST_F(PmemInMemory, FillsAHoleInTheMiddle) {
   close(fd);
   const auto pmem = open(emulated()).take();
   EXPECT_EQ(static_cast<uint64_t>(stat_file().st_blocks) * 512, kBytes);
-}
-
-// Opened to look at: what the file is, it stays, whatever was prepared, until it is kept.
-class PmemProvisional : public PmemInMemory {
- protected:
-  PmemOptions looking(uint64_t create_bytes = 0) const {
-    PmemOptions options = emulated(create_bytes);
-    options.provisional = true;
-    return options;
-  }
-  struct Look {
-    int64_t size, blocks, mtime_ns;
-    bool operator==(const Look&) const = default;
-  };
-  Look look() const {
-    const struct stat st = stat_file();
-    return {st.st_size, st.st_blocks, st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec};
-  }
-  void write_at(off_t at, const std::string& text) {
-    const int fd = ::open(path_.c_str(), O_RDWR);
-    ASSERT_EQ(pwrite(fd, text.data(), text.size(), at), static_cast<ssize_t>(text.size()));
-    ::close(fd);
-  }
-};
-
-TEST_F(PmemProvisional, LookingAtHolesAllocatesNothingThatStays) {
-  make_file(kMiB);
-  write_at(8192, "something");
-  const Look before = look();
-  {
-    const auto pmem = open(looking()).take();
-    char all[4096];
-    for (uint64_t at = 0; at < kMiB; at += sizeof all)
-      EXPECT_TRUE(pmem->load(all, MediaOff{at}, sizeof all));
-  }
-  EXPECT_EQ(look(), before);
-}
-
-TEST_F(PmemProvisional, WhatWasMadeReadyAndNotKeptIsAsItWas) {
-  make_file(kMiB);
-  write_at(8192, "something");
-  const Look before = look();
-  {
-    PmemOptions options = looking(3 * kMiB);
-    options.prefault = true;
-    const auto pmem = open(options).take();
-    EXPECT_EQ(look(), before) << "by open() alone";
-    EXPECT_EQ(pmem->size_bytes(), kMiB);
-    EXPECT_EQ(pmem->size_when_ready(), 3 * kMiB);
-    ASSERT_TRUE(pmem->make_ready().ok());
-    EXPECT_EQ(pmem->size_bytes(), 3 * kMiB);
-    EXPECT_EQ(look().blocks * 512, static_cast<int64_t>(3 * kMiB));
-  }
-  EXPECT_EQ(look(), before);
-  char read[10] = {};
-  EXPECT_TRUE(open(looking()).take()->load(read, MediaOff{8192}, 9));
-  EXPECT_STREQ(read, "something");
-}
-
-TEST_F(PmemProvisional, WhatIsKeptStays) {
-  make_file(kMiB);
-  {
-    const auto pmem = open(looking(3 * kMiB)).take();
-    ASSERT_TRUE(pmem->make_ready().ok());
-    pmem->keep();
-    pmem->store(MediaOff{2 * kMiB}, "abc", 3);
-  }
-  EXPECT_EQ(look().blocks * 512, static_cast<int64_t>(3 * kMiB));
-  char read[4] = {};
-  EXPECT_TRUE(open(looking()).take()->load(read, MediaOff{2 * kMiB}, 3));
-  EXPECT_STREQ(read, "abc");
-}
-
-TEST_F(PmemProvisional, AFileThatWasMadeAndNotKeptIsGone) {
-  {
-    const auto pmem = open(looking(kMiB)).take();
-    EXPECT_EQ(pmem->size_bytes(), 0u);
-    EXPECT_TRUE(pmem->starts_with_zeros(20480).value());
-    ASSERT_TRUE(pmem->make_ready().ok());
-  }
-  EXPECT_FALSE(std::filesystem::exists(path_));
-}
-
-// Pages that were allocated and never written show as holes there.
-TEST_F(PmemProvisional, WhatWasAllocatedBeforeStaysAllocated) {
-  make_file(0);
-  const int fd = ::open(path_.c_str(), O_RDWR);
-  ASSERT_EQ(fallocate(fd, 0, 0, kMiB), 0);
-  ::close(fd);
-  const Look before = look();
-  { ASSERT_TRUE(open(looking(2 * kMiB)).take()->make_ready().ok()); }
-  EXPECT_EQ(look(), before);
-}
-
-TEST_F(PmemProvisional, StartsWithZeros) {
-  make_file(6000);  // one page is mapped, the rest not
-  EXPECT_TRUE(open(looking(kMiB)).take()->starts_with_zeros(20480).value());
-  write_at(5999, "x");
-  EXPECT_FALSE(open(looking(kMiB)).take()->starts_with_zeros(20480).value());
-  EXPECT_TRUE(open(looking(kMiB)).take()->starts_with_zeros(5999).value());
-  make_file(100);
-  EXPECT_TRUE(open(looking(kMiB)).take()->starts_with_zeros(20480).value());
-  write_at(99, "x");
-  EXPECT_FALSE(open(looking(kMiB)).take()->starts_with_zeros(20480).value());
-}
-
-// The exit status of `body` in a process for which fallocate() has no space left.
-int without_space(const std::function<int()>& body) {
-  const pid_t child = fork();
-  if (child == 0) {
-    sock_filter filter[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_fallocate, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSPC),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    const sock_fprog program = {std::size(filter), filter};
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
-        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)
-      _exit(100);
-    _exit(body());
-  }
-  int status = -1;
-  waitpid(child, &status, 0);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
-// XFS wants as much free space as the whole of it, although nothing is missing.
-TEST_F(PmemFile, WhatHasItsBlocksIsNotAllocatedAgain) {
-  const auto opens = [&] { return open(emulated()).ok() ? 0 : 1; };
-  make_file(0);
-  int fd = ::open(path_.c_str(), O_RDWR);
-  ASSERT_EQ(fallocate(fd, 0, 0, kMiB), 0);
-  EXPECT_EQ(without_space(opens), 0) << "allocated, never written";
-  const std::vector<char> data(kMiB, 'x');
-  ASSERT_EQ(pwrite(fd, data.data(), data.size(), 0), static_cast<ssize_t>(data.size()));
-  EXPECT_EQ(without_space(opens), 0) << "written, perhaps not yet to the disk";
-  ASSERT_EQ(fsync(fd), 0);
-  EXPECT_EQ(without_space(opens), 0) << "on the disk";
-  ASSERT_EQ(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, kMiB / 2, 4096), 0);
-  EXPECT_EQ(without_space(opens), 1) << "with a hole";
-  ::close(fd);
-  { open(emulated()).take(); }
-  EXPECT_EQ(without_space(opens), 0) << "which is filled now";
 }
 
 TEST_F(PmemFile, CreatesStoresAndComesBack) {

@@ -23,6 +23,27 @@ Status replay_into(Pmem& pmem, const DeviceFrame& frame, const RecoverOptions& o
 
 }  // namespace
 
+Status recover_blank(Pmem& pmem, const DeviceFrame& frame, const RecoverOptions& options,
+                     Recovered* out) {
+  out->segments = std::make_unique<SegmentTable>(
+      pmem, SegmentTable::Options{frame.chain, options.log_reserve, false});
+  auto index = Index::create({options.device_bytes, options.stripes, frame.info.data_crc});
+  if (!index) return index.error();
+  out->index = index.take();
+  out->replayed.head = CachePos{};
+  out->replayed.dirty_tail_met = true;
+  out->segments->replay_log_segment(out->replayed.head.seg);
+  return {};
+}
+
+Status load_formatted(Pmem& pmem, DeviceFrame* frame, const RecoverOptions& options,
+                      Recovered* out) {
+  if (!frame->info_record.load(pmem))
+    return make_error(EIO, "cache_info: cannot be read after it was formatted");
+  out->segments->load_generations();
+  return out->tails.load(pmem, Bounds{frame->info.n_segs, options.device_bytes});
+}
+
 Status recover(Pmem& pmem, const DeviceFrame& frame, const RecoverOptions& options,
                const Log& messages, Recovered* out) {
   const Bounds bounds{frame.info.n_segs, options.device_bytes, options.block_bytes};

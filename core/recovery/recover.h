@@ -31,6 +31,13 @@ struct Recovered {
   VerifyResult verified;
 };
 
+// The same of a blank device with `frame` as a format will leave it, without a look at the media:
+// all memory is taken. After the format: load_formatted().
+Status recover_blank(Pmem& pmem, const DeviceFrame& frame, const RecoverOptions& options,
+                     Recovered* out);
+Status load_formatted(Pmem& pmem, DeviceFrame* frame, const RecoverOptions& options,
+                      Recovered* out);
+
 // Into a fresh `out`. EUCLEAN: the image is damaged; EIO: media error; EINVAL: it does not fit the
 // backing device; ENOMEM. One thread.
 Status recover(Pmem& pmem, const DeviceFrame& frame, const RecoverOptions& options,

@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 #include "base/mutants.h"
+#include "segment/identity.h"
 
 namespace pcache {
 
@@ -25,47 +27,58 @@ void store_zeros(Pmem& pmem, MediaOff from, uint64_t len,
 
 // The kernel writes a segment's info when it takes the segment and again when the next one is
 // linked, so all but the last end with the second record in slot 0.
-void format_segment(Pmem& pmem, uint32_t physical, uint32_t seg_num) {
+}  // namespace
+
+void format_segment(Pmem& pmem, uint32_t physical, std::optional<uint32_t> next) {
   store_zeros(pmem, segment_off(physical), kSegDataOff + sizeof(KsetHeader));
   pmem.fence();  // before other stores to the same places
   Replicated<SegmentInfo> info(segment_info_place(physical));
   SegmentInfo record{};
   record.flags = kSegTypeCacheData << kSegTypeShift;
   info.write(pmem, record);
-  if (physical + 1 < seg_num) {
+  if (next) {
     record.flags |= kSegHasNext;
-    record.next_seg = physical + 1;
+    record.next_seg = *next;
     info.write(pmem, record);
   }
   Replicated<SegmentGen> gen(segment_gen_place(physical));
   gen.write(pmem, SegmentGen{});
 }
 
-}  // namespace
+CacheInfoFields fresh_cache_info(uint32_t seg_num, const FormatOptions& options) {
+  CacheInfoFields fields;
+  fields.n_segs = seg_num;
+  fields.data_crc = options.data_crc;
+  fields.gc_percent = options.gc_percent;
+  fields.init_done = true;
+  return fields;
+}
 
 void format_device(Pmem& pmem, const FormatOptions& options) {
   const uint32_t seg_num = segments_of_device(pmem.size_bytes());
   PCACHE_CHECK(seg_num > 0);
+  // From here on half of a format is known as that, and not taken for a cache that has lost the
+  // other half.
+  pmem.store(MediaOff{kFormatMarkOff}, &kFormatMark, sizeof kFormatMark);
+  pmem.fence();
   // What may be there is no cache any more before the first piece of it goes: an old superblock
   // over half-wiped tails would attach, and write old data back.
   store_zeros(pmem, MediaOff{kSuperblockOff + offsetof(Superblock, magic)},
               sizeof(Superblock::magic));
   pmem.fence();
-  store_zeros(pmem, MediaOff{kSuperblockOff}, kSegmentsOff - kSuperblockOff);
-  for (uint32_t i = 0; i < seg_num; i++) format_segment(pmem, i, seg_num);
+  store_zeros(pmem, MediaOff{kSuperblockOff}, kFormatMarkOff - kSuperblockOff);
+  const uint64_t behind_mark = kFormatMarkOff + sizeof kFormatMark;
+  store_zeros(pmem, MediaOff{behind_mark}, kSegmentsOff - behind_mark);
+  for (uint32_t i = 0; i + 1 < seg_num; i++) format_segment(pmem, i, i + 1);
+  format_segment(pmem, seg_num - 1, std::nullopt);
 
   Replicated<TailPos> key_tail(key_tail_place());
   key_tail.write(pmem, TailPos{});
   Replicated<TailPos> dirty_tail(dirty_tail_place());
   dirty_tail.write(pmem, TailPos{});
 
-  CacheInfoFields fields;
-  fields.n_segs = seg_num;
-  fields.data_crc = options.data_crc;
-  fields.gc_percent = options.gc_percent;
-  fields.init_done = true;
   Replicated<CacheInfo> info(cache_info_place());
-  info.write(pmem, make_cache_info(fields));
+  info.write(pmem, make_cache_info(fresh_cache_info(seg_num, options)));
 
   // The magic last, in one 8-byte word: torn before it, the device is still blank.
   const Superblock sb = make_superblock(seg_num);
@@ -75,6 +88,38 @@ void format_device(Pmem& pmem, const FormatOptions& options) {
   pmem.fence();
   pmem.store(MediaOff{kSuperblockOff + offsetof(Superblock, magic)}, &sb.magic, sizeof sb.magic);
   pmem.fence();
+  store_zeros(pmem, MediaOff{kFormatMarkOff}, sizeof kFormatMark);
+  pmem.fence();
+}
+
+void clear_format_mark(Pmem& pmem) {
+  uint64_t mark = 0;
+  if (!pmem.load(&mark, MediaOff{kFormatMarkOff}, sizeof mark) || mark != kFormatMark) return;
+  store_zeros(pmem, MediaOff{kFormatMarkOff}, sizeof kFormatMark);
+  pmem.fence();
+}
+
+DeviceFrame frame_of_blank(uint64_t device_bytes, const FormatOptions& options) {
+  DeviceFrame frame;
+  frame.seg_num = segments_of_device(device_bytes);
+  frame.info = fresh_cache_info(frame.seg_num, options);
+  frame.info_record = Replicated<CacheInfo>(cache_info_place());
+  frame.chain.resize(frame.seg_num);
+  std::iota(frame.chain.begin(), frame.chain.end(), 0u);
+  return frame;
+}
+
+std::string unused_text(uint64_t device_bytes, uint32_t n_segs) {
+  const uint32_t most = segments_of_device(device_bytes);
+  if (n_segs == 0 || most == 0) return {};
+  const uint64_t left = device_bytes - std::min(device_bytes, bytes_of_segments(n_segs));
+  if (left < kSegmentBytes) return {};
+  const std::string bytes = std::to_string(left) + " bytes of the device are not used: ";
+  if (n_segs == kMaxSegments)
+    return bytes + "a pcache has " + std::to_string(kMaxSegments) +
+           " segments of 16 MiB (16 TiB) at most";
+  return bytes + "the cache was made with " + std::to_string(n_segs) + " segments, " +
+         std::to_string(most) + " have room; pcachectl resize makes it larger";
 }
 
 namespace {
@@ -84,52 +129,94 @@ bool all_zero(const void* data, size_t n) {
   return std::all_of(p, p + n, [](char c) { return c == 0; });
 }
 
-// A superblock without magic over a log with data is a lost superblock, not a blank device:
-// formatting it would destroy what can still be rescued (hazard 21).
-Status refuse_lost_superblock(const Pmem& pmem) {
-  char first_page[4096];
-  if (!pmem.load(first_page, MediaOff{0}, sizeof first_page))
-    return make_error(EIO, "media error in the first 4 KiB of the cache device");
-  Identity identity;
-  memcpy(&identity, first_page, sizeof identity);
-  if (!all_zero(first_page, sizeof first_page) && identity.magic != kIdentityMagic)
-    return make_error(
-        EUCLEAN,
-        "the first 4096 bytes hold something else (a file system or partition table?) and "
-        "there is no superblock: not a cache device; zero its first 20 KiB to use it");
+// How to go on, in every message about a device that is not blank.
+constexpr const char* kGiveUp =
+    "pcachectl export --force looks for its data; to give that up zero the first 20 KiB, or use "
+    "pcachectl format --force";
+
+Status refuse_log_with_data(const Pmem& pmem) {
   Replicated<TailPos> key_tail(key_tail_place());
   const auto tail = key_tail.load(pmem);
   KsetHeader header{};
-  if (tail && tail->cache_seg_id < segments_of_device(pmem.size_bytes()) &&
-      tail->seg_off <= kSegDataBytes - sizeof header &&
-      !pmem.load(&header, segment_data_off(tail->cache_seg_id) + tail->seg_off, sizeof header))
+  if (!tail || tail->cache_seg_id >= segments_of_device(pmem.size_bytes()) ||
+      tail->seg_off > kSegDataBytes - sizeof header)
+    return {};
+  if (!pmem.load(&header, segment_data_off(tail->cache_seg_id) + tail->seg_off, sizeof header))
     return make_error(EIO, "media error in the log at segment %u", tail->cache_seg_id);
-  if (header.magic == kKsetMagic)
-    return make_error(
-        EUCLEAN,
-        "superblock at 4096: magic is 0 but there is a log with data at segment %u:%u: "
-        "damaged, not blank; zero the first 20 KiB to give the data up",
-        tail->cache_seg_id, tail->seg_off);
-  return {};
+  if (header.magic != kKsetMagic) return {};
+  return make_error(EUCLEAN,
+                    "superblock at 4096: magic is 0 but there is a log with data at segment %u:%u: "
+                    "damaged, not blank; %s",
+                    tail->cache_seg_id, tail->seg_off, kGiveUp);
+}
+
+// Why a device without a superblock whose first 20 KiB are not zeros is not formatted: what is lost
+// is lost by that, and not by a lost superblock (hazard 21).
+Error not_blank(const Pmem& pmem) {
+  if (auto log = refuse_log_with_data(pmem); !log) return log.error();
+  struct Part {
+    const char* name;
+    uint64_t off;
+  };
+  constexpr Part kParts[] = {{"cache_info at 8192", kCacheInfoOff},
+                             {"cache_info at 12288", kCacheInfoOff + kCacheInfoStride},
+                             {"cache_ctrl at 16384", kCacheCtrlOff},
+                             {"superblock's page at 4096", kSuperblockOff}};
+  char page[kCacheInfoStride];
+  for (const Part& part : kParts)
+    if (pmem.load(page, MediaOff{part.off}, sizeof page) && !all_zero(page, sizeof page))
+      return make_error(EUCLEAN,
+                        "superblock at 4096: magic is 0 but the %s is not zeros: damaged, not "
+                        "blank; %s",
+                        part.name, kGiveUp);
+  if (first_page(pmem) == FirstPage::kOurs)
+    return make_error(EUCLEAN,
+                      "superblock at 4096: magic is 0 but there is an identity block at 0: "
+                      "damaged, not blank; %s",
+                      kGiveUp);
+  return make_error(EUCLEAN,
+                    "the first 4096 bytes hold something else (a file system or partition "
+                    "table?) and there is no superblock: not a cache device; zero its first 20 KiB "
+                    "to use it");
+}
+
+Error too_small(uint64_t device_bytes, const Superblock& sb) {
+  if (sb.magic == kSuperblockMagic && sb.crc == record_crc(sb))
+    return make_error(EINVAL,
+                      "cache device has %llu bytes, and was formatted with %u segments, which need "
+                      "%llu: it was cut",
+                      static_cast<unsigned long long>(device_bytes), sb.seg_num,
+                      static_cast<unsigned long long>(bytes_of_segments(sb.seg_num)));
+  return make_error(EINVAL, "cache device has %llu bytes, at least %llu (512 MiB) are needed",
+                    static_cast<unsigned long long>(device_bytes),
+                    static_cast<unsigned long long>(kMinDeviceBytes));
 }
 
 }  // namespace
 
 Result<DeviceState> probe_device(const Pmem& pmem) {
-  if (pmem.size_bytes() < kMinDeviceBytes)
-    return make_error(EINVAL, "cache device has %llu bytes, at least %llu (512 MiB) are needed",
-                      static_cast<unsigned long long>(pmem.size_bytes()),
-                      static_cast<unsigned long long>(kMinDeviceBytes));
-  Superblock sb;
-  if (!pmem.load(&sb, MediaOff{kSuperblockOff}, sizeof sb))
+  Superblock sb{};
+  uint64_t mark = 0;
+  const uint64_t size = pmem.size_bytes();
+  if (size >= kCacheInfoOff && (!pmem.load(&sb, MediaOff{kSuperblockOff}, sizeof sb) ||
+                                !pmem.load(&mark, MediaOff{kFormatMarkOff}, sizeof mark)))
     return make_error(EIO, "superblock at 4096: media error (the only copy)");
-  auto state = validate_superblock(sb, pmem.size_bytes());
+  // Only what is blank is ever extended.
+  const uint64_t counts = sb.magic == 0 ? pmem.size_when_ready() : size;
+  if (counts < kMinDeviceBytes) return too_small(counts, sb);
+  auto state = validate_superblock(sb, size);
   if (!state) return state.error();
   if (hazard(Hazard::kFormattedAgain) && !Replicated<CacheInfo>(cache_info_place()).load(pmem))
     return DeviceState::kBlank;
   if (state.value() == SuperblockState::kValid) return DeviceState::kFormatted;
-  if (auto lost = refuse_lost_superblock(pmem); !lost) return lost.error();
-  return DeviceState::kBlank;
+  if (mark == kFormatMark) return DeviceState::kBlank;
+  const auto zeros = pmem.starts_with_zeros(kSegmentsOff);
+  if (!zeros) return zeros.error();
+  if (zeros.value()) return DeviceState::kBlank;
+  if (size < kSegmentsOff)
+    return make_error(EUCLEAN, "cache device has %llu bytes that are not zeros: not a blank one",
+                      static_cast<unsigned long long>(size));
+  return not_blank(pmem);
 }
 
 std::optional<uint32_t> next_segment(const Pmem& pmem, uint32_t physical, uint32_t seg_num,
@@ -164,6 +251,7 @@ Result<DeviceFrame> load_frame(const Pmem& pmem, const Log& log) {
   auto fields = parse_cache_info(*info, sb.seg_num);
   if (!fields) return fields.error();
   frame.seg_num = sb.seg_num;
+  frame.sb_flags = sb.flags;
   frame.info = fields.value();
   if (frame.info.gc_percent_clamped)
     log.print(LogLevel::kWarning, "cache_info: gc_percent is out of range, %u is used instead",

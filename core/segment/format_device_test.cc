@@ -6,6 +6,7 @@
 
 #include <cstdio>
 
+#include "segment/identity.h"
 #include "testing/crash_states.h"
 #include "testing/image.h"
 
@@ -95,7 +96,7 @@ class FormatCrash : public ::testing::Test {
     ASSERT_TRUE(frame.ok()) << what << ": " << frame.error().text;
     ASSERT_EQ(frame.value().chain.size(), 31u) << what;
     for (const PmemEvent& event : memory_.journal()) {
-      if (event.fence) continue;
+      if (event.fence || event.covers(MediaOff{kFormatMarkOff})) continue;
       ASSERT_EQ(
           memcmp(image->data() + event.off.v, memory_.data() + event.off.v, event.bytes.size()), 0)
           << what;
@@ -105,12 +106,43 @@ class FormatCrash : public ::testing::Test {
   int refused_ = 0, blank_ = 0, complete_ = 0;
 };
 
-// Over an old cache nothing else may go while its superblock still stands.
+// Over an old cache nothing else may go while its superblock still stands; and that it goes is
+// known.
 TEST_F(FormatCrash, TheOldSuperblockGoesFirst) {
   const Journal& journal = memory_.journal();
-  EXPECT_TRUE(journal[0].covers(MediaOff{kSuperblockOff + offsetof(Superblock, magic)}));
-  EXPECT_EQ(journal[0].bytes.size(), sizeof(uint64_t));
+  EXPECT_TRUE(journal[0].covers(MediaOff{kFormatMarkOff}));
   EXPECT_TRUE(journal[1].fence);
+  EXPECT_TRUE(journal[2].covers(MediaOff{kSuperblockOff + offsetof(Superblock, magic)}));
+  EXPECT_EQ(journal[2].bytes.size(), sizeof(uint64_t));
+  EXPECT_TRUE(journal[3].fence);
+}
+
+// The old cache, blank or the new one; what is left in its place by a crash is never taken for a
+// cache that has lost its superblock.
+TEST_F(FormatCrash, OverALiveCache) {
+  memory_.poke(segment_data_off(0), make_last_kset(SegId{1}));
+  memory_.checkpoint();
+  format_device(memory_.pmem(), {true, 33});
+  CrashOptions whole_stores;
+  whole_stores.tear_up_to_bytes = 0;
+  whole_stores.samples = 10;
+  int old_one = 0, blank = 0, new_one = 0;
+  for_each_crash_state(memory_.journal(), whole_stores,
+                       [&](std::span<const KeptStore> kept, const std::string& what) {
+                         const auto image = memory_.crash_image(kept);
+                         const auto state = probe_device(image->pmem());
+                         ASSERT_TRUE(state.ok()) << what << ": " << state.error().text;
+                         if (state.value() == DeviceState::kBlank) return void(blank++);
+                         const auto frame = load_frame(image->pmem(), Log());
+                         ASSERT_TRUE(frame.ok()) << what << ": " << frame.error().text;
+                         (frame.value().info.data_crc ? new_one : old_one)++;
+                         clear_format_mark(image->pmem());
+                         EXPECT_TRUE(all_durable(image->journal())) << what;
+                         EXPECT_EQ(image->peek<uint64_t>(MediaOff{kFormatMarkOff}), 0u) << what;
+                       });
+  EXPECT_GT(old_one, 0);
+  EXPECT_GT(blank, 100);
+  EXPECT_GT(new_one, 0);
 }
 
 TEST_F(FormatCrash, ItIsDurableWhenItReturns) { EXPECT_TRUE(all_durable(memory_.journal())); }
@@ -302,6 +334,71 @@ TEST_F(Probe, TooSmall) {
 TEST_F(Probe, AForeignFirstPageIsNotBlank) {
   memory_.poke(MediaOff{0}, uint64_t{0x4d5a});
   EXPECT_THAT(verdict(), HasSubstr("hold something else"));
+}
+
+// Whatever of the metadata is left when the superblock is gone: it was a cache.
+TEST_F(Probe, OneRecordThatIsLeftIsNotBlank) {
+  format_device(memory_.pmem(), {});
+  write_identity(memory_.pmem(), {"disk", 512}, 0);
+  std::vector<std::byte> all(memory_.data(), memory_.data() + kSegmentsOff);
+  for (const auto& [off, word] : std::vector<std::pair<uint64_t, const char*>>{
+           {kIdentityOff, "identity block"},
+           {kCacheInfoOff, "cache_info at 8192"},
+           {kCacheInfoOff + kCacheInfoStride, "cache_info at 12288"},
+           {kCacheCtrlOff, "cache_ctrl at 16384"}}) {
+    memory_.poke(MediaOff{0}, std::vector<char>(kSegmentsOff).data(), kSegmentsOff);
+    EXPECT_EQ(verdict(), "blank");
+    // The first replica of cache_info is never written by a format.
+    const uint64_t from = off == kCacheInfoOff ? off + kCacheInfoStride : off;
+    memory_.poke(MediaOff{off}, &all[from], kCacheInfoStride);
+    EXPECT_THAT(verdict(), HasSubstr(word));
+    EXPECT_THAT(verdict(), HasSubstr("damaged, not blank"));
+    EXPECT_THAT(verdict(), HasSubstr("first 20 KiB"));
+  }
+}
+
+TEST_F(Probe, AnyByteOfTheFirst20KiBIsNotBlank) {
+  for (uint64_t off = 0; off < kSegmentsOff; off += 509) {
+    memory_.poke(MediaOff{off}, char{1});
+    const auto state = probe_device(memory_.pmem());
+    ASSERT_FALSE(state.ok()) << off;
+    EXPECT_EQ(state.error().code, EUCLEAN) << off;
+    memory_.poke(MediaOff{off}, char{0});
+  }
+  memory_.poke(MediaOff{kSegmentsOff}, char{1});
+  EXPECT_EQ(verdict(), "blank");
+}
+
+TEST_F(Probe, ACutDeviceSaysBothLengths) {
+  MemoryPmem whole(kDeviceBytes + 2 * kSegmentBytes), cut(kDeviceBytes);
+  format_device(whole.pmem(), {});
+  cut.poke(MediaOff{0}, whole.data(), kSegmentsOff);
+  const auto state = probe_device(cut.pmem());
+  ASSERT_FALSE(state.ok());
+  EXPECT_EQ(state.error().code, EUCLEAN);
+  EXPECT_THAT(state.error().text, HasSubstr("33 segments, which need 553668608 bytes"));
+  EXPECT_THAT(state.error().text, HasSubstr("has 536870912 and holds 31"));
+  MemoryPmem small(kDeviceBytes - kSegmentBytes);
+  small.poke(MediaOff{0}, whole.data(), kSegmentsOff);
+  const auto smaller = probe_device(small.pmem());
+  ASSERT_FALSE(smaller.ok());
+  EXPECT_EQ(smaller.error().code, EINVAL);
+  EXPECT_THAT(smaller.error().text, HasSubstr("has 520093696 bytes"));
+  EXPECT_THAT(smaller.error().text, HasSubstr("553668608: it was cut"));
+}
+
+TEST(Unused, IsSaidWhenItIsASegmentOrMore) {
+  const uint64_t most = bytes_of_segments(kMaxSegments);
+  EXPECT_EQ(unused_text(bytes_of_segments(31), 31), "");
+  EXPECT_EQ(unused_text(bytes_of_segments(32) - 1, 31), "");
+  EXPECT_THAT(unused_text(bytes_of_segments(32), 31),
+              testing::AllOf(HasSubstr("16777216 bytes"), HasSubstr("31 segments"),
+                             HasSubstr("32 have room"), HasSubstr("pcachectl resize")));
+  EXPECT_EQ(unused_text(most, kMaxSegments), "");
+  EXPECT_EQ(unused_text(most + kSegmentBytes - 1, kMaxSegments), "");
+  EXPECT_THAT(unused_text(most + (uint64_t{1} << 40), kMaxSegments),
+              testing::AllOf(HasSubstr("1099511627776 bytes"), HasSubstr("1048576 segments")));
+  EXPECT_EQ(segments_of_device(most + (uint64_t{1} << 40)), kMaxSegments);
 }
 
 TEST_F(Probe, AnUnreadableSuperblock) {

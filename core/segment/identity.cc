@@ -5,17 +5,48 @@
 #include <cstring>
 #include <random>
 
+#include "base/one_line.h"
 #include "format/codec.h"
 
 namespace pcache {
 
 using media::Identity;
 
+namespace {
+
+constexpr MediaOff kMagicAt{media::kIdentityOff + offsetof(Identity, magic)};
+
+void store_magic(Pmem& pmem, uint64_t magic, const CodeSite& site = CodeSite::current()) {
+  pmem.store(kMagicAt, &magic, sizeof magic, site);
+  pmem.fence(site);
+}
+
+// Also when only the magic is damaged: then all the rest of it fits the crc.
+bool is_ours(Identity identity) {
+  if (identity.magic == media::kIdentityMagic || identity.magic == media::kIdentityUnfinished)
+    return true;
+  identity.magic = media::kIdentityMagic;
+  return identity.version == media::kIdentityVersion && identity.crc == record_crc(identity);
+}
+
+}  // namespace
+
+FirstPage first_page(const Pmem& pmem) {
+  char page[media::kSuperblockOff - media::kIdentityOff];
+  if (!pmem.load(page, MediaOff{media::kIdentityOff}, sizeof page)) return FirstPage::kUnreadable;
+  if (std::all_of(page, page + sizeof page, [](char c) { return c == 0; }))
+    return FirstPage::kZeros;
+  Identity identity;
+  memcpy(&identity, page, sizeof identity);
+  return is_ours(identity) ? FirstPage::kOurs : FirstPage::kForeign;
+}
+
 Result<std::optional<Identity>> load_identity(const Pmem& pmem) {
   Identity identity;
   if (!pmem.load(&identity, MediaOff{media::kIdentityOff}, sizeof identity))
     return make_error(EIO, "identity block at 0: media error");
-  if (identity.magic == 0) return std::optional<Identity>();
+  if (!is_ours(identity) || identity.magic == media::kIdentityUnfinished)
+    return std::optional<Identity>();
   if (identity.magic != media::kIdentityMagic || identity.crc != record_crc(identity) ||
       identity.version != media::kIdentityVersion)
     return make_error(
@@ -25,12 +56,11 @@ Result<std::optional<Identity>> load_identity(const Pmem& pmem) {
     return make_error(EUCLEAN, "identity block at 0: names a backing device of %llu bytes: damaged",
                       static_cast<unsigned long long>(identity.backing_bytes));
   identity.backing[sizeof identity.backing - 1] = 0;
-  for (char* c = identity.backing; *c; c++)  // it goes to terminals, in lines
-    if (static_cast<unsigned char>(*c) < ' ' || *c == 0x7f) *c = '?';
+  make_one_line(identity.backing);  // it goes to terminals, in lines
   return std::optional<Identity>(identity);
 }
 
-void write_identity(Pmem& pmem, const BackingIdentity& backing, uint64_t now_unix_s) {
+Identity make_identity(const BackingIdentity& backing, uint64_t now_unix_s) {
   Identity identity{};
   identity.version = media::kIdentityVersion;
   identity.magic = media::kIdentityMagic;
@@ -43,28 +73,33 @@ void write_identity(Pmem& pmem, const BackingIdentity& backing, uint64_t now_uni
   memcpy(identity.backing, backing.text.data(),
          std::min(backing.text.size(), sizeof identity.backing - 1));
   identity.crc = record_crc(identity);
-  // Torn, it would read as damaged: the old magic goes first and the new one last, each in one
-  // word.
-  Identity without_magic = identity;
-  without_magic.magic = 0;
-  pmem.store(MediaOff{media::kIdentityOff} + offsetof(Identity, magic), &without_magic.magic,
-             sizeof without_magic.magic);
+  return identity;
+}
+
+void write_identity(Pmem& pmem, const BackingIdentity& backing, uint64_t now_unix_s) {
+  write_identity(pmem, make_identity(backing, now_unix_s));
+}
+
+// Torn, it would read as damaged, or as somebody else's: so it is marked as unfinished first, and
+// the magic goes last, each in one word.
+void write_identity(Pmem& pmem, const Identity& identity) {
+  store_magic(pmem, media::kIdentityUnfinished);
+  Identity body = identity;
+  body.magic = media::kIdentityUnfinished;
+  pmem.store(MediaOff{media::kIdentityOff}, &body, sizeof body);
   pmem.fence();
-  pmem.store(MediaOff{media::kIdentityOff}, &without_magic, sizeof without_magic);
-  pmem.fence();
-  pmem.store(MediaOff{media::kIdentityOff} + offsetof(Identity, magic), &identity.magic,
-             sizeof identity.magic);
-  pmem.fence();
+  store_magic(pmem, identity.magic);
 }
 
 void erase_identity(Pmem& pmem) {
   static constexpr char kZeros[media::kSuperblockOff - media::kIdentityOff] = {};
-  // As in writing one: the magic goes first, in one word.
-  pmem.store(MediaOff{media::kIdentityOff} + offsetof(Identity, magic), kZeros,
-             sizeof(Identity::magic));
+  // As in writing one; only the mark is left when all else is gone.
+  store_magic(pmem, media::kIdentityUnfinished);
+  constexpr MediaOff kBehind{kMagicAt.v + sizeof(Identity::magic)};
+  pmem.store(MediaOff{media::kIdentityOff}, kZeros, offsetof(Identity, magic));
+  pmem.store(kBehind, kZeros, sizeof kZeros - kBehind.v);
   pmem.fence();
-  pmem.store(MediaOff{media::kIdentityOff}, kZeros, sizeof kZeros);
-  pmem.fence();
+  store_magic(pmem, 0);
 }
 
 Status compare_identity(const Identity& identity, const BackingIdentity& backing) {

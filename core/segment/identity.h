@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The identity block: which backing device a cache belongs to (hazard 20). Ours, in the first 4
-// KiB, which the kernel target leaves alone; a kernel-made image has none until we attach it.
+// KiB, which the kernel target leaves alone; a kernel-made image has none until we attach it, and
+// may have anything else there (a partition table, a file system): that is not ours to overwrite.
 #pragma once
 
 #include <optional>
@@ -17,9 +18,18 @@ struct BackingIdentity {
   uint64_t size_bytes = 0;
 };
 
-// Nothing when there is none (all zeros); EUCLEAN when it is there and damaged.
+// What the first 4 KiB hold. kOurs: an identity block, whole, damaged or never finished.
+enum class FirstPage { kZeros, kOurs, kForeign, kUnreadable };
+FirstPage first_page(const Pmem& pmem);
+
+// Nothing when there is none, or one that a crash left unfinished; EUCLEAN when it is there and
+// damaged; EIO.
 Result<std::optional<media::Identity>> load_identity(const Pmem& pmem);
+// Takes a new random UUID. Both may throw std::bad_alloc, and what std::random_device throws.
+media::Identity make_identity(const BackingIdentity& backing, uint64_t now_unix_s);
 void write_identity(Pmem& pmem, const BackingIdentity& backing, uint64_t now_unix_s);
+// Throws nothing. Of one from make_identity().
+void write_identity(Pmem& pmem, const media::Identity& identity);
 // All that is in front of the superblock becomes zeros: the cache belongs to nobody.
 void erase_identity(Pmem& pmem);
 // EXDEV with both named when the block is for another device or the device's size has changed.

@@ -72,6 +72,26 @@ TEST_F(IdentityBlock, EveryDamagedWordIsNoticed) {
   }
 }
 
+// A partition table, a file system: none of ours, and not to be overwritten unasked.
+TEST_F(IdentityBlock, WhatIsNotOursIsNoIdentity) {
+  EXPECT_EQ(first_page(memory_.pmem()), FirstPage::kZeros);
+  for (const uint64_t off : {0, 8, 446, 510, 1024, 4088}) {
+    const uint64_t word = 0x55aa;
+    memory_.poke(MediaOff{off}, word);
+    const auto loaded = load_identity(memory_.pmem());
+    ASSERT_TRUE(loaded.ok()) << off << ": " << loaded.error().text;
+    EXPECT_FALSE(loaded.value()) << off;
+    EXPECT_EQ(first_page(memory_.pmem()), FirstPage::kForeign) << off;
+    memory_.poke(MediaOff{off}, uint64_t{0});
+  }
+  write_identity(memory_.pmem(), kDisk, 0);
+  EXPECT_EQ(first_page(memory_.pmem()), FirstPage::kOurs);
+  memory_.flip_bit(MediaOff{100});
+  EXPECT_EQ(first_page(memory_.pmem()), FirstPage::kOurs) << "damaged, and ours";
+  memory_.make_unreadable(MediaOff{0});
+  EXPECT_EQ(first_page(memory_.pmem()), FirstPage::kUnreadable);
+}
+
 TEST_F(IdentityBlock, AMediaErrorIsAnError) {
   memory_.make_unreadable(MediaOff{0});
   const auto loaded = load_identity(memory_.pmem());
@@ -94,7 +114,9 @@ class IdentityCrash : public IdentityBlock {
     int damaged = 0;
     for_each_crash_state(
         memory_.journal(), torn, [&](std::span<const KeptStore> kept, const std::string& what) {
-          const auto loaded = load_identity(memory_.crash_image(kept)->pmem());
+          const auto image = memory_.crash_image(kept);
+          EXPECT_NE(first_page(image->pmem()), FirstPage::kForeign) << what;
+          const auto loaded = load_identity(image->pmem());
           if (!loaded) {
             if (damaged++ == 0) ADD_FAILURE() << what << ": " << loaded.error().text;
             return;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "segment/persist_record.h"
 
+#include <cstring>
+
 #include "format/codec.h"
 #include "pmem/cpu.h"
 
@@ -38,11 +40,15 @@ std::optional<Calibration> load_calibration(const Pmem& pmem) {
   return calibration;
 }
 
-bool store_calibration(Pmem& pmem, const Calibration& calibration, uint64_t now_unix_s) {
+Status store_calibration(Pmem& pmem, const Calibration& calibration, uint64_t now_unix_s) {
   const auto methods = persist_methods();
   PCACHE_CHECK(methods.size() <= kMostMethods);
   PersistRecord record;
-  if (!pmem.load(&record, MediaOff{media::kPersistOff}, sizeof record)) return false;
+  if (!pmem.load(&record, MediaOff{media::kPersistOff}, sizeof record))
+    return make_error(EIO, "media error behind the identity block");
+  constexpr PersistRecord kNone{};
+  if (record.magic != media::kPersistMagic && memcmp(&record, &kNone, sizeof record) != 0)
+    return make_error(EEXIST, "something that is not ours stands behind the identity block");
   record = {};
   record.version = media::kPersistVersion;
   record.magic = media::kPersistMagic;
@@ -54,9 +60,13 @@ bool store_calibration(Pmem& pmem, const Calibration& calibration, uint64_t now_
     std::copy(method.ns.begin(), method.ns.end(), record.ns[method.ops - methods.data()]);
   record.made_unix_s = now_unix_s;
   record.crc = record_crc(record);
+  // The magic first: torn, it is still known as ours, and measured again.
+  pmem.store(MediaOff{media::kPersistOff} + offsetof(PersistRecord, magic), &record.magic,
+             sizeof record.magic);
+  pmem.fence();
   pmem.store(MediaOff{media::kPersistOff}, &record, sizeof record);
   pmem.fence();
-  return true;
+  return {};
 }
 
 }  // namespace pcache

@@ -4,6 +4,7 @@
 
 #include <optional>
 
+#include "base/result.h"
 #include "pmem/pmem.h"
 
 namespace pcache {
@@ -11,9 +12,8 @@ namespace pcache {
 // Nothing when there is none, when it is torn, or of another CPU or memory: then it is measured
 // again.
 std::optional<Calibration> load_calibration(const Pmem& pmem);
-// Over a device that has an identity block. True: durable. False: the media cannot be read there,
-// so they are not stored to either.
-[[nodiscard]] bool store_calibration(Pmem& pmem, const Calibration& calibration,
-                                     uint64_t now_unix_s);
+// Over a device that has an identity block. EIO: the media cannot be read there, EEXIST: something
+// else than such a record stands there; then nothing was stored.
+Status store_calibration(Pmem& pmem, const Calibration& calibration, uint64_t now_unix_s);
 
 }  // namespace pcache

@@ -39,14 +39,14 @@ class PersistRecordTest : public ::testing::Test {
 
 TEST_F(PersistRecordTest, WhatIsStoredIsLoaded) {
   EXPECT_FALSE(load_calibration(memory_.pmem()));
-  ASSERT_TRUE(store_calibration(memory_.pmem(), given_, 1));
+  ASSERT_TRUE(store_calibration(memory_.pmem(), given_, 1).ok());
   EXPECT_TRUE(is_given(load_calibration(memory_.pmem())));
   EXPECT_TRUE(load_identity(memory_.pmem()).value()) << "beside it";
   EXPECT_TRUE(all_durable(memory_.journal()));
 }
 
 TEST_F(PersistRecordTest, TornAtAnyWordItIsNoneOrWhole) {
-  ASSERT_TRUE(store_calibration(memory_.pmem(), given_, 1));
+  ASSERT_TRUE(store_calibration(memory_.pmem(), given_, 1).ok());
   CrashOptions torn;
   torn.tear_up_to_bytes = sizeof(PersistRecord);
   int none = 0, whole = 0;
@@ -56,6 +56,7 @@ TEST_F(PersistRecordTest, TornAtAnyWordItIsNoneOrWhole) {
                          const auto found = load_calibration(image->pmem());
                          EXPECT_TRUE(!found || is_given(found)) << what;
                          EXPECT_TRUE(load_identity(image->pmem()).ok()) << what;
+                         EXPECT_TRUE(store_calibration(image->pmem(), given_, 2).ok()) << what;
                          (found ? whole : none)++;
                        });
   EXPECT_GT(none, 2);
@@ -63,7 +64,7 @@ TEST_F(PersistRecordTest, TornAtAnyWordItIsNoneOrWhole) {
 }
 
 TEST_F(PersistRecordTest, DamagedItIsMeasuredAgain) {
-  ASSERT_TRUE(store_calibration(memory_.pmem(), given_, 1));
+  ASSERT_TRUE(store_calibration(memory_.pmem(), given_, 1).ok());
   for (uint64_t at = 0; at < sizeof(PersistRecord); at += 4) {
     memory_.flip_bit(MediaOff{media::kPersistOff + at});
     EXPECT_FALSE(load_calibration(memory_.pmem())) << at;
@@ -73,13 +74,23 @@ TEST_F(PersistRecordTest, DamagedItIsMeasuredAgain) {
   memory_.make_unreadable(MediaOff{0});
   EXPECT_FALSE(load_calibration(memory_.pmem()));
   const size_t events = memory_.journal().size();
-  EXPECT_FALSE(store_calibration(memory_.pmem(), given_, 1)) << "a store might end the process";
+  EXPECT_FALSE(store_calibration(memory_.pmem(), given_, 1).ok())
+      << "a store might end the process";
   EXPECT_EQ(memory_.journal().size(), events);
+}
+
+TEST_F(PersistRecordTest, WhatIsNotOursIsNotOverwritten) {
+  memory_.poke(MediaOff{media::kPersistOff + 56}, uint64_t{0xef53});
+  memory_.checkpoint();
+  const auto stored = store_calibration(memory_.pmem(), given_, 1);
+  ASSERT_FALSE(stored.ok());
+  EXPECT_EQ(stored.error().code, EEXIST);
+  EXPECT_TRUE(memory_.journal().empty());
 }
 
 TEST_F(PersistRecordTest, OfAnotherCpuOrMemoryOrVersionItIsMeasuredAgain) {
   const auto expect_none = [&](const char* what, const std::function<void(PersistRecord&)>& how) {
-    ASSERT_TRUE(store_calibration(memory_.pmem(), given_, 1));
+    ASSERT_TRUE(store_calibration(memory_.pmem(), given_, 1).ok());
     change(how);
     EXPECT_FALSE(load_calibration(memory_.pmem())) << what;
   };
@@ -94,7 +105,7 @@ TEST_F(PersistRecordTest, OfAnotherCpuOrMemoryOrVersionItIsMeasuredAgain) {
 }
 
 TEST_F(PersistRecordTest, ErasingTheIdentityErasesIt) {
-  ASSERT_TRUE(store_calibration(memory_.pmem(), given_, 1));
+  ASSERT_TRUE(store_calibration(memory_.pmem(), given_, 1).ok());
   erase_identity(memory_.pmem());
   EXPECT_FALSE(load_calibration(memory_.pmem()));
 }

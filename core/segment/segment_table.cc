@@ -14,13 +14,25 @@ SegmentTable::SegmentTable(Pmem& pmem, Options options)
     Segment& s = segments_[i];
     s.data_off = segment_data_off(options.chain[i]).v;
     s.record = Replicated<media::SegmentGen>(segment_gen_place(options.chain[i]));
-    if (auto record = s.record.load(pmem)) s.gen.store(record->gen, std::memory_order_relaxed);
+  }
+  free_ = size();
+  if (options.formatted) load_all();
+}
+
+void SegmentTable::load_generations() {
+  MutexLock lock(mu_);
+  load_all();
+}
+
+void SegmentTable::load_all() {
+  torn_records_ = 0;
+  for (Segment& s : segments_) {
+    if (auto record = s.record.load(pmem_)) s.gen.store(record->gen, std::memory_order_relaxed);
     // One never-written slot is normal: the first record of a life goes to slot 1 alone.
     const bool both_bad =
         s.record.state(0) != ReplicaState::kValid && s.record.state(1) != ReplicaState::kValid;
     if (both_bad) torn_records_++;
   }
-  free_ = size();
 }
 
 void SegmentTable::persist_generation(Segment& segment, uint64_t gen, const CodeSite& site) {

@@ -39,11 +39,14 @@ class SegmentTable {
   struct Options {
     std::vector<uint32_t> chain;  // physical number of each SegId
     uint32_t log_reserve = 2;
+    bool formatted = true;  // else nothing is read before load_generations()
   };
   // Loads every segment's generation. A segment with no valid generation record starts at 0 and is
   // raised by the keys that replay finds; `torn` counts the records of which a replica was not
   // valid.
   SegmentTable(Pmem& pmem, Options options);
+  // While one thread has the table.
+  void load_generations() EXCLUDES(mu_);
 
   // Whoever makes room wants to know when segments are taken, whoever waits for room when they are
   // freed. Both must be short and may not call back. Set while one thread has the table.
@@ -103,6 +106,7 @@ class SegmentTable {
   };
   static constexpr int64_t kFillingBias = int64_t{1} << 40;
 
+  void load_all() REQUIRES(mu_);
   bool replay_first_key(SegId seg) EXCLUDES(mu_);
   std::optional<SegId> take(SegmentUse use, uint32_t keep_free) EXCLUDES(mu_);
   std::optional<SegId> find_free(SegmentUse use, uint32_t keep_free) REQUIRES(mu_);

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "segment/grow.h"
+
+#include "format/codec.h"
+
+namespace pcache {
+
+using namespace media;
+
+namespace {
+
+class Growing {
+ public:
+  Growing(Pmem& pmem, DeviceFrame& frame, uint32_t seg_num, const std::function<Status()>& sync)
+      : pmem_(pmem), frame_(frame), seg_num_(seg_num), sync_(sync) {
+    std::vector<bool> used(seg_num);
+    for (const uint32_t physical : frame.chain) used[physical] = true;
+    for (uint32_t physical = 0; physical < seg_num; physical++)
+      if (!used[physical]) added_.push_back(physical);
+  }
+
+  Status run() {
+    if (added_.empty()) return {};
+    constexpr Status (Growing::*kSteps[])() = {&Growing::write_heads, &Growing::write_superblock,
+                                               &Growing::write_link, &Growing::write_info};
+    for (const auto step : kSteps)
+      if (auto done = (this->*step)(); !done) return done;
+    frame_.chain.insert(frame_.chain.end(), added_.begin(), added_.end());
+    return {};
+  }
+
+ private:
+  Status durable(const CodeSite& site = CodeSite::current()) {
+    pmem_.fence(site);
+    return sync_ ? sync_() : Status();
+  }
+
+  Status write_heads() {
+    for (size_t i = 0; i < added_.size(); i++)
+      format_segment(pmem_, added_[i],
+                     i + 1 < added_.size() ? std::optional(added_[i + 1]) : std::nullopt);
+    return durable();
+  }
+
+  Status write_superblock() {
+    if (frame_.seg_num == seg_num_) return {};
+    Superblock sb;
+    if (!pmem_.load(&sb, MediaOff{kSuperblockOff}, sizeof sb))
+      return make_error(EIO, "superblock at 4096: media error (the only copy)");
+    sb = with_segments(sb, seg_num_);
+    static_assert(offsetof(Superblock, seg_num) % 8 == 0 &&
+                  sizeof sb - offsetof(Superblock, seg_num) == 8);
+    pmem_.store(MediaOff{kSuperblockOff + offsetof(Superblock, seg_num)}, &sb.seg_num, 8);
+    frame_.seg_num = seg_num_;
+    return durable();
+  }
+
+  Status write_link() {
+    Replicated<SegmentInfo> info(segment_info_place(frame_.chain.back()));
+    SegmentInfo record{};
+    record.flags = kSegTypeCacheData << kSegTypeShift;  // neither replica need be valid of the last
+    if (const auto there = info.load(pmem_)) record = *there;
+    if (record.flags & kSegHasNext && record.next_seg == added_[0]) return {};
+    record.flags |= kSegHasNext;
+    record.next_seg = added_[0];
+    info.write(pmem_, record);
+    return durable();
+  }
+
+  Status write_info() {
+    frame_.info.n_segs += static_cast<uint32_t>(added_.size());
+    frame_.info_record.write(pmem_, make_cache_info(frame_.info));
+    return durable();
+  }
+
+  Pmem& pmem_;
+  DeviceFrame& frame_;
+  const uint32_t seg_num_;
+  const std::function<Status()>& sync_;
+  std::vector<uint32_t> added_;  // physical, ascending
+};
+
+}  // namespace
+
+Status grow_cache(Pmem& pmem, DeviceFrame& frame, uint32_t seg_num,
+                  const std::function<Status()>& sync) {
+  PCACHE_CHECK(seg_num >= frame.seg_num && seg_num <= segments_of_device(pmem.size_bytes()));
+  return Growing(pmem, frame, seg_num, sync).run();
+}
+
+}  // namespace pcache
