@@ -208,11 +208,12 @@ static void raw_cleanup(struct thread_data* td) {
  * What a flush cannot do without is a record of what is durable now: 64 bytes, one behind the
  * other over the first MiB of the map.
  */
-static void store_record(struct raw_job* job) {
+static int store_record(struct raw_job* job) {
   static const char record[64];
+  int result = pcache_raw_store(job->map->raw, job->record_off, record, sizeof(record));
 
-  pcache_raw_store(job->map->raw, job->record_off, record, sizeof(record));
   job->record_off = (job->record_off + sizeof(record)) % (1 << 20);
+  return result;
 }
 
 static enum fio_q_status raw_queue(struct thread_data* td, struct io_u* io_u) {
@@ -232,14 +233,14 @@ static enum fio_q_status raw_queue(struct thread_data* td, struct io_u* io_u) {
       io_u->error = (unsigned int)-pcache_raw_load(raw, off, io_u->xfer_buf, len);
       break;
     case DDIR_WRITE:
-      pcache_raw_store(raw, off, io_u->xfer_buf, len);
+      io_u->error = (unsigned int)-pcache_raw_store(raw, off, io_u->xfer_buf, len);
       if (job->fence_each) pcache_raw_fence(raw);
       break;
     case DDIR_TRIM:
       io_u->error = EOPNOTSUPP;
       break;
     default:
-      store_record(job);
+      io_u->error = (unsigned int)-store_record(job);
       pcache_raw_fence(raw);
   }
   return FIO_Q_COMPLETED;

@@ -29,7 +29,7 @@ ScratchMemory& memory() {
 class ScratchLog {
  public:
   explicit ScratchLog(const PersistOps* ops) : pmem_(memory().make_pmem(ops)) {
-    format_device(*pmem_, {});
+    PCACHE_CHECK(format_device(*pmem_, {}).ok());
     frame_ = load_frame(*pmem_, Log()).take();
     segments_ = std::make_unique<SegmentTable>(*pmem_, SegmentTable::Options{frame_.chain, 2});
     log_ = std::make_unique<KeyLog>(*pmem_, *segments_, LogMark{{*segments_->take_for_log(), 0}});

@@ -70,8 +70,8 @@ Rig::Rig(ScratchMemory& memory, const PersistOps* ops, bool data_crc)
   auto pmem = memory.make_pmem(ops);
   FormatOptions format;
   format.data_crc = data_crc;
-  format_device(*pmem, format);
-  erase_identity(*pmem);
+  PCACHE_CHECK(format_device(*pmem, format).ok());
+  PCACHE_CHECK(erase_identity(*pmem).ok());
   Options options;
   options.data_crc = data_crc;
   auto cache = Cache::attach(
@@ -106,7 +106,7 @@ void Rig::read(uint64_t off, uint64_t len) {
 constexpr uint64_t kBoundOff = kRigBytes - kWorkingSetBytes;
 
 void Rig::store(uint64_t off, uint64_t len) {
-  bound_->store(MediaOff{kBoundOff + off}, buffer_, len);
+  (void)bound_->store(MediaOff{kBoundOff + off}, buffer_, len);
   bound_->fence();
 }
 

@@ -32,8 +32,9 @@ thread_local Issued t_issued;
 struct Counter {
   static void store(std::byte* dst, const void* src, size_t len) { memcpy(dst, src, len); }
   template <Flush>
-  static void flush(std::byte*) {
+  static bool flush(std::byte*) {
     t_issued.flushes++;
+    return true;
   }
   static void stream_words(std::byte* dst, const std::byte* src, size_t words) {
     memcpy(dst, src, words * kWordBytes);

@@ -188,7 +188,7 @@ class Rig {
       if (!place) return false;
       const Extent part{todo.off, place.len};
       const Bytes bytes = content(part);
-      pmem.store(table->media(place.pos), bytes.data(), bytes.size());
+      PCACHE_CHECK(pmem.store(table->media(place.pos), bytes.data(), bytes.size()));
       pmem.fence();
       media::Key key =
           make_key(part, place.pos, table->generation(place.pos.seg), clean ? media::kKeyClean : 0);

@@ -32,7 +32,10 @@ Result<bool> Reclaim::step() {
   if (end.value() == parts_.tails.key_tail()) return false;
   // Takes no memory.
   forget_keys();
-  parts_.tails.set_key_tail(parts_.pmem, end.value());
+  if (auto moved = parts_.tails.set_key_tail(parts_.pmem, end.value()); !moved) {
+    counters_.errors.add();
+    return moved.error();
+  }
   drop_references();
   counters_.ksets.add(ksets_);
   counters_.keys.add(keys_.size());

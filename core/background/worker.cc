@@ -89,7 +89,7 @@ void Worker::set_gc_percent(uint32_t percent) {
 
 void Worker::close_old() {
   const Status closed = parts_.stripes.close_old();
-  if (!closed && !close_failed_)
+  if (!closed && !close_failed_ && !parts_.log.failed())  // which is said where it is found
     parts_.messages.print(LogLevel::kError, "closing ksets by time: %s",
                           closed.error().text.c_str());
   close_failed_ = !closed;
@@ -134,6 +134,9 @@ void Worker::ask_for_writeback() {
     // Nothing is left to be written back: nobody would grant credit.
     options_.set_pace(false);
     options_.retry_requests();
+    // Bad media holds what is left: retired segments, and dirty data that cannot be read.
+    const bool held = parts_.segments.counts().retired > 0 || writeback_.stuck(parts_.log.mark());
+    if (held && options_.requests_wait()) options_.fail_requests(EIO);
   }
 }
 
@@ -233,7 +236,9 @@ Worker::State Worker::state() const {
 }
 
 Status Worker::drain() {
-  if (auto closed = parts_.stripes.close_all(); !closed) return closed;
+  Status closed = parts_.stripes.close_all();
+  // Of a log that has failed what is in it can still be saved.
+  if (!closed && !parts_.log.failed()) return closed;
   const LogMark until = parts_.log.mark();
   uint64_t unwritten = UINT64_MAX;  // by the steps before, which failed
   uint32_t vain = 0;
@@ -251,6 +256,13 @@ Status Worker::drain() {
     if (!moved.value()) break;
     if (room_is_needed()) wake(main_, room_id_);
   }
+  if (!closed) return closed;
+  if (parts_.tails.failed())
+    return make_error(
+        EIO,
+        "all is on the backing device, but a media error in the page at %llu keeps the "
+        "cache from knowing it: the next attach will write it there again",
+        static_cast<unsigned long long>(media::kCacheCtrlOff));
   const uint64_t bad = writeback_.damaged_extents();
   if (bad == 0) return {};
   return make_error(EIO,

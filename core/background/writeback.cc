@@ -58,7 +58,12 @@ Result<bool> Writeback::step_once(const LogMark& until, uint64_t batch_bytes, un
   if (auto written = write_out(depth); !written) return failed(written.error());
   if (auto kept = keep_damaged(bad_); !kept) return failed(kept.error());
   mark_written(bad_);
-  parts_.tails.set_dirty_tail(parts_.pmem, end_.pos);
+  const bool had_failed = parts_.tails.failed();
+  if (auto moved = parts_.tails.set_dirty_tail(parts_.pmem, end_.pos); !moved) {
+    // What can be saved is: the device goes on getting what is dirty.
+    if (!had_failed) parts_.messages.print(LogLevel::kError, "%s", moved.error().text.c_str());
+    counters_.errors.add();
+  }
   counters_.batches.add();
   counters_.ksets.add(end_.ksets - passed_ksets());
   counters_.keys.add(batch_.keys().size());
@@ -119,7 +124,10 @@ Result<LogMark> Writeback::collect(const LogMark& until, uint64_t batch_bytes) {
   while (at.ksets < last && batch_.appended_bytes() < batch_bytes &&
          batch_.keys().size() < kMostKeys) {
     const auto next = cursor.next();
-    if (!next) return next.error();
+    if (!next) {
+      if (at.ksets == passed_ksets()) return next.error();
+      break;  // what is in front of it can be saved; the next batch meets it first
+    }
     const LogItem& item = next.value();
     if (item.kind == LogItem::Kind::kEnd)
       return make_error(EUCLEAN, "log at segment %u:%u: ends before its head: damaged",

@@ -45,6 +45,8 @@ enum class Hazard : uint8_t {
   kPreflushDropsData = 62,
   kFreedSpaceWakesNobody = 101,
   kLogCycle = 131,
+  kLostStoreIgnored = 171,
+  kRetiredHandedOut = 172,
   kCutExtentsNotVerified = 181,
 };
 

@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "base/mutants.h"
 
@@ -52,15 +53,15 @@ Result<std::unique_ptr<Cache>> Cache::open(const Options& options) {
   if (auto differ = refuse_one_device(options); !differ) return differ.error();
   auto backing = open_block_device(options.backing, options.log);
   if (!backing) return backing.error();
-  PmemOptions pmem_options = options.pmem;
-  pmem_options.provisional = !options.readonly;
-  auto pmem = Pmem::open(pmem_options, options.log);
-  if (!pmem) return pmem.error();
-  auto executor = ThreadExecutor::create();
-  if (!executor) return executor.error();
+  auto main = ThreadExecutor::create();
+  if (!main) return main.error();
   auto writing = ThreadExecutor::create();
   if (!writing) return writing.error();
-  Devices devices{pmem.take(), backing.take(), executor.take(), writing.take()};
+  PmemOptions pmem_options = options.pmem;
+  pmem_options.provisional = true;
+  auto pmem = Pmem::open(pmem_options, options.log);
+  if (!pmem) return pmem.error();
+  Devices devices{pmem.take(), backing.take(), main.take(), writing.take()};
   auto cache = attach(std::move(devices), options);
   if (!cache)
     return make_error(cache.error().code, "%s: %s", options.pmem.path.c_str(),
@@ -70,17 +71,16 @@ Result<std::unique_ptr<Cache>> Cache::open(const Options& options) {
 
 Result<std::unique_ptr<Cache>> Cache::attach(Devices devices, const Options& options) {
   std::unique_ptr<Cache> cache(new Cache(std::move(devices), options));
-  constexpr Status (Cache::*kLooks[])() = {
+  constexpr Status (Cache::*kSteps[])() = {
       &Cache::probe,          &Cache::check_cache_size,
       &Cache::check_identity, &Cache::load_frame_and_options,
       &Cache::recover_log,    &Cache::wire,
+      &Cache::make_ready,     &Cache::format_if_blank,
   };
-  for (auto look : kLooks)
-    if (auto done = (cache.get()->*look)(); !done) return done.error();
+  for (auto step : kSteps)
+    if (auto done = (cache.get()->*step)(); !done) return done.error();
   if (options.readonly) return cache;
-  for (auto change : {&Cache::make_ready, &Cache::format_if_blank})
-    if (auto done = (cache.get()->*change)(); !done) return done.error();
-  cache->write_attached();
+  if (auto written = cache->write_attached(); !written) return written.error();
   cache->choose_persist();
   cache->worker_->start();
   cache->attached_.store(true, std::memory_order_release);
@@ -93,7 +93,8 @@ Cache::Cache(Devices devices, const Options& options)
     : devices_(std::move(devices)),
       options_(options),
       messages_(options.log),
-      space_watch_(messages_, devices_.backing->identity().text) {}
+      space_watch_(messages_, devices_.backing->identity().text),
+      media_errors_(*devices_.pmem, messages_) {}
 
 Cache::~Cache() {
   const Status closed = close();
@@ -160,16 +161,14 @@ Status Cache::check_identity() {
   }
   auto identity = made_later ? std::optional<media::Identity>() : load_identity(pmem);
   if (!identity) {
+    const bool writes = first_page_is_ours_ && !options_.readonly;
     if (!options_.force)
       return make_error(identity.error().code,
-                        "%s; force=1 to attach all the same, if %s is the "
-                        "cache's backing device",
+                        "%s; force=1 to attach all the same, if %s is the cache's backing device",
                         identity.error().text.c_str(), backing.text.c_str());
     messages_.print(LogLevel::kWarning, "%s: %s (force)", identity.error().text.c_str(),
-                    options_.readonly     ? "attached all the same"
-                    : first_page_is_ours_ ? "written anew"
-                                          : "attached all the same, and not written");
-    return first_page_is_ours_ ? to_write() : Status();
+                    writes ? "written anew" : "attached all the same, and not written");
+    return writes ? to_write() : Status();
   }
   if (!identity.value()) {
     if (!blank_)
@@ -229,7 +228,9 @@ Status Cache::recover_log() {
 Status Cache::wire() {
   const LogMark head{recovered_.replayed.head, recovered_.replayed.dirty_ksets,
                      recovered_.replayed.dirty_bytes};
-  log_ = std::make_unique<KeyLog>(*devices_.pmem, *recovered_.segments, head);
+  log_ =
+      std::make_unique<KeyLog>(*devices_.pmem, *recovered_.segments, head,
+                               options_.readonly ? KeyLog::Use::kReadOnly : KeyLog::Use::kAppend);
   stripes_ = std::make_unique<Stripes>(kStripes, *log_);
   context_ =
       std::make_unique<RequestContext>(*devices_.pmem, *recovered_.segments, *recovered_.index,
@@ -255,7 +256,10 @@ Status Cache::wire_background() {
     context_->pace.grant(bytes);
     context_->deferred.run();
   };
-  writing.data_lost = [this](int error) { context_->data_lost(error); };
+  writing.data_lost = [this](int error) {
+    media_errors_.data_lost();
+    context_->data_lost(error);
+  };
   auto writeback = Writeback::create(*parts_, writing);
   if (!writeback) return writeback.error();
   writeback_ = writeback.take();
@@ -264,7 +268,7 @@ Status Cache::wire_background() {
   working.flush_delay = Worker::Milliseconds{options_.flush_delay_ms};
   working.writeback_interval = Worker::Milliseconds{options_.writeback_interval_ms};
   working.gc_percent = frame_.info.gc_percent;
-  working.requests_wait = [this] { return !context_->deferred.empty(); };
+  working.requests_wait = [this] { return context_->deferred.count() > 0; };
   working.retry_requests = [this] { context_->deferred.run(); };
   working.idle_batch_bytes = batch_bytes(frame_.info.n_segs, 8, 256 << 20);
   working.fail_requests = [this](int error) { context_->deferred.fail_all(error); };
@@ -278,9 +282,17 @@ Status Cache::wire_background() {
   worker_ = std::make_unique<Worker>(*parts_, *writeback_, *reclaim_, main, write, working);
   context_->deferred.set_wake([this] { worker_->request_waits(); });
   recovered_.segments->set_events(
-      {[this] { worker_->space_taken(); }, [this] { worker_->space_freed(); }});
+      {[this] { worker_->space_taken(); }, [this] { worker_->space_freed(); },
+       [this](SegId seg, MediaOff at) { media_errors_.segment_retired(seg, at); }});
+  // Writes that are done at once do not look at the log: none is from now on.
+  log_->set_on_failed([this](const Error& error) {
+    context_->deferred.close();
+    worker_->request_waits();
+    media_errors_.log_failed(error);
+  });
+  if (options_.readonly) return {};
   worker_->prepare();
-  main.every(SpaceWatch::kLook, [this] {
+  devices_.executor->every(SpaceWatch::kLook, [this] {
     if (attached_.load(std::memory_order_acquire)) space_watch_.look(sample_space());
   });
   return {};
@@ -288,27 +300,41 @@ Status Cache::wire_background() {
 
 // The last step that can be refused. From here on nothing is taken back.
 Status Cache::make_ready() {
-  if (auto ready = devices_.pmem->make_ready(); !ready) return ready;
+  if (options_.readonly) return {};
+  if (auto ready = devices_.pmem->make_ready(blank_); !ready) return ready;
   devices_.pmem->keep();
   return {};
 }
 
 Status Cache::format_if_blank() {
   if (!blank_) return {};
-  format_device(*devices_.pmem, format_options());
+  if (auto formatted = format_device(*devices_.pmem, format_options()); !formatted)
+    return formatted;
   return load_formatted(*devices_.pmem, &frame_, recovery_, &recovered_);
 }
 
-void Cache::write_attached() {
+Status Cache::write_attached() {
   Pmem& pmem = *devices_.pmem;
   log_->clear_head();
+  if (log_->failed()) {
+    const CachePos head = log_->head();
+    return make_error(EIO,
+                      "log at segment %u:%u: media error: the log cannot go on; take what is there "
+                      "with pcachectl export",
+                      head.seg.v, head.off);
+  }
+  // No record here says anything that the cache could not go on without.
+  const auto warn = [this](const Status& written) {
+    if (!written) messages_.print(LogLevel::kWarning, "%s", written.error().text.c_str());
+  };
   // A fresh format is left as the kernel target leaves it.
   if (!blank_) {
     clear_format_mark(pmem);
-    write_cache_info(pmem, frame_);
+    warn(write_cache_info(pmem, frame_));
   }
-  if (new_identity_) write_identity(pmem, *new_identity_);
+  if (new_identity_) warn(write_identity(pmem, *new_identity_));
   recovered_.segments->persist_raised();
+  return {};
 }
 
 // Of a device whose methods a test has brought there is nothing to choose.
@@ -363,8 +389,11 @@ Status Cache::set_gc_percent(int64_t percent) {
                       media::kGcPercentMax);
   {
     MutexLock lock(frame_mu_);
-    frame_.info.gc_percent = static_cast<uint32_t>(percent);
-    write_cache_info(*devices_.pmem, frame_);
+    const uint32_t before = std::exchange(frame_.info.gc_percent, static_cast<uint32_t>(percent));
+    if (auto written = write_cache_info(*devices_.pmem, frame_); !written) {
+      frame_.info.gc_percent = before;
+      return written;
+    }
   }
   worker_->set_gc_percent(static_cast<uint32_t>(percent));
   return {};

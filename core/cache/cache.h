@@ -14,8 +14,8 @@
 // What opening writes, in order: the format, if it is blank; cleared header at the log's head,
 // cache_info (as every attach of the kernel target does), identity block, raised generations; with
 // persist=auto, once, what was measured for it. A crash between any two of them leaves an image
-// that attaches the same. With the option `readonly` an opening ends with looking, and nothing is
-// written later: no background work runs, and no request takes space.
+// that attaches the same. With the option `readonly` nothing is written, then or later: no
+// background work runs, and no request takes space.
 #pragma once
 
 #include <atomic>
@@ -23,6 +23,7 @@
 
 #include "background/worker.h"
 #include "base/executor.h"
+#include "cache/media_errors.h"
 #include "cache/options.h"
 #include "cache/space_watch.h"
 #include "recovery/recover.h"
@@ -100,7 +101,7 @@ class Cache {
   // Changing.
   Status make_ready();
   Status format_if_blank();
-  void write_attached();
+  Status write_attached();
   void choose_persist();
   Status close_ksets();
   Status refuse_if_readonly(const char* what) const;
@@ -118,6 +119,7 @@ class Cache {
   // Constant but for gc_percent in it and info_record, which only set_gc_percent() uses later.
   DeviceFrame frame_;
   Mutex frame_mu_;
+  MediaErrors media_errors_;
   Recovered recovered_;
   std::unique_ptr<KeyLog> log_;
   std::unique_ptr<Stripes> stripes_;

@@ -124,7 +124,7 @@ TEST_F(CacheAttach, QueueDepthIsChecked) {
 }
 
 TEST_F(CacheAttach, AKernelMadeImageGetsANoticeAndAnIdentity) {
-  format_device(memory_.pmem(), {});
+  EXPECT_TRUE(format_device(memory_.pmem(), {}).ok());
   attach();
   EXPECT_THAT(lines_.lines, Contains(HasSubstr("no identity block")));
   detach();

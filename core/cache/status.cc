@@ -136,9 +136,13 @@ std::string status_json(Cache& cache) {
                      {"block_size", cache.backing().logical_block_bytes()},
                      {"io_mode", cache.backing().io_mode_name()},
                      {"identity", cache.backing().identity().text}};
-  json["segments"] = {{"total", segs.total}, {"used", segs.total - segs.free},
-                      {"free", segs.free},   {"log", segs.log},
-                      {"data", segs.data},   {"reserved_for_log", segs.log_reserve}};
+  json["segments"] = {{"total", segs.total},    {"used", segs.total - segs.free},
+                      {"free", segs.free},      {"log", segs.log},
+                      {"data", segs.data},      {"reserved_for_log", segs.log_reserve},
+                      {"retired", segs.retired}};
+  json["media"] = {{"bad_pages", cache.pmem().bad_pages()},
+                   {"log_failed", cache.log().failed()},
+                   {"tails_failed", cache.tails().failed()}};
   json["log"] = {{"key_head", position(cache.log().head())},
                  {"dirty_tail", position(cache.tails().dirty_tail())},
                  {"key_tail", position(cache.tails().key_tail())},

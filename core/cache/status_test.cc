@@ -42,7 +42,7 @@ TEST_F(StatusTest, SegTotalIsTheSuperblocks) {
   fields.init_done = true;
   Replicated<media::CacheInfo> info(cache_info_place());
   info.load(memory_.pmem());
-  info.write(memory_.pmem(), make_cache_info(fields));
+  EXPECT_TRUE(info.write(memory_.pmem(), make_cache_info(fields)));
   attach();
   EXPECT_EQ(status_line(*cache_), "0 131072 pcache 0 16 16 1 70 1182 0:0 0:0 0:0");
   detach();

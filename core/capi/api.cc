@@ -11,7 +11,9 @@
 #include "pcache.h"
 
 struct pcache_cache final : pcache::Guarded {
-  pcache_cache() { enlist(); }
+  explicit pcache_cache(std::unique_ptr<pcache::Cache> opened) : cache(std::move(opened)) {
+    enlist();
+  }
   ~pcache_cache() { delist(); }
   std::unique_ptr<pcache::Cache> cache;
 };
@@ -53,7 +55,7 @@ PCACHE_EXPORT int pcache_open(const pcache_options* options, pcache_cache** out,
     *out = nullptr;
     auto checked = pcache::check_options(*options);
     if (!checked) return fail(checked.error(), err);
-    auto handle = std::make_unique<pcache_cache>();  // not after what cannot be undone
+    auto handle = std::make_unique<pcache_cache>(nullptr);  // not after what cannot be undone
     auto cache = pcache::Cache::open(checked.value());
     if (!cache) return fail(cache.error(), err);
     handle->cache = cache.take();

@@ -57,7 +57,7 @@ PCACHE_EXPORT int pcache_raw_open(const pcache_raw_options* raw, pcache_raw** ou
                              "device or file of its own",
                              raw->cache_path),
                   err);
-    if (auto ready = pmem.value()->make_ready(); !ready) return fail(ready.error(), err);
+    if (auto ready = pmem.value()->make_ready(true); !ready) return fail(ready.error(), err);
     pmem.value()->keep();
     // As a cache does, but that a scratch device remembers nothing.
     if (options.persist == pcache::kPersistAuto) {
@@ -76,8 +76,8 @@ PCACHE_EXPORT void pcache_raw_close(pcache_raw* raw) { delete raw; }
 
 PCACHE_EXPORT uint64_t pcache_raw_bytes(const pcache_raw* raw) { return raw->pmem->size_bytes(); }
 
-PCACHE_EXPORT void pcache_raw_store(pcache_raw* raw, uint64_t off, const void* buf, uint64_t len) {
-  raw->pmem->store(MediaOff{off}, buf, len);
+PCACHE_EXPORT int pcache_raw_store(pcache_raw* raw, uint64_t off, const void* buf, uint64_t len) {
+  return raw->pmem->store(MediaOff{off}, buf, len) ? 0 : -EIO;
 }
 
 PCACHE_EXPORT void pcache_raw_fence(pcache_raw* raw) { raw->pmem->fence(); }

@@ -49,12 +49,9 @@ Status refuse_content(const Options& options, Pmem& pmem) {
 }
 
 // The old identity would keep the new cache from every other backing device.
-void write_identity_of(Pmem& pmem, const std::optional<BackingIdentity>& backing) {
-  if (backing) {
-    write_identity(pmem, *backing, static_cast<uint64_t>(time(nullptr)));
-    return;
-  }
-  erase_identity(pmem);
+Status write_identity_of(Pmem& pmem, const std::optional<BackingIdentity>& backing) {
+  if (!backing) return erase_identity(pmem);
+  return write_identity(pmem, *backing, static_cast<uint64_t>(time(nullptr)));
 }
 
 int run(const Options& options) {
@@ -92,8 +89,11 @@ int run(const Options& options) {
   FormatOptions format;
   format.data_crc = options.data_crc;
   format.gc_percent = options.gc_percent;
-  format_device(*pmem.value(), format);
-  write_identity_of(*pmem.value(), identity);
+  Status made = format_device(*pmem.value(), format);
+  if (made) made = write_identity_of(*pmem.value(), identity);
+  if (!made)
+    return fail(make_error(made.error().code, "cache device %s: %s", path.c_str(),
+                           made.error().text.c_str()));
   const uint32_t segments = segments_of_device(pmem.value()->size_bytes());
   pmem.take().reset();
   if (const auto synced = sync_cache(path); !synced) return fail(synced.error());

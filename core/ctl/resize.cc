@@ -49,7 +49,7 @@ Status check_target(const Options& options, const CheckReport& report, uint32_t 
 }
 
 Status grow(const Options& options, Pmem& pmem, uint32_t target) {
-  if (auto ready = pmem.make_ready(); !ready) return ready;
+  if (auto ready = pmem.make_ready(true); !ready) return ready;
   pmem.keep();
   auto frame = load_frame(pmem, Log());
   if (!frame) return frame.error();

@@ -45,7 +45,8 @@ int run_set(const SetOptions& options) {
   if (!frame) return fail(frame.error());
   const uint32_t before = frame.value().info.gc_percent;
   frame.value().info.gc_percent = value;
-  write_cache_info(pmem, frame.value());
+  if (const auto written = write_cache_info(pmem, frame.value()); !written)
+    return fail(written.error());
   if (const auto synced = sync_cache(options.image.cache); !synced) return fail(synced.error());
   if (options.image.json)
     print({{"gc_percent", value}, {"before", before}});
@@ -112,7 +113,9 @@ int set_identity(const Image& given, bool force) {
         "\"%s\"; --force if that is a copy of it",
         image.cache.c_str(), bytes_text(report.log.dirty_bytes).c_str(),
         report.frame.identity->backing, identity.text.c_str()));
-  write_identity(*open.value().pmem, identity, static_cast<uint64_t>(time(nullptr)));
+  const auto now = static_cast<uint64_t>(time(nullptr));
+  if (const auto written = write_identity(*open.value().pmem, identity, now); !written)
+    return fail(written.error());
   if (const auto synced = sync_cache(image.cache); !synced) return fail(synced.error());
   open.take();  // closed: it is read again
   return show_identity(given);

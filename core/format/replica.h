@@ -57,18 +57,25 @@ class Replicated {
   }
 
   // Stores the record over the older replica. Durable after the caller's next fence; until then the
-  // newest one stands, so two writes need a fence between them.
-  void write(Pmem& pmem, Record record, const CodeSite& site = CodeSite::current()) {
-    newest_ = 1 - newest_;
-    seq_++;
+  // newest one stands, so two writes need a fence between them. False: the older one's page is bad.
+  // Then the record stays as it is for good: over the newest one it must not go, torn it would
+  // leave none.
+  [[nodiscard]] bool write(Pmem& pmem, Record record, const CodeSite& site = CodeSite::current()) {
+    const int older = 1 - newest_;
     record.header = {};
     if (hazard(Hazard::kHeaderBytesLeft)) record.header.res = 0xa5a5;
-    record.header.seq = seq_;
+    record.header.seq = static_cast<uint8_t>(seq_ + 1);
     record.header.crc = record_crc(record);
-    MediaOff at = slot(newest_);
-    if (hazard(Hazard::kReplicaIndexByStructSize)) at = place_.base + newest_ * sizeof(Record);
-    pmem.store(at, &record, sizeof record, site);
+    MediaOff at = slot(older);
+    if (hazard(Hazard::kReplicaIndexByStructSize)) at = place_.base + older * sizeof(Record);
+    if (!pmem.store(at, &record, sizeof record, site)) {
+      state_[older] = ReplicaState::kUnreadable;
+      return false;
+    }
+    newest_ = older;
+    seq_++;
     state_[newest_] = ReplicaState::kValid;
+    return true;
   }
 
   // After load(): the replica that does not serve was written once, and is not valid. So what it

@@ -11,6 +11,7 @@
 namespace pcache {
 namespace {
 
+using media::SegmentGen;
 using media::TailPos;
 
 enum class Was { kNew, kOld, kTorn, kUnreadable };
@@ -88,7 +89,7 @@ TEST_F(Replica, EveryPairOfStates) {
 
     // The first write after a load leaves the newest valid replica alone (hazard 2).
     const TailPos before = row.newest == kNone ? TailPos{} : memory.peek<TailPos>(at(row.newest));
-    replicated.write(memory.pmem(), value(88));
+    EXPECT_TRUE(replicated.write(memory.pmem(), value(88)));
     if (row.newest != kNone) {
       EXPECT_EQ(memcmp(&before, memory.data() + at(row.newest).v, sizeof before), 0);
       EXPECT_EQ(replicated.newest(), 1 - row.newest);
@@ -98,7 +99,7 @@ TEST_F(Replica, EveryPairOfStates) {
     ASSERT_TRUE(reloaded);
     EXPECT_EQ(reloaded->seg_off, 88u);
     for (int slot : {0, 1})
-      memory.pmem().store(at(slot), &before, sizeof before);  // mends the pages
+      EXPECT_TRUE(memory.pmem().store(at(slot), &before, sizeof before));  // mends the pages
   }
 }
 
@@ -118,7 +119,7 @@ TEST_F(Replica, NewestAtEverySequenceNumberInBothOrders) {
 TEST_F(Replica, WritesAlternateThroughTheWrapOfTheSequence) {
   Replicated<TailPos> replicated(place());
   for (uint32_t i = 1; i <= 600; i++) {
-    replicated.write(memory_.pmem(), value(i));
+    EXPECT_TRUE(replicated.write(memory_.pmem(), value(i)));
     Replicated<TailPos> reader(place());
     const auto loaded = reader.load(memory_.pmem());
     ASSERT_TRUE(loaded);
@@ -132,7 +133,7 @@ TEST_F(Replica, TheFirstRecordOfAFormatGoesToTheKernelsSlotWithSequenceOne) {
   for (const int first_slot : {0, 1}) {
     MemoryPmem memory(64 << 10);
     Replicated<TailPos> replicated(place(first_slot));
-    replicated.write(memory.pmem(), value(5));
+    EXPECT_TRUE(replicated.write(memory.pmem(), value(5)));
     EXPECT_EQ(memory.peek<TailPos>(at(first_slot)).header.seq, 1);
     EXPECT_EQ(memory.peek<TailPos>(at(1 - first_slot)).header.crc, 0u);
   }
@@ -143,7 +144,7 @@ TEST_F(Replica, LoadingNothingKeepsTheFirstSlotRule) {
     MemoryPmem memory(64 << 10);
     Replicated<TailPos> replicated(place(first_slot));
     EXPECT_FALSE(replicated.load(memory.pmem()));
-    replicated.write(memory.pmem(), value(5));
+    EXPECT_TRUE(replicated.write(memory.pmem(), value(5)));
     EXPECT_EQ(replicated.newest(), first_slot);
   }
 }
@@ -158,7 +159,7 @@ TEST_F(Replica, GarbageInVersionAndResIsAcceptedAndNotWrittenAgain) {
   auto loaded = replicated.load(memory_.pmem());
   ASSERT_TRUE(loaded);
   EXPECT_EQ(loaded->seg_off, kNewest);
-  replicated.write(memory_.pmem(), *loaded);  // read, change, write
+  EXPECT_TRUE(replicated.write(memory_.pmem(), *loaded));  // read, change, write
   const auto written = memory_.peek<TailPos>(at(1));
   EXPECT_EQ(written.header.version, 0);
   EXPECT_EQ(written.header.res, 0);
@@ -172,7 +173,7 @@ TEST_F(Replica, ACrashInAWriteLeavesTheOldRecordOrTheNew) {
   memory_.checkpoint();
   Replicated<TailPos> replicated(place());
   ASSERT_TRUE(replicated.load(memory_.pmem()));
-  replicated.write(memory_.pmem(), value(88));
+  EXPECT_TRUE(replicated.write(memory_.pmem(), value(88)));
   memory_.pmem().fence();
   int old_seen = 0, new_seen = 0;
   for_each_crash_state(
@@ -186,6 +187,27 @@ TEST_F(Replica, ACrashInAWriteLeavesTheOldRecordOrTheNew) {
       });
   EXPECT_GT(old_seen, 0);
   EXPECT_GT(new_seen, 0);
+}
+
+// Torn, a store over the newest one would leave none.
+TEST(ReplicaBadPage, ABadPageUnderTheOlderOneLeavesTheNewestAlone) {
+  MemoryPmem memory(64 << 10);
+  const ReplicaPlace place{MediaOff{8192}, 4096, 1};
+  Replicated<SegmentGen> record(place);
+  SegmentGen value{};
+  value.gen = 5;
+  ASSERT_TRUE(record.write(memory.pmem(), value));  // to slot 1
+  memory.make_bad(MediaOff{8192});
+  for (uint64_t gen = 6; gen < 9; gen++) {
+    value.gen = gen;
+    EXPECT_FALSE(record.write(memory.pmem(), value));
+    Replicated<SegmentGen> again(place);
+    const auto loaded = again.load(memory.pmem());
+    ASSERT_TRUE(loaded.has_value());
+    EXPECT_EQ(loaded->gen, 5u);
+    EXPECT_EQ(again.newest(), 1);
+    EXPECT_FALSE(again.write(memory.pmem(), value)) << "nor as the first write after a load";
+  }
 }
 
 }  // namespace

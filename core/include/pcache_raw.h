@@ -47,8 +47,9 @@ void pcache_raw_close(pcache_raw* raw);
 /* Bytes mapped. Stores and loads stay within them: off + len <= pcache_raw_bytes(). */
 uint64_t pcache_raw_bytes(const pcache_raw* raw);
 
-/* Stores with the persist method, without a fence: durable after a later pcache_raw_fence(). */
-void pcache_raw_store(pcache_raw* raw, uint64_t off, const void* buf, uint64_t len);
+/* Stores with the persist method, without a fence: durable after a later pcache_raw_fence(). 0, or
+ * -EIO on a bad page. */
+int pcache_raw_store(pcache_raw* raw, uint64_t off, const void* buf, uint64_t len);
 
 /* Orders and makes durable the stores of the calling thread. */
 void pcache_raw_fence(pcache_raw* raw);

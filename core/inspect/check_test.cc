@@ -22,7 +22,7 @@ class CheckTest : public ImageTest {
     Replicated<Record> replicated(place);
     Record record = *replicated.load(image_.pmem());
     change(record);
-    replicated.write(image_.pmem(), record);
+    EXPECT_TRUE(replicated.write(image_.pmem(), record));
     image_.pmem().fence();
   }
 };
@@ -254,7 +254,7 @@ TEST_F(CheckTest, ABrokenChainIsFollowedAsFormattingMadeIt) {
 }
 
 TEST_F(CheckTest, AnotherBackingDevice) {
-  write_identity(image_.pmem(), {"mine", kLogicalBytes}, 1);
+  EXPECT_TRUE(write_identity(image_.pmem(), {"mine", kLogicalBytes}, 1).ok());
   const CheckReport report = check();
   EXPECT_THAT(codes(report), ElementsAre("other-backing"));
   EXPECT_FALSE(report.attaches);

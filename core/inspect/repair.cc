@@ -208,7 +208,9 @@ RepairPlan plan_repair(const Pmem& pmem, const CheckReport& report, const Backin
 
 Status apply_repair(Pmem& pmem, const RepairPlan& plan, const std::function<Status()>& sync) {
   for (const RepairStep& step : plan.steps) {
-    pmem.store(step.at, step.bytes.data(), step.bytes.size());
+    if (!pmem.store(step.at, step.bytes.data(), step.bytes.size()))
+      return make_error(EIO, "media error at %llu: it cannot be written",
+                        static_cast<unsigned long long>(step.at.v));
     pmem.fence();
     if (!sync) continue;
     if (auto synced = sync(); !synced) return synced;

@@ -68,7 +68,7 @@ TEST_F(RepairTest, GcPercentOutOfRange) {
   Replicated<media::CacheInfo> record(cache_info_place());
   media::CacheInfo info = *record.load(image_.pmem());
   info.flags |= media::kInfoGcMask << media::kInfoGcShift;
-  record.write(image_.pmem(), info);
+  EXPECT_TRUE(record.write(image_.pmem(), info));
   image_.pmem().fence();
   repair(0);
   EXPECT_EQ(check().frame.frame.info.gc_percent, media::kGcPercentMax);

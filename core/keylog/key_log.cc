@@ -19,16 +19,20 @@ constexpr size_t kCommitBytes = offsetof(KsetHeader, flags);
 
 }  // namespace
 
-KeyLog::KeyLog(Pmem& pmem, SegmentTable& segments, const LogMark& head)
+KeyLog::KeyLog(Pmem& pmem, SegmentTable& segments, const LogMark& head, Use use)
     : pmem_(pmem), segments_(segments), head_(head), ksets_at_attach_(head.ksets) {
-  make_reserve();
+  if (use == Use::kAppend) make_reserve();
 }
 
 // What may stand there is invalid, but step 1 of an append must not make it valid by putting keys
 // behind it.
 void KeyLog::clear_head() {
   constexpr KsetHeader kCleared{};
-  pmem_.store(segments_.media(head()), &kCleared, sizeof kCleared);
+  const CachePos at = head();
+  if (!pmem_.store(segments_.media(at), &kCleared, sizeof kCleared)) {
+    BiasedLock lock(writer_mu_);
+    fail(at);
+  }
   pmem_.fence();
 }
 
@@ -96,6 +100,7 @@ KeyLog::Ticket KeyLog::seal(KsetBuffer* kset) {
 Status KeyLog::commit(Ticket ticket) {
   BiasedLock writer(writer_mu_);
   if (committed_ >= ticket) return {};
+  if (failed()) return failure();
   KsetBuffer* list;
   {
     BiasedLock lock(queue_mu_);
@@ -120,7 +125,23 @@ Status KeyLog::commit(Ticket ticket) {
     committed_++;
   }
   if (committed_ >= ticket) return {};
+  if (!failed() && segments_.exhausted_for_log()) fail(head_.pos);
+  if (failed()) return failure();
   return make_error(ENOSPC, "cache full: no free segment for the log");
+}
+
+void KeyLog::fail(CachePos at) {
+  if (failed()) return;
+  failed_at_ = at;
+  failed_.store(true, std::memory_order_release);
+  if (on_failed_) on_failed_(failure());
+}
+
+Error KeyLog::failure() const {
+  return make_error(EIO,
+                    "log at segment %u:%u: media error: the log cannot go on, nothing more becomes "
+                    "durable",
+                    failed_at_.seg.v, failed_at_.off);
 }
 
 KsetBuffer* KeyLog::append_group(KsetBuffer* list) {
@@ -131,12 +152,19 @@ KsetBuffer* KeyLog::append_group(KsetBuffer* list) {
   if (group.end == head_.pos) return kset;
 
   constexpr KsetHeader kCleared{};
-  pmem_.store(segments_.media(group.end), &kCleared, sizeof kCleared);
+  if (!pmem_.store(segments_.media(group.end), &kCleared, sizeof kCleared)) {
+    fail(group.end);
+    return list;
+  }
   if (group.others_unfenced)
     pmem_.fence_threads();
   else if (!hazard(Hazard::kStaleKset))
     pmem_.fence();
-  pmem_.store(segments_.media(head_.pos), &group.first_header, kCommitBytes);
+  // Half of it is a torn header, which ends the log as the cleared one did.
+  if (!pmem_.store(segments_.media(head_.pos), &group.first_header, kCommitBytes)) {
+    fail(head_.pos);
+    return list;
+  }
   pmem_.fence();
   head_ = {group.end, head_.ksets + group.done.ksets, head_.dirty_bytes + group.dirty_bytes};
   counters_.ksets += group.done.ksets;
@@ -147,17 +175,8 @@ KsetBuffer* KeyLog::append_group(KsetBuffer* list) {
 }
 
 bool KeyLog::append_one(Group& group, KsetBuffer& kset) {
-  const uint32_t bytes = kset_bytes(kset.n);
-  // Behind every kset there is room for one header more: the next one's, or that of a LAST kset.
-  if (media::kSegDataBytes - group.end.off < bytes + sizeof(KsetHeader)) {
-    const auto next = segments_.take_for_log();
-    if (!next) return false;
-    put(group, make_last_kset(*next), 0);
-    group.end = CachePos{*next, 0};
-    group.done.rolls++;
-  }
-  put(group, kset.header, kset.n * sizeof(media::Key));
-  group.end = group.end + bytes;
+  while (!place(group, kset))
+    if (!roll(group)) return false;
   group.done.ksets++;
   group.done.keys += kset.n;
   group.others_unfenced |=
@@ -167,16 +186,55 @@ bool KeyLog::append_one(Group& group, KsetBuffer& kset) {
   return true;
 }
 
-void KeyLog::put(Group& group, const KsetHeader& header, size_t keys_bytes) {
-  const MediaOff at = segments_.media(group.end);
-  if (!group.first_pending) {
-    group.first_pending = true;
-    group.first_header = header;
-    pmem_.store(at + kCommitBytes, reinterpret_cast<const char*>(&header) + kCommitBytes,
-                sizeof header - kCommitBytes + keys_bytes);
-    return;
+bool KeyLog::place(Group& group, const KsetBuffer& kset) {
+  const uint32_t bytes = kset_bytes(kset.n);
+  // Behind every kset there is room for one header more: the next one's, or that of a LAST kset.
+  if (media::kSegDataBytes - group.end.off < bytes + sizeof(KsetHeader)) return false;
+  if (!can_end_at(group.end, bytes)) {
+    segments_.retire(group.end.seg);
+    return false;
   }
-  pmem_.store(at, &header, sizeof header + keys_bytes);
+  if (!put(group, kset.header, kset.n * sizeof(media::Key))) {
+    segments_.retire(group.end.seg);
+    pmem_.fence();  // what has arrived of it, before the LAST kset goes over it
+    return false;
+  }
+  group.end = group.end + bytes;
+  return true;
+}
+
+// Of a kset that is to be stored: whether a header can be behind it. Its own pages are found to be
+// bad when it is stored.
+bool KeyLog::can_end_at(CachePos pos, uint32_t kset_bytes) const {
+  const MediaOff header = segments_.media(pos + kset_bytes);
+  const uint64_t page = (header.v - 1) / kPageBytes;
+  if ((header.v + sizeof(KsetHeader) - 1) / kPageBytes == page) [[likely]]
+    return true;
+  return pmem_.readable(header, sizeof(KsetHeader));
+}
+
+bool KeyLog::roll(Group& group) {
+  const auto next = segments_.take_for_log();
+  if (!next) return false;
+  if (!put(group, make_last_kset(*next), 0)) {
+    fail(group.end);
+    segments_.release_log(*next);
+    return false;
+  }
+  group.end = CachePos{*next, 0};
+  group.done.rolls++;
+  return true;
+}
+
+bool KeyLog::put(Group& group, const KsetHeader& header, size_t keys_bytes) {
+  const MediaOff at = segments_.media(group.end);
+  if (group.first_pending) return pmem_.store(at, &header, sizeof header + keys_bytes);
+  if (!pmem_.store(at + kCommitBytes, reinterpret_cast<const char*>(&header) + kCommitBytes,
+                   sizeof header - kCommitBytes + keys_bytes))
+    return false;
+  group.first_pending = true;
+  group.first_header = header;
+  return true;
 }
 
 void KeyLog::end_epoch() {

@@ -19,6 +19,11 @@
 //   (KsetBuffer::unfenced_by). Then fence 1 is that thread's own, or one in all threads.
 // - commit(t) returns when everything sealed up to ticket t is durable. One thread writes for all
 //   that wait (group commit).
+// - A bad page: the log goes on in another segment, from a LAST kset in front of it. For that the
+//   header at head(), and what is behind it when a kset is appended, are on pages that were good
+//   when it was; and a new segment is one that could be read as a whole. A page that goes bad under
+//   the head itself, or the last segment's, ends the log: nothing more becomes durable, see
+//   failed().
 // - Epochs: what is written back before a barrier of the user's (FLUSH, FUA, PREFLUSH) and after it
 //   must not be mixed on the backing device. An epoch is a run of ksets in the log; positions in it
 //   are counted in ksets appended, which unlike media positions only grow. What the log held at
@@ -30,6 +35,9 @@
 
 #include <atomic>
 #include <deque>
+#include <functional>
+#include <memory>
+#include <vector>
 
 #include "base/biased_mutex.h"
 #include "keylog/kset_buffer.h"
@@ -50,9 +58,12 @@ class KeyLog {
   using Ticket = uint64_t;
   static constexpr uint32_t kReserveBuffers = 8;
 
-  // `head`: where replay ended, and what it found behind dirty_tail. Stores nothing.
-  KeyLog(Pmem& pmem, SegmentTable& segments, const LogMark& head);
+  enum class Use { kAppend, kReadOnly };
+  // `head`: where replay ended, and what it found behind dirty_tail. Stores nothing. kReadOnly:
+  // nothing will be sealed.
+  KeyLog(Pmem& pmem, SegmentTable& segments, const LogMark& head, Use use = Use::kAppend);
   // Before the first append: a torn header may stand at the head. While one thread has the log.
+  // Where that cannot be done the log has failed().
   void clear_head();
 
   KeyLog(const KeyLog&) = delete;
@@ -66,7 +77,8 @@ class KeyLog {
   void put_back(KsetBuffer* kset) EXCLUDES(queue_mu_);
   // Hands a non-empty kset over; the caller holds the lock of its stripe.
   Ticket seal(KsetBuffer* kset) EXCLUDES(queue_mu_);
-  // ENOSPC: no segment is free for the log; what is sealed stays queued for the next try.
+  // ENOSPC: no segment is free for the log; what is sealed stays queued for the next try. EIO: the
+  // log has failed() before it was in it.
   Status commit(Ticket ticket) EXCLUDES(writer_mu_, queue_mu_);
 
   // What is committed now and what comes later are different epochs. Cannot fail: where there is no
@@ -76,6 +88,14 @@ class KeyLog {
   // The end of the epoch that goes on behind the first `passed` ksets, in ksets; UINT64_MAX when it
   // is the last. Forgets what ends before.
   uint64_t epoch_end_after(uint64_t passed) EXCLUDES(writer_mu_);
+
+  // Its media is bad: what is not committed now never will be. Any thread.
+  bool failed() const { return failed_.load(std::memory_order_acquire); }
+  // Called once, when that happens, with the error; short, and under the log's locks. Set while one
+  // thread has the log.
+  void set_on_failed(std::function<void(const Error&)> on_failed) {
+    on_failed_ = std::move(on_failed);
+  }
 
   // Whether something sealed is not in the log yet, since the log was full.
   bool has_uncommitted() const EXCLUDES(writer_mu_);
@@ -103,8 +123,16 @@ class KeyLog {
     uint64_t dirty_bytes = 0;
   };
   bool append_one(Group& group, KsetBuffer& kset) REQUIRES(writer_mu_);
-  // `header` has its keys behind it in memory, `keys_bytes` of them.
-  void put(Group& group, const media::KsetHeader& header, size_t keys_bytes) REQUIRES(writer_mu_);
+  // At the group's end. False: there is no room for it, or its pages or those behind it are bad.
+  bool place(Group& group, const KsetBuffer& kset) REQUIRES(writer_mu_);
+  // On to another segment.
+  bool roll(Group& group) REQUIRES(writer_mu_);
+  // `header` has its keys behind it in memory, `keys_bytes` of them. False: a page is bad.
+  [[nodiscard]] bool put(Group& group, const media::KsetHeader& header, size_t keys_bytes)
+      REQUIRES(writer_mu_);
+  bool can_end_at(CachePos pos, uint32_t kset_bytes) const;
+  void fail(CachePos at) REQUIRES(writer_mu_);
+  Error failure() const REQUIRES(writer_mu_);
   // Appends from the front of `list`; returns the first that found no room.
   KsetBuffer* append_group(KsetBuffer* list) REQUIRES(writer_mu_);
 
@@ -122,6 +150,9 @@ class KeyLog {
   KsetBuffer* left_over_tail_ GUARDED_BY(writer_mu_) = nullptr;
   Ticket committed_ GUARDED_BY(writer_mu_) = 0;
   Counters counters_ GUARDED_BY(writer_mu_);
+  std::atomic<bool> failed_{false};
+  CachePos failed_at_ GUARDED_BY(writer_mu_);
+  std::function<void(const Error&)> on_failed_;
 
   BiasedMutex queue_mu_ ACQUIRED_AFTER(writer_mu_);
   KsetBuffer* queue_head_ GUARDED_BY(queue_mu_) = nullptr;

@@ -367,5 +367,106 @@ TEST_F(KeyLogAppend, TheMarkCountsKsetsAndDirtyBytes) {
   EXPECT_EQ(mark.pos, log_->head());
 }
 
+// A page that is bad under the kset that is appended, or under the header behind it.
+class KeyLogBadPage : public KeyLogCrash {
+ protected:
+  static constexpr uint32_t kPage = 4096;
+  void make_bad(CachePos pos) { image_->memory().make_bad(media(pos)); }
+  Status append(uint32_t name, uint32_t n) { return log_->commit(seal_named(*log_, name, n)); }
+};
+
+TEST_F(KeyLogBadPage, TheLogGoesOnElsewhere) {
+  start({SegId{0}, kPage - 256});
+  ASSERT_TRUE(append(1, 1).ok());
+  make_bad({SegId{0}, kPage});
+  ASSERT_TRUE(append(2, 20).ok());
+  ASSERT_TRUE(append(3, 1).ok());
+  EXPECT_THAT(read(), ElementsAre("1x1", "LAST", "2x20", "3x1"));
+  EXPECT_EQ(log_->head().seg, SegId{1});
+  EXPECT_EQ(table_->counts().retired, 1u);
+  table_->release_log(SegId{0});
+  for (int i = 0; i < 2; i++) EXPECT_NE(table_->take_for_log(), SegId{0});
+  EXPECT_FALSE(table_->take_for_log());
+}
+
+// The header behind it would be the head: from there the log could not lead on.
+TEST_F(KeyLogBadPage, AKsetThatEndsInFrontOfOneIsNotAppendedThere) {
+  for (const uint32_t gap : {0u, 8u, 16u}) {  // of the header, in front of the page
+    start({SegId{0}, kPage - gap - kset_bytes(2)});
+    make_bad({SegId{0}, kPage});
+    ASSERT_TRUE(append(1, 2).ok()) << gap;
+    EXPECT_THAT(read(), ElementsAre("LAST", "1x2")) << gap;
+  }
+  start({SegId{0}, kPage - 24 - kset_bytes(2)});
+  make_bad({SegId{0}, kPage});
+  ASSERT_TRUE(append(1, 2).ok());
+  EXPECT_THAT(read(), ElementsAre("1x2")) << "the header is on the good page";
+  ASSERT_TRUE(append(2, 1).ok());
+  EXPECT_THAT(read(), ElementsAre("1x2", "LAST", "2x1"));
+}
+
+// The kset that was begun and the LAST kset are stored to one place.
+TEST_F(KeyLogBadPage, AFenceIsBetweenWhatWasLostAndTheLastKset) {
+  for (const uint32_t before : {0u, 1u}) {  // ksets of the group in front of it
+    start({SegId{0}, kPage - 256 - before * kset_bytes(1)});
+    make_bad({SegId{0}, kPage});
+    if (before) seal_named(*log_, 1, 1);
+    ASSERT_TRUE(append(2, 20).ok());
+    const MediaOff flags = media({SegId{0}, kPage - 256}) + offsetof(KsetHeader, flags);
+    const size_t lost = find_store(journal(), flags);
+    const size_t last = find_store(journal(), flags, lost + 1);
+    ASSERT_LT(last, journal().size());
+    EXPECT_GE(count_fences(journal(), lost, last), 1u);
+  }
+}
+
+TEST_F(KeyLogBadPage, EveryCrashLeavesAllOfAGroupOrNothing) {
+  start({SegId{0}, kPage - 296 - kset_bytes(1)});
+  plant_stale({SegId{1}, 0}, {20, 1, 1, 1});
+  ASSERT_TRUE(append(1, 1).ok());
+  image_->memory().checkpoint();
+  make_bad({SegId{0}, kPage});
+  for (const auto& [name, n] : {std::pair{2u, 2u}, {3u, 20u}, {4u, 1u}}) seal_named(*log_, name, n);
+  ASSERT_TRUE(log_->commit(log_->last_sealed()).ok());
+  check_all_crashes({"1x1"}, {"1x1", "2x2", "LAST", "3x20", "4x1"});
+}
+
+// Under the head itself nothing can lead on: what was acknowledged stands, and the error stays.
+TEST_F(KeyLogBadPage, UnderTheHeadTheLogHasFailed) {
+  start({SegId{0}, 640});
+  ASSERT_TRUE(append(1, 1).ok());
+  int said = 0;
+  log_->set_on_failed([&said](const Error& error) {
+    said++;
+    EXPECT_THAT(error.text, HasSubstr("log at segment 0:704"));
+  });
+  make_bad({SegId{0}, 640});
+  const auto acknowledged = log_->last_sealed();
+  EXPECT_EQ(append(2, 1).error().code, EIO);
+  EXPECT_TRUE(log_->failed());
+  EXPECT_EQ(append(3, 1).error().code, EIO);
+  EXPECT_EQ(said, 1);
+  EXPECT_TRUE(log_->commit(acknowledged).ok()) << "that is durable";
+  EXPECT_EQ(log_->head(), (CachePos{SegId{0}, 640 + kset_bytes(1)}));
+  EXPECT_TRUE(log_->has_uncommitted());
+}
+
+TEST_F(KeyLogBadPage, WithNoOtherSegmentTheLogHasFailed) {
+  start({SegId{0}, kPage - 256}, 3);
+  for (const uint32_t seg : {1u, 2u}) make_bad({SegId{seg}, kPage});
+  make_bad({SegId{0}, kPage});
+  EXPECT_EQ(append(1, 20).error().code, EIO);
+  EXPECT_TRUE(log_->failed());
+  EXPECT_EQ(table_->counts().retired, 3u);
+}
+
+TEST_F(KeyLogBadPage, AHeadThatCannotBeClearedAtAttach) {
+  Image image(4);
+  image.memory().make_bad(segment_data_off(0));
+  const auto table = image.table();
+  KeyLog log(image.pmem(), *table, LogMark{});
+  EXPECT_TRUE(log.failed());
+}
+
 }  // namespace
 }  // namespace pcache

@@ -18,15 +18,6 @@ Result<CachePos> load_one(const Pmem& pmem, Replicated<media::TailPos>& record,
   return checked;
 }
 
-void set_one(Pmem& pmem, Replicated<media::TailPos>& record, CachePos pos,
-             const CodeSite& site = CodeSite::current()) {
-  media::TailPos tail{};
-  tail.cache_seg_id = pos.seg.v;
-  tail.seg_off = pos.off;
-  record.write(pmem, tail, site);
-  pmem.fence(site);
-}
-
 }  // namespace
 
 Status Tails::load(const Pmem& pmem, const Bounds& bounds) {
@@ -42,14 +33,32 @@ Status Tails::load(const Pmem& pmem, const Bounds& bounds) {
   return {};
 }
 
-void Tails::set_key_tail(Pmem& pmem, CachePos pos) {
-  set_one(pmem, key_, pos);
-  key_pos_.store(pack(pos), std::memory_order_release);
+Status Tails::set_one(Pmem& pmem, Replicated<media::TailPos>& record, CachePos pos,
+                      const CodeSite& site) {
+  media::TailPos tail{};
+  tail.cache_seg_id = pos.seg.v;
+  tail.seg_off = pos.off;
+  if (failed() || !record.write(pmem, tail, site)) {
+    failed_.store(true, std::memory_order_relaxed);
+    return make_error(EIO,
+                      "media error in the page at %llu, which says where the log begins: what is "
+                      "written back cannot be recorded, and no space comes free",
+                      static_cast<unsigned long long>(media::kCacheCtrlOff));
+  }
+  pmem.fence(site);
+  return {};
 }
 
-void Tails::set_dirty_tail(Pmem& pmem, CachePos pos) {
-  set_one(pmem, dirty_, pos);
+Status Tails::set_key_tail(Pmem& pmem, CachePos pos) {
+  Status set = set_one(pmem, key_, pos);
+  if (set) key_pos_.store(pack(pos), std::memory_order_release);
+  return set;
+}
+
+Status Tails::set_dirty_tail(Pmem& pmem, CachePos pos) {
+  Status set = set_one(pmem, dirty_, pos);
   dirty_pos_.store(pack(pos), std::memory_order_release);
+  return set;
 }
 
 }  // namespace pcache

@@ -2,7 +2,9 @@
 // Tails: the two persistent positions of the log. key_tail <= dirty_tail <= head in log order.
 //   key_tail    first kset not yet reclaimed; replay starts here
 //   dirty_tail  first kset not yet written back
-// Each of the two is moved by one thread at a time; reading them: any thread.
+// All four records are in one page. Once a store to it was lost neither moves on media any more:
+// were it only one of them that could, key_tail might pass dirty_tail. Each of the two is moved by
+// one thread at a time; reading them: any thread.
 #pragma once
 
 #include <atomic>
@@ -30,11 +32,16 @@ class Tails {
   void take_all_as_dirty() { dirty_pos_.store(key_pos_.load()); }
 
   // Durable on return. Rule 5: the backing device has been flushed before, and key_tail goes no
-  // further than dirty_tail; the caller sees to both.
-  void set_key_tail(Pmem& pmem, CachePos pos);
-  void set_dirty_tail(Pmem& pmem, CachePos pos);
+  // further than dirty_tail; the caller sees to both. EIO: their page is bad. Then key_tail stays
+  // where it is; dirty_tail moves in DRAM alone: what is behind it is on the backing device, and
+  // the next attach, which does not know, writes it there again.
+  Status set_key_tail(Pmem& pmem, CachePos pos);
+  Status set_dirty_tail(Pmem& pmem, CachePos pos);
+  bool failed() const { return failed_.load(std::memory_order_relaxed); }
 
  private:
+  Status set_one(Pmem& pmem, Replicated<media::TailPos>& record, CachePos pos,
+                 const CodeSite& site = CodeSite::current());
   static uint64_t pack(CachePos pos) { return uint64_t{pos.seg.v} << 32 | pos.off; }
   static CachePos unpack(uint64_t word) {
     return {SegId{static_cast<uint32_t>(word >> 32)}, static_cast<uint32_t>(word)};
@@ -42,6 +49,7 @@ class Tails {
 
   Replicated<media::TailPos> key_, dirty_;
   std::atomic<uint64_t> key_pos_{0}, dirty_pos_{0};
+  std::atomic<bool> failed_{false};
   bool dirty_torn_ = false;
 };
 

@@ -40,8 +40,8 @@ TEST_F(TailsTest, MoveEachForItself) {
   Tails tails;
   load(tails, image_.pmem());
   const CachePos a{SegId{1}, 64}, b{SegId{3}, 128};
-  tails.set_dirty_tail(image_.pmem(), b);
-  tails.set_key_tail(image_.pmem(), a);
+  EXPECT_TRUE(tails.set_dirty_tail(image_.pmem(), b).ok());
+  EXPECT_TRUE(tails.set_key_tail(image_.pmem(), a).ok());
   EXPECT_EQ(tails.key_tail(), a);
   EXPECT_EQ(tails.dirty_tail(), b);
   Tails again;
@@ -55,7 +55,7 @@ TEST_F(TailsTest, DurableOnReturnAndAlternating) {
   load(tails, image_.pmem());  // the format's record is in slot 0
   for (uint32_t i = 1; i <= 4; i++) {
     image_.memory().checkpoint();
-    tails.set_key_tail(image_.pmem(), {SegId{0}, 8 * i});
+    EXPECT_TRUE(tails.set_key_tail(image_.pmem(), {SegId{0}, 8 * i}).ok());
     const Journal& journal = image_.memory().journal();
     ASSERT_EQ(journal.size(), 2u);
     EXPECT_EQ(journal[0].off, key_tail_place().base + 16 * (i % 2));
@@ -89,8 +89,8 @@ TEST_F(TailsTest, ACrashLeavesTheOldPositionOrTheNew) {
     Tails tails;
     load(tails, image_.pmem());
     image_.memory().checkpoint();
-    tails.set_dirty_tail(image_.pmem(), after);
-    tails.set_key_tail(image_.pmem(), after);
+    EXPECT_TRUE(tails.set_dirty_tail(image_.pmem(), after).ok());
+    EXPECT_TRUE(tails.set_key_tail(image_.pmem(), after).ok());
     for_each_crash_state(image_.memory().journal(), {},
                          [&](std::span<const KeptStore> kept, const std::string& what) {
                            const auto image = image_.memory().crash_image(kept);
@@ -103,6 +103,23 @@ TEST_F(TailsTest, ACrashLeavesTheOldPositionOrTheNew) {
                            }
                          });
   }
+}
+
+// Were it only one of them that could move, key_tail might pass dirty_tail.
+TEST_F(TailsTest, ABadPageStopsBothForGood) {
+  Tails tails;
+  const Bounds bounds{4, 1 << 20};
+  ASSERT_TRUE(tails.load(image_.pmem(), bounds).ok());
+  const CachePos a{SegId{1}, 64}, b{SegId{1}, 128};
+  ASSERT_TRUE(tails.set_dirty_tail(image_.pmem(), a).ok());
+  image_.memory().make_bad(MediaOff{media::kCacheCtrlOff});
+  EXPECT_EQ(tails.set_dirty_tail(image_.pmem(), b).error().code, EIO);
+  EXPECT_TRUE(tails.failed());
+  EXPECT_EQ(tails.dirty_tail(), b) << "in DRAM: writeback goes on";
+  image_.memory().checkpoint();
+  EXPECT_EQ(tails.set_key_tail(image_.pmem(), a).error().code, EIO);
+  EXPECT_EQ(tails.key_tail(), (CachePos{SegId{0}, 0})) << "nothing before it comes free";
+  EXPECT_TRUE(image_.memory().journal().empty()) << "not tried again";
 }
 
 }  // namespace

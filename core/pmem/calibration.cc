@@ -96,6 +96,8 @@ Result<Calibration> Pmem::calibrate(unsigned rounds) {
         method.ns[c] = std::min<uint64_t>(method.ns[c], std::max<uint64_t>(ns, 1));
         at = (at + kTimedBytes) % kRegionBytes;
       }
+  if (bad_pages_->contain(region.v, kRegionBytes))
+    return make_error(EIO, "cache device %s: its last 2 MiB cannot be stored to", path());
   return found;
 }
 

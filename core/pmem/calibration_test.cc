@@ -81,12 +81,12 @@ TEST_F(CalibratedPmem, EachSizeGoesToItsMethod) {
   const std::vector<std::byte> data(65536);
   for (const auto& [len, mark] :
        {std::pair<size_t, int>{257, 1}, {1024, 1}, {4096, 2}, {16384, 3}, {65536, 2}}) {
-    pmem_.store(MediaOff{0}, data.data(), len);
+    EXPECT_TRUE(pmem_.store(MediaOff{0}, data.data(), len));
     EXPECT_EQ(base_[len - 1], std::byte(mark)) << len;
   }
   // A record is flushcache's, which stores and flushes it; the other methods were not measured
   // there.
-  pmem_.store(MediaOff{0}, data.data(), 256);
+  EXPECT_TRUE(pmem_.store(MediaOff{0}, data.data(), 256));
   EXPECT_EQ(base_[255], data[255]);
   pmem_.use({&kC, &kC, &kC, &kC});
   EXPECT_STREQ(pmem_.persist_name(), "c") << "one for all is called by its name";

@@ -11,7 +11,10 @@
 #include <cstdint>
 #include <mutex>
 
+#include "base/ids.h"
+#include "pmem/bad_pages.h"
 #include "pmem/cpu.h"
+#include "pmem/may_fault.h"
 
 // int copy(void* dst /*rdi*/, const void* src /*rsi*/, size_t len /*rdx*/): 1 copied, 0 fault.
 //
@@ -192,6 +195,22 @@ void set_default_action() {
   sigaction(SIGBUS, &action, nullptr);
 }
 
+// Of poison the kernel says how much of memory is gone; of a cut file the address is all there is.
+uint64_t bad_bytes(const siginfo_t* info) {
+  if (info->si_code != BUS_MCEERR_AR || info->si_addr_lsb < 12 || info->si_addr_lsb > 40)
+    return kPageBytes;
+  return uint64_t{1} << info->si_addr_lsb;
+}
+
+// A store that may fault, to a mapping that expects it: the page is noted. Where to go on; else 0.
+uintptr_t behind_lost_store(uintptr_t at, const siginfo_t* info) {
+  const uintptr_t behind = behind_fault(at);
+  if (behind == 0) return 0;
+  const uint64_t bytes = bad_bytes(info);
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(info->si_addr) & ~(bytes - 1);
+  return BadPages::note(begin, bytes) ? behind : 0;
+}
+
 // As if the handler had been installed by itself: with its mask and its one-shot flag.
 void call_previous_handler(int signal_number, siginfo_t* info, void* context) {
   const struct sigaction& previous = g_previous;
@@ -215,6 +234,10 @@ void on_sigbus(int signal_number, siginfo_t* info, void* context) {
   if (fault && at >= reinterpret_cast<uintptr_t>(pcache_checked_copy_start) &&
       at < reinterpret_cast<uintptr_t>(pcache_checked_copy_end)) {
     rip = static_cast<greg_t>(reinterpret_cast<uintptr_t>(pcache_checked_copy_fixup));
+    return;
+  }
+  if (const uintptr_t behind = fault ? behind_lost_store(at, info) : 0) {
+    rip = static_cast<greg_t>(behind);
     return;
   }
   const bool special = !(g_previous.sa_flags & SA_SIGINFO);

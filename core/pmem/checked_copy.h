@@ -3,8 +3,8 @@
 // raises SIGBUS, which becomes `false` here instead of the end of the process.
 //
 // Invariants
-// - A SIGBUS that does not come from checked_copy() goes to the handler that was there before ours
-//   (or kills the process, as it would have).
+// - A SIGBUS that does not come from checked_copy(), or from a store to pmem (may_fault.h), goes to
+//   the handler that was there before ours (or kills the process, as it would have).
 // - The handler looks only at the faulting instruction: nothing thread-local, nothing to set up or
 //   tear down around a copy, so a copy costs what memcpy() costs.
 //

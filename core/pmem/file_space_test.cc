@@ -61,7 +61,7 @@ TEST_F(PmemProvisional, WhatWasMadeReadyAndNotKeptIsAsItWas) {
     EXPECT_EQ(look(), before) << "by open() alone";
     EXPECT_EQ(pmem->size_bytes(), kMiB);
     EXPECT_EQ(pmem->size_when_ready(), 3 * kMiB);
-    ASSERT_TRUE(pmem->make_ready().ok());
+    ASSERT_TRUE(pmem->make_ready(true).ok());
     EXPECT_EQ(pmem->size_bytes(), 3 * kMiB);
     EXPECT_EQ(look().blocks * 512, static_cast<int64_t>(3 * kMiB));
   }
@@ -71,11 +71,21 @@ TEST_F(PmemProvisional, WhatWasMadeReadyAndNotKeptIsAsItWas) {
   EXPECT_STREQ(read, "something");
 }
 
+TEST_F(PmemProvisional, ItIsNotExtendedUnasked) {
+  make_file(kMiB);
+  const auto pmem = open(looking(3 * kMiB)).take();
+  ASSERT_TRUE(pmem->make_ready(false).ok());
+  pmem->keep();
+  pmem->store(MediaOff{kMiB - 3}, "abc", 3);
+  EXPECT_EQ(pmem->size_bytes(), kMiB);
+  EXPECT_EQ(look().size, static_cast<int64_t>(kMiB));
+}
+
 TEST_F(PmemProvisional, WhatIsKeptStays) {
   make_file(kMiB);
   {
     const auto pmem = open(looking(3 * kMiB)).take();
-    ASSERT_TRUE(pmem->make_ready().ok());
+    ASSERT_TRUE(pmem->make_ready(true).ok());
     pmem->keep();
     pmem->store(MediaOff{2 * kMiB}, "abc", 3);
   }
@@ -90,7 +100,7 @@ TEST_F(PmemProvisional, AFileThatWasMadeAndNotKeptIsGone) {
     const auto pmem = open(looking(kMiB)).take();
     EXPECT_EQ(pmem->size_bytes(), 0u);
     EXPECT_TRUE(pmem->starts_with_zeros(20480).value());
-    ASSERT_TRUE(pmem->make_ready().ok());
+    ASSERT_TRUE(pmem->make_ready(true).ok());
   }
   EXPECT_FALSE(std::filesystem::exists(path_));
 }
@@ -102,7 +112,7 @@ TEST_F(PmemProvisional, WhatWasAllocatedBeforeStaysAllocated) {
   ASSERT_EQ(fallocate(fd, 0, 0, kMiB), 0);
   ::close(fd);
   const Look before = look();
-  { ASSERT_TRUE(open(looking(2 * kMiB)).take()->make_ready().ok()); }
+  { ASSERT_TRUE(open(looking(2 * kMiB)).take()->make_ready(true).ok()); }
   EXPECT_EQ(look(), before);
 }
 

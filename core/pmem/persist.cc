@@ -10,6 +10,7 @@
 #include <string>
 
 #include "pmem/cpu.h"
+#include "pmem/may_fault.h"
 #include "pmem/persist_copy.h"
 
 namespace pcache {
@@ -20,16 +21,87 @@ namespace {
 // slower (4 KiB and a fence: 750 ns against 700).
 constexpr size_t kWideLines = 32768 / kLineBytes;
 
-// Assembly and not intrinsics: no target attribute is needed, so they can be inlined everywhere.
-// The clobber keeps the compiler from moving a store to the line behind the line's flush.
+// Assembly and not intrinsics: each may meet a bad page (may_fault.h), and no target attribute is
+// needed, so they can be inlined everywhere. The clobber keeps the compiler from moving a store to
+// the line behind the line's flush.
 template <Flush flush>
-inline void flush_line(std::byte* line) {
+inline bool flush_line(std::byte* line) {
   if constexpr (flush == Flush::kClwb)
-    asm volatile("clwb %0" : "+m"(*line)::"memory");
+    asm goto(PCACHE_MAY_FAULT_TO("clwb %0", "%l[lost]")::"m"(*line) : "memory" : lost);
   else if constexpr (flush == Flush::kClflushopt)
-    asm volatile("clflushopt %0" : "+m"(*line)::"memory");
+    asm goto(PCACHE_MAY_FAULT_TO("clflushopt %0", "%l[lost]")::"m"(*line) : "memory" : lost);
   else
-    asm volatile("clflush %0" : "+m"(*line)::"memory");
+    asm goto(PCACHE_MAY_FAULT_TO("clflush %0", "%l[lost]")::"m"(*line) : "memory" : lost);
+  return true;
+lost:
+  return false;
+}
+
+// Stores one vector; leaves for `lost` when it cannot.
+#define PCACHE_STREAM(insn, constraint, dst, value)                                     \
+  asm goto(PCACHE_MAY_FAULT_TO(insn " %1, %0", "%l[lost]")::"m"(dst), constraint(value) \
+           : "memory"                                                                   \
+           : lost)
+
+// Assembly is not instrumented: what it reads and writes is told to the sanitizers.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define PCACHE_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define PCACHE_SANITIZED 1
+#endif
+#endif
+#ifdef PCACHE_SANITIZED
+extern "C" {
+[[gnu::weak]] void __asan_loadN(const void* at, size_t len);
+[[gnu::weak]] void __tsan_read_range(const void* at, size_t len);
+[[gnu::weak]] void __tsan_write_range(void* at, size_t len);
+}
+void tell_sanitizers(std::byte* dst, const void* src, size_t len) {
+  if (__asan_loadN) __asan_loadN(src, len);
+  if (__tsan_read_range) __tsan_read_range(src, len);
+  if (__tsan_write_range) __tsan_write_range(dst, len);
+}
+#else
+inline void tell_sanitizers(std::byte*, const void*, size_t) {}
+#endif
+
+// Operands that need no alignment.
+template <size_t n>
+struct Bytes {
+  std::byte bytes[n];
+};
+
+template <typename Vector>
+inline Vector load_vector(const std::byte* from) {
+  Vector v;
+  memcpy(&v, from, sizeof v);
+  return v;
+}
+
+// As memcpy(). From kStringBytes on the string instruction is as fast as any; it fetches the line
+// that it stores to like other stores do.
+void store_through_cache(std::byte* dst, const std::byte* src, size_t len) {
+  constexpr size_t kStringBytes = 1024;
+  if (len >= kStringBytes) {
+    asm volatile(PCACHE_MAY_FAULT("rep movsb") : "+D"(dst), "+S"(src), "+c"(len)::"memory");
+    return;
+  }
+  for (; len >= sizeof(__m128i); len -= 16, dst += 16, src += 16) {
+    const auto v = load_vector<__m128i>(src);
+    asm volatile(PCACHE_MAY_FAULT("movups %1, %0")
+                 : "=m"(*reinterpret_cast<Bytes<16>*>(dst))
+                 : "x"(v));
+  }
+  if (len >= kWordBytes) {
+    const auto word = load_vector<uint64_t>(src);
+    asm volatile(PCACHE_MAY_FAULT("movq %1, %0")
+                 : "=m"(*reinterpret_cast<Bytes<8>*>(dst))
+                 : "r"(word));
+    len -= kWordBytes, dst += kWordBytes, src += kWordBytes;
+  }
+  for (; len > 0; len--, dst++, src++)
+    asm volatile(PCACHE_MAY_FAULT("movb %1, %0") : "=m"(*dst) : "q"(*src));
 }
 
 void stream_lines_sse2(std::byte* dst, const std::byte* src, size_t lines) {
@@ -38,11 +110,13 @@ void stream_lines_sse2(std::byte* dst, const std::byte* src, size_t lines) {
     const auto* from = reinterpret_cast<const __m128i*>(src);
     const __m128i a = _mm_loadu_si128(from), b = _mm_loadu_si128(from + 1);
     const __m128i c = _mm_loadu_si128(from + 2), d = _mm_loadu_si128(from + 3);
-    _mm_stream_si128(to, a);
-    _mm_stream_si128(to + 1, b);
-    _mm_stream_si128(to + 2, c);
-    _mm_stream_si128(to + 3, d);
+    PCACHE_STREAM("movntdq", "x", to[0], a);
+    PCACHE_STREAM("movntdq", "x", to[1], b);
+    PCACHE_STREAM("movntdq", "x", to[2], c);
+    PCACHE_STREAM("movntdq", "x", to[3], d);
   }
+lost:
+  return;
 }
 
 [[gnu::target("avx2")]] void stream_lines_avx2(std::byte* dst, const std::byte* src, size_t lines) {
@@ -51,45 +125,60 @@ void stream_lines_sse2(std::byte* dst, const std::byte* src, size_t lines) {
     const auto* from = reinterpret_cast<const __m256i*>(src);
     const __m256i a = _mm256_loadu_si256(from), b = _mm256_loadu_si256(from + 1);
     const __m256i c = _mm256_loadu_si256(from + 2), d = _mm256_loadu_si256(from + 3);
-    _mm256_stream_si256(to, a);
-    _mm256_stream_si256(to + 1, b);
-    _mm256_stream_si256(to + 2, c);
-    _mm256_stream_si256(to + 3, d);
+    PCACHE_STREAM("vmovntdq", "x", to[0], a);
+    PCACHE_STREAM("vmovntdq", "x", to[1], b);
+    PCACHE_STREAM("vmovntdq", "x", to[2], c);
+    PCACHE_STREAM("vmovntdq", "x", to[3], d);
   }
   if (lines > 0) stream_lines_sse2(dst, src, lines);
+lost:
+  return;
 }
 
 [[gnu::target("avx512f")]] void stream_lines_avx512(std::byte* dst, const std::byte* src,
                                                     size_t lines) {
   if (lines < kWideLines) return stream_lines_avx2(dst, src, lines);
-  for (; lines > 0; lines--, dst += kLineBytes, src += kLineBytes)
-    _mm512_stream_si512(reinterpret_cast<__m512i*>(dst), _mm512_loadu_si512(src));
+  for (; lines > 0; lines--, dst += kLineBytes, src += kLineBytes) {
+    const __m512i line = _mm512_loadu_si512(src);
+    PCACHE_STREAM("vmovntdq", "v", *reinterpret_cast<__m512i*>(dst), line);
+  }
+lost:
+  return;
 }
 
-[[gnu::target("movdir64b")]] void stream_lines_movdir64b(std::byte* dst, const std::byte* src,
-                                                         size_t lines) {
-  for (; lines > 0; lines--, dst += kLineBytes, src += kLineBytes) _movdir64b(dst, src);
+void stream_lines_movdir64b(std::byte* dst, const std::byte* src, size_t lines) {
+  for (; lines > 0; lines--, dst += kLineBytes, src += kLineBytes)
+    asm goto(PCACHE_MAY_FAULT_TO("movdir64b %1, %0", "%l[lost]")::"r"(dst),
+             "m"(*reinterpret_cast<const Bytes<kLineBytes>*>(src))
+             : "memory"
+             : lost);
+lost:
+  return;
 }
 
 void stream_words_sse2(std::byte* dst, const std::byte* src, size_t words) {
-  for (; words > 0; words--, dst += kWordBytes, src += kWordBytes) {
-    long long word;
-    memcpy(&word, src, sizeof word);
-    _mm_stream_si64(reinterpret_cast<long long*>(dst), word);
-  }
+  for (; words > 0; words--, dst += kWordBytes, src += kWordBytes)
+    asm volatile(PCACHE_MAY_FAULT("movnti %1, %0")
+                 : "=m"(*reinterpret_cast<Bytes<8>*>(dst))
+                 : "r"(load_vector<uint64_t>(src)));
 }
 
 struct Cpu {
-  static void store(std::byte* dst, const void* src, size_t len) { memcpy(dst, src, len); }
+  static void store(std::byte* dst, const void* src, size_t len) {
+    tell_sanitizers(dst, src, len);
+    store_through_cache(dst, static_cast<const std::byte*>(src), len);
+  }
   template <Flush method>
-  static void flush(std::byte* line) {
-    flush_line<method>(line);
+  static bool flush(std::byte* line) {
+    return flush_line<method>(line);
   }
   static void stream_words(std::byte* dst, const std::byte* src, size_t words) {
+    tell_sanitizers(dst, src, words * kWordBytes);
     stream_words_sse2(dst, src, words);
   }
   template <Stream method>
   static void stream(std::byte* dst, const std::byte* src, size_t lines) {
+    tell_sanitizers(dst, src, lines * kLineBytes);
     if constexpr (method == Stream::kSse2)
       stream_lines_sse2(dst, src, lines);
     else if constexpr (method == Stream::kAvx2)

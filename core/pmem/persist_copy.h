@@ -5,7 +5,7 @@
 //
 // Isa:
 //   store(dst, src, len)           through the cache: durable once its lines are flushed and fenced
-//   flush<Flush>(line)             writes a line of the cache back
+//   flush<Flush>(line)             writes a line of the cache back; false: its page is bad
 //   stream<Stream>(dst, src, n)    n whole lines past the cache: durable once fenced
 //   stream_words(dst, src, n)      n words of 8 bytes, aligned: the same
 //   fence()
@@ -41,7 +41,7 @@ void store_and_flush(void*, std::byte* dst, const void* src, size_t len) {
   std::byte* const end = dst + len;
   for (std::byte* line = dst - reinterpret_cast<uintptr_t>(dst) % kLineBytes; line < end;
        line += kLineBytes)
-    Isa::template flush<flush>(line);
+    if (!Isa::template flush<flush>(line)) return;
 }
 
 // Whole lines past the cache, the partial ones at the ends through it: a partial line streamed is a

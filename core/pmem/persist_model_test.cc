@@ -26,11 +26,12 @@ struct Recorder {
     g_done.push_back({Instruction::kStore, dst, len});
   }
   template <Flush>
-  static void flush(std::byte* line, [[maybe_unused]] const CodeSite& site = CodeSite::current()) {
+  static bool flush(std::byte* line, [[maybe_unused]] const CodeSite& site = CodeSite::current()) {
 #ifdef PCACHE_MUTANTS
-    if (mutants::flush_left_out(site)) return;
+    if (mutants::flush_left_out(site)) return true;
 #endif
     g_done.push_back({Instruction::kFlush, line, kLineBytes});
+    return true;
   }
   static void stream_words(std::byte* dst, const std::byte* src, size_t words) {
     if (words == 0) return;

@@ -60,7 +60,7 @@ struct Pmem::Mapping {
   const char* path() const { return opt.path.c_str(); }
   bool on_tmpfs() const;
   bool wants_pages() const { return !opt.read_only && !opt.keep_sparse && on_tmpfs(); }
-  bool grows() const { return opt.create_bytes > static_cast<uint64_t>(st.st_size); }
+  bool grows() const { return may_grow && opt.create_bytes > static_cast<uint64_t>(st.st_size); }
   Status new_map(struct pmem2_source* source, struct pmem2_config* config);
   std::byte* base() const {
     return pmem_map ? static_cast<std::byte*>(pmem2_map_get_address(pmem_map)) : nullptr;
@@ -76,6 +76,7 @@ struct Pmem::Mapping {
   struct stat st = {};
   bool locked = false;             // nothing is changed, and so nothing undone, without the lock
   bool created = false;            // by us: the file goes again when a later step fails
+  bool may_grow = true;            // to opt.create_bytes
   bool writable = false;           // mapped for stores
   bool kept = false;               // nothing is undone any more
   std::optional<FileSpace> space;  // of a regular file that is opened for writing
@@ -225,7 +226,8 @@ Status Pmem::Mapping::check_growth() {
   if (opt.create_bytes > static_cast<uint64_t>(INT64_MAX))
     return make_error(EINVAL, "cache device %s: cache_size %" PRIu64 " is larger than any file",
                       path(), opt.create_bytes);
-  if (opt.read_only && grows())
+  if (opt.create_bytes <= static_cast<uint64_t>(st.st_size)) return {};  // never made smaller
+  if (opt.read_only)
     return make_error(EINVAL,
                       "cache device %s: has %" PRIu64
                       " bytes, and with readonly=1 it is not made "
@@ -329,7 +331,7 @@ Result<std::unique_ptr<Pmem>> Pmem::open(const PmemOptions& options, const Log& 
   for (const Step step : {&Mapping::check_options, &Mapping::open_file, &Mapping::lock,
                           &Mapping::check_growth, &Mapping::look})
     if (Status status = (mapping.get()->*step)(); !status) return status.error();
-  if (!options.provisional) {
+  if (!options.provisional || options.read_only) {
     mapping->writable = !options.read_only;
     for (const Step step :
          {&Mapping::extend, &Mapping::map, &Mapping::allocate_holes, &Mapping::make_pages})
@@ -342,8 +344,9 @@ Result<std::unique_ptr<Pmem>> Pmem::open(const PmemOptions& options, const Log& 
   return std::unique_ptr<Pmem>(new Pmem(std::move(mapping)));
 }
 
-Status Pmem::make_ready() {
+Status Pmem::make_ready(bool extend) {
   if (!mapping_ || mapping_->kept) return {};
+  mapping_->may_grow = extend;
   using Step = Status (Mapping::*)();
   for (const Step step :
        {&Mapping::extend, &Mapping::allow_stores, &Mapping::allocate_holes, &Mapping::make_pages})
@@ -391,18 +394,48 @@ Pmem::Pmem(std::unique_ptr<Mapping> mapping)
       size_(mapping->size()),
       ops_(mapping->ops),
       kind_(mapping->kind),
-      mapping_(std::move(mapping)) {
+      mapping_(std::move(mapping)),
+      bad_pages_(std::make_unique<BadPages>(base_, size_)) {
   install_checked_copy_handler();
 }
 
 Pmem::Pmem(std::byte* base, uint64_t size_bytes, const PersistOps* ops, void* ctx)
-    : base_(base), size_(size_bytes), ops_(ops), ctx_(ctx) {
+    : base_(base),
+      size_(size_bytes),
+      ops_(ops),
+      ctx_(ctx),
+      bad_pages_(std::make_unique<BadPages>(base, size_bytes)) {
   install_checked_copy_handler();
 }
 
 Pmem::~Pmem() = default;
 
 const char* Pmem::path() const { return mapping_ ? mapping_->path() : "(memory)"; }
+
+bool Pmem::readable(MediaOff off, uint64_t len_bytes) const {
+  if (bad_pages_->contain(off.v, len_bytes)) return false;
+  std::byte buffer[kPageBytes];
+  while (len_bytes > 0) {
+    const auto n = static_cast<size_t>(std::min<uint64_t>(len_bytes, sizeof buffer));
+    if (!load(buffer, off, n)) return false;
+    off = off + n;
+    len_bytes -= n;
+  }
+  return true;
+}
+
+std::optional<MediaOff> Pmem::first_bad_page(MediaOff off, uint64_t len_bytes) const {
+  const auto first = bad_pages_->first_in(off.v, len_bytes);
+  return first ? std::optional(MediaOff{*first}) : std::nullopt;
+}
+
+std::optional<uint64_t> Pmem::cut_to_bytes() const {
+  struct stat now;
+  if (!mapping_ || !S_ISREG(mapping_->st.st_mode) || fstat(mapping_->fd, &now) != 0)
+    return std::nullopt;
+  const auto bytes = static_cast<uint64_t>(now.st_size);
+  return bytes < size_ ? std::optional(bytes) : std::nullopt;
+}
 
 void Pmem::prefault_beside() {
   if (!mapping_ || !mapping_->wants_pages()) return;

@@ -4,7 +4,9 @@
 // Invariants
 // - No code outside this class writes to the mapping. What store() wrote is durable after the next
 //   fence() of the same thread (see persist.h).
-// - Reads go through load(), which reports a bad page instead of dying.
+// - Reads go through load(), which reports a bad page instead of dying; store() does likewise.
+// - A page to which a store was lost stays bad while the object lives: every later store to it is
+//   reported as lost, too, whatever the media does.
 // - store() and fence() may be called from any thread; the callers order stores to one place.
 //   A store is published to other threads by a lock or a fence, never by a plain release store
 //   (see persist.h).
@@ -15,6 +17,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/ids.h"
@@ -23,6 +26,7 @@
 #include "base/prefetch.h"
 #include "base/process_barrier.h"
 #include "base/result.h"
+#include "pmem/bad_pages.h"
 #include "pmem/calibration.h"
 #include "pmem/checked_copy.h"
 #include "pmem/cpu.h"
@@ -61,13 +65,13 @@ class Pmem {
   Pmem(const Pmem&) = delete;
   Pmem& operator=(const Pmem&) = delete;
 
-  // Of one that was opened `provisional`: extends the file, maps it for stores and allocates its
-  // holes. ENOSPC, ENOMEM: nothing that keep() has not made lasting stays changed. Once, while one
-  // thread has the device; nothing to do for others.
-  Status make_ready();
+  // Of one that was opened `provisional`: extends the file to create_bytes if it is to, maps it for
+  // stores and allocates its holes. ENOSPC, ENOMEM: nothing that keep() has not made lasting stays
+  // changed. Once, while one thread has the device; nothing to do for others.
+  Status make_ready(bool extend);
   // From now on stores are allowed, and closing undoes nothing.
   void keep();
-  uint64_t size_when_ready() const;  // what size_bytes() will be then
+  uint64_t size_when_ready() const;  // what size_bytes() will be then, extended
   // Whether its first bytes, as far as it has them, are zeros. EIO: they cannot be read.
   Result<bool> starts_with_zeros(uint64_t len_bytes) const;
 
@@ -75,18 +79,21 @@ class Pmem {
   PmemKind kind() const { return kind_; }
   const char* persist_name() const { return ops_->name; }
 
-  // `dst + len <= size_bytes()` is the caller's duty (numbers from media are checked before). The
-  // sites are for mutants.h.
-  void store(MediaOff dst, const void* src, size_t len_bytes,
-             [[maybe_unused]] const CodeSite& site = CodeSite::current()) {
+  // `dst + len <= size_bytes()` is the caller's duty (numbers from media are checked before).
+  // False: a page of it is bad, now or before: any part of it may have been stored. The sites are
+  // for mutants.h.
+  [[nodiscard]] bool store(MediaOff dst, const void* src, size_t len_bytes,
+                           [[maybe_unused]] const CodeSite& site = CodeSite::current()) {
     PCACHE_DCHECK(len_bytes <= size_ && dst.v <= size_ - len_bytes);
 #ifdef PCACHE_MUTANTS
-    if (mutants::flush_left_out(site)) {
-      const mutants::Unflushed unflushed;
-      return ops_->copy(ctx_, base_ + dst.v, src, len_bytes);
-    }
+    std::optional<mutants::Unflushed> unflushed;
+    if (mutants::flush_left_out(site)) unflushed.emplace();
 #endif
     ops_->copy(ctx_, base_ + dst.v, src, len_bytes);
+    // One load for all that ever fails in this process.
+    if (!BadPages::any()) [[likely]]
+      return true;
+    return !bad_pages_->contain(dst.v, len_bytes) || hazard(Hazard::kLostStoreIgnored);
   }
   void fence([[maybe_unused]] const CodeSite& site = CodeSite::current()) {
 #ifdef PCACHE_MUTANTS
@@ -111,6 +118,15 @@ class Pmem {
     return checked_copy(dst, base_ + src.v, len_bytes);
   }
 
+  // Whether all of it can be loaded, and no store to it was lost. Reads it.
+  [[nodiscard]] bool readable(MediaOff off, uint64_t len_bytes) const;
+  // The first page with a part of it to which a store was lost; and how many there are altogether.
+  std::optional<MediaOff> first_bad_page(MediaOff off, uint64_t len_bytes) const;
+  uint64_t bad_pages() const { return bad_pages_->count(); }
+  // The file was made shorter than the mapping, to that many bytes: what was behind is bad.
+  std::optional<uint64_t> cut_to_bytes() const;
+  const char* path() const;
+
   // Makes the mapping's pages (see prefault.h) in a thread that ends before the Pmem does. Only
   // where they are 4 KiB of memory (tmpfs) and all are to be stored to: real pmem is mapped in
   // large pages, a file on a disk would be rewritten, and one that is kept sparse filled. Once,
@@ -119,7 +135,7 @@ class Pmem {
 
   // Measures the persist methods at the device's end, some milliseconds for 8 rounds. Stores there
   // what is there: a crash leaves the media as they were. While one thread has the device. ENOSPC:
-  // the file is sparse there and its file system full; EIO: the media cannot be read there; EINVAL:
+  // the file is sparse there and its file system full; EIO: the media is bad there; EINVAL:
   // the device is too small. Before prefault_beside(), which would be measured too.
   Result<Calibration> calibrate(unsigned rounds);
   // From now on these methods store, by the size of the copy; what flushcache does not stream it
@@ -138,7 +154,6 @@ class Pmem {
   // Of a file that was kept sparse: it gets its space there, or ENOSPC. A store into a hole of a
   // full file system would be SIGBUS.
   Status reserve(MediaOff off, uint64_t len_bytes);
-  const char* path() const;
 
   struct Mapping;  // libpmem2 objects and the locked file
   struct BySize {
@@ -153,7 +168,8 @@ class Pmem {
   void* ctx_ = nullptr;
   PmemKind kind_ = PmemKind::kSimulated;
   std::unique_ptr<Mapping> mapping_;
-  std::unique_ptr<BySize> by_size_;  // what ctx_ is then
+  std::unique_ptr<BadPages> bad_pages_;  // goes before the mapping
+  std::unique_ptr<BySize> by_size_;      // what ctx_ is then
 };
 
 }  // namespace pcache

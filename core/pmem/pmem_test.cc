@@ -60,7 +60,7 @@ TEST_F(PmemInMemory, IsUsedAndClosedWhilePagesAreMade) {
     const auto pmem = open(emulated(kBytes)).take();
     pmem->prefault_beside();
     const MediaOff to{round * 7919 * 4096 % kBytes};
-    pmem->store(to, &round, sizeof round);
+    EXPECT_TRUE(pmem->store(to, &round, sizeof round));
     pmem->fence();
     uint64_t found = 0;
     EXPECT_TRUE(pmem->load(&found, to, sizeof found));
@@ -99,7 +99,7 @@ TEST_F(PmemFile, CreatesStoresAndComesBack) {
     EXPECT_EQ(pmem->size_bytes(), kMiB);
     EXPECT_EQ(pmem->kind(), PmemKind::kEmulated);
     EXPECT_STREQ(pmem->persist_name(), "flushcache");
-    pmem->store(MediaOff{kMiB - text.size()}, text.data(), text.size());
+    EXPECT_TRUE(pmem->store(MediaOff{kMiB - text.size()}, text.data(), text.size()));
     pmem->fence();
   }
   const struct stat st = stat_file();
@@ -125,7 +125,7 @@ TEST_F(PmemFile, FillsTheHolesOfAnExistingFile) {
 }
 
 TEST_F(PmemFile, ExtendsAndKeepsWhatIsThere) {
-  { open(emulated(kMiB)).take()->store(MediaOff{0}, "abc", 3); }
+  EXPECT_TRUE(open(emulated(kMiB)).take()->store(MediaOff{0}, "abc", 3));
   auto pmem = open(emulated(2 * kMiB)).take();
   EXPECT_EQ(pmem->size_bytes(), 2 * kMiB);
   char read[3];
@@ -152,7 +152,7 @@ TEST_F(PmemFile, WarnsOncePerOpenThatItIsEmulated) {
 }
 
 TEST_F(PmemFile, ReadOnly) {
-  { open(emulated(kMiB)).take()->store(MediaOff{64}, "abc", 3); }
+  EXPECT_TRUE(open(emulated(kMiB)).take()->store(MediaOff{64}, "abc", 3));
   PmemOptions options = emulated();
   options.read_only = true;
   auto first = open(options).take();
@@ -356,7 +356,7 @@ TEST(PmemOverMemory, PassesEverythingThroughItsOps) {
   Pmem pmem(memory.data(), memory.size(), &kCounting, &counter);
   EXPECT_EQ(pmem.kind(), PmemKind::kSimulated);
   EXPECT_STREQ(pmem.persist_name(), "counting");
-  pmem.store(MediaOff{4093}, "abc", 3);
+  EXPECT_TRUE(pmem.store(MediaOff{4093}, "abc", 3));
   pmem.fence();
   EXPECT_EQ(counter.copies, 1);
   EXPECT_EQ(counter.fences, 1);

@@ -24,14 +24,14 @@ class Builder {
   Builder(PmemSim& sim, bool data_crc) : pmem_(sim.make_pmem()), data_crc_(data_crc) {
     FormatOptions options;
     options.data_crc = data_crc;
-    format_device(*pmem_, options);
+    PCACHE_CHECK(format_device(*pmem_, options).ok());
   }
 
   // A key whose data is there.
   Key key(VersionId version, const Extent& extent, CachePos data, uint32_t flags = 0,
           uint64_t gen = 0) {
     const auto bytes = Oracle::content(version, extent.off, extent.len);
-    pmem_->store(at(data), bytes.data(), bytes.size());
+    PCACHE_CHECK(pmem_->store(at(data), bytes.data(), bytes.size()));
     Key key = make_key(extent, data, gen, flags);
     if (data_crc_) key.data_crc = data_crc32c(bytes.data(), bytes.size());
     return key;
@@ -41,29 +41,29 @@ class Builder {
     memcpy(bytes.data() + sizeof(KsetHeader), keys.data(), keys.size() * sizeof(Key));
     auto* header = reinterpret_cast<KsetHeader*>(bytes.data());
     seal_kset(header, {reinterpret_cast<const Key*>(header + 1), keys.size()});
-    pmem_->store(at(pos), bytes.data(), bytes.size());
+    PCACHE_CHECK(pmem_->store(at(pos), bytes.data(), bytes.size()));
     return pos + static_cast<uint32_t>(bytes.size());
   }
   void last(CachePos pos, SegId next) {
     const KsetHeader header = make_last_kset(next);
-    pmem_->store(at(pos), &header, sizeof header);
+    PCACHE_CHECK(pmem_->store(at(pos), &header, sizeof header));
   }
   void generation(SegId seg, uint64_t gen) {
     Replicated<SegmentGen> record(segment_gen_place(seg.v));
     record.load(*pmem_);
     SegmentGen raised{};
     raised.gen = gen;
-    record.write(*pmem_, raised);
+    PCACHE_CHECK(record.write(*pmem_, raised));
   }
   void clear(CachePos pos) {
     constexpr KsetHeader kCleared{};
-    pmem_->store(at(pos), &kCleared, sizeof kCleared);
+    PCACHE_CHECK(pmem_->store(at(pos), &kCleared, sizeof kCleared));
   }
   void tails(CachePos key_tail, CachePos dirty_tail) {
     Tails tails;
     PCACHE_CHECK(tails.load(*pmem_, {kProveSegments, kProveLogicalBytes}).ok());
-    tails.set_key_tail(*pmem_, key_tail);
-    tails.set_dirty_tail(*pmem_, dirty_tail);
+    PCACHE_CHECK(tails.set_key_tail(*pmem_, key_tail).ok());
+    PCACHE_CHECK(tails.set_dirty_tail(*pmem_, dirty_tail).ok());
   }
 
  private:

@@ -240,9 +240,9 @@ void Workload::format() {
   FormatOptions options;
   options.data_crc = base_.data_crc;
   const auto pmem = base_.pmem->make_pmem();
-  format_device(*pmem, options);
+  PCACHE_CHECK(format_device(*pmem, options).ok());
   const auto done = static_cast<Oracle::Time>(trace_.now()) - 1;  // in front of the last fence
-  erase_identity(*pmem);
+  PCACHE_CHECK(erase_identity(*pmem).ok());
   base_.pmem->set_trace(nullptr);
   const auto& events = trace_.events();
   const auto begun = std::find_if(events.begin(), events.end(), [](const TraceEvent& event) {

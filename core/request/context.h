@@ -87,6 +87,14 @@ struct RequestContext {
                : lost_.exchange(0, std::memory_order_relaxed);
   }
 
+  // A store to a place in `seg` was lost: no key will name it, and no more of its segment is handed
+  // out.
+  [[gnu::cold, gnu::noinline]] void give_up_place(DataHead& head, SegId seg) {
+    segments.retire(seg);
+    head.leave(seg);
+    segments.drop_refs(seg);
+  }
+
   // The part of a range that one key may cover: to its 4 MiB boundary, no longer than an extent may
   // be; what is longer is cut where pages end.
   uint32_t key_len(uint64_t off, uint64_t len) const {

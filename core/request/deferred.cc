@@ -35,7 +35,8 @@ void Deferred::pop_front() {
 bool Deferred::admit(PendingRequest& request) {
   bool& admitted = request.progress.admitted;
   if (!admitted)
-    admitted = request.request->op == PCACHE_OP_FLUSH || ctx_.pace.take(request.request->len);
+    admitted = request.request->op == PCACHE_OP_FLUSH || ctx_.log.failed() ||
+               ctx_.pace.take(request.request->len);
   return admitted;
 }
 

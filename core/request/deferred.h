@@ -27,7 +27,10 @@ class Deferred {
   void set_wake(std::function<void()> wake) { wake_ = std::move(wake); }
 
   bool empty() const { return count_.load(std::memory_order_acquire) == 0; }
-  uint32_t count() const { return count_.load(std::memory_order_relaxed); }
+  uint32_t count() const { return count_.load(std::memory_order_relaxed) & ~kClosed; }
+  // From now on it is never empty(): every write comes by here, where it is told that the log has
+  // failed, and no write that is done at once has to look.
+  void close() { count_.fetch_or(kClosed, std::memory_order_release); }
   void push(PendingRequest* request) EXCLUDES(mu_);
   // Lets them go on, one after the other, until one finds no space or no credit (see Pace) again.
   // Any thread.
@@ -39,6 +42,7 @@ class Deferred {
   void fail_all(int error) EXCLUDES(run_mu_, mu_);
 
  private:
+  static constexpr uint32_t kClosed = 1u << 31;
   PendingRequest* front() EXCLUDES(mu_);
   bool admit(PendingRequest& request);
   void pop_front() EXCLUDES(mu_);

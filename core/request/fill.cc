@@ -35,7 +35,10 @@ size_t store_parts(RequestContext& ctx, DataHead& head, const Fill& fill, Extent
     const auto place = head.allocate(ctx.key_len(todo->off, todo->len));
     if (!place) break;
     const std::byte* const from = fill.dst + (todo->off - fill.extent.off);
-    ctx.pmem.store(ctx.segments.media(place.pos), from, place.len);
+    if (!ctx.pmem.store(ctx.segments.media(place.pos), from, place.len)) {
+      ctx.give_up_place(head, place.pos.seg);
+      continue;
+    }
     parts[n++] = {
         {todo->off, place.len}, place.pos, ctx.data_crc ? data_crc32c(from, place.len) : 0, from};
     todo->off += place.len;

@@ -12,8 +12,8 @@ namespace pcache {
 
 // Flat: of structs in structs the compiler keeps copies in memory.
 struct Part {
-  uint64_t off;  // of the backing device
-  uint32_t len;
+  uint64_t off;           // of the backing device
+  uint32_t len;           // 0: its place has a bad page
   uint32_t seg, seg_off;  // its place
   uint32_t crc;
   uint64_t gen;  // of its segment, which stays in this life while a place in it has no key
@@ -39,7 +39,8 @@ struct Part {
                                               uint32_t len_bytes, const void* from) {
   const SegmentTable::View seg = ctx.segments.view(pos.seg);
   const MediaOff at = seg.media(pos.off);
-  ctx.pmem.store(at, from, len_bytes);
+  if (!ctx.pmem.store(at, from, len_bytes)) [[unlikely]]
+    return {off, 0, pos.seg.v, pos.off, 0, 0};
   prefetch_mapping(ctx, at, len_bytes);
   const uint32_t crc = ctx.data_crc ? data_crc32c(from, len_bytes) : 0;
   return {off, len_bytes, pos.seg.v, pos.off, crc, seg.generation()};
@@ -90,6 +91,10 @@ inline void commit_full(RequestContext& ctx, KeyLog::Ticket ticket) {
   if (!head.allocate_whole(len, &pos)) [[unlikely]]
     return false;
   const Part part = store_part(ctx, off, pos, len, from);
+  if (part.len == 0) [[unlikely]] {
+    ctx.give_up_place(head, pos.seg);
+    return false;
+  }
   KeyLog::Ticket ticket = 0;
   bool entered;
   {

@@ -73,6 +73,7 @@ int flush(RequestContext& ctx) {
 // As many parts as fit are stored, then entered, until all is done.
 int write_data(RequestContext& ctx, DataHead& head, Extent todo, const std::byte* from,
                uint64_t* done_bytes) {
+  uint32_t lost = 0;
   while (todo.len > 0) {
     std::array<Part, kParts> parts;
     size_t n = 0;
@@ -81,10 +82,19 @@ int write_data(RequestContext& ctx, DataHead& head, Extent todo, const std::byte
       const uint64_t off = todo.off + stored;
       const Place place = head.allocate(ctx.key_len(off, todo.len - stored));
       if (!place) break;
-      parts[n++] = store_part(ctx, off, place.pos, place.len, from + stored);
+      parts[n] = store_part(ctx, off, place.pos, place.len, from + stored);
+      if (parts[n].len == 0) [[unlikely]] {
+        ctx.give_up_place(head, place.pos.seg);
+        if (++lost > ctx.segments.size()) break;
+        continue;  // elsewhere
+      }
       stored += place.len;
+      n++;
     }
-    if (n == 0) return -ENOSPC;
+    if (n == 0) {
+      const bool for_ever = lost > ctx.segments.size() || ctx.segments.exhausted_for_data();
+      return for_ever ? -EIO : -ENOSPC;
+    }
     uint64_t entered = 0;
     const int result = enter_all(ctx, {parts.data(), n}, &entered);
     *done_bytes += entered;
@@ -99,6 +109,7 @@ int write_data(RequestContext& ctx, DataHead& head, Extent todo, const std::byte
 int write_request(RequestContext& ctx, DataHead& head, const pcache_request& request,
                   WriteProgress* progress) {
   if (request.op == PCACHE_OP_FLUSH) return flush(ctx);
+  if (ctx.log.failed()) return -EIO;  // it would never be durable
   if (request.flags & PCACHE_REQ_PREFLUSH && !progress->flushed_before) {
     if (!hazard(Hazard::kPreflushForgotten))
       if (const int result = flush(ctx)) return result;

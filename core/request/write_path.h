@@ -20,7 +20,8 @@ int write_data(RequestContext& ctx, DataHead& head, Extent todo, const std::byte
 // Runs a WRITE (with its PREFLUSH and FUA, hazard 6) or FLUSH that was checked, from where
 // `progress` says. Returns 0 or a negative errno; then any part of the range may have been written.
 // On return every later read sees what was written. Never blocks on the backing device.
-// -ENOSPC: no segment is free; to be called again when one is, with the same `progress`.
+// -ENOSPC: no segment is free; to be called again when one is, with the same `progress`. -EIO: the
+// media is bad where the log goes on, or in all segments that there are.
 int write_request(RequestContext& ctx, DataHead& head, const pcache_request& request,
                   WriteProgress* progress);
 

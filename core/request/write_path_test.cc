@@ -214,5 +214,93 @@ TEST_F(WritePath, CrashAtEveryStoreAndFence) {
   });
 }
 
+// The head is at segment 1, of which a page is bad.
+class BadPageWrites : public WritePath {
+ protected:
+  void make_bad(uint32_t seg, uint32_t off) {
+    image_->memory().make_bad(table_->media({SegId{seg}, off}));
+  }
+};
+
+TEST_F(BadPageWrites, GoElsewhereAndStayThere) {
+  for (const bool crc : {false, true}) {
+    RequestOptions options;
+    options.data_crc = crc;
+    start(options);
+    ASSERT_EQ(write(0, filled(4096, 1)), 0);
+    make_bad(1, 8192);
+    ASSERT_EQ(write(4096, filled(4096, 2)), 0);
+    ASSERT_EQ(write(8192, filled(4096, 3)), 0);
+    ASSERT_EQ(write(12288, filled(4096, 4), PCACHE_REQ_FUA), 0);
+    EXPECT_THAT(logged(), ElementsAre("0+4096@1:0", "4096+4096@1:4096", "8192+4096@2:0",
+                                      "12288+4096@2:4096"));
+    EXPECT_EQ(read_sectors(0, 16384), "11111111222222223333333344444444");
+    EXPECT_EQ(table_->counts().retired, 1u);
+  }
+}
+
+TEST_F(BadPageWrites, OfManyPartsAndOfAFewSectors) {
+  start();
+  make_bad(1, 1 << 20);
+  make_bad(2, 0);
+  ASSERT_EQ(write(0, filled(8 << 20, 1)), 0);
+  ASSERT_EQ(write(512, filled(512, 2), PCACHE_REQ_FUA), 0);
+  EXPECT_EQ(read(1024, (8 << 20) - 1024), filled((8 << 20) - 1024, 1));
+  EXPECT_EQ(read_sectors(0, 1024), "12");
+  EXPECT_EQ(table_->counts().retired, 2u);
+}
+
+// Its references go: nothing of it holds the segment once its other data is gone.
+TEST_F(BadPageWrites, TheRetiredSegmentIsEmptyWhenItsDataIsGone) {
+  start();
+  ASSERT_EQ(write(0, filled(4096, 1)), 0);
+  make_bad(1, 4096);
+  ASSERT_EQ(write(4096, filled(4096, 2)), 0);
+  EXPECT_EQ(table_->counts().data, 2u);
+  forget({0, 4096});
+  table_->drop_refs(SegId{1});
+  EXPECT_EQ(table_->counts().data, 1u);
+  EXPECT_EQ(table_->counts().free, table_->size() - 3) << "the log's, the new one, the retired one";
+}
+
+TEST_F(BadPageWrites, AFillGoesElsewhere) {
+  start();
+  make_bad(1, 0);
+  EXPECT_EQ(read_sectors(0, 4096), "dddddddd");
+  EXPECT_EQ(mapped(0, 4096), "CCCCCCCC");
+  EXPECT_EQ(read_sectors(0, 4096), "dddddddd");
+  EXPECT_EQ(device_->reads().size(), 1u) << "the second one is a hit";
+  EXPECT_EQ(table_->counts().retired, 1u);
+}
+
+TEST_F(BadPageWrites, WhereEverySegmentHasOneTheyFail) {
+  start();
+  for (uint32_t seg = 1; seg < 8; seg++) make_bad(seg, 0);
+  EXPECT_EQ(write(0, filled(4096, 1)), -EIO);
+  EXPECT_EQ(write(0, filled(4096, 1)), -EIO) << "and do not wait for ever";
+  EXPECT_EQ(read_sectors(0, 4096), "dddddddd") << "reads go on";
+  EXPECT_EQ(flush(), 0) << "there is nothing to make durable";
+}
+
+// Else they would be acknowledged for ever, and nothing of them ever be durable.
+TEST_F(BadPageWrites, FailWhenTheLogHasFailed) {
+  start();
+  ctx_->deferred.set_wake([this] { ctx_->deferred.run(); });
+  log_->set_on_failed([this](const Error&) { ctx_->deferred.close(); });
+  ASSERT_EQ(write(0, filled(4096, 1)), 0);
+  make_bad(0, 0);
+  ASSERT_EQ(write(4096, filled(4096, 2), PCACHE_REQ_FUA), -EIO);
+  pcache_request later{PCACHE_OP_WRITE, 0, 0, 512, nullptr, 0, 0, nullptr};
+  Bytes data = filled(512, 3);
+  later.buf = data.data();
+  EXPECT_EQ(queue_->submit(&later), 0);
+  pcache_request* done[1];
+  ASSERT_EQ(queue_->reap(done, 0, 1, 0), 1);
+  EXPECT_EQ(later.result, -EIO);
+  EXPECT_EQ(flush(), -EIO);
+  EXPECT_EQ(read_sectors(0, 4096), "11111111") << "reads go on, and nothing has changed";
+  EXPECT_EQ(read_sectors(1 << 20, 512), "d");
+}
+
 }  // namespace
 }  // namespace pcache

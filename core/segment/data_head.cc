@@ -21,4 +21,9 @@ bool DataHead::make_room() {
   return true;
 }
 
+void DataHead::leave(SegId seg) {
+  BiasedLock lock(mu_);
+  if (filling_ && next_.seg == seg) left_ = 0;
+}
+
 }  // namespace pcache

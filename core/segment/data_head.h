@@ -4,6 +4,7 @@
 // Invariants
 // - A place is handed out once in a segment's life. It carries one reference to its segment, which
 //   passes to the key that names it, or is given back with drop_refs().
+// - What is left of a segment with a bad page is not handed out: leave().
 // - A head holds its segment (a bias on its references) from taking it until it is full, so a
 //   segment cannot be freed under a place that no key names yet.
 // Any thread.
@@ -44,6 +45,8 @@ class alignas(64) DataHead {  // each is another queue's
     *pos = take(len_bytes);
     return true;
   }
+  // Goes on in another segment, if it is in this one.
+  void leave(SegId seg) EXCLUDES(mu_);
 
  private:
   bool make_room() REQUIRES(mu_);

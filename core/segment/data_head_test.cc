@@ -100,5 +100,22 @@ TEST_F(Heads, ThreadsNeverGetTheSamePlace) {
   EXPECT_EQ(places.size(), 3u * 256);
 }
 
+// Behind a place that was lost.
+TEST_F(Heads, LeavesASegmentThatItIsIn) {
+  const auto table = image_.table(0);
+  DataHead head(*table);
+  const Place first = head.allocate(4096);
+  head.leave(SegId{first.pos.seg.v + 1});
+  EXPECT_EQ(head.allocate(4096).pos, first.pos + 4096) << "that was another one";
+  head.leave(first.pos.seg);
+  CachePos pos;
+  EXPECT_FALSE(head.allocate_whole(512, &pos));
+  const Place next = head.allocate(512);
+  EXPECT_NE(next.pos.seg, first.pos.seg);
+  EXPECT_EQ(next.pos.off, 0u);
+  table->drop_refs(first.pos.seg, 2);
+  EXPECT_EQ(table->generation(first.pos.seg), 1u) << "it holds it no more";
+}
+
 }  // namespace
 }  // namespace pcache

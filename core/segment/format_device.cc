@@ -14,35 +14,46 @@ using namespace media;
 
 namespace {
 
-void store_zeros(Pmem& pmem, MediaOff from, uint64_t len,
-                 const CodeSite& site = CodeSite::current()) {
+[[nodiscard]] bool store_zeros(Pmem& pmem, MediaOff from, uint64_t len,
+                               const CodeSite& site = CodeSite::current()) {
   static constexpr char kZeros[4096] = {};
   while (len > 0) {
     const uint64_t n = std::min<uint64_t>(len, sizeof kZeros);
-    pmem.store(from, kZeros, n, site);
+    if (!pmem.store(from, kZeros, n, site)) return false;
     from = from + n;
     len -= n;
   }
+  return true;
 }
 
 // The kernel writes a segment's info when it takes the segment and again when the next one is
 // linked, so all but the last end with the second record in slot 0.
 }  // namespace
 
-void format_segment(Pmem& pmem, uint32_t physical, std::optional<uint32_t> next) {
-  store_zeros(pmem, segment_off(physical), kSegDataOff + sizeof(KsetHeader));
+bool format_segment(Pmem& pmem, uint32_t physical, std::optional<uint32_t> next) {
+  if (!store_zeros(pmem, segment_off(physical), kSegDataOff + sizeof(KsetHeader))) return false;
   pmem.fence();  // before other stores to the same places
   Replicated<SegmentInfo> info(segment_info_place(physical));
   SegmentInfo record{};
   record.flags = kSegTypeCacheData << kSegTypeShift;
-  info.write(pmem, record);
+  bool stored = info.write(pmem, record);
   if (next) {
     record.flags |= kSegHasNext;
     record.next_seg = *next;
-    info.write(pmem, record);
+    stored &= info.write(pmem, record);
   }
   Replicated<SegmentGen> gen(segment_gen_place(physical));
-  gen.write(pmem, SegmentGen{});
+  stored &= gen.write(pmem, SegmentGen{});
+  return stored;
+}
+
+// The magic of whatever is there is gone: a device that is given up half-way is no cache.
+Status give_up_format(const Pmem& pmem) {
+  const auto bad = pmem.first_bad_page(MediaOff{0}, pmem.size_bytes());
+  return make_error(EIO,
+                    "media error in the page at %llu: the cache cannot be formatted; have the page "
+                    "cleared, or use another device",
+                    static_cast<unsigned long long>(bad.value_or(MediaOff{0}).v));
 }
 
 CacheInfoFields fresh_cache_info(uint32_t seg_num, const FormatOptions& options) {
@@ -54,48 +65,56 @@ CacheInfoFields fresh_cache_info(uint32_t seg_num, const FormatOptions& options)
   return fields;
 }
 
-void format_device(Pmem& pmem, const FormatOptions& options) {
+Status format_device(Pmem& pmem, const FormatOptions& options) {
   const uint32_t seg_num = segments_of_device(pmem.size_bytes());
   PCACHE_CHECK(seg_num > 0);
   // From here on half of a format is known as that, and not taken for a cache that has lost the
   // other half.
-  pmem.store(MediaOff{kFormatMarkOff}, &kFormatMark, sizeof kFormatMark);
+  if (!pmem.store(MediaOff{kFormatMarkOff}, &kFormatMark, sizeof kFormatMark))
+    return give_up_format(pmem);
   pmem.fence();
   // What may be there is no cache any more before the first piece of it goes: an old superblock
   // over half-wiped tails would attach, and write old data back.
-  store_zeros(pmem, MediaOff{kSuperblockOff + offsetof(Superblock, magic)},
-              sizeof(Superblock::magic));
+  if (!store_zeros(pmem, MediaOff{kSuperblockOff + offsetof(Superblock, magic)},
+                   sizeof(Superblock::magic)))
+    return give_up_format(pmem);
   pmem.fence();
-  store_zeros(pmem, MediaOff{kSuperblockOff}, kFormatMarkOff - kSuperblockOff);
+  bool stored = store_zeros(pmem, MediaOff{kSuperblockOff}, kFormatMarkOff - kSuperblockOff);
   const uint64_t behind_mark = kFormatMarkOff + sizeof kFormatMark;
-  store_zeros(pmem, MediaOff{behind_mark}, kSegmentsOff - behind_mark);
-  for (uint32_t i = 0; i + 1 < seg_num; i++) format_segment(pmem, i, i + 1);
-  format_segment(pmem, seg_num - 1, std::nullopt);
+  stored &= store_zeros(pmem, MediaOff{behind_mark}, kSegmentsOff - behind_mark);
+  for (uint32_t i = 0; i < seg_num && stored; i++)
+    stored = format_segment(pmem, i, i + 1 < seg_num ? std::optional(i + 1) : std::nullopt);
+  if (!stored) return give_up_format(pmem);
 
   Replicated<TailPos> key_tail(key_tail_place());
-  key_tail.write(pmem, TailPos{});
+  stored &= key_tail.write(pmem, TailPos{});
   Replicated<TailPos> dirty_tail(dirty_tail_place());
-  dirty_tail.write(pmem, TailPos{});
+  stored &= dirty_tail.write(pmem, TailPos{});
 
   Replicated<CacheInfo> info(cache_info_place());
-  info.write(pmem, make_cache_info(fresh_cache_info(seg_num, options)));
+  stored &= info.write(pmem, make_cache_info(fresh_cache_info(seg_num, options)));
 
   // The magic last, in one 8-byte word: torn before it, the device is still blank.
   const Superblock sb = make_superblock(seg_num);
   Superblock without_magic = sb;
   without_magic.magic = 0;
-  pmem.store(MediaOff{kSuperblockOff}, &without_magic, sizeof without_magic);
+  stored &= pmem.store(MediaOff{kSuperblockOff}, &without_magic, sizeof without_magic);
+  if (!stored) return give_up_format(pmem);
   pmem.fence();
-  pmem.store(MediaOff{kSuperblockOff + offsetof(Superblock, magic)}, &sb.magic, sizeof sb.magic);
+  if (!pmem.store(MediaOff{kSuperblockOff + offsetof(Superblock, magic)}, &sb.magic,
+                  sizeof sb.magic))
+    return give_up_format(pmem);
   pmem.fence();
-  store_zeros(pmem, MediaOff{kFormatMarkOff}, sizeof kFormatMark);
+  if (!store_zeros(pmem, MediaOff{kFormatMarkOff}, sizeof kFormatMark)) return give_up_format(pmem);
   pmem.fence();
+  return {};
 }
 
 void clear_format_mark(Pmem& pmem) {
   uint64_t mark = 0;
   if (!pmem.load(&mark, MediaOff{kFormatMarkOff}, sizeof mark) || mark != kFormatMark) return;
-  store_zeros(pmem, MediaOff{kFormatMarkOff}, sizeof kFormatMark);
+  // Where it cannot be cleared it stays, and is looked at by nobody: the superblock is whole.
+  (void)store_zeros(pmem, MediaOff{kFormatMarkOff}, sizeof kFormatMark);
   pmem.fence();
 }
 
@@ -288,9 +307,16 @@ Result<DeviceFrame> load_frame(const Pmem& pmem, const Log& log) {
   return frame;
 }
 
-void write_cache_info(Pmem& pmem, DeviceFrame& frame) {
-  frame.info_record.write(pmem, make_cache_info(frame.info));
+Status write_cache_info(Pmem& pmem, DeviceFrame& frame) {
+  Replicated<CacheInfo>& record = frame.info_record;
+  const MediaOff at = record.slot(1 - record.newest());
+  if (!record.write(pmem, make_cache_info(frame.info)))
+    return make_error(EIO,
+                      "cache_info: media error in its replica at %llu: what it says (gc_percent) "
+                      "cannot be changed any more",
+                      static_cast<unsigned long long>(at.v));
   pmem.fence();
+  return {};
 }
 
 }  // namespace pcache

@@ -23,7 +23,7 @@ struct FormatOptions {
 };
 
 // Writes the empty cache that the kernel target would write, byte for byte.
-void format_device(Pmem& pmem, const FormatOptions& options);
+Status format_device(Pmem& pmem, const FormatOptions& options);
 
 // What follows a segment in the chain; nothing when its record does not say. A record that says
 // "nothing" while the other replica is torn may be the one of before the next was linked: then it
@@ -33,7 +33,7 @@ std::optional<uint32_t> next_segment(const Pmem& pmem, uint32_t physical, uint32
 
 // One segment's head: empty, of generation 0, leading on to `next` if there is one. Durable after
 // the caller's next fence.
-void format_segment(Pmem& pmem, uint32_t physical, std::optional<uint32_t> next);
+[[nodiscard]] bool format_segment(Pmem& pmem, uint32_t physical, std::optional<uint32_t> next);
 CacheInfoFields fresh_cache_info(uint32_t seg_num, const FormatOptions& options);
 
 struct DeviceFrame {
@@ -57,6 +57,7 @@ std::string unused_text(uint64_t device_bytes, uint32_t n_segs);
 Result<DeviceFrame> load_frame(const Pmem& pmem, const Log& log);
 
 // Replaces gc_percent (and rewrites the record, as every attach does).
-void write_cache_info(Pmem& pmem, DeviceFrame& frame);
+// EIO: the replica that would be written is on a bad page; the record stays as it is.
+Status write_cache_info(Pmem& pmem, DeviceFrame& frame);
 
 }  // namespace pcache

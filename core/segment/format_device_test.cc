@@ -40,7 +40,7 @@ int64_t first_difference(const std::string& path, const MemoryPmem& memory) {
 
 TEST(FormatDevice, IsByteForByteWhatTheKernelWrites) {
   MemoryPmem memory(kDeviceBytes);
-  format_device(memory.pmem(), {});
+  EXPECT_TRUE(format_device(memory.pmem(), {}).ok());
   EXPECT_EQ(first_difference(PCACHE_SOURCE_DIR "/tests/testdata/a_empty_crcoff.pmem.zst", memory),
             -1);
 }
@@ -50,8 +50,8 @@ TEST(FormatDevice, OverGarbageItLeavesTheSameRecords) {
   const std::vector<std::byte> garbage(64 << 10, std::byte{0x5a});
   for (const uint64_t off : {kCacheInfoOff, segment_off(0).v, segment_off(1).v, segment_off(2).v})
     used.poke(MediaOff{off}, garbage.data(), off == kCacheInfoOff ? 12 << 10 : garbage.size());
-  format_device(fresh.pmem(), {});
-  format_device(used.pmem(), {});
+  EXPECT_TRUE(format_device(fresh.pmem(), {}).ok());
+  EXPECT_TRUE(format_device(used.pmem(), {}).ok());
   for (const PmemEvent& event : fresh.journal()) {
     if (event.fence) continue;
     EXPECT_EQ(memcmp(fresh.data() + event.off.v, used.data() + event.off.v, event.bytes.size()), 0)
@@ -61,7 +61,7 @@ TEST(FormatDevice, OverGarbageItLeavesTheSameRecords) {
 
 TEST(FormatDevice, OptionsGoIntoCacheInfo) {
   MemoryPmem memory(device_bytes(4));
-  format_device(memory.pmem(), {true, 33});
+  EXPECT_TRUE(format_device(memory.pmem(), {true, 33}).ok());
   const auto frame = load_frame(memory.pmem(), Log());
   ASSERT_TRUE(frame.ok());
   EXPECT_TRUE(frame.value().info.data_crc);
@@ -76,7 +76,7 @@ class FormatCrash : public ::testing::Test {
     const std::vector<std::byte> old(64 << 10, std::byte{0xa5});
     for (uint32_t i = 0; i < 31; i++) memory_.poke(segment_off(i), old.data(), old.size());
     memory_.checkpoint();
-    format_device(memory_.pmem(), {});
+    EXPECT_TRUE(format_device(memory_.pmem(), {}).ok());
   }
   // Blank or complete, never half.
   void check(std::span<const KeptStore> kept, const std::string& what) {
@@ -299,7 +299,7 @@ TEST_F(Frame, WriteCacheInfoGoesToTheOtherSlotAndIsFenced) {
   auto frame = load_frame(image_.pmem(), Log());
   ASSERT_TRUE(frame.ok());
   frame.value().info.gc_percent = 12;
-  write_cache_info(image_.pmem(), frame.value());
+  EXPECT_TRUE(write_cache_info(image_.pmem(), frame.value()).ok());
   const Journal& journal = image_.memory().journal();
   ASSERT_EQ(journal.size(), 2u);
   EXPECT_EQ(journal[0].off.v, kCacheInfoOff);
@@ -319,7 +319,7 @@ class Probe : public ::testing::Test {
 
 TEST_F(Probe, ZerosAreBlankAndAFormatIsFormatted) {
   EXPECT_EQ(verdict(), "blank");
-  format_device(memory_.pmem(), {});
+  EXPECT_TRUE(format_device(memory_.pmem(), {}).ok());
   EXPECT_EQ(verdict(), "formatted");
 }
 
@@ -409,14 +409,14 @@ TEST_F(Probe, AnUnreadableSuperblock) {
 }
 
 TEST_F(Probe, ALostSuperblockOverALogWithDataIsNotBlank) {
-  format_device(memory_.pmem(), {});
+  EXPECT_TRUE(format_device(memory_.pmem(), {}).ok());
   memory_.poke(segment_data_off(0), make_last_kset(SegId{1}));
   memory_.poke(MediaOff{kSuperblockOff}, Superblock{});
   EXPECT_THAT(verdict(), HasSubstr("damaged, not blank"));
 }
 
 TEST_F(Probe, ALostMagicIsNotBlank) {
-  format_device(memory_.pmem(), {});
+  EXPECT_TRUE(format_device(memory_.pmem(), {}).ok());
   memory_.poke(segment_data_off(0), make_last_kset(SegId{1}));
   memory_.poke(MediaOff{kSuperblockOff} + offsetof(Superblock, magic), uint64_t{0});
   EXPECT_THAT(verdict(), HasSubstr("damaged, not blank"));

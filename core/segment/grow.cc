@@ -30,15 +30,21 @@ class Growing {
   }
 
  private:
+  static Error bad_media(const char* what, uint32_t physical) {
+    return make_error(EIO, "segment %u: media error in its %s: the cache is as large as before",
+                      physical, what);
+  }
+
   Status durable(const CodeSite& site = CodeSite::current()) {
     pmem_.fence(site);
     return sync_ ? sync_() : Status();
   }
 
   Status write_heads() {
-    for (size_t i = 0; i < added_.size(); i++)
-      format_segment(pmem_, added_[i],
-                     i + 1 < added_.size() ? std::optional(added_[i + 1]) : std::nullopt);
+    for (size_t i = 0; i < added_.size(); i++) {
+      const auto next = i + 1 < added_.size() ? std::optional(added_[i + 1]) : std::nullopt;
+      if (!format_segment(pmem_, added_[i], next)) return bad_media("head", added_[i]);
+    }
     return durable();
   }
 
@@ -50,7 +56,8 @@ class Growing {
     sb = with_segments(sb, seg_num_);
     static_assert(offsetof(Superblock, seg_num) % 8 == 0 &&
                   sizeof sb - offsetof(Superblock, seg_num) == 8);
-    pmem_.store(MediaOff{kSuperblockOff + offsetof(Superblock, seg_num)}, &sb.seg_num, 8);
+    if (!pmem_.store(MediaOff{kSuperblockOff + offsetof(Superblock, seg_num)}, &sb.seg_num, 8))
+      return make_error(EIO, "superblock at 4096: media error: the cache is as large as before");
     frame_.seg_num = seg_num_;
     return durable();
   }
@@ -63,13 +70,14 @@ class Growing {
     if (record.flags & kSegHasNext && record.next_seg == added_[0]) return {};
     record.flags |= kSegHasNext;
     record.next_seg = added_[0];
-    info.write(pmem_, record);
+    if (!info.write(pmem_, record)) return bad_media("segment_info", frame_.chain.back());
     return durable();
   }
 
   Status write_info() {
     frame_.info.n_segs += static_cast<uint32_t>(added_.size());
-    frame_.info_record.write(pmem_, make_cache_info(frame_.info));
+    if (!frame_.info_record.write(pmem_, make_cache_info(frame_.info)))
+      return make_error(EIO, "cache_info: media error: the cache is as large as before");
     return durable();
   }
 

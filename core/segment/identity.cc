@@ -16,9 +16,15 @@ namespace {
 
 constexpr MediaOff kMagicAt{media::kIdentityOff + offsetof(Identity, magic)};
 
-void store_magic(Pmem& pmem, uint64_t magic, const CodeSite& site = CodeSite::current()) {
-  pmem.store(kMagicAt, &magic, sizeof magic, site);
+[[nodiscard]] bool store_magic(Pmem& pmem, uint64_t magic,
+                               const CodeSite& site = CodeSite::current()) {
+  if (!pmem.store(kMagicAt, &magic, sizeof magic, site)) return false;
   pmem.fence(site);
+  return true;
+}
+
+Error bad_page() {
+  return make_error(EIO, "identity block at 0: media error: it cannot be written");
 }
 
 // Also when only the magic is damaged: then all the rest of it fits the crc.
@@ -76,30 +82,33 @@ Identity make_identity(const BackingIdentity& backing, uint64_t now_unix_s) {
   return identity;
 }
 
-void write_identity(Pmem& pmem, const BackingIdentity& backing, uint64_t now_unix_s) {
-  write_identity(pmem, make_identity(backing, now_unix_s));
+Status write_identity(Pmem& pmem, const BackingIdentity& backing, uint64_t now_unix_s) {
+  return write_identity(pmem, make_identity(backing, now_unix_s));
 }
 
 // Torn, it would read as damaged, or as somebody else's: so it is marked as unfinished first, and
 // the magic goes last, each in one word.
-void write_identity(Pmem& pmem, const Identity& identity) {
-  store_magic(pmem, media::kIdentityUnfinished);
+Status write_identity(Pmem& pmem, const Identity& identity) {
+  if (!store_magic(pmem, media::kIdentityUnfinished)) return bad_page();
   Identity body = identity;
   body.magic = media::kIdentityUnfinished;
-  pmem.store(MediaOff{media::kIdentityOff}, &body, sizeof body);
+  if (!pmem.store(MediaOff{media::kIdentityOff}, &body, sizeof body)) return bad_page();
   pmem.fence();
-  store_magic(pmem, identity.magic);
+  if (!store_magic(pmem, identity.magic)) return bad_page();
+  return {};
 }
 
-void erase_identity(Pmem& pmem) {
+Status erase_identity(Pmem& pmem) {
   static constexpr char kZeros[media::kSuperblockOff - media::kIdentityOff] = {};
   // As in writing one; only the mark is left when all else is gone.
-  store_magic(pmem, media::kIdentityUnfinished);
+  if (!store_magic(pmem, media::kIdentityUnfinished)) return bad_page();
   constexpr MediaOff kBehind{kMagicAt.v + sizeof(Identity::magic)};
-  pmem.store(MediaOff{media::kIdentityOff}, kZeros, offsetof(Identity, magic));
-  pmem.store(kBehind, kZeros, sizeof kZeros - kBehind.v);
+  const bool stored =
+      pmem.store(MediaOff{media::kIdentityOff}, kZeros, offsetof(Identity, magic)) &&
+      pmem.store(kBehind, kZeros, sizeof kZeros - kBehind.v);
   pmem.fence();
-  store_magic(pmem, 0);
+  if (!stored || !store_magic(pmem, 0)) return bad_page();
+  return {};
 }
 
 Status compare_identity(const Identity& identity, const BackingIdentity& backing) {

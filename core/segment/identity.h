@@ -25,13 +25,15 @@ FirstPage first_page(const Pmem& pmem);
 // Nothing when there is none, or one that a crash left unfinished; EUCLEAN when it is there and
 // damaged; EIO.
 Result<std::optional<media::Identity>> load_identity(const Pmem& pmem);
-// Takes a new random UUID. Both may throw std::bad_alloc, and what std::random_device throws.
+// Takes a new random UUID. It and the first write_identity() may throw std::bad_alloc, and what
+// std::random_device throws.
 media::Identity make_identity(const BackingIdentity& backing, uint64_t now_unix_s);
-void write_identity(Pmem& pmem, const BackingIdentity& backing, uint64_t now_unix_s);
+// EIO: the page at 0 is bad. Then there is no identity block, or the one that was.
+Status write_identity(Pmem& pmem, const BackingIdentity& backing, uint64_t now_unix_s);
 // Throws nothing. Of one from make_identity().
-void write_identity(Pmem& pmem, const media::Identity& identity);
+Status write_identity(Pmem& pmem, const media::Identity& identity);
 // All that is in front of the superblock becomes zeros: the cache belongs to nobody.
-void erase_identity(Pmem& pmem);
+Status erase_identity(Pmem& pmem);
 // EXDEV with both named when the block is for another device or the device's size has changed.
 Status compare_identity(const media::Identity& identity, const BackingIdentity& backing);
 

@@ -27,7 +27,7 @@ TEST_F(IdentityBlock, NothingOnABlankDevice) {
 }
 
 TEST_F(IdentityBlock, RoundTrip) {
-  write_identity(memory_.pmem(), kDisk, 1234);
+  EXPECT_TRUE(write_identity(memory_.pmem(), kDisk, 1234).ok());
   const auto loaded = load_identity(memory_.pmem());
   ASSERT_TRUE(loaded.ok() && loaded.value());
   EXPECT_STREQ(loaded.value()->backing, "disk serial=A");
@@ -39,14 +39,14 @@ TEST_F(IdentityBlock, RoundTrip) {
 
 TEST_F(IdentityBlock, TextTooLongForTheBlockStillMatchesItself) {
   const BackingIdentity longer{std::string(1000, 'x'), 512};
-  write_identity(memory_.pmem(), longer, 0);
+  EXPECT_TRUE(write_identity(memory_.pmem(), longer, 0).ok());
   const auto loaded = load_identity(memory_.pmem());
   ASSERT_TRUE(loaded.ok() && loaded.value());
   EXPECT_TRUE(compare_identity(*loaded.value(), longer).ok());
 }
 
 TEST_F(IdentityBlock, AMismatchNamesBoth) {
-  write_identity(memory_.pmem(), kDisk, 0);
+  EXPECT_TRUE(write_identity(memory_.pmem(), kDisk, 0).ok());
   const auto loaded = load_identity(memory_.pmem());
   ASSERT_TRUE(loaded.ok() && loaded.value());
   const auto device = compare_identity(*loaded.value(), kOther);
@@ -62,7 +62,7 @@ TEST_F(IdentityBlock, AMismatchNamesBoth) {
 }
 
 TEST_F(IdentityBlock, EveryDamagedWordIsNoticed) {
-  write_identity(memory_.pmem(), kDisk, 0);
+  EXPECT_TRUE(write_identity(memory_.pmem(), kDisk, 0).ok());
   for (uint64_t off = 0; off < sizeof(Identity); off += 8) {
     memory_.flip_bit(MediaOff{off});
     const auto loaded = load_identity(memory_.pmem());
@@ -104,7 +104,7 @@ class IdentityCrash : public IdentityBlock {
   // In every crash state the block is one of `allowed` ("none" for no block).
   void write_and_check(const BackingIdentity& backing, const std::vector<std::string>& allowed) {
     memory_.checkpoint();
-    write_identity(memory_.pmem(), backing, 0);
+    EXPECT_TRUE(write_identity(memory_.pmem(), backing, 0).ok());
     check(allowed);
   }
   void check(const std::vector<std::string>& allowed) {
@@ -134,17 +134,25 @@ TEST_F(IdentityCrash, FirstWriteTornAtAnyWord) {
 
 // As an attach with force does; the crash must not leave a cache that attaches only with force.
 TEST_F(IdentityCrash, RewriteTornAtAnyWord) {
-  write_identity(memory_.pmem(), kDisk, 0);
+  EXPECT_TRUE(write_identity(memory_.pmem(), kDisk, 0).ok());
   write_and_check(kOther, {"none", "disk serial=A", "disk serial=B"});
 }
 
 // As formatting over another cache does.
 TEST_F(IdentityCrash, EraseTornAtAnyWord) {
-  write_identity(memory_.pmem(), kDisk, 0);
+  EXPECT_TRUE(write_identity(memory_.pmem(), kDisk, 0).ok());
   memory_.checkpoint();
-  erase_identity(memory_.pmem());
+  EXPECT_TRUE(erase_identity(memory_.pmem()).ok());
   check({"none", "disk serial=A"});
   EXPECT_FALSE(load_identity(memory_.pmem()).value());
+}
+
+TEST_F(IdentityBlock, ABadPageIsAnError) {
+  EXPECT_TRUE(write_identity(memory_.pmem(), kDisk, 0).ok());
+  memory_.make_bad(MediaOff{0});
+  EXPECT_EQ(write_identity(memory_.pmem(), kDisk, 0).error().code, EIO);
+  EXPECT_EQ(erase_identity(memory_.pmem()).error().code, EIO);
+  EXPECT_EQ(load_identity(memory_.pmem()).error().code, EIO);
 }
 
 }  // namespace

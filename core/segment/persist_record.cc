@@ -61,10 +61,12 @@ Status store_calibration(Pmem& pmem, const Calibration& calibration, uint64_t no
   record.made_unix_s = now_unix_s;
   record.crc = record_crc(record);
   // The magic first: torn, it is still known as ours, and measured again.
-  pmem.store(MediaOff{media::kPersistOff} + offsetof(PersistRecord, magic), &record.magic,
-             sizeof record.magic);
+  const MediaOff magic = MediaOff{media::kPersistOff} + offsetof(PersistRecord, magic);
+  if (!pmem.store(magic, &record.magic, sizeof record.magic))
+    return make_error(EIO, "media error behind the identity block");
   pmem.fence();
-  pmem.store(MediaOff{media::kPersistOff}, &record, sizeof record);
+  if (!pmem.store(MediaOff{media::kPersistOff}, &record, sizeof record))
+    return make_error(EIO, "media error behind the identity block");
   pmem.fence();
   return {};
 }

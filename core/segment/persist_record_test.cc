@@ -16,7 +16,7 @@ using media::PersistRecord;
 class PersistRecordTest : public ::testing::Test {
  protected:
   PersistRecordTest() {
-    write_identity(memory_.pmem(), {"disk", 1 << 20}, 0);
+    EXPECT_TRUE(write_identity(memory_.pmem(), {"disk", 1 << 20}, 0).ok());
     uint32_t ns = 100;
     for (const PersistOps& ops : persist_methods())
       if (ops.supported()) given_.measured.push_back({&ops, {ns++, ns++, ns++, ns++}});
@@ -106,7 +106,7 @@ TEST_F(PersistRecordTest, OfAnotherCpuOrMemoryOrVersionItIsMeasuredAgain) {
 
 TEST_F(PersistRecordTest, ErasingTheIdentityErasesIt) {
   ASSERT_TRUE(store_calibration(memory_.pmem(), given_, 1).ok());
-  erase_identity(memory_.pmem());
+  EXPECT_TRUE(erase_identity(memory_.pmem()).ok());
   EXPECT_FALSE(load_calibration(memory_.pmem()));
 }
 

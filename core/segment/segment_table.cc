@@ -33,13 +33,31 @@ void SegmentTable::load_all() {
         s.record.state(0) != ReplicaState::kValid && s.record.state(1) != ReplicaState::kValid;
     if (both_bad) torn_records_++;
   }
+  // It could not get its next generation: not handed out.
+  for (Segment& s : segments_)
+    if (s.record.state(0) == ReplicaState::kUnreadable ||
+        s.record.state(1) == ReplicaState::kUnreadable)
+      mark_retired(s);
 }
 
-void SegmentTable::persist_generation(Segment& segment, uint64_t gen, const CodeSite& site) {
+void SegmentTable::set_events(Events events) {
+  events_ = std::move(events);
+  for (uint32_t i = 0; i < size(); i++) {
+    bool retired;
+    {
+      MutexLock lock(mu_);
+      retired = segments_[i].retired;
+    }
+    if (retired) tell_retired(SegId{i});
+  }
+}
+
+bool SegmentTable::persist_generation(Segment& segment, uint64_t gen, const CodeSite& site) {
   media::SegmentGen record{};
   record.gen = gen;
-  segment.record.write(pmem_, record, site);
+  if (!segment.record.write(pmem_, record, site)) return false;
   pmem_.fence(site);
+  return true;
 }
 
 void SegmentTable::raise_generation(SegId seg, uint64_t gen) {
@@ -54,7 +72,8 @@ void SegmentTable::persist_raised() {
   MutexLock lock(mu_);
   for (Segment& s : segments_)
     if (s.raised) {
-      persist_generation(s, s.gen.load(std::memory_order_relaxed));
+      // Where it cannot be stored the log proves it again at the next attach.
+      if (!persist_generation(s, s.gen.load(std::memory_order_relaxed))) mark_retired(s);
       s.raised = false;
     }
 }
@@ -62,19 +81,24 @@ void SegmentTable::persist_raised() {
 void SegmentTable::replay_log_segment(SegId seg) {
   MutexLock lock(mu_);
   Segment& s = segments_[seg.v];
-  PCACHE_CHECK(s.use == SegmentUse::kFree);
+  take_out(s);
   s.use = SegmentUse::kLog;
-  free_--;
   log_++;
+}
+
+// Of what is free or retired: replay finds that it holds something.
+void SegmentTable::take_out(const Segment& segment) {
+  PCACHE_CHECK(segment.use == SegmentUse::kFree || segment.use == SegmentUse::kRetired);
+  (segment.use == SegmentUse::kFree ? free_ : out_of_use_)--;
 }
 
 bool SegmentTable::replay_first_key(SegId seg) {
   MutexLock lock(mu_);
   Segment& s = segments_[seg.v];
   if (s.use == SegmentUse::kLog) return false;
-  if (s.use == SegmentUse::kFree) {
+  if (s.use != SegmentUse::kData) {
+    take_out(s);
     s.use = SegmentUse::kData;
-    free_--;
   }
   s.refs.store(1, std::memory_order_relaxed);
   return true;
@@ -109,7 +133,29 @@ std::optional<SegId> SegmentTable::find_free(SegmentUse use, uint32_t keep_free)
   return std::nullopt;
 }
 
-std::optional<SegId> SegmentTable::take_for_log() { return take(SegmentUse::kLog, 0); }
+// Looked at as a whole before the log leads to it, since a log whose head is on a bad page cannot
+// lead on. Once in an attach: some milliseconds.
+std::optional<SegId> SegmentTable::take_for_log() {
+  for (uint32_t tried = 0; tried < size(); tried++) {
+    const auto seg = take(SegmentUse::kLog, 0);
+    if (!seg || probe(*seg)) return seg;
+    retire(*seg);
+    release_log(*seg);
+  }
+  return std::nullopt;
+}
+
+bool SegmentTable::probe(SegId seg) {
+  Segment& s = segments_[seg.v];
+  {
+    MutexLock lock(mu_);
+    if (s.probed) return true;
+  }
+  if (!pmem_.readable(MediaOff{s.data_off}, media::kSegDataBytes)) return false;
+  MutexLock lock(mu_);
+  s.probed = true;
+  return true;
+}
 
 std::optional<SegId> SegmentTable::take_for_data() { return take(SegmentUse::kData, log_reserve_); }
 
@@ -126,7 +172,14 @@ void SegmentTable::drop_refs(SegId seg, int64_t n) {
   if (before == n) release(seg);
 }
 
+bool SegmentTable::put_back(Segment& segment) {
+  segment.use = segment.retired ? SegmentUse::kRetired : SegmentUse::kFree;
+  (segment.retired ? out_of_use_ : free_)++;
+  return !segment.retired;
+}
+
 void SegmentTable::release(SegId seg) {
+  bool is_free, is_new = false;
   {
     MutexLock lock(mu_);
     Segment& s = segments_[seg.v];
@@ -134,29 +187,76 @@ void SegmentTable::release(SegId seg) {
     const uint64_t last = s.gen.load(std::memory_order_relaxed);
     if (last == UINT64_MAX) return;  // not again in this attach
     const uint64_t gen = last + 1;
-    if (!hazard(Hazard::kReuseBeforeDurable)) persist_generation(s, gen);
-    s.gen.store(gen, std::memory_order_release);
-    s.use = SegmentUse::kFree;
-    free_++;
+    if (!s.retired) {
+      if (!hazard(Hazard::kReuseBeforeDurable) && !persist_generation(s, gen))
+        is_new = mark_retired(s);
+      else
+        s.gen.store(gen, std::memory_order_release);
+    }
+    is_free = put_back(s);
   }
-  if (events_.freed) events_.freed();
+  if (is_new) tell_retired(seg);
+  if (is_free && events_.freed) events_.freed();
 }
 
 void SegmentTable::release_log(SegId seg) {
+  bool is_free;
   {
     MutexLock lock(mu_);
     Segment& s = segments_[seg.v];
     PCACHE_CHECK(s.use == SegmentUse::kLog);
-    s.use = SegmentUse::kFree;
-    free_++;
+    is_free = put_back(s);
     log_--;
   }
-  if (events_.freed) events_.freed();
+  if (is_free && events_.freed) events_.freed();
+}
+
+bool SegmentTable::mark_retired(Segment& segment) {
+  if (segment.retired || hazard(Hazard::kRetiredHandedOut)) return false;
+  segment.retired = true;
+  retired_++;
+  if (segment.use == SegmentUse::kFree) {
+    segment.use = SegmentUse::kRetired;
+    free_--;
+    out_of_use_++;
+  }
+  return true;
+}
+
+void SegmentTable::retire(SegId seg) {
+  bool is_new;
+  {
+    MutexLock lock(mu_);
+    is_new = mark_retired(segments_[seg.v]);
+  }
+  if (is_new) tell_retired(seg);
+}
+
+// What is known of where: a page to which a store was lost, else the head of the segment, which is
+// where a generation could not be read, or the whole of it.
+void SegmentTable::tell_retired(SegId seg) {
+  if (!events_.retired) return;
+  const MediaOff head{segments_[seg.v].data_off - media::kSegDataOff};
+  events_.retired(seg, pmem_.first_bad_page(head, media::kSegmentBytes).value_or(head));
+}
+
+bool SegmentTable::exhausted_for_log() const {
+  MutexLock lock(mu_);
+  if (retired_ == 0) return false;
+  uint32_t log = 0, others = 0;
+  for (const Segment& s : segments_)
+    if (!s.retired) (s.use == SegmentUse::kLog ? log : others)++;
+  return others == 0 && log <= 1;  // the one that its head is in
+}
+
+bool SegmentTable::exhausted_for_data() const {
+  MutexLock lock(mu_);
+  return retired_ > 0 && size() - retired_ <= 1 + log_reserve_;
 }
 
 SegmentCounts SegmentTable::counts() const {
   MutexLock lock(mu_);
-  return {size(), free_, log_, size() - free_ - log_, log_reserve_};
+  return {size(), free_, log_, size() - free_ - log_ - out_of_use_, log_reserve_, retired_};
 }
 
 }  // namespace pcache

@@ -10,6 +10,10 @@
 //   only damage leads to, is not handed out again.
 // - `generation()` changes only when the segment is freed: a reader that saw the same generation
 //   before and after its copy has read data of that life.
+// - A segment with a bad page is retired: what is in it stays, and when that is gone it counts as
+//   taken and is not handed out again in this attach. The next one finds it out again, at the
+//   latest by the first store to the page: nothing on media says it, so a page that was replaced
+//   serves.
 // - Data may not take the last `log_reserve` free segments: the log can always roll, so what is
 //   acknowledged can always be made durable and, later, reclaimed (hazard 9).
 // Threads: generation() and media() from any thread without lock; the rest is locked inside. Events
@@ -28,10 +32,11 @@
 
 namespace pcache {
 
-enum class SegmentUse : uint8_t { kFree, kLog, kData };
+enum class SegmentUse : uint8_t { kFree, kLog, kData, kRetired };
 
 struct SegmentCounts {
   uint32_t total = 0, free = 0, log = 0, data = 0, log_reserve = 0;
+  uint32_t retired = 0;  // with a bad page; of them some still hold log or data
 };
 
 class SegmentTable {
@@ -52,8 +57,10 @@ class SegmentTable {
   // freed. Both must be short and may not call back. Set while one thread has the table.
   struct Events {
     std::function<void()> taken, freed;
+    std::function<void(SegId, MediaOff)> retired = nullptr;  // for its bad page there
   };
-  void set_events(Events events) { events_ = std::move(events); }
+  // Tells of those that are retired already.
+  void set_events(Events events) EXCLUDES(mu_);
 
   uint32_t size() const { return static_cast<uint32_t>(segments_.size()); }
   // A segment found once and looked at several times. Lives as long as the table.
@@ -78,9 +85,10 @@ class SegmentTable {
     refs.store(held + 1, std::memory_order_relaxed);  // one thread: no locked instruction
     return true;
   }
-  void persist_raised();
+  void persist_raised() EXCLUDES(mu_);
 
-  std::optional<SegId> take_for_log();
+  // All of which can be read: the log cannot go on from a bad page.
+  std::optional<SegId> take_for_log() EXCLUDES(mu_);
   // With the bias of one filling head, see finish_fill().
   std::optional<SegId> take_for_data();
   // The head is done with it, having handed out `keys` places (each is one reference).
@@ -92,6 +100,12 @@ class SegmentTable {
   // The log has left it: key_tail is durable past it (rule 6).
   void release_log(SegId seg);
 
+  // A store to it was lost, or a page of it cannot be read.
+  void retire(SegId seg) EXCLUDES(mu_);
+  // So many segments are retired that none will ever come free for data; for the log.
+  bool exhausted_for_data() const EXCLUDES(mu_);
+  bool exhausted_for_log() const EXCLUDES(mu_);
+
   SegmentCounts counts() const;
   uint32_t torn_records() const { return torn_records_; }
 
@@ -101,6 +115,8 @@ class SegmentTable {
     std::atomic<int64_t> refs{0};
     uint64_t data_off = 0;
     bool raised = false;                   // under mu_
+    bool retired = false;                  // under mu_
+    bool probed = false;                   // under mu_; all of it could be read
     SegmentUse use = SegmentUse::kFree;    // under mu_
     Replicated<media::SegmentGen> record;  // under mu_
   };
@@ -108,11 +124,17 @@ class SegmentTable {
 
   void load_all() REQUIRES(mu_);
   bool replay_first_key(SegId seg) EXCLUDES(mu_);
+  void take_out(const Segment& segment) REQUIRES(mu_);
   std::optional<SegId> take(SegmentUse use, uint32_t keep_free) EXCLUDES(mu_);
   std::optional<SegId> find_free(SegmentUse use, uint32_t keep_free) REQUIRES(mu_);
   void release(SegId seg) EXCLUDES(mu_);
-  void persist_generation(Segment& segment, uint64_t gen,
-                          const CodeSite& site = CodeSite::current()) REQUIRES(mu_);
+  // Out of use: free, or retired. Whether it is free.
+  bool put_back(Segment& segment) REQUIRES(mu_);
+  bool mark_retired(Segment& segment) REQUIRES(mu_);
+  void tell_retired(SegId seg);
+  bool probe(SegId seg) EXCLUDES(mu_);
+  [[nodiscard]] bool persist_generation(Segment& segment, uint64_t gen,
+                                        const CodeSite& site = CodeSite::current()) REQUIRES(mu_);
 
   Pmem& pmem_;
   std::vector<Segment> segments_;  // stays where it is
@@ -122,7 +144,9 @@ class SegmentTable {
   mutable Mutex mu_;
   uint32_t free_ GUARDED_BY(mu_) = 0;
   uint32_t log_ GUARDED_BY(mu_) = 0;
-  uint32_t next_ GUARDED_BY(mu_) = 0;  // next fit: where the search for a free one goes on
+  uint32_t retired_ GUARDED_BY(mu_) = 0;
+  uint32_t out_of_use_ GUARDED_BY(mu_) = 0;  // those of the retired that hold nothing
+  uint32_t next_ GUARDED_BY(mu_) = 0;        // next fit: where the search for a free one goes on
 };
 
 class SegmentTable::View {

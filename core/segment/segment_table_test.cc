@@ -101,7 +101,7 @@ TEST_F(Segments, TheGenerationIsDurableBeforeReuse) {
   for (int i = 0; i < 5; i++) ASSERT_NE(table->take_for_data(), seg);
   ASSERT_EQ(table->take_for_data(), seg);
   const uint64_t mark = 1;
-  image_.pmem().store(table->media({seg, 0}), &mark, sizeof mark);
+  EXPECT_TRUE(image_.pmem().store(table->media({seg, 0}), &mark, sizeof mark));
 
   const Journal& journal = image_.memory().journal();
   const size_t gen = find_store(journal, segment_gen_place(seg.v).base);
@@ -281,6 +281,107 @@ TEST_F(Segments, ManyThreadsTakeAndFree) {
   for (int i = 0; i < 3; i++) threads.emplace_back(work);
   for (auto& thread : threads) thread.join();
   EXPECT_EQ(table->counts().free, 6u);
+}
+
+class RetiredSegments : public Segments {
+ protected:
+  // Those that are handed out for data until there is none.
+  static std::vector<uint32_t> all_for_data(SegmentTable& table) {
+    std::vector<uint32_t> taken;
+    while (const auto seg = table.take_for_data()) taken.push_back(seg->v);
+    return taken;
+  }
+  void watch(SegmentTable& table) {
+    table.set_events({[] {}, [this] { freed_++; },
+                      [this](SegId seg, MediaOff at) {
+                        retired_.push_back({seg.v, at.v});
+                      }});
+  }
+  std::vector<std::pair<uint32_t, uint64_t>> retired_;
+  int freed_ = 0;
+};
+
+TEST_F(RetiredSegments, IsNotHandedOutAgainWhenItsDataIsGone) {
+  const auto table = image_.table(0);
+  watch(*table);
+  const SegId seg = *table->take_for_data();
+  image_.memory().make_bad(table->media({seg, 5000}));
+  std::byte bytes[8192] = {};
+  EXPECT_FALSE(image_.pmem().store(table->media({seg, 0}), bytes, sizeof bytes));
+  table->retire(seg);
+  table->retire(seg);
+  EXPECT_EQ(retired_, (decltype(retired_){{seg.v, table->media({seg, 4096}).v}})) << "said once";
+  EXPECT_EQ(table->counts().data, 1u) << "what is in it stays";
+  table->finish_filling(seg, 0);
+  SegmentCounts counts = table->counts();
+  EXPECT_EQ(counts.data, 0u);
+  EXPECT_EQ(counts.free, 5u);
+  EXPECT_EQ(counts.retired, 1u);
+  EXPECT_EQ(freed_, 0);
+  EXPECT_EQ(all_for_data(*table), (std::vector<uint32_t>{1, 2, 3, 4, 5}));
+  EXPECT_FALSE(table->take_for_log());
+}
+
+TEST_F(RetiredSegments, OneThatCannotGetItsNextGeneration) {
+  const auto table = image_.table(0);
+  watch(*table);
+  const SegId seg = *table->take_for_data();
+  image_.memory().make_bad(segment_gen_place(seg.v).base);
+  table->finish_filling(seg, 0);
+  EXPECT_EQ(table->generation(seg), 0u);
+  EXPECT_EQ(retired_.size(), 1u);
+  EXPECT_EQ(all_for_data(*table), (std::vector<uint32_t>{1, 2, 3, 4, 5}));
+}
+
+TEST_F(RetiredSegments, OneWhoseGenerationCannotBeReadKeepsItsData) {
+  image_.memory().make_bad(segment_gen_place(1).base);
+  image_.memory().make_bad(segment_gen_place(2).base);
+  const auto table = image_.table(0);
+  watch(*table);
+  EXPECT_EQ(retired_, (decltype(retired_){{1, segment_off(1).v}, {2, segment_off(2).v}}));
+  EXPECT_EQ(table->counts().free, 4u);
+  EXPECT_TRUE(table->replay_key(SegId{1})) << "the log says that it has data";
+  table->replay_log_segment(SegId{2});
+  EXPECT_EQ(table->counts().data, 1u);
+  EXPECT_EQ(table->counts().log, 1u);
+  EXPECT_EQ(table->counts().free, 4u);
+  table->drop_refs(SegId{1});
+  table->release_log(SegId{2});
+  EXPECT_EQ(table->counts().free, 4u);
+  EXPECT_EQ(all_for_data(*table), (std::vector<uint32_t>{0, 3, 4, 5}));
+}
+
+// At any page of it; a data segment is not looked at.
+TEST_F(RetiredSegments, TheLogIsNotLedToABadPage) {
+  image_.memory().make_bad(segment_data_off(0));
+  image_.memory().make_bad(segment_data_off(1) + (media::kSegDataBytes - 1));
+  const auto table = image_.table(0);
+  watch(*table);
+  EXPECT_EQ(table->take_for_log(), SegId{2});
+  EXPECT_EQ(table->counts().log, 1u);
+  EXPECT_EQ(table->counts().retired, 2u);
+  EXPECT_EQ(retired_.size(), 2u);
+  table->release_log(SegId{2});
+  EXPECT_EQ(all_for_data(*table), (std::vector<uint32_t>{3, 4, 5, 2}));
+}
+
+TEST_F(RetiredSegments, TooManyAreSaidToBeTooMany) {
+  const auto table = image_.table(2);
+  const SegId log = *table->take_for_log();
+  for (uint32_t i = 1; i <= 2; i++) table->retire(SegId{i});
+  EXPECT_FALSE(table->exhausted_for_data()) << "of four one is the log's and two are kept for it";
+  table->retire(SegId{3});
+  EXPECT_TRUE(table->exhausted_for_data());
+  EXPECT_FALSE(table->take_for_data());
+  table->retire(SegId{4});
+  EXPECT_FALSE(table->exhausted_for_log());
+  table->retire(log);
+  EXPECT_FALSE(table->exhausted_for_log()) << "one is left to go on in";
+  const SegId last = *table->take_for_log();
+  EXPECT_TRUE(table->exhausted_for_log());
+  table->release_log(log);
+  EXPECT_FALSE(table->take_for_log());
+  EXPECT_EQ(last, SegId{5});
 }
 
 }  // namespace

@@ -21,7 +21,7 @@ Key make_key(Extent extent, CachePos data, uint64_t gen, uint32_t flags) {
 
 Image::Image(uint32_t segments, const FormatOptions& options)
     : memory_(device_bytes(segments)), segments_(segments) {
-  format_device(memory_.pmem(), options);
+  PCACHE_CHECK(format_device(memory_.pmem(), options).ok());
   memory_.checkpoint();
 }
 
@@ -63,7 +63,7 @@ template <typename Record>
 void write_record(MemoryPmem& memory, const ReplicaPlace& place, const Record& record) {
   Replicated<Record> replicated(place);
   replicated.load(memory.pmem());
-  replicated.write(memory.pmem(), record);
+  PCACHE_CHECK(replicated.write(memory.pmem(), record));
   memory.pmem().fence();
   memory.checkpoint();
 }

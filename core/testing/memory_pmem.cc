@@ -5,6 +5,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 namespace pcache {
 
 namespace {
@@ -53,13 +55,43 @@ void MemoryPmem::flip_bit(MediaOff off, unsigned bit) {
   poke(off, peek<std::byte>(off) ^ std::byte(1u << bit));
 }
 
-void MemoryPmem::make_unreadable(MediaOff off) {
-  const uint64_t page = off.v / kPageBytes * kPageBytes;
+// What lies behind the end of an empty file raises SIGBUS.
+void MemoryPmem::map_empty(uint64_t page) {
   const int empty = memfd_create("pcache-bad-page", MFD_CLOEXEC);
   PCACHE_CHECK(mmap(base_ + page, kPageBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, empty,
                     0) != MAP_FAILED);
   close(empty);
+}
+
+void MemoryPmem::make_unreadable(MediaOff off) {
+  const uint64_t page = off.v / kPageBytes * kPageBytes;
+  map_empty(page);
   unreadable_.insert(page);
+}
+
+void MemoryPmem::make_bad(MediaOff off) {
+  const uint64_t page = off.v / kPageBytes * kPageBytes;
+  map_empty(page);
+  bad_.insert(page);
+}
+
+template <typename Visit>
+void MemoryPmem::each_good_part(uint64_t off, uint64_t len, Visit visit) const {
+  if (bad_.empty()) return visit(off, len);
+  for (const uint64_t end = off + len; off < end;) {
+    const uint64_t page = off / kPageBytes * kPageBytes;
+    const uint64_t n = std::min(page + kPageBytes, end) - off;
+    if (!bad_.contains(page)) visit(off, n);
+    off += n;
+  }
+}
+
+void MemoryPmem::store_good_part(uint64_t off, const std::byte* src, uint64_t len) {
+  for (const uint64_t page : bad_)
+    if (page < off + len && off < page + kPageBytes)
+      BadPages::note(reinterpret_cast<uintptr_t>(base_ + page), kPageBytes);
+  each_good_part(off, len,
+                 [&](uint64_t at, uint64_t n) { memcpy(base_ + at, src + (at - off), n); });
 }
 
 // Real pmem loses its poison, too, when it is overwritten.
@@ -84,8 +116,10 @@ void MemoryPmem::checkpoint() {
   for (const PmemEvent& event : journal_)
     if (!event.fence) poked_.emplace_back(event.off.v, event.bytes.size());
   for (const auto& [off, len] : poked_)
-    PCACHE_CHECK(pwrite(base_fd_, base_ + off, len, static_cast<off_t>(off)) ==
-                 static_cast<ssize_t>(len));
+    each_good_part(off, len, [this](uint64_t at, size_t n) {
+      PCACHE_CHECK(pwrite(base_fd_, base_ + at, n, static_cast<off_t>(at)) ==
+                   static_cast<ssize_t>(n));
+    });
   poked_.clear();
   journal_.clear();
 }
@@ -101,15 +135,15 @@ std::unique_ptr<MemoryPmem> MemoryPmem::crash_image(std::span<const KeptStore> k
 void MemoryPmem::copy(void* self, std::byte* dst, const void* src, size_t len_bytes) {
   auto* memory = static_cast<MemoryPmem*>(self);
   if (memory->on_store_) memory->on_store_(len_bytes);
+  const MediaOff off{static_cast<uint64_t>(dst - memory->base_)};
+  auto* bytes = static_cast<const std::byte*>(src);
   if (!memory->recording_) {
-    memcpy(dst, src, len_bytes);
+    memory->store_good_part(off.v, bytes, len_bytes);
     return;
   }
-  const MediaOff off{static_cast<uint64_t>(dst - memory->base_)};
   std::lock_guard lock(memory->mu_);
   if (!memory->unreadable_.empty()) memory->mend(off.v, len_bytes);
-  memcpy(dst, src, len_bytes);
-  auto* bytes = static_cast<const std::byte*>(src);
+  memory->store_good_part(off.v, bytes, len_bytes);
   bool unflushed = false;
 #ifdef PCACHE_MUTANTS
   unflushed = mutants::unflushed();

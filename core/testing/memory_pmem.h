@@ -66,6 +66,8 @@ class MemoryPmem {
   void flip_bit(MediaOff off, unsigned bit = 0);
   // The 4 KiB page around `off` raises SIGBUS until it is stored to.
   void make_unreadable(MediaOff off);
+  // Its page raises SIGBUS for good: loads fail, and what is stored to it is lost.
+  void make_bad(MediaOff off);
   // From now on a store kills the test.
   void forbid_stores();
   void allow_stores();
@@ -86,6 +88,10 @@ class MemoryPmem {
   static void copy(void* self, std::byte* dst, const void* src, size_t len_bytes);
   static void fence(void* self);
   void mend(uint64_t off, uint64_t len);
+  template <typename Visit>
+  void each_good_part(uint64_t off, uint64_t len, Visit visit) const;
+  void store_good_part(uint64_t off, const std::byte* src, uint64_t len);
+  void map_empty(uint64_t page);
   static const PersistOps kOps;
 
   const uint64_t size_;
@@ -96,7 +102,7 @@ class MemoryPmem {
   std::mutex mu_;
   Journal journal_;
   std::vector<std::pair<uint64_t, uint64_t>> poked_;
-  std::set<uint64_t> unreadable_;  // pages
+  std::set<uint64_t> unreadable_, bad_;  // pages
   Pmem pmem_;
 };
 

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// A cache whose device has bad pages, for each kind of place that attach, requests and background
+// work store to.
+#include "cache/media_errors.h"
+
+#include "cache/cache_for_test.h"
+#include "cache/status.h"
+
+namespace pcache {
+namespace {
+
+using std::chrono::milliseconds;
+using ::testing::Contains;
+using ::testing::HasSubstr;
+
+class BadPages : public CacheTest {
+ protected:
+  int lines_with(const std::string& text) const {
+    return static_cast<int>(std::ranges::count_if(
+        lines_.lines, [&](const auto& line) { return line.find(text) != line.npos; }));
+  }
+  // As write(), of which the background work may have to make room for.
+  int write_through(uint64_t off, uint64_t len, int value, uint32_t flags = 0) {
+    Bytes data(len, std::byte(value));
+    pcache_request request{PCACHE_OP_WRITE, flags, off, len, data.data(), 0, 0, nullptr};
+    if (queue_->submit(&request) == 1) return request.result;
+    pcache_request* done[1];
+    executor_->advance(milliseconds(0));
+    EXPECT_EQ(queue_->reap(done, 0, 1, 0), 1) << "it would wait for ever";
+    return request.result;
+  }
+};
+
+// The record stays as it is: over the newest replica it must not go.
+class BadCacheInfo : public BadPages, public ::testing::WithParamInterface<int> {};
+
+TEST_P(BadCacheInfo, TheCacheGoesOnWithTheOtherReplica) {
+  const uint64_t off = media::kCacheInfoOff + GetParam() * media::kCacheInfoStride;
+  prepare();
+  memory_.make_bad(MediaOff{off});
+  for (int i = 1; i < 5; i++) {
+    attach();
+    EXPECT_EQ(write(0, 4096, i, PCACHE_REQ_FUA), 0);
+    detach();
+  }
+  attach();
+  EXPECT_EQ(value_at(0, 4096), 4);
+  EXPECT_GE(lines_with("cache_info: media error in its replica at " + std::to_string(off)), 4);
+  const Status set = cache_->set_gc_percent(33);
+  ASSERT_FALSE(set.ok());
+  EXPECT_EQ(set.error().code, EIO);
+  EXPECT_EQ(cache_->gc_percent(), media::kGcPercentDefault);
+}
+INSTANTIATE_TEST_SUITE_P(Each, BadCacheInfo, ::testing::Values(0, 1));
+
+TEST_F(BadPages, UnderTheIdentityBlock) {
+  prepare();
+  memory_.make_bad(MediaOff{0});
+  expect_refused(EIO, "identity block at 0: media error");
+  options_.force = true;
+  attach();
+  EXPECT_EQ(lines_with("identity block at 0: media error: it cannot be written"), 1);
+  EXPECT_EQ(write(0, 4096, 7, PCACHE_REQ_FUA), 0);
+  EXPECT_EQ(value_at(0, 4096), 7);
+}
+
+TEST_F(BadPages, WhereABlankDeviceWouldBeFormatted) {
+  memory_.make_bad(segment_off(3));
+  const auto cache = try_attach();
+  ASSERT_FALSE(cache.ok());
+  EXPECT_EQ(cache.error().code, EIO);
+  EXPECT_THAT(cache.error().text,
+              HasSubstr("media error in the page at " + std::to_string(segment_off(3).v)));
+  EXPECT_EQ(memory_.peek<uint64_t>(MediaOff{media::kSuperblockOff + 8}), 0u) << "still blank";
+}
+
+// Nothing on media says that a segment is retired: the next attach meets the page again.
+TEST_F(BadPages, OfAFreeSegmentAreFoundInEachAttach) {
+  prepare();
+  for (const uint32_t seg : {1u, 2u, 20u}) memory_.make_bad(segment_data_off(seg) + (1 << 20));
+  int value = 0;
+  for (int round = 0; round < 2; round++) {
+    attach();
+    for (int i = 0; i < 700; i++) {
+      value = i / 64 % 100 + 1 + round;
+      ASSERT_EQ(write_through(static_cast<uint64_t>(i) % 64 << 20, 1 << 20, value), 0) << i;
+    }
+    EXPECT_EQ(cache_->segments().counts().retired, 3u);
+    EXPECT_THAT(status_json(*cache_), HasSubstr("\"retired\": 3"));
+    for (uint64_t at = 0; at < 59; at++) EXPECT_EQ(value_at(at << 20, 1 << 20), value);
+    detach();
+  }
+  EXPECT_EQ(lines_with("takes no more data"), 6) << "each once in an attach";
+}
+
+TEST_F(BadPages, UnderAGenerationTheSegmentKeepsItsData) {
+  prepare();
+  attach();
+  ASSERT_EQ(write(0, 1 << 20, 7, PCACHE_REQ_FUA), 0);
+  detach();
+  for (const uint32_t seg : {1u, 5u}) memory_.make_bad(segment_gen_place(seg).base);
+  attach();
+  EXPECT_EQ(cache_->segments().counts().retired, 2u);
+  EXPECT_EQ(value_at(0, 1 << 20), 7);
+  for (int i = 0; i < 700; i++)
+    ASSERT_EQ(write_through(static_cast<uint64_t>(i) % 64 << 20, 1 << 20, 8), 0) << i;
+  EXPECT_EQ(cache_->segments().counts().retired, 2u);
+  detach();
+  attach();
+  EXPECT_EQ(value_at(0, 1 << 20), 8);
+}
+
+TEST_F(BadPages, UnderTheTailsWhatIsDirtyStillReachesTheDevice) {
+  prepare();
+  attach();
+  memory_.make_bad(MediaOff{media::kCacheCtrlOff});
+  ASSERT_EQ(write(0, 4 << 20, 7, PCACHE_REQ_FUA), 0);
+  const Status drained = cache_->drain();
+  ASSERT_FALSE(drained.ok());
+  EXPECT_EQ(drained.error().code, EIO);
+  EXPECT_EQ(device_->peek(0, 4 << 20), Bytes(4 << 20, std::byte{7}));
+  int failed = 0;
+  for (int i = 0; i < 600; i++) {
+    const int result = write_through(static_cast<uint64_t>(i) % 64 << 20, 1 << 20, 8);
+    EXPECT_TRUE(result == 0 || result == -EIO) << result;
+    failed += result != 0;
+  }
+  EXPECT_GT(failed, 0) << "no space comes free";
+  EXPECT_EQ(lines_with("says where the log begins"), 2) << "writeback and reclaim, each once";
+}
+
+TEST_F(BadPages, UnderTheHeadOfTheLogAtAttach) {
+  prepare();
+  attach();
+  ASSERT_EQ(write(0, 4096, 7, PCACHE_REQ_FUA), 0);
+  const CachePos head = cache_->log().head();
+  const MediaOff at = cache_->segments().media(head);
+  detach();
+  memory_.make_bad(at);
+  expect_refused(EIO, "media error");
+}
+
+// The log's head is where it fails; what is in the log is saved.
+TEST_F(BadPages, UnderTheHeadOfTheLog) {
+  prepare();
+  attach();
+  ASSERT_EQ(write(0, 4096, 7, PCACHE_REQ_FUA), 0);
+  memory_.make_bad(cache_->segments().media(cache_->log().head()));
+  EXPECT_EQ(write_through(4096, 4096, 8, PCACHE_REQ_FUA), -EIO);
+  EXPECT_EQ(write_through(8192, 4096, 8), -EIO);
+  EXPECT_EQ(value_at(8192, 4096), -1) << "reads go on";
+  EXPECT_EQ(lines_with("the log cannot go on"), 1);
+  EXPECT_EQ(cache_->drain().error().code, EIO);
+}
+
+// Dirty data that cannot be read holds what bad pages have left of the cache.
+TEST_F(BadPages, NoWriteWaitsForWhatCanNeverBe) {
+  prepare();
+  attach();
+  for (uint64_t i = 0; i < 60; i++) ASSERT_EQ(write_through(i << 20, 1 << 20, 1), 0);
+  for (uint32_t seg = 1; seg < 31; seg++)
+    for (uint64_t off = 0; off < media::kSegDataBytes; off += 256 << 10)
+      memory_.make_bad(segment_data_off(seg) + off);
+  int failed = 0;
+  for (int i = 0; i < 200; i++) failed += write_through(0, 1 << 20, 2) == -EIO;
+  EXPECT_GT(failed, 150);
+}
+
+}  // namespace
+}  // namespace pcache

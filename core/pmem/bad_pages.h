@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// BadPages: the pages of a mapping to which a store was lost, since the media is bad there or the
+// file was cut under the mapping.
+//
+// Invariants
+// - A page that was noted stays noted while the object lives: what was stored to it may be
+// anything.
+// - Noting takes no lock and no memory: a signal handler does it.
+// Any thread.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+
+namespace pcache {
+
+class BadPages {
+ public:
+  // Of this mapping; a bit for each page. Throws std::bad_alloc.
+  BadPages(const std::byte* base, uint64_t size_bytes);
+  ~BadPages();
+  BadPages(const BadPages&) = delete;
+  BadPages& operator=(const BadPages&) = delete;
+
+  // Whether a store was ever lost, in this process: one load, and the way past all the rest.
+  static bool any() { return any_.load(std::memory_order_relaxed); }
+
+  // The offset of the first noted page that `len_bytes` from `off` on have a part of.
+  std::optional<uint64_t> first_in(uint64_t off, uint64_t len_bytes) const;
+  bool contain(uint64_t off, uint64_t len_bytes) const {
+    return first_in(off, len_bytes).has_value();
+  }
+  uint64_t count() const { return count_.load(std::memory_order_relaxed); }
+
+  // Notes the pages of `len_bytes` from `at` on, in every mapping that has them. False: none has.
+  // From a signal handler, and from what simulates bad pages.
+  static bool note(uintptr_t at, uint64_t len_bytes);
+
+ private:
+  struct Range;
+  void note_here(uintptr_t at, uint64_t len_bytes);
+
+  [[gnu::visibility("hidden")]] static std::atomic<bool> any_;
+  static std::atomic<Range*> ranges_;
+
+  const uintptr_t base_;
+  const uint64_t size_;
+  std::atomic<uint64_t>* const bits_;
+  std::atomic<uint64_t> count_{0};
+  Range* range_ = nullptr;
+};
+
+}  // namespace pcache
