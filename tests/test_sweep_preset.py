@@ -33,10 +33,9 @@ def test_a_preset_is_named_from_anywhere(tmp_path):
 
 
 def test_an_unknown_preset_is_told_which_there_are(tmp_path):
-    for name in ("smok", "."):
-        done = run("run", name, "--dry-run", ok=2, cwd=tmp_path)
-        assert done.stderr == (f"pcache-sweep: {name}: is neither a file nor a preset; presets ({ROOT}/configs): "
-                               f"{', '.join(PRESETS)}\n")
+    done = run("run", "smok", "--dry-run", ok=2, cwd=tmp_path)
+    assert done.stderr == (f"pcache-sweep: smok: is neither a file nor a preset; presets ({ROOT}/configs): "
+                           f"{', '.join(PRESETS)}\n")
     assert "cannot read ./smoke:" in run("run", "./smoke", ok=2, cwd=tmp_path).stderr
     assert "cannot read smoke.yaml:" in run("run", "smoke.yaml", ok=2, cwd=tmp_path).stderr
 
