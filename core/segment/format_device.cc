@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "base/mutants.h"
+#include "format/other_version.h"
 #include "segment/identity.h"
 
 namespace pcache {
@@ -213,6 +214,11 @@ Error too_small(uint64_t device_bytes, const Superblock& sb) {
 
 }  // namespace
 
+bool is_review_version(const Pmem& pmem) {
+  std::byte page[kSuperblockPageBytes];
+  return pmem.load(page, MediaOff{kSuperblockOff}, sizeof page) && is_review_version(page);
+}
+
 Result<DeviceState> probe_device(const Pmem& pmem) {
   Superblock sb{};
   uint64_t mark = 0;
@@ -224,7 +230,8 @@ Result<DeviceState> probe_device(const Pmem& pmem) {
   const uint64_t counts = sb.magic == 0 ? pmem.size_when_ready() : size;
   if (counts < kMinDeviceBytes) return too_small(counts, sb);
   auto state = validate_superblock(sb, size);
-  if (!state) return state.error();
+  if (!state)
+    return is_review_version(pmem) ? make_error(EUCLEAN, "%s", kReviewVersion) : state.error();
   if (hazard(Hazard::kFormattedAgain) && !Replicated<CacheInfo>(cache_info_place()).load(pmem))
     return DeviceState::kBlank;
   if (state.value() == SuperblockState::kValid) return DeviceState::kFormatted;

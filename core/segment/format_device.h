@@ -45,6 +45,8 @@ struct DeviceFrame {
 };
 
 enum class DeviceState { kBlank, kFormatted };
+// Of a device that is refused: its superblock is one of another version, see other_version.h.
+bool is_review_version(const Pmem& pmem);
 // Blank, formatted, or an error that names what stands in the way. Too small: EINVAL. What can be
 // extended counts with the size that it will have.
 Result<DeviceState> probe_device(const Pmem& pmem);
