@@ -340,7 +340,9 @@ Status Cache::write_attached() {
 // Of a device whose methods a test has brought there is nothing to choose.
 void Cache::choose_persist() try {
   Pmem& pmem = *devices_.pmem;
-  if (options_.pmem.persist != kPersistAuto || pmem.kind() == PmemKind::kSimulated) return;
+  if (options_.pmem.persist != kPersistAuto || pmem.kind() == PmemKind::kSimulated ||
+      pmem.kind() == PmemKind::kBlock)
+    return;
   calibration_ = load_calibration(pmem);
   if (!calibration_) {
     constexpr unsigned kRounds = 8;

@@ -35,6 +35,8 @@ const char* pmem_kind_name(PmemKind kind) {
       return "emulated";
     case PmemKind::kSimulated:
       return "simulated";
+    case PmemKind::kBlock:
+      return "block device";
   }
   return "?";
 }
@@ -352,6 +354,8 @@ Status Pmem::make_ready(bool extend) {
        {&Mapping::extend, &Mapping::allow_stores, &Mapping::allocate_holes, &Mapping::make_pages})
     if (Status status = (mapping_.get()->*step)(); !status) return status.error();
   if (!base_) mapping_->warn_if_emulated();
+  if (base_ != mapping_->base() || size_ != mapping_->size())
+    bad_pages_ = std::make_unique<BadPages>(mapping_->base(), mapping_->size());
   base_ = mapping_->base();
   size_ = mapping_->size();
   kind_ = mapping_->kind;
@@ -441,6 +445,13 @@ void Pmem::prefault_beside() {
   if (!mapping_ || !mapping_->wants_pages()) return;
   mapping_->prefaulting = std::make_unique<Prefault>(base_, size_);
   mapping_->prefaulting->start();
+}
+
+uint64_t Pmem::next_data(uint64_t from) const {
+  if (!mapping_ || !S_ISREG(mapping_->st.st_mode) || from >= size_) return std::min(from, size_);
+  const off_t at = lseek(mapping_->fd, static_cast<off_t>(from), SEEK_DATA);
+  if (at < 0) return errno == ENXIO ? size_ : from;
+  return std::min(static_cast<uint64_t>(at), size_);
 }
 
 Status Pmem::reserve(MediaOff off, uint64_t len_bytes) {

@@ -34,7 +34,7 @@
 
 namespace pcache {
 
-enum class PmemKind { kDevdax, kFsdax, kEmulated, kSimulated };
+enum class PmemKind { kDevdax, kFsdax, kEmulated, kSimulated, kBlock };
 const char* pmem_kind_name(PmemKind kind);
 
 struct PmemOptions {
@@ -59,6 +59,9 @@ class Pmem {
   // EBUSY (locked elsewhere), ENOSPC, ENOTSUP (persist method), EACCES and EROFS (cannot be written
   // to). A failed open leaves the file as it was. Warns by `log` when the memory is emulated.
   static Result<std::unique_ptr<Pmem>> open(const PmemOptions& options, const Log& log);
+  // A block device, for tools alone: through the page cache, each fence flushes the device
+  // (block_mapping.cc). EBUSY: attached, mounted, or open elsewhere.
+  static Result<std::unique_ptr<Pmem>> open_block(const std::string& path, bool read_only);
   // Over memory of the caller's, for tests and simulators; `ctx` is handed to `ops`.
   Pmem(std::byte* base, uint64_t size_bytes, const PersistOps* ops, void* ctx);
   ~Pmem();
@@ -126,6 +129,11 @@ class Pmem {
   // The file was made shorter than the mapping, to that many bytes: what was behind is bad.
   std::optional<uint64_t> cut_to_bytes() const;
   const char* path() const;
+  // Of a block device: makes durable what was stored, or says that some of it could not be. Others
+  // are so after a fence.
+  Status flushed() const;
+  // The first byte at or behind `from` that is not in a hole of a sparse file; the size: none is.
+  uint64_t next_data(uint64_t from) const;
 
   // Makes the mapping's pages (see prefault.h) in a thread that ends before the Pmem does. Only
   // where they are 4 KiB of memory (tmpfs) and all are to be stored to: real pmem is mapped in
@@ -155,7 +163,8 @@ class Pmem {
   // full file system would be SIGBUS.
   Status reserve(MediaOff off, uint64_t len_bytes);
 
-  struct Mapping;  // libpmem2 objects and the locked file
+  struct Mapping;       // libpmem2 objects and the locked file
+  struct BlockMapping;  // of open_block()
   struct BySize {
     std::array<const PersistOps*, Calibration::kClasses> chosen;
     PersistOps ops;  // that go by it
@@ -168,7 +177,8 @@ class Pmem {
   void* ctx_ = nullptr;
   PmemKind kind_ = PmemKind::kSimulated;
   std::unique_ptr<Mapping> mapping_;
-  std::unique_ptr<BadPages> bad_pages_;  // goes before the mapping
+  std::shared_ptr<BlockMapping> block_;
+  std::unique_ptr<BadPages> bad_pages_;  // goes before the mappings
   std::unique_ptr<BySize> by_size_;      // what ctx_ is then
 };
 
