@@ -2,13 +2,16 @@
 """pcachectl export: the logical device as a file, whole or not at all."""
 
 import hashlib
+import json
+import os
 import shutil
+import subprocess
 
 import pytest
 
 from ctl import UNTRUSTED
 from libpcache import MIB
-from support import (SECTOR, golden_case, golden_damaged, golden_images, make_backing, read_all, stamp,
+from support import (SECTOR, golden_case, golden_damaged, golden_images, make_backing, peek, read_all, stamp,
                      wait_until)
 
 # Of these every key is sound and found, so that nothing at all is missing in what --force takes.
@@ -145,11 +148,65 @@ def test_other_backing_device(ctl, pair, disk):
         cache.write(0, stamp(0, MIB, 1))
         content = read_all(cache)
     other = make_backing(disk / "other", 16 * MIB, tag=9)
-    ctl.refused("export", pair.cache_path, "--backing", other, "--to", disk / "whole", code=UNTRUSTED)
+    told = ctl.refused("export", pair.cache_path, "--backing", other, "--to", disk / "whole", code=UNTRUSTED)
+    assert "identity block" in told and 0 < told.index("--ignore-identity") < told.index("--force")
     assert not (disk / "whole").exists()
     shutil.copy(pair.backing_path, disk / "copy")
     ctl.run("export", pair.cache_path, "--backing", disk / "copy", "--to", disk / "whole", "--ignore-identity")
     assert (disk / "whole").read_bytes() == content
+
+
+@pytest.mark.parametrize("to", ["-", "/dev/stdout"])
+def test_to_stdout(ctl, pair, disk, to):
+    """In order and with the zeros of holes, into a pipe or a file; what is told goes to stderr."""
+    with open(pair.backing_path, "r+b") as f:
+        os.posix_fallocate(f.fileno(), 0, 16 * MIB)
+        f.truncate(0)
+        f.truncate(16 * MIB)
+    with pair.open(writeback_interval_ms=3_600_000) as cache:
+        cache.write(9 * MIB, stamp(9 * MIB, MIB, 1))
+        content = read_all(cache)
+    line = ["export", pair.cache_path, "--backing", pair.backing_path, "--to", to]
+    piped = ctl.call(*line, text=False, errors=None)
+    assert piped.returncode == 0 and piped.stdout == content
+    assert piped.stderr.startswith(b"pcachectl: stdout: 16 MiB" if to == "-" else b"pcachectl: /dev/stdout: 16 MiB")
+    with open(disk / "file", "wb") as f:
+        f.write(b"before")
+        f.flush()
+        ctl.call(*line, stdout=f)
+    assert (disk / "file").read_bytes() == b"before" + content
+    assert json.loads(ctl.call(*line, "--json", stdout=subprocess.DEVNULL).stderr)["bytes"] == 16 * MIB
+
+
+def test_to_what_is_no_file(ctl, pair, disk):
+    """A pipe with a reader and /dev/null are written to; what cannot take it is refused in one line, and no wait."""
+    pair.open().close()
+    line = ["export", pair.cache_path, "--backing", pair.backing_path, "--to"]
+    assert "/dev/null: 16 MiB" in ctl.run(*line, "/dev/null").stdout
+    os.mkfifo(disk / "pipe")
+    assert "reader" in ctl.refused(*line, disk / "pipe", timeout=20)
+    with subprocess.Popen(["sha256sum", disk / "pipe"], stdout=subprocess.PIPE, text=True) as reader:
+        done = ctl.call(*line, disk / "pipe")
+        while done.returncode and "reader" in done.stderr:  # it has not opened it yet
+            done = ctl.call(*line, disk / "pipe")
+        assert reader.stdout.read().split()[0] == sha256(pair.backing_path)
+    gone, end = os.pipe()
+    os.close(gone)
+    with os.fdopen(end, "wb") as closed:
+        told = ctl.call(*line, "-", stdout=closed).stderr
+    assert told == "pcachectl: stdout: cannot be written: Broken pipe\n"
+
+
+def test_a_huge_sparse_device_costs_what_it_holds(ctl, pair, disk):
+    """Only what is allocated, or cached, is looked at; to ask for each part of it would last longer than ctl waits."""
+    with open(pair.backing_path, "r+b") as f:
+        f.truncate(12 << 40)
+    with pair.open(writeback_interval_ms=3_600_000) as cache:
+        cache.write(9 << 40, stamp(9 << 40, MIB, 1))
+    ctl.run("export", pair.cache_path, "--backing", pair.backing_path, "--to", disk / "whole")
+    assert peek(disk / "whole", 9 << 40, MIB) == stamp(9 << 40, MIB, 1)
+    assert peek(disk / "whole", 0, 16 * MIB) == peek(pair.backing_path, 0, 16 * MIB)
+    assert (disk / "whole").stat().st_size == 12 << 40
 
 
 def test_blank_is_the_backing_device_when_forced(ctl, pair, disk):

@@ -86,7 +86,8 @@ def test_identity_is_set_for_a_copy(ctl, pair, disk):
     shutil.copy(original, pair.backing_path)
     before = ctl.json("identity", "show", pair.cache_path)
     line = ["identity", "set", pair.cache_path, "--backing", pair.backing_path]
-    assert "dirty data" in ctl.refused(*line), "which would go to another device"
+    told = ctl.refused(*line)
+    assert "dirty data" in told and told.count(f"of {16 * MIB} bytes") == 2, "which would go to another device"
     after = ctl.json(*line, "--force")
     assert after == ctl.json("identity", "show", pair.cache_path) and after["backing"] != before["backing"]
     assert peek(pair.backing_path, 0, MIB) == peek(original, 0, MIB), "the backing device is only read"

@@ -50,12 +50,17 @@ int run_calibrate(const Image& image) {
   if (auto usable = require_attachable(image, open.value().report); !usable)
     return fail(usable.error());
   Pmem& pmem = *open.value().pmem;
+  if (pmem.kind() == PmemKind::kBlock)
+    return fail(make_error(EINVAL,
+                           "cache device %s: is a block device, written through the kernel: there "
+                           "is no persist method to measure",
+                           image.cache.c_str()));
   const auto calibration = pmem.calibrate(kRounds);
   if (!calibration) return fail(calibration.error());
   const bool remembered =
       open.value().report.frame.identity &&
       store_calibration(pmem, calibration.value(), static_cast<uint64_t>(time(nullptr))).ok();
-  if (const auto synced = sync_cache(image.cache); !synced) return fail(synced.error());
+  if (const auto synced = sync_cache(image.cache, pmem); !synced) return fail(synced.error());
   if (image.json)
     print(table(calibration.value(), remembered));
   else

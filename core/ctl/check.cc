@@ -7,13 +7,16 @@ namespace pcache::ctl {
 
 namespace {
 
-const char* verdict(const CheckReport& report) {
+// For a cache "clean" means that nothing has to be written back, so a sound one is not called that.
+std::string verdict(const CheckReport& report) {
   if (!report.attaches) return "it cannot be attached";
+  const std::string dirty =
+      report.dirty_bytes > 0 ? bytes_text(report.dirty_bytes) + " dirty" : "nothing dirty";
   switch (report.findings.worst()) {
     case Severity::kNote:
-      return "clean";
+      return report.frame.blank ? "sound, blank" : "sound, " + dirty;
     case Severity::kFinding:
-      return "findings, nothing is lost: it attaches";
+      return "findings, nothing is lost: it attaches; " + dirty;
     case Severity::kLost:
       return report.trusted_but_for_data()
                  ? "data is lost; it attaches, and reads of that data fail"
@@ -29,12 +32,12 @@ void print_text(const CheckReport& report) {
   if (report.findings.omitted() > 0)
     printf("and %" PRIu64 " more of the same kinds\n", report.findings.omitted());
   if (!report.frame.blank && report.log.walked)
-    printf("%u segments, %u in use; %" PRIu64 " ksets, %" PRIu64 " live keys, %s dirty\n",
+    printf("%u segments, %u in use; %" PRIu64 " ksets, %" PRIu64 " live keys\n",
            report.frame.frame.info.n_segs, report.log.segments_in_use(), report.log.ksets,
-           report.log.keys, bytes_text(report.log.dirty_bytes).c_str());
+           report.log.keys);
   if (!report.frame.blank && report.logical_bytes == 0)
     printf("without --backing, ranges were not checked against the backing device's size\n");
-  printf("%s\n", verdict(report));
+  printf("%s\n", verdict(report).c_str());
 }
 
 void print_json(const CheckReport& report) {
@@ -53,7 +56,8 @@ void print_json(const CheckReport& report) {
          {"ksets", report.log.ksets},
          {"keys", report.log.keys},
          {"dead_keys", report.log.dead_keys},
-         {"dirty_bytes", report.log.dirty_bytes},
+         {"dirty_bytes", report.dirty_bytes},
+         {"lost_bytes", report.log.lost.bytes()},
          {"findings", findings},
          {"findings_omitted", report.findings.omitted()}});
 }
@@ -72,6 +76,7 @@ void add_check(CLI::App& app, int* exit_code) {
   auto* command = app.add_subcommand("check", "Checks everything in an image; writes nothing");
   command->footer("Examples:\n  pcachectl check /dev/dax0.0 --backing /dev/sdb");
   auto image = std::make_shared<Image>();
+  image->scan_media = true;
   add_image(command, image.get(), Backing::kOptional);
   command->callback([=] { *exit_code = run(*image); });
 }

@@ -15,6 +15,7 @@ int fail(const Error& error) {
 Result<std::unique_ptr<Pmem>> open_cache(const std::string& path, bool write) {
   struct stat st;
   if (stat(path.c_str(), &st) != 0) return error_errno(errno, "cache device %s", path.c_str());
+  if (S_ISBLK(st.st_mode)) return Pmem::open_block(path, !write);
   PmemOptions options;
   options.path = path;
   options.emulate = true;  // an image is looked after as a file, wherever it lies
@@ -23,7 +24,8 @@ Result<std::unique_ptr<Pmem>> open_cache(const std::string& path, bool write) {
   return Pmem::open(options, Log());
 }
 
-Status sync_cache(const std::string& path) {
+Status sync_cache(const std::string& path, const Pmem& pmem) {
+  if (auto flushed = pmem.flushed(); !flushed) return flushed;
   struct stat st;
   if (stat(path.c_str(), &st) == 0 && !S_ISREG(st.st_mode)) return {};  // stores were durable
   UniqueFd fd(open(path.c_str(), O_RDWR | O_CLOEXEC));
@@ -34,8 +36,10 @@ Status sync_cache(const std::string& path) {
 
 Result<BackingFile> open_backing(const std::string& path, const std::string& cache) {
   struct stat a, b;
-  if (stat(path.c_str(), &a) == 0 && stat(cache.c_str(), &b) == 0 && a.st_dev == b.st_dev &&
-      a.st_ino == b.st_ino)
+  const bool both = stat(path.c_str(), &a) == 0 && stat(cache.c_str(), &b) == 0;
+  if (both &&
+      (S_ISBLK(a.st_mode) && S_ISBLK(b.st_mode) ? a.st_rdev == b.st_rdev
+                                                : a.st_dev == b.st_dev && a.st_ino == b.st_ino))
     return make_error(EINVAL, "%s: is given both as the cache device and as the backing device",
                       path.c_str());
   BlockDeviceOptions options;
@@ -49,7 +53,8 @@ void add_image(CLI::App* command, Image* image, Backing backing) {
   command->add_option("CACHE", image->cache, "cache device or image")->required();
   command->add_flag("--json", image->json, "for machines: one JSON object a line");
   if (backing == Backing::kNone) return;
-  auto* option = command->add_option("--backing", image->backing, "its backing device; only read");
+  auto* option = command->add_option("--backing", image->backing,
+                                     "its backing device, or a file with its content; only read");
   option->required(backing == Backing::kRequired);
   command->add_flag("--ignore-identity", image->ignore_identity,
                     "the backing device need not be the one that the identity block names: for "
@@ -60,6 +65,7 @@ Result<OpenImage> open_image(const Image& image, bool write) {
   OpenImage open;
   CheckOptions checking;
   checking.ignore_identity = image.ignore_identity;
+  checking.scan_media = image.scan_media;
   if (!image.backing.empty()) {
     auto backing = open_backing(image.backing, image.cache);
     if (!backing) return backing.error();
@@ -87,9 +93,11 @@ Status require_attachable(const Image& image, const CheckReport& report) {
   return make_error(EUCLEAN, "cache device %s: cannot be attached", image.cache.c_str());
 }
 
-void print(const Json& json) {
+void print(const Json& json) { print(stdout, json); }
+
+void print(FILE* to, const Json& json) {
   // Paths are bytes, JSON is UTF-8: what is not valid is replaced.
-  printf("%s\n", json.dump(-1, ' ', false, Json::error_handler_t::replace).c_str());
+  fprintf(to, "%s\n", json.dump(-1, ' ', false, Json::error_handler_t::replace).c_str());
 }
 
 std::string bytes_text(uint64_t bytes) {

@@ -41,10 +41,11 @@ void add_calibrate(CLI::App& app, int* exit_code);
 // Prints the line; kUntrusted for a damaged image (EUCLEAN), else kFailed.
 int fail(const Error& error);
 
-// Any file or device, DAX or not, as long as nobody has it attached. Writes to a plain file are
-// durable after sync_cache().
+// Any file or device, DAX or not, a block device too, as long as nobody has it attached. Writes to
+// a plain file are durable after sync_cache(); those to a block device may have failed, which it
+// tells.
 Result<std::unique_ptr<Pmem>> open_cache(const std::string& path, bool write);
-Status sync_cache(const std::string& path);
+Status sync_cache(const std::string& path, const Pmem& pmem);
 // For reading. EINVAL when it is the cache device itself.
 Result<BackingFile> open_backing(const std::string& path, const std::string& cache);
 
@@ -57,7 +58,8 @@ struct Image {
   std::string cache, backing;  // paths; backing may be empty
   bool ignore_identity = false;
   bool json = false;
-  bool any_block = false;  // the backing device may be a copy, on a file system of other blocks
+  bool scan_media = false;  // see CheckOptions
+  bool any_block = false;   // the backing device may be a copy, on a file system of other blocks
 };
 enum class Backing { kNone, kOptional, kRequired };
 void add_image(CLI::App* command, Image* image, Backing backing);
@@ -74,6 +76,7 @@ Result<OpenImage> open_image(const Image& image, bool write = false);
 Status require_attachable(const Image& image, const CheckReport& report);
 
 void print(const Json& json);
+void print(FILE* to, const Json& json);
 std::string bytes_text(uint64_t bytes);  // "12.5 MiB"
 std::string plural(uint64_t n, const char* thing);
 

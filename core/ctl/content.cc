@@ -16,7 +16,8 @@ Result<std::string> foreign_content(const std::string& path) {
   if (!fd.valid()) return error_errno(errno, "cache device %s", path.c_str());
   struct stat st;
   if (fstat(fd.get(), &st) != 0) return error_errno(errno, "cache device %s", path.c_str());
-  if (!S_ISREG(st.st_mode) || st.st_size == 0) return std::string();  // devdax cannot be read
+  const bool readable = S_ISBLK(st.st_mode) || (S_ISREG(st.st_mode) && st.st_size > 0);
+  if (!readable) return std::string();  // devdax cannot be read
   std::unique_ptr<std::remove_pointer_t<blkid_probe>, decltype(&blkid_free_probe)> probe(
       blkid_new_probe(), &blkid_free_probe);
   if (!probe || blkid_probe_set_device(probe.get(), fd.get(), 0, 0) != 0)

@@ -26,9 +26,10 @@ Result<std::string> content(const std::string& path, Pmem& pmem) {
   auto foreign = foreign_content(path);
   if (!foreign || !foreign.value().empty()) return foreign;
   const CheckReport report = check_image(pmem, {});
+  if (report.frame.other_version) return std::string("a pcache of another version of the format");
   if (report.frame.superblock.magic == media::kSuperblockMagic)
     return "a pcache with " + plural(report.log.keys, "live key") + " and " +
-           bytes_text(report.log.dirty_bytes) + " of dirty data";
+           bytes_text(report.dirty_bytes) + " of dirty data";
   std::vector<char> head(std::min(kLookedAtBytes, pmem.size_bytes()));
   if (!pmem.load(head.data(), MediaOff{0}, head.size()))
     return make_error(EIO, "cache device %s: media error in its first %zu bytes", path.c_str(),
@@ -54,6 +55,22 @@ Status write_identity_of(Pmem& pmem, const std::optional<BackingIdentity>& backi
   return write_identity(pmem, *backing, static_cast<uint64_t>(time(nullptr)));
 }
 
+// Made, or made longer, if that is asked for.
+Result<std::unique_ptr<Pmem>> open_to_format(const Options& options) {
+  struct stat st;
+  if (stat(options.image.cache.c_str(), &st) == 0 && S_ISBLK(st.st_mode)) {
+    if (options.size_bytes > 0)
+      return make_error(EINVAL, "cache device %s: a device cannot be made larger; leave --size out",
+                        options.image.cache.c_str());
+    return Pmem::open_block(options.image.cache, false);
+  }
+  PmemOptions opening;
+  opening.path = options.image.cache;
+  opening.emulate = true;
+  opening.create_bytes = options.size_bytes;
+  return Pmem::open(opening, Log());
+}
+
 int run(const Options& options) {
   const std::string& path = options.image.cache;
   std::optional<BackingIdentity> identity;
@@ -76,11 +93,7 @@ int run(const Options& options) {
     if (const auto blank = refuse_content(options, *as_it_is.value()); !blank)
       return fail(blank.error());
   }
-  PmemOptions opening;
-  opening.path = path;
-  opening.emulate = true;
-  opening.create_bytes = options.size_bytes;
-  auto pmem = Pmem::open(opening, Log());
+  auto pmem = open_to_format(options);
   if (!pmem) return fail(pmem.error());
   if (pmem.value()->size_bytes() < media::kMinDeviceBytes)
     return fail(make_error(EINVAL, "cache device %s: has %s, a pcache has 512 MiB or more",
@@ -95,8 +108,7 @@ int run(const Options& options) {
     return fail(make_error(made.error().code, "cache device %s: %s", path.c_str(),
                            made.error().text.c_str()));
   const uint32_t segments = segments_of_device(pmem.value()->size_bytes());
-  pmem.take().reset();
-  if (const auto synced = sync_cache(path); !synced) return fail(synced.error());
+  if (const auto synced = sync_cache(path, *pmem.value()); !synced) return fail(synced.error());
   if (options.image.json)
     print({{"segments", segments},
            {"data_crc", options.data_crc},
@@ -116,8 +128,8 @@ void add_format(CLI::App& app, int* exit_code) {
   auto options = std::make_shared<Options>();
   add_image(command, &options->image, Backing::kNone);
   command->add_option("--backing", options->image.backing,
-                      "records that the cache belongs to this backing device; else the first "
-                      "attach does");
+                      "records that the cache belongs to this backing device (or file); else "
+                      "the first attach does");
   command
       ->add_option("--size", options->size_bytes,
                    "makes the file, or extends it, to so many bytes (512M, 16G)")

@@ -10,7 +10,7 @@
 namespace {
 
 constexpr const char* kFooter =
-    "Exit status: 0 done, or clean; 1 findings, nothing lost; 2 data lost, or the image cannot be "
+    "Exit status: 0 done, or sound; 1 findings, nothing lost; 2 data lost, or the image cannot be "
     "attached;\n3 it could not be done (wrong use, no such file, in use, I/O error).\n\n"
     "Examples:\n"
     "  pcachectl check /dev/dax0.0 --backing /dev/sdb      is it sound, and is it of that disk?\n"

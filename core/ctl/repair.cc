@@ -87,7 +87,7 @@ void print_plan(const Options& options, const RepairPlan& plan, bool done) {
     printf("%s: %s (%zu bytes at %" PRIu64 ")\n", step.what.c_str(), step.why.c_str(),
            step.bytes.size(), step.at.v);
   for (const std::string& left : plan.left) printf("not repaired: %s\n", left.c_str());
-  if (plan.steps.empty()) printf("nothing to repair\n");
+  if (plan.steps.empty() && plan.left.empty()) printf("nothing to repair\n");
 }
 
 Status keep_copy(const Pmem& pmem, const RepairPlan& plan, const std::string& to) {
@@ -113,7 +113,7 @@ int run_repair(const Options& options) {
   if (doing) {
     Pmem& pmem = *open.value().pmem;
     if (const auto kept = keep_copy(pmem, plan, keep); !kept) return fail(kept.error());
-    const auto sync = [&] { return sync_cache(image.cache); };
+    const auto sync = [&] { return sync_cache(image.cache, pmem); };
     if (const auto applied = apply_repair(pmem, plan, sync); !applied) return fail(applied.error());
   }
   print_plan(options, plan, doing);
@@ -199,7 +199,7 @@ int run_restore(const Options& options) {
   }
   if (plan.steps.empty() || in.bad())
     return fail(make_error(EINVAL, "%s: holds no step of a repair", options.restore.c_str()));
-  const auto sync = [&] { return sync_cache(options.image.cache); };
+  const auto sync = [&] { return sync_cache(options.image.cache, *pmem.value()); };
   if (const auto applied = apply_repair(*pmem.value(), plan, sync); !applied)
     return fail(applied.error());
   if (options.image.json)

@@ -47,7 +47,8 @@ int run_set(const SetOptions& options) {
   frame.value().info.gc_percent = value;
   if (const auto written = write_cache_info(pmem, frame.value()); !written)
     return fail(written.error());
-  if (const auto synced = sync_cache(options.image.cache); !synced) return fail(synced.error());
+  if (const auto synced = sync_cache(options.image.cache, pmem); !synced)
+    return fail(synced.error());
   if (options.image.json)
     print({{"gc_percent", value}, {"before", before}});
   else
@@ -106,17 +107,18 @@ int set_identity(const Image& given, bool force) {
   const CheckReport& report = open.value().report;
   const BackingIdentity identity = identity_of(*open.value().backing);
   const bool other = report.frame.identity && !compare_identity(*report.frame.identity, identity);
-  if (other && report.log.dirty_bytes > 0 && !force)
+  if (other && report.dirty_bytes > 0 && !force)
     return fail(make_error(
         EXDEV,
-        "cache device %s: holds %s of dirty data of backing device \"%s\", which would go to "
-        "\"%s\"; --force if that is a copy of it",
-        image.cache.c_str(), bytes_text(report.log.dirty_bytes).c_str(),
-        report.frame.identity->backing, identity.text.c_str()));
+        "cache device %s: holds %s of dirty data of backing device \"%s\" of %" PRIu64
+        " bytes, which would go to \"%s\" of %" PRIu64 " bytes; --force if that is a copy of it",
+        image.cache.c_str(), bytes_text(report.dirty_bytes).c_str(), report.frame.identity->backing,
+        report.frame.identity->backing_bytes, identity.text.c_str(), identity.size_bytes));
   const auto now = static_cast<uint64_t>(time(nullptr));
   if (const auto written = write_identity(*open.value().pmem, identity, now); !written)
     return fail(written.error());
-  if (const auto synced = sync_cache(image.cache); !synced) return fail(synced.error());
+  if (const auto synced = sync_cache(image.cache, *open.value().pmem); !synced)
+    return fail(synced.error());
   open.take();  // closed: it is read again
   return show_identity(given);
 }
@@ -147,7 +149,9 @@ void add_identity(CLI::App& app, int* exit_code) {
   auto* set = command->add_subcommand("set", "Writes it anew, for this backing device");
   auto image = std::make_shared<Image>();
   add_image(set, image.get(), Backing::kNone);
-  set->add_option("--backing", image->backing, "the backing device; only read")->required();
+  set->add_option("--backing", image->backing,
+                  "the backing device, or a file that is one; only read")
+      ->required();
   auto force = std::make_shared<bool>(false);
   set->add_flag("--force", *force, "also while the cache holds dirty data of another one");
   set->callback([=] { *exit_code = set_identity(*image, *force); });

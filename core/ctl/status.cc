@@ -47,7 +47,7 @@ void print_text(const Image& image, const CheckReport& report) {
          tail_text(frame.key_tail).c_str(), tail_text(frame.dirty_tail).c_str(),
          position_text(log.head).c_str(), log.ksets, log.keys);
   printf("dirty:     %s in %" PRIu64 " keys of %" PRIu64 " ksets\n",
-         bytes_text(log.dirty_bytes).c_str(), log.dirty_keys, log.dirty_ksets);
+         bytes_text(report.dirty_bytes).c_str(), log.dirty_keys, log.dirty_ksets);
   printf("status:    %s\n", status_line(report).c_str());
 }
 
@@ -73,7 +73,7 @@ Json to_json(const CheckReport& report) {
             {"keys", log.keys},
             {"dead_keys", log.dead_keys}}},
           {"dirty",
-           {{"ksets", log.dirty_ksets}, {"keys", log.dirty_keys}, {"bytes", log.dirty_bytes}}}};
+           {{"ksets", log.dirty_ksets}, {"keys", log.dirty_keys}, {"bytes", report.dirty_bytes}}}};
 }
 
 int run_status(const Image& image, bool line) {

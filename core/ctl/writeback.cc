@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
+#include <sys/stat.h>
+
+#include <cinttypes>
 #include <condition_variable>
 #include <mutex>
 #include <system_error>
@@ -50,10 +53,60 @@ Result<std::unique_ptr<Cache>> attach(const Image& image) {
   options.pmem.emulate = true;
   options.backing.path = image.backing;
   options.force = image.ignore_identity;
-  return Cache::open(options);
+  struct stat st;
+  if (stat(image.cache.c_str(), &st) != 0 || !S_ISBLK(st.st_mode)) return Cache::open(options);
+  // As Cache::open(), which takes no block device.
+  auto backing = open_block_device(options.backing, options.log);
+  if (!backing) return backing.error();
+  auto pmem = Pmem::open_block(image.cache, false);
+  if (!pmem) return pmem.error();
+  Cache::Devices devices{pmem.take(), backing.take(), std::make_unique<ThreadExecutor>(),
+                         std::make_unique<ThreadExecutor>()};
+  auto cache = Cache::attach(std::move(devices), options);
+  if (!cache)
+    return make_error(cache.error().code, "%s: %s", image.cache.c_str(),
+                      cache.error().text.c_str());
+  return cache;
+}
+
+// What the check of an image says is dirty; nothing when it cannot be looked at.
+std::optional<uint64_t> dirty_bytes(const Image& image) {
+  const auto open = open_image(image);
+  return open ? std::optional(open.value().report.dirty_bytes) : std::nullopt;
+}
+
+struct Outcome {
+  uint64_t dirty_bytes;    // that were newer in the cache, each byte once
+  uint64_t written_bytes;  // to the device: what was written again between two flushes, twice
+  std::optional<uint64_t> left_bytes;  // still dirty; nothing: not known
+  bool done;
+};
+
+void print_result(const Image& image, const Outcome& outcome) {
+  if (image.json) {
+    Json json = {{"dirty_bytes", outcome.dirty_bytes},
+                 {"written_bytes", outcome.written_bytes},
+                 {"left_bytes", nullptr},
+                 {"done", outcome.done}};
+    if (outcome.left_bytes) json["left_bytes"] = *outcome.left_bytes;
+    return print(json);
+  }
+  const std::string dirty = bytes_text(outcome.dirty_bytes);
+  const std::string written = bytes_text(outcome.written_bytes);
+  const char* const to = image.backing.c_str();
+  if (outcome.done && outcome.dirty_bytes == outcome.written_bytes)
+    printf("%s of dirty data written to %s\n", dirty.c_str(), to);
+  else if (outcome.done)
+    printf("%s of dirty data written to %s (%s with what its flushes order before)\n",
+           dirty.c_str(), to, written.c_str());
+  else
+    printf("not done: of %s of dirty data %s is still dirty; %s was written to %s\n", dirty.c_str(),
+           outcome.left_bytes ? bytes_text(*outcome.left_bytes).c_str() : "a part", written.c_str(),
+           to);
 }
 
 int run(const Image& image) {
+  uint64_t dirty = 0;
   {
     // First without touching anything: a blank device must not be formatted, damage be told well.
     const auto open = open_image(image);
@@ -65,27 +118,22 @@ int run(const Image& image) {
                              "cache device %s: its dirty data cannot be trusted: nothing is "
                              "written; see pcachectl check, and export --force",
                              image.cache.c_str()));
+    dirty = report.dirty_bytes;
   }
   auto cache = attach(image);
   if (!cache) return fail(cache.error());
-  const uint64_t dirty = cache.value()->replayed().dirty_bytes;
   const auto drained = [&] {
-    Watch watch(*cache.value(), dirty);
+    Watch watch(*cache.value(), cache.value()->replayed().dirty_bytes);
     return cache.value()->drain();
   }();
   const uint64_t written = cache.value()->writeback().counters().written_bytes;
-  const uint64_t passed = cache.value()->writeback().passed_dirty_bytes();
   const auto closed = cache.value()->close();
+  const auto synced = sync_cache(image.cache, cache.value()->pmem());
   cache.take().reset();
-  if (const auto synced = sync_cache(image.cache); !synced) return fail(synced.error());
-  if (image.json)
-    print({{"dirty_bytes", dirty},
-           {"passed_bytes", passed},
-           {"written_bytes", written},
-           {"done", drained.ok() && closed.ok()}});
-  else
-    printf("%s of dirty data written to %s (%s after merging)\n", bytes_text(passed).c_str(),
-           image.backing.c_str(), bytes_text(written).c_str());
+  if (!synced) return fail(synced.error());
+  const bool done = drained.ok() && closed.ok();
+  const auto left = done ? std::optional<uint64_t>(0) : dirty_bytes(image);
+  print_result(image, {dirty, written, left, done});
   for (const Status* status : {&drained, &closed})
     if (!*status) {
       fail(status->error());
@@ -103,7 +151,8 @@ void add_writeback(CLI::App& app, int* exit_code) {
   command->footer("Examples:\n  pcachectl writeback pmem.img --to disk.img");
   auto image = std::make_shared<Image>();
   add_image(command, image.get(), Backing::kNone);
-  command->add_option("--to", image->backing, "the backing device")->required();
+  command->add_option("--to", image->backing, "the backing device, or the file that is one")
+      ->required();
   command->add_flag("--ignore-identity", image->ignore_identity,
                     "it need not be the one that the identity block names: for copies; it is "
                     "recorded instead");

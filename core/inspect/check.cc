@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "inspect/media_scan.h"
+
 namespace pcache {
 
 namespace {
@@ -14,10 +16,20 @@ class Checker {
   CheckReport run() {
     out_.frame = survey_frame(pmem_, options_.ignore_identity, &out_.findings);
     if (out_.frame.device_bytes < media::kMinDeviceBytes) return std::move(out_);
+    look();
+    if (options_.scan_media &&
+        !scan_media(pmem_, out_.frame, out_.log, options_.progress, &out_.findings))
+      out_.attaches = false;
+    return std::move(out_);
+  }
+
+ private:
+  void look() {
     compare_with_backing();
+    if (out_.frame.other_version) return;
     if (out_.frame.blank) {
       out_.attaches = out_.findings.worst() != Severity::kLost;
-      return std::move(out_);
+      return;
     }
     if (options_.backing)
       out_.logical_bytes = options_.backing->size_bytes;
@@ -26,17 +38,16 @@ class Checker {
     const Bounds bounds{static_cast<uint32_t>(out_.frame.frame.chain.size()),
                         out_.logical_bytes ? out_.logical_bytes : UINT64_MAX, options_.block_bytes};
     out_.log = survey_log(pmem_, out_.frame, bounds, &out_.findings, options_.visit);
+    out_.dirty_bytes = out_.log.dirty_key_bytes;
     try_recovery();
-    return std::move(out_);
   }
 
- private:
   void compare_with_backing() {
     if (!options_.backing || !out_.frame.identity || options_.ignore_identity) return;
     if (!compare_identity(*out_.frame.identity, *options_.backing))
       out_.findings.add(Severity::kLost, "other-backing", "identity block at 0",
-                        "names backing device \"%s\" of %llu bytes, this one is \"%s\" of %llu; "
-                        "--ignore-identity for copies",
+                        "names backing device \"%s\" of %llu bytes, this one is \"%s\" of %llu: "
+                        "give the right one, or --ignore-identity if this is a copy of it",
                         out_.frame.identity->backing,
                         static_cast<unsigned long long>(out_.frame.identity->backing_bytes),
                         options_.backing->text.c_str(),
@@ -71,13 +82,15 @@ class Checker {
     out_.recovered = std::move(recovered);
     compare_counts();
     note_damaged_data();
+    count_dirty();
     if (!frame.value().info.data_crc) read_data();
-    if (out_.log.dead_keys > 0)
+    if (out_.log.dead_keys > out_.recovered->replayed.dead_dirty_keys)
       out_.findings.add(Severity::kNote, "dead-keys", "log",
                         "%llu keys are of a generation that is gone, as a crash between a "
                         "segment's new generation and key_tail leaves them; their data is on the "
                         "backing device",
-                        static_cast<unsigned long long>(out_.log.dead_keys));
+                        static_cast<unsigned long long>(out_.log.dead_keys -
+                                                        out_.recovered->replayed.dead_dirty_keys));
   }
 
   // Counted twice, by code that shares no line.
@@ -88,6 +101,7 @@ class Checker {
     const uint32_t data = out_.log.segments_in_use() - log;
     if (counts.log != log || counts.data != data ||
         out_.recovered->replayed.keys != out_.log.keys ||
+        out_.recovered->replayed.lost.ranges() != out_.log.lost.ranges() ||
         out_.recovered->replayed.head != out_.log.head)
       out_.findings.add(
           Severity::kLost, "counts", "segments",
@@ -98,29 +112,38 @@ class Checker {
           static_cast<unsigned long long>(out_.log.keys), position_text(out_.log.head).c_str());
   }
 
+  // What is cached, piece by piece: in the ranges that keys name.
+  void each_hit(const std::function<void(const Piece&)>& visit) const {
+    const uint64_t device_end = out_.logical_bytes ? out_.logical_bytes : out_.log.logical_end;
+    for (const uint64_t range : out_.log.ranges) {
+      const uint64_t end = std::min<uint64_t>((range + 1) * kRangeBytes, device_end);
+      for (uint64_t at = range * kRangeBytes; at < end;) {
+        Piece pieces[64];
+        Index::Snapshot snapshot;
+        const size_t n = out_.recovered->index->lookup({at, end - at}, pieces, &snapshot);
+        for (size_t i = 0; i < n; i++)
+          if (pieces[i].kind == Piece::Kind::kHit) visit(pieces[i]);
+        at = pieces[n - 1].extent.end();
+      }
+    }
+  }
+  void count_dirty() {
+    out_.dirty_bytes = 0;
+    each_hit([this](const Piece& piece) {
+      if (!piece.clean) out_.dirty_bytes += piece.extent.len;
+    });
+  }
   // Without a crc, whether the media can be read is all that can be said of it.
   void read_data() {
     const Recovered& recovered = *out_.recovered;
     std::vector<std::byte> chunk(kRangeBytes);
     uint64_t done = 0;
-    for (uint64_t at = 0; at < out_.log.logical_end;) {
-      const uint64_t end = std::min<uint64_t>((range_of(at) + 1) * kRangeBytes, logical_end());
-      Piece pieces[64];
-      Index::Snapshot snapshot;
-      const size_t n = recovered.index->lookup({at, end - at}, pieces, &snapshot);
-      for (size_t i = 0; i < n; i++) {
-        const Piece& piece = pieces[i];
-        if (piece.kind != Piece::Kind::kHit) continue;
-        done += piece.extent.len;
-        if (!pmem_.load(chunk.data(), recovered.segments->media(piece.pos), piece.extent.len))
-          find_unreadable(piece);
-      }
+    each_hit([&](const Piece& piece) {
+      done += piece.extent.len;
+      if (!pmem_.load(chunk.data(), recovered.segments->media(piece.pos), piece.extent.len))
+        find_unreadable(piece);
       if (options_.progress) options_.progress(done, recovered.index->mapped_bytes());
-      at = pieces[n - 1].extent.end();
-    }
-  }
-  uint64_t logical_end() const {
-    return out_.logical_bytes ? out_.logical_bytes : out_.log.logical_end;
+    });
   }
   // Of a piece that cannot be read as a whole: which sectors, by runs.
   void find_unreadable(const Piece& piece) {

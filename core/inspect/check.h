@@ -19,6 +19,7 @@ struct CheckOptions {
   // names, if there is one.
   std::optional<BackingIdentity> backing;
   uint32_t block_bytes = kSectorBytes;
+  bool scan_media = false;       // look for places that cannot be read, also where nothing lives
   bool ignore_identity = false;  // it need not be the one that the identity block names
   std::function<void(const SurveyedKset&)> visit = nullptr;
   // While data is checked against its crc, in bytes.
@@ -31,12 +32,16 @@ struct CheckReport {
   LogSurvey log;
   uint64_t logical_bytes = 0;  // of the backing device; 0: not known
   bool attaches = false;
+  // Newer in the cache than on the backing device, each byte once: what export takes and writeback
+  // has to write. Of an image that does not attach: what the dirty keys that were found name, where
+  // a byte that was written twice counts twice.
+  uint64_t dirty_bytes = 0;
   // What attach would begin with; only when it attaches and is not blank.
   std::unique_ptr<Recovered> recovered;
 
   // But for damaged dirty data, whose ranges are named, everything is as it should be.
   bool trusted_but_for_data() const;
-  // 0 clean, 1 findings but nothing lost, 2 data lost or not attachable.
+  // 0 sound, 1 findings but nothing lost, 2 data lost or not attachable.
   int exit_code() const { return static_cast<int>(findings.worst()); }
 };
 

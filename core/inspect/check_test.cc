@@ -7,6 +7,7 @@ namespace pcache {
 namespace {
 
 using media::kKeyClean;
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -43,7 +44,7 @@ TEST_F(CheckTest, CountsWhatIsThere) {
   EXPECT_EQ(report.exit_code(), 0);
   EXPECT_EQ(report.log.ksets, 2u);
   EXPECT_EQ(report.log.keys, 3u);
-  EXPECT_EQ(report.log.dirty_bytes, 4096u);
+  EXPECT_EQ(report.dirty_bytes, 4096u);
   EXPECT_EQ(report.log.segments_in_use(), 4u);
   EXPECT_EQ(report.log.live_keys[2], 2u);
 }
@@ -128,9 +129,42 @@ TEST_F(CheckTest, TwoKeysOfOnePlace) {
   EXPECT_EQ(check().exit_code(), 2);
 }
 
-TEST_F(CheckTest, PartsOfOneExtentMayShareIt) {
+// Writeback appends the key of what it cannot read again, or of the parts that are left of it.
+TEST_F(CheckTest, PartsOfAnExtentThatIsDamagedMayShareIt) {
   image_.kset({}, {page(0, {kA, 0}), make_key({512, 1024}, {kA, 512}), page(0, {kA, 0})});
+  image_.memory().checkpoint();
+  image_.memory().make_unreadable(image_.off({kA, 0}));
+  EXPECT_THAT(codes(), ElementsAre("bad-dirty-data"));
+}
+
+// What a kset copied over a later one looks like: of the same length, or of another.
+TEST_F(CheckTest, AKeyThatComesAgainOverSoundDataIsDamage) {
+  const std::vector<media::Key> old = {page(0, {kA, 0}), page(1, {kA, 4096})};
+  const CachePos second = image_.kset({}, old);
+  const CachePos third = image_.kset(second, {page(0, {kA, 8192}), page(1, {kA, 12288})});
+  image_.kset(third, {page(7, {kA, 16384})});
   EXPECT_THAT(codes(), IsEmpty());
+  image_.kset(second, old);
+  const CheckReport report = check();
+  EXPECT_THAT(codes(report), ElementsAre("repeated-keys"));
+  EXPECT_EQ(report.exit_code(), 2);
+  EXPECT_THAT(report.findings.all().back().where, HasSubstr(position_text(second)));
+  EXPECT_FALSE(report.trusted_but_for_data()) << "writeback would write old data over new";
+}
+
+TEST_F(CheckTest, AnEndThatNoCrashLeavesWithKsetsBehindItIsNoTornEnd) {
+  const CachePos second = image_.kset({}, {page(0, {kA, 0})});
+  const CachePos third =
+      image_.kset(second, {page(1, {kA, 4096}), page(2, {kA, 8192}), page(3, {kA, 12288})});
+  const CachePos end = image_.kset(third, {page(4, {kA, 16384})});
+  image_.memory().poke(image_.off(end), uint64_t{0x1234567});
+  EXPECT_THAT(codes(), ElementsAre("torn-tail"));
+  image_.clear_header(end);
+  image_.kset(second, {page(5, {kA, 20480})});  // shorter: what follows it is the middle of a kset
+  const CheckReport report = check();
+  EXPECT_THAT(codes(report), ElementsAre("log-cut"));
+  EXPECT_THAT(report.findings.all().back().text, HasSubstr(position_text(third)));
+  EXPECT_EQ(report.exit_code(), 2);
 }
 
 TEST_F(CheckTest, ATornEnd) {
@@ -166,7 +200,7 @@ TEST_F(CheckTest, ALostGenerationIsTheLogs) {
 TEST_F(CheckTest, AGenerationThatNoRecordLostIsNoGeneration) {
   image_.kset({}, {page(0, {kA, 0}), page(1, {kA, 4096}, 0, 3)});
   const CheckReport report = check();
-  EXPECT_THAT(codes(report), ElementsAre("generation-impossible"));
+  EXPECT_THAT(codes(report), ElementsAre("generation-impossible", "dead-dirty-keys", "lost-range"));
   EXPECT_EQ(report.exit_code(), 2);
 }
 
@@ -179,7 +213,7 @@ TEST_F(CheckTest, DirtyTailThatFellBackBehindKeyTail) {
   const CheckReport report = check();
   EXPECT_THAT(codes(report), ElementsAre("torn-replica", "dirty-tail-lost"));
   EXPECT_TRUE(report.attaches);
-  EXPECT_EQ(report.log.dirty_bytes, 4096u);
+  EXPECT_EQ(report.dirty_bytes, 4096u);
 }
 
 TEST_F(CheckTest, ADirtyTailBehindTheLogsEndIsNoOldOne) {
@@ -203,7 +237,9 @@ TEST_F(CheckTest, ADamagedLogIsTakenUpAgainAtDirtyTail) {
   EXPECT_EQ(report.log.dirty_keys, 1u);
   for (int replica : {0, 1}) damage<media::TailPos>(dirty_tail_place(), replica);
   report = check();
-  EXPECT_THAT(codes(report), ElementsAre("tail", "log-unreadable")) << "now it is not known where";
+  EXPECT_THAT(codes(report), ElementsAre("tail", "log-unreadable", "log-searched"))
+      << "it is found by what it looks like";
+  EXPECT_EQ(report.log.keys, 1u);
 }
 
 TEST_F(CheckTest, AWrongCountUnderAValidCrcIsNoEnd) {
@@ -235,12 +271,133 @@ TEST_F(CheckTest, ATornLinkIsAFinding) {
   EXPECT_TRUE(report.attaches);
 }
 
-TEST_F(CheckTest, DeadKeysAreANote) {
+// Hazard 26: before dirty_tail a crash of the kernel target's reclaim leaves them.
+TEST_F(CheckTest, DeadKeysBeforeDirtyTailAreANote) {
   image_.generation(kA, 2);
-  image_.kset({}, {page(0, {kA, 0}, 0, 1)});
+  image_.dirty_tail(image_.kset({}, {page(0, {kA, 0}, 0, 1)}));
   const CheckReport report = check();
   EXPECT_EQ(report.exit_code(), 0);
   EXPECT_TRUE(report.findings.has("dead-keys"));
+}
+
+TEST_F(CheckTest, DeadDirtyKeysBehindDirtyTailAreLost) {
+  image_.generation(kA, 2);
+  CachePos at = image_.kset({}, {page(0, {kA, 0}, 0, 1), page(1, {kA, 4096}, 0, 1),
+                                 page(2, {kA, 8192}, kKeyClean, 1), page(9, {kA, 12288}, 0, 1)});
+  at = image_.kset(at, {page(1, {kB, 0}), page(9, {kB, 4096}, kKeyClean)});
+  const CheckReport report = check();
+  EXPECT_EQ(report.exit_code(), 2);
+  EXPECT_THAT(codes(report), ElementsAre("dead-dirty-keys", "lost-range", "lost-range"));
+  EXPECT_THAT(report.log.lost.ranges(),
+              ElementsAre(std::pair<const uint64_t, uint64_t>{0, 4096},
+                          std::pair<const uint64_t, uint64_t>{9 * 4096, 10 * 4096}))
+      << "page 1 was written again, page 2 is clean, page 9 was only read again";
+  EXPECT_TRUE(report.attaches);
+  EXPECT_FALSE(report.trusted_but_for_data());
+  EXPECT_EQ(report.recovered->replayed.dead_dirty_keys, 3u);
+  image_.kset(at, {page(0, {kB, 8192}), page(9, {kB, 12288})});
+  EXPECT_EQ(check().log.lost.bytes(), 0u);
+  EXPECT_EQ(check().exit_code(), 1) << "all was written again";
+}
+
+TEST_F(CheckTest, DirtyBytesAreCountedOnce) {
+  image_.kset({}, {page(0, {kA, 0}), page(0, {kA, 4096}), page(1, {kA, 8192})});
+  const CheckReport report = check();
+  EXPECT_EQ(report.dirty_bytes, 8192u);
+  EXPECT_EQ(report.log.dirty_key_bytes, 12288u);
+}
+
+TEST_F(CheckTest, AReplicaThatWasNeverWrittenIsNoFinding) {
+  for (int i = 0; i < 4; i++) image_.generation(kB, 1);
+  const media::SegmentGen zeros{};
+  image_.memory().poke(segment_gen_place(kB.v).base, zeros);
+  const CheckReport report = check();
+  EXPECT_EQ(report.exit_code(), 0);
+  EXPECT_TRUE(report.findings.has("unwritten-replica"));
+}
+
+TEST_F(CheckTest, AnotherVersionOfTheFormatIsNamedAndNotLookedInto) {
+  media::Superblock superblock{};
+  superblock.crc = 0x98db695a;  // crc32, see other_version_test.cc
+  superblock.magic = media::kSuperblockMagic;
+  superblock.seg_num = 31;
+  image_.memory().poke(MediaOff{media::kSuperblockOff}, superblock);
+  const CheckReport report = check();
+  EXPECT_THAT(codes(report), ElementsAre("other-version"));
+  EXPECT_FALSE(report.attaches);
+}
+
+// The log goes on behind what cannot be read, in its segment and in the next.
+TEST_F(CheckTest, KsetsBehindAnUnreadablePageAreFound) {
+  std::vector<media::Key> keys;
+  for (uint64_t i = 0; i < 120; i++) keys.push_back(page(i, {kA, static_cast<uint32_t>(i * 4096)}));
+  const CachePos second = image_.kset({}, keys);  // more than a page
+  const CachePos third = image_.last(image_.kset(second, {page(200, {kB, 0})}), SegId{5});
+  image_.kset(third, {page(201, {kB, 4096})});
+  image_.memory().checkpoint();
+  image_.memory().make_unreadable(image_.off({}));
+  CheckReport report = check();
+  EXPECT_THAT(codes(report), ElementsAre("log-unreadable"));
+  EXPECT_EQ(report.log.keys, 2u);
+  EXPECT_FALSE(report.attaches);
+  for (int replica : {0, 1}) {
+    damage<media::TailPos>(key_tail_place(), replica);
+    damage<media::TailPos>(dirty_tail_place(), replica);
+  }
+  report = check();
+  EXPECT_EQ(report.log.keys, 2u) << "without tails as well";
+  EXPECT_TRUE(report.findings.has("log-searched"));
+}
+
+// A segment that the log has left, and that still leads to it, is older than what was reclaimed.
+TEST_F(CheckTest, WithoutTailsReclaimedKsetsAreLeftOut) {
+  image_.generation(kA, 3);
+  image_.last(image_.kset({}, {page(0, {kA, 0}, 0, 2)}), SegId{7});
+  const CachePos log{SegId{7}, 0};
+  image_.last(image_.kset(log, {page(1, {kB, 0})}), SegId{9});
+  image_.kset({SegId{9}, 0}, {page(0, {kB, 4096})});
+  for (int replica : {0, 1}) {
+    damage<media::TailPos>(key_tail_place(), replica);
+    damage<media::TailPos>(dirty_tail_place(), replica);
+  }
+  const CheckReport report = check();
+  EXPECT_THAT(codes(report), ElementsAre("tail", "tail", "log-searched"));
+  EXPECT_EQ(report.log.start, log);
+  EXPECT_EQ(report.log.keys, 2u);
+  EXPECT_EQ(report.log.dead_keys, 0u);
+}
+
+TEST_F(CheckTest, UnreadablePagesAreNamedByWhatLivesThere) {
+  image_.kset({}, {page(0, {kA, 0})});
+  image_.memory().checkpoint();
+  const uint64_t free = segment_data_off(9).v + 40960;
+  for (const uint64_t at : {free, free + 4096, segment_gen_place(4).base.v, uint64_t{8192}})
+    image_.memory().make_unreadable(MediaOff{at});
+  CheckOptions options;
+  options.scan_media = true;
+  const CheckReport report = check_image(image_.pmem(), options);
+  std::vector<std::string> texts;
+  for (const Finding& finding : report.findings.all())
+    if (finding.code == "unreadable-page") texts.push_back(finding.where + ": " + finding.text);
+  EXPECT_THAT(texts, ElementsAre(HasSubstr("8192: 4096 bytes cannot be read (media error); here is "
+                                           "cache_info, replica 0"),
+                                 HasSubstr("segment 4's generation"),
+                                 AllOf(HasSubstr(std::to_string(free) + ": 8192 bytes"),
+                                       HasSubstr("segment 9, which is free"))));
+  EXPECT_EQ(report.exit_code(), 1);
+  EXPECT_TRUE(report.attaches);
+}
+
+TEST_F(CheckTest, ABlankDeviceThatCannotBeFormattedDoesNotAttach) {
+  MemoryPmem memory(device_bytes(kSegments));
+  CheckOptions options;
+  options.scan_media = true;
+  memory.make_unreadable(MediaOff{segment_data_off(3).v + 40960});
+  EXPECT_TRUE(check_image(memory.pmem(), options).attaches);
+  memory.make_unreadable(segment_info_place(3).base);
+  const CheckReport report = check_image(memory.pmem(), options);
+  EXPECT_FALSE(report.attaches);
+  EXPECT_EQ(report.exit_code(), 2);
 }
 
 TEST_F(CheckTest, ABrokenChainIsFollowedAsFormattingMadeIt) {

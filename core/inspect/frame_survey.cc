@@ -64,9 +64,17 @@ class FrameReader {
       const ReplicaView& replica = view.replica[i];
       if (replica.state == ReplicaState::kValid) continue;
       if (view.newest < 0) continue;  // the caller says what it means that none is valid
-      // Never written - unless the other is not the first; the kernel target's tails may be so.
-      const bool tail = name == "key_tail" || name == "dirty_tail";
-      if (replica.blank && (tail || view.replica[view.newest].seq == 1)) continue;
+      if (replica.blank) {
+        // The kernel target's tails may be so for long, and all records of Linux 6.18.0 to 6.18.3,
+        // which write one replica alone. Zeros that came later cannot be told from that.
+        const bool tail = name == "key_tail" || name == "dirty_tail";
+        if (!tail && view.replica[view.newest].seq != 1)
+          findings_.add(Severity::kNote, "unwritten-replica", at_text(name.c_str(), replica.at),
+                        "replica %d is zeros, as one that was never written; replica %d (seq %u) "
+                        "serves",
+                        i, view.newest, view.replica[view.newest].seq);
+        continue;
+      }
       findings_.add(Severity::kFinding, "torn-replica", at_text(name.c_str(), replica.at),
                     "replica %d is %s; replica %d (seq %u) serves, and may be the older one", i,
                     kStateNames[static_cast<size_t>(replica.state)], view.newest,
@@ -102,10 +110,14 @@ class FrameReader {
       return false;
     }
     out_.superblock_error = probed.error();
-    findings_.add(Severity::kLost, "superblock", "superblock at 4096", "%s",
-                  probed.error().text.c_str());
+    out_.other_version = is_review_version(pmem_);
+    constexpr std::string_view kPlace = "superblock at 4096: ";
+    const std::string& text = probed.error().text;
+    findings_.add(Severity::kLost, out_.other_version ? "other-version" : "superblock",
+                  "superblock at 4096", "%s",
+                  text.c_str() + (text.starts_with(kPlace) ? kPlace.size() : 0));
     out_.frame.seg_num = fit;
-    return true;
+    return !out_.other_version;
   }
 
   void cache_info() {

@@ -39,8 +39,9 @@ struct TailView {
 };
 
 struct FrameSurvey {
-  uint64_t device_bytes = 0;  // of the cache device
-  bool blank = false;         // not formatted: nothing below means anything
+  uint64_t device_bytes = 0;   // of the cache device
+  bool blank = false;          // not formatted: nothing below means anything
+  bool other_version = false;  // of the format: likewise
   media::Superblock superblock{};
   std::optional<Error> superblock_error;
   RecordView info_record;

@@ -2,19 +2,17 @@
 #include "inspect/log_survey.h"
 
 #include <algorithm>
+#include <map>
+
+#include "inspect/log_search.h"
+#include "inspect/places.h"
+#include "keylog/kset_search.h"
 
 namespace pcache {
 
 using media::Key;
 
 namespace {
-
-// A live key's data, to find places that two keys claim.
-struct Claim {
-  CachePos pos;
-  uint32_t len;
-  uint64_t off;
-};
 
 class LogReader {
  public:
@@ -28,20 +26,25 @@ class LogReader {
         std::make_unique<SegmentTable>(pmem_, SegmentTable::Options{frame_.frame.chain, 0});
     out_.use.assign(n, SegmentUse::kFree);
     out_.live_keys.assign(n, 0);
+    if (n == 0) return std::move(out_);
     // What is before dirty_tail is on the backing device as well.
     const auto start = frame_.key_tail.pos ? frame_.key_tail.pos : frame_.dirty_tail.pos;
-    if (!start || n == 0) return std::move(out_);
-    out_.start = *start;
-    out_.walked = true;
-    look_ahead();
-    dirty_ = !frame_.dirty_tail.pos || !frame_.key_tail.pos || judge_dirty_tail();
-    walk(out_.start);
-    // The log cannot be followed to there, but that it goes on there is known.
-    if (frame_.dirty_tail.pos && !dirty_tail_met_ && damaged_) {
-      dirty_ = true;
-      walk(*frame_.dirty_tail.pos);
+    if (start) {
+      out_.start = *start;
+      out_.walked = true;
+      look_ahead(out_.start);
+      dirty_ = !frame_.dirty_tail.pos || !frame_.key_tail.pos || judge_dirty_tail();
+      walk(out_.start);
+      // The log cannot be followed to there, but that it goes on there is known.
+      if (frame_.dirty_tail.pos && !dirty_tail_met_ && damaged_ &&
+          !is_log(*frame_.dirty_tail.pos)) {
+        dirty_ = true;
+        walk(*frame_.dirty_tail.pos);
+      }
     }
-    find_shared_places();
+    if (!start || cut_short_) search();
+    report_lost();
+    places_.judge(pmem_, *out_.segments, frame_.frame.info.data_crc, &findings_);
     return std::move(out_);
   }
 
@@ -59,9 +62,9 @@ class LogReader {
   }
 
   // What must be known before keys are judged: generations, and whether dirty_tail is in the log.
-  void look_ahead() {
+  void look_ahead(CachePos from) {
     std::vector<uint64_t> youngest(out_.use.size());
-    each_kset(out_.start, [&](const LogItem& item) {
+    each_kset(from, [&](const LogItem& item) {
       for (const Key& key : item.keys)
         if (validate_key(key, bounds_))
           youngest[key.cache_seg_id] = std::max(youngest[key.cache_seg_id], key.seg_gen);
@@ -73,7 +76,7 @@ class LogReader {
       out_.segments->raise_generation(SegId{i}, youngest[i]);
     }
     // With them, since what is of this life depends on them.
-    const auto damage = each_kset(out_.start, [&](const LogItem& item) {
+    const auto damage = each_kset(from, [&](const LogItem& item) {
       if (item.pos == frame_.dirty_tail.pos) dirty_tail_met_ = true;
       if (item.damage) damaged_ = true;
     });
@@ -112,6 +115,7 @@ class LogReader {
       findings_.add(Severity::kFinding, "dirty-tail-lost", where,
                     "its newest record is torn and the other stands before key_tail: everything "
                     "counts as dirty, and is written back again");
+      dirty_tail_lost_ = true;
       return true;
     }
     findings_.add(Severity::kLost, "dirty-tail", where, "is no kset between key_tail %s and the %s",
@@ -124,11 +128,12 @@ class LogReader {
     out_.use[from.seg.v] = SegmentUse::kLog;
     const auto damage = each_kset(from, [this](const LogItem& item) { kset(item); });
     out_.head = at_;
+    cut_short_ = damage.has_value();
     if (damage) {
       damaged_ = true;
       const bool media = damage->code == EIO;
       findings_.add(Severity::kLost, media ? "log-unreadable" : "log-damaged",
-                    "log at " + position_text(at_), "%s", damage->text.c_str());
+                    "log at " + position_text(at_), "%s", why(*damage, at_));
     }
     out_.whole = !damaged_;
   }
@@ -137,17 +142,13 @@ class LogReader {
     if (item.pos == frame_.dirty_tail.pos) dirty_ = true;
     if (item.damage) {
       damaged_ = true;
-      findings_.add(Severity::kLost, "log-damaged", "log at " + position_text(item.pos), "%s",
-                    item.damage->text.c_str());
+      findings_.add(Severity::kLost, item.damage->code == EIO ? "log-unreadable" : "log-damaged",
+                    "log at " + position_text(item.pos), "%s", why(*item.damage, item.pos));
     }
     keys_.clear();
     switch (item.kind) {
       case LogItem::Kind::kEnd:
-        out_.torn_tail = item.torn;
-        if (item.torn)
-          findings_.add(Severity::kFinding, "torn-tail", "log at " + position_text(item.pos),
-                        "the log ends in a torn kset, as a crash leaves it; it was never "
-                        "acknowledged");
+        if (item.torn) torn_tail(item.pos);
         return;
       case LogItem::Kind::kLast:
       case LogItem::Kind::kLost:
@@ -156,10 +157,32 @@ class LogReader {
       case LogItem::Kind::kKeys:
         out_.ksets++;
         out_.dirty_ksets += dirty_;
+        places_.begin_kset(item.pos);
         for (size_t i = 0; i < item.keys.size(); i++) keys_.push_back(judge(item, i));
         break;
     }
     if (visit_) visit_({item, dirty_, keys_});
+  }
+
+  // An error of the cursor's, without the place, which is said beside it.
+  static const char* why(const Error& error, CachePos at) {
+    const std::string place = "log at segment " + position_text(at) + ": ";
+    return error.text.c_str() + (error.text.starts_with(place) ? place.size() : 0);
+  }
+
+  void torn_tail(CachePos at) {
+    if (const auto further = kset_behind_garbage(pmem_, *out_.segments, at)) {
+      findings_.add(
+          Severity::kLost, "log-cut", "log at " + position_text(at),
+          "what stands here is no kset and no torn one, and valid ksets follow at %s: the "
+          "log ends here only if those are left from an earlier life of the segment, else "
+          "they are acknowledged and lost",
+          position_text(*further).c_str());
+      return;
+    }
+    out_.torn_tail = true;
+    findings_.add(Severity::kFinding, "torn-tail", "log at " + position_text(at),
+                  "the log ends in a torn kset, as a crash leaves it; it was never acknowledged");
   }
 
   void enter_log_segment(const LogItem& item) {
@@ -189,10 +212,15 @@ class LogReader {
     }
     out_.key_bytes += key.len;
     out_.logical_end = std::max(out_.logical_end, key.off + key.len);
+    out_.ranges.insert(range_of(key.off));
     const SegId seg{key.cache_seg_id};
     if (key.seg_gen != out_.segments->generation(seg)) {
       out_.dead_keys++;
       judged.state = KeyState::kDead;
+      if (judged.dirty && dirty_tail_met_or_lost()) {
+        dead_dirty_[seg.v]++;
+        out_.lost.add({key.off, key.len});
+      }
       return judged;
     }
     if (out_.use[seg.v] == SegmentUse::kLog)
@@ -204,30 +232,62 @@ class LogReader {
     out_.keys++;
     if (judged.dirty) {
       out_.dirty_keys++;
-      out_.dirty_bytes += key.len;
+      out_.dirty_key_bytes += key.len;
+      out_.lost.remove({key.off, key.len});
     }
-    claims_.push_back({{seg, key.cache_seg_off}, key.len, key.off});
+    places_.add(key);
     return judged;
   }
 
-  // Two keys may name the same data only as the same sectors of the device (a part of an extent; a
-  // key that was appended again).
-  void find_shared_places() {
-    std::sort(claims_.begin(), claims_.end(),
-              [](const Claim& a, const Claim& b) { return a.pos < b.pos; });
-    const Claim* last = nullptr;  // of those before, the one that reaches furthest
-    for (const Claim& claim : claims_) {
-      const bool overlaps =
-          last && last->pos.seg == claim.pos.seg && claim.pos.off < last->pos.off + last->len;
-      if (overlaps && claim.off - claim.pos.off != last->off - last->pos.off)
-        findings_.add(Severity::kLost, "shared-data", "segment " + position_text(claim.pos),
-                      "two live keys name it: for the ranges %llu+%u and %llu+%u",
-                      static_cast<unsigned long long>(last->off), last->len,
-                      static_cast<unsigned long long>(claim.off), claim.len);
-      if (!last || last->pos.seg != claim.pos.seg ||
-          claim.pos.off + claim.len > last->pos.off + last->len)
-        last = &claim;
+  // Else what is behind dirty_tail is not told from what is before it.
+  bool dirty_tail_met_or_lost() const { return dirty_tail_met_ || dirty_tail_lost_; }
+  bool is_log(CachePos pos) const { return out_.use[pos.seg.v] == SegmentUse::kLog; }
+
+  // Where nothing leads to the log, or not on: what looks like it, in the order in which it leads
+  // on.
+  void search() {
+    const std::vector<CachePos> found = search_log(pmem_, *out_.segments, out_.use);
+    if (found.empty()) return;
+    const bool tails = out_.walked;
+    out_.walked = true;
+    if (!tails) out_.start = found.front();
+    dirty_ = true;  // it is not known what is not
+    for (const CachePos from : found) {
+      if (is_log(from)) continue;
+      findings_.add(Severity::kLost, "log-searched", "log at " + position_text(from),
+                    tails
+                        ? "ksets stand here that the damaged log does not lead to: taken for its "
+                          "rest; some may be older than what was lost"
+                        : "found by looking for ksets, since the tails do not tell: taken for the "
+                          "log; some of it may have been reclaimed, and be older than what the "
+                          "backing device has");
+      look_ahead(from);
+      walk(from);
     }
+  }
+
+  // Of each segment how many, then the ranges.
+  void report_lost() {
+    const char* const doubt =
+        dirty_tail_lost_
+            ? ", if they had not been written back (where dirty_tail stood is not known)"
+            : "";
+    const bool lost = !out_.lost.empty();
+    for (const auto& [seg, keys] : dead_dirty_)
+      findings_.add(lost ? Severity::kLost : Severity::kFinding, "dead-dirty-keys",
+                    "segment " + std::to_string(seg),
+                    "is of generation %llu, and %llu dirty keys behind %s name an earlier one, "
+                    "which no crash leaves: %s%s",
+                    static_cast<unsigned long long>(out_.segments->generation(SegId{seg})),
+                    static_cast<unsigned long long>(keys),
+                    dirty_tail_lost_ ? "key_tail" : "dirty_tail",
+                    lost ? "their data is nowhere" : "all of that was written again later",
+                    lost ? doubt : "");
+    for (const auto& [first, end] : out_.lost.ranges())
+      findings_.add(Severity::kLost, "lost-range", "range",
+                    "%llu+%llu: its newest data is lost; the backing device's is older",
+                    static_cast<unsigned long long>(first),
+                    static_cast<unsigned long long>(end - first));
   }
 
   Pmem& pmem_;
@@ -237,11 +297,14 @@ class LogReader {
   const std::function<void(const SurveyedKset&)>& visit_;
   LogSurvey out_;
   CachePos at_;
-  bool dirty_ = false;           // dirty_tail has been reached
-  bool dirty_tail_met_ = false;  // by look_ahead()
-  bool damaged_ = false;         // something of the log is lost
+  bool dirty_ = false;                       // dirty_tail has been reached
+  bool dirty_tail_met_ = false;              // by look_ahead()
+  bool damaged_ = false;                     // something of the log is lost
+  bool dirty_tail_lost_ = false;             // everything counts as dirty
+  bool cut_short_ = false;                   // the walk has ended in damage, not at the log's end
+  std::map<uint32_t, uint64_t> dead_dirty_;  // by segment: keys
   std::vector<SurveyedKey> keys_;
-  std::vector<Claim> claims_;
+  Places places_;
 };
 
 }  // namespace

@@ -8,7 +8,9 @@
 
 #include <functional>
 #include <memory>
+#include <set>
 
+#include "base/range_set.h"
 #include "inspect/frame_survey.h"
 #include "keylog/log_cursor.h"
 
@@ -43,9 +45,13 @@ struct LogSurvey {
   bool whole = false;                      // followed to its end without damage
   bool torn_tail = false;
   uint64_t ksets = 0, keys = 0, dead_keys = 0, invalid_keys = 0;
-  uint64_t dirty_ksets = 0, dirty_keys = 0, dirty_bytes = 0;
-  uint64_t key_bytes = 0;    // of all keys that are sound, as appended
-  uint64_t logical_end = 0;  // the end of the last range that a key names, bytes
+  uint64_t dirty_ksets = 0, dirty_keys = 0;
+  uint64_t dirty_key_bytes = 0;  // of those keys, as appended: what was written twice counts twice
+  // Of dead dirty keys behind dirty_tail, but for what later dirty keys name again: it is nowhere.
+  RangeSet lost;
+  uint64_t key_bytes = 0;     // of all keys that are sound, as appended
+  uint64_t logical_end = 0;   // the end of the last range that a key names, bytes
+  std::set<uint64_t> ranges;  // of 4 MiB, that any key names; others are not cached
 
   uint32_t segments_in_use() const;
 };

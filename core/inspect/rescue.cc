@@ -26,35 +26,102 @@ bool all_zero(const std::byte* p, size_t n) {
   return n == 0 || (p[0] == std::byte{0} && memcmp(p, p + 1, n - 1) == 0);
 }
 
+// What is skipped in between is zeros.
+class Stream {
+ public:
+  Stream(int fd, const std::string& name) : fd_(fd), name_(name) {}
+
+  Status write(uint64_t off, const std::byte* data, size_t len_bytes) {
+    if (auto padded = pad(off); !padded) return padded;
+    at_ += len_bytes;
+    while (len_bytes > 0) {
+      const ssize_t n = ::write(fd_, data, len_bytes);
+      if (n < 0 && errno == EINTR) continue;
+      if (n <= 0) return error_errno(n < 0 ? errno : EIO, "%s: cannot be written", name_.c_str());
+      data += n;
+      len_bytes -= static_cast<size_t>(n);
+    }
+    return {};
+  }
+  Status pad(uint64_t to) {
+    static constexpr std::byte kZeros[256 << 10] = {};
+    while (at_ < to) {
+      const uint64_t n = std::min<uint64_t>(to - at_, sizeof kZeros);
+      if (auto written = write(at_, kZeros, n); !written) return written;
+    }
+    return {};
+  }
+
+ private:
+  const int fd_;
+  const std::string& name_;
+  uint64_t at_ = 0;
+};
+
 class Rescuer {
  public:
   Rescuer(Pmem& pmem, const BackingFile& backing, CheckReport* report, const RescueOptions& options)
       : pmem_(pmem), backing_(backing), report_(*report), options_(options) {}
 
   Result<RescueResult> run() {
-    if (!options_.force && report_.exit_code() == 2)
-      return make_error(EUCLEAN,
-                        "the image cannot be trusted: nothing is exported; see pcachectl check, "
-                        "and --force to take what can be had");
+    if (report_.frame.other_version || (!options_.force && report_.exit_code() == 2))
+      return untrusted();
     if (!options_.force && report_.frame.blank)
       return make_error(EINVAL,
                         "the image is blank, not formatted: --force to export the backing device "
                         "alone");
     if (auto found = find_index(); !found) return found.error();
-    auto file = NewFile::create(options_.to);
-    if (!file) return file.error();
-    if (auto sized = file.value().resize(backing_.size_bytes); !sized) return sized.error();
-    if (auto copied = copy_all(&file.value()); !copied) return copied.error();
-    if (result_.lost_bytes > 0 && !options_.force)
-      return make_error(EUCLEAN,
-                        "%llu bytes of dirty data cannot be read: nothing is exported; --force to "
-                        "take the rest",
-                        static_cast<unsigned long long>(result_.lost_bytes));
-    if (auto done = file.value().publish(); !done) return done.error();
+    result_.lost_bytes += report_.log.lost.bytes();
+    if (auto copied = options_.stream >= 0 ? to_stream() : to_file(); !copied)
+      return copied.error();
     return result_;
   }
 
  private:
+  Status to_file() {
+    auto file = NewFile::create(options_.to);
+    if (!file) return file.error();
+    if (auto sized = file.value().resize(backing_.size_bytes); !sized) return sized;
+    const auto write = [&](uint64_t off, const std::byte* data, size_t len_bytes) {
+      return file.value().write(off, data, len_bytes);
+    };
+    if (auto copied = copy_all(write); !copied) return copied;
+    if (auto whole = refuse_loss("nothing is exported"); !whole) return whole;
+    return file.value().publish();
+  }
+
+  Status to_stream() {
+    Stream stream(options_.stream, options_.to);
+    const auto write = [&](uint64_t off, const std::byte* data, size_t len_bytes) {
+      return stream.write(off, data, len_bytes);
+    };
+    if (auto copied = copy_all(write); !copied) return copied;
+    if (auto padded = stream.pad(backing_.size_bytes); !padded) return padded;
+    return refuse_loss("what was written is not whole");
+  }
+
+  Status refuse_loss(const char* result) const {
+    if (result_.lost_bytes == 0 || options_.force) return {};
+    return make_error(EUCLEAN,
+                      "%llu bytes of dirty data cannot be read: %s; --force to take the rest",
+                      static_cast<unsigned long long>(result_.lost_bytes), result);
+  }
+
+  // The first loss by name; the wrong disk before all others, since --force does not mend that.
+  Error untrusted() const {
+    const Finding* first = nullptr;
+    for (const Finding& finding : report_.findings.all())
+      if (finding.severity == Severity::kLost && (!first || finding.code == "other-backing"))
+        first = &finding;
+    const std::string why = first ? first->where + ": " + first->text : "see pcachectl check";
+    if (report_.frame.other_version) return make_error(EUCLEAN, "%s", why.c_str());
+    const uint64_t more = report_.findings.count(Severity::kLost) - (first ? 1 : 0);
+    return make_error(
+        EUCLEAN, "nothing is exported: %s%s; --force takes what can be had%s", why.c_str(),
+        more ? (" (and " + std::to_string(more) + " more, see pcachectl check)").c_str() : "",
+        first && first->code == "other-backing" ? ", which may be a mixture" : "");
+  }
+
   // What attach has, or else the sound keys in log order.
   Status find_index() {
     if (report_.frame.blank) return {};
@@ -113,14 +180,30 @@ class Rescuer {
     return own_index_->erase({k.key.off, k.key.len});
   }
 
-  Status copy_all(NewFile* file) {
+  using Write = std::function<Status(uint64_t off, const std::byte* data, size_t len_bytes)>;
+
+  // The start of the next chunk that the backing file or the cache has something for.
+  uint64_t next_content(uint64_t off) {
+    if (next_data_ <= off) {
+      const off_t data = lseek(backing_.fd.get(), static_cast<off_t>(off), SEEK_DATA);
+      next_data_ = data >= 0 ? static_cast<uint64_t>(data) : errno == ENXIO ? UINT64_MAX : off;
+    }
+    uint64_t next = next_data_ / kChunkBytes * kChunkBytes;
+    const std::set<uint64_t>& ranges = own_index_ ? own_log_.ranges : report_.log.ranges;
+    const auto cached = index_ ? ranges.lower_bound(off / kChunkBytes) : ranges.end();
+    if (cached != ranges.end()) next = std::min(next, *cached * kChunkBytes);
+    return std::max(next, off);
+  }
+
+  Status copy_all(const Write& write) {
     buffer_.reset(static_cast<std::byte*>(std::aligned_alloc(kAlign, kChunkBytes)));
     if (!buffer_) return make_error(ENOMEM, "no memory for a buffer");
-    for (uint64_t off = 0; off < backing_.size_bytes; off += kChunkBytes) {
+    for (uint64_t off = next_content(0); off < backing_.size_bytes;
+         off = next_content(off + kChunkBytes)) {
       const Extent chunk{off, std::min(kChunkBytes, backing_.size_bytes - off)};
       if (auto read = read_backing(chunk); !read) return read;
       if (index_) overlay(chunk);
-      if (auto written = write_sparse(file, chunk); !written) return written;
+      if (auto written = write_sparse(write, chunk); !written) return written;
       if (options_.progress) options_.progress(chunk.end(), backing_.size_bytes);
     }
     return {};
@@ -201,13 +284,12 @@ class Rescuer {
                          static_cast<unsigned long long>(part.len));
   }
 
-  Status write_sparse(NewFile* file, const Extent& chunk) {
+  Status write_sparse(const Write& write, const Extent& chunk) {
     constexpr uint64_t kStep = 64 << 10;
     for (uint64_t done = 0; done < chunk.len; done += kStep) {
       const uint64_t n = std::min(kStep, chunk.len - done);
       if (all_zero(buffer_.get() + done, n)) continue;
-      if (auto written = file->write(chunk.off + done, buffer_.get() + done, n); !written)
-        return written;
+      if (auto written = write(chunk.off + done, buffer_.get() + done, n); !written) return written;
     }
     return {};
   }
@@ -221,6 +303,7 @@ class Rescuer {
   const Index* index_ = nullptr;  // nullptr: nothing is cached
   const SegmentTable* segments_ = nullptr;
   bool with_crc_ = false;
+  uint64_t next_data_ = 0;  // of the backing file
   Buffer buffer_;
   std::vector<std::byte> spare_;
   RescueResult result_;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Rescue: the logical device - the cache over its backing device - as a plain image.
+// Rescue: the logical device - the cache over its backing device - as a plain image. What is
+// neither cached nor, in a sparse backing file, allocated costs no time.
 //
 // Of an image that attaches it is what attach would serve. Of one that does not, with `force`, it
 // is what can be had: keys that are sound, in log order, as far as the log can be followed; the
@@ -13,6 +14,7 @@ namespace pcache {
 
 struct RescueOptions {
   std::string to;      // the file; must not exist
+  int stream = -1;     // else a descriptor that is written in order, zeros too; `to` names it
   bool force = false;  // take what can be had
   std::function<void(uint64_t done, uint64_t all)> progress = nullptr;
 };
@@ -25,7 +27,8 @@ struct RescueResult {
 };
 
 // `report`: of check_image() with this backing device; damage that shows while copying is added.
-// The file appears at the end, whole and durable, or not at all. EUCLEAN: the image cannot be
+// The file appears at the end, whole and durable, or not at all; a stream that is not whole is told
+// by the error. EUCLEAN: the image cannot be
 // trusted and `force` is not set. EEXIST, ENOSPC, EIO, ...: the file, or the backing device.
 Result<RescueResult> rescue(Pmem& pmem, const BackingFile& backing, CheckReport* report,
                             const RescueOptions& options);

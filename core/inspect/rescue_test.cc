@@ -14,6 +14,7 @@
 namespace pcache {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 class Folder {
@@ -123,6 +124,52 @@ TEST_F(RescueTest, UnreadableDirtyDataMakesNoFileUnlessForced) {
   EXPECT_EQ(lost_, 1u) << "one range, though its neighbour is part of the same piece";
   EXPECT_EQ(at(1), kOnDevice);
   EXPECT_EQ(at(2), letter({kA, 4096}));
+}
+
+TEST_F(RescueTest, BehindAnUnreadablePageAndWithoutTailsTheLogIsFound) {
+  std::vector<media::Key> keys;
+  for (uint64_t i = 100; i < 220; i++)
+    keys.push_back(page(i, {kA, static_cast<uint32_t>(i * 4096)}));  // a kset of more than a page
+  const CachePos second = image_.kset({}, keys);
+  const CachePos third = image_.last(image_.kset(second, {page(1, {kB, 0})}), SegId{5});
+  image_.kset(third, {page(2, {kB, 4096})});
+  image_.memory().checkpoint();
+  image_.memory().make_unreadable(image_.off({}));
+  image_.memory().make_unreadable(MediaOff{media::kCacheCtrlOff});
+  EXPECT_EQ(run().error().code, EUCLEAN);
+  const auto result = run(true);
+  ASSERT_TRUE(result.ok()) << result.error().text;
+  EXPECT_EQ(at(1), letter({kB, 0}));
+  EXPECT_EQ(at(2), letter({kB, 4096}));
+  EXPECT_EQ(at(100), std::byte{0}) << "its kset is lost";
+}
+
+TEST_F(RescueTest, AStreamIsWrittenInOrderWithItsZeros) {
+  image_.kset({}, {page(0, {kA, 0}), page(3000, {kB, 4096})});
+  ASSERT_TRUE(run().ok());
+  const UniqueFd stream(open("/tmp", O_TMPFILE | O_RDWR | O_APPEND, 0600));
+  CheckReport report = check();
+  RescueOptions options;
+  options.to = "stream";
+  options.stream = stream.get();
+  const auto result = rescue(image_.pmem(), file_, &report, options);
+  ASSERT_TRUE(result.ok()) << result.error().text;
+  std::ifstream file(to_, std::ios::binary);
+  std::vector<char> a(kLogicalBytes), b(kLogicalBytes + 1);
+  file.read(a.data(), kLogicalBytes);
+  ASSERT_EQ(pread(stream.get(), b.data(), b.size(), 0), static_cast<ssize_t>(kLogicalBytes));
+  b.pop_back();
+  EXPECT_TRUE(a == b);
+}
+
+TEST_F(RescueTest, TheWrongDiskIsNamedBeforeAllElse) {
+  write_identity(image_.pmem(), {"mine", kLogicalBytes}, 1);
+  image_.generation(kA, 2);
+  image_.kset({}, {page(0, {kA, 0}, 0, 1)});
+  const Error refused = run().error();
+  EXPECT_EQ(refused.code, EUCLEAN);
+  EXPECT_THAT(refused.text, AllOf(HasSubstr("\"mine\""), HasSubstr("--ignore-identity")));
+  EXPECT_LT(refused.text.find("--ignore-identity"), refused.text.find("--force"));
 }
 
 TEST_F(RescueTest, ANewFileIsThereOnlyWhenPublished) {

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/mutants.h"
+#include "keylog/kset_search.h"
 #include "segment/media_crc.h"
 
 namespace pcache {
@@ -43,7 +44,7 @@ Result<LogItem> LogCursor::next() {
   }
   bool unreadable = false;
   const auto bytes = load(pos_, buffer_, &unreadable);
-  if (unreadable) return make_error(EIO, "log at segment %u:%u: media error", pos_.seg.v, pos_.off);
+  if (unreadable) return past_unreadable();
   const KsetState state = classify_kset(bytes);
   if (state == KsetState::kNone || state == KsetState::kBroken) return end_or_damage();
   return read_kset(state);
@@ -117,17 +118,14 @@ Result<LogItem> LogCursor::end_or_damage() {
   item.pos = item.next = pos_;
   const uint32_t room = std::min(media::kSegDataBytes - pos_.off, media::kMaxKsetBytes);
   if (room < sizeof(KsetHeader)) return item;
-  const auto unreadable = [this] {
-    return make_error(EIO, "log at segment %u:%u: media error", pos_.seg.v, pos_.off);
-  };
   KsetHeader header;
-  if (!pmem_.load(&header, segments_.media(pos_), sizeof header)) return unreadable();
+  if (!pmem_.load(&header, segments_.media(pos_), sizeof header)) return past_unreadable();
   const uint64_t first_word = uint64_t{header.key_num} << 32 | header.crc;
   item.torn = first_word != 0 || header.magic != 0 || header.flags != 0;
   // Half of a header, with valid ksets behind it, is what a crash leaves of a group of our own.
   if (first_word == 0 || header.magic == 0) return item;
   if (const auto impossible = sealed_with_wrong_count(header)) return *impossible;
-  if (!pmem_.load(buffer_, segments_.media(pos_), room)) return unreadable();
+  if (!pmem_.load(buffer_, segments_.media(pos_), room)) return past_unreadable();
   if (one_field_was_damaged({buffer_, room}, segments_.size()))
     return past_damage(
         make_error(EUCLEAN,
@@ -143,6 +141,18 @@ Result<LogItem> LogCursor::end_or_damage() {
                    pos_.seg.v, pos_.off, follower->seg.v, follower->off),
         follower);
   return item;
+}
+
+Result<LogItem> LogCursor::past_unreadable() {
+  const Error damage = make_error(EIO, "log at segment %u:%u: media error", pos_.seg.v, pos_.off);
+  if (!options_.salvage) return damage;
+  const auto follower = find_kset(pmem_, segments_, pos_ + sizeof(KsetHeader));
+  if (!follower) return damage;
+  return past_damage(
+      make_error(EIO,
+                 "log at segment %u:%u: media error; it is followed again from segment %u:%u on",
+                 pos_.seg.v, pos_.off, follower->seg.v, follower->off),
+      follower);
 }
 
 // Without a follower the kset stands in buffer_, put right.

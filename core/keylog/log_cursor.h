@@ -11,7 +11,8 @@
 // - With `until` the cursor ends there and looks at nothing behind it, so it can follow a log that
 //   is being appended to.
 // - `salvage` is for tools that take what can be had of a damaged log: where next() would report
-//   damage and knows how the log goes on, it gives an item that says so and goes on there.
+//   damage and knows how the log goes on, it gives an item that says so and goes on there. Behind a
+//   place that cannot be read that is the next kset which looks like one of this life.
 // One thread.
 #pragma once
 
@@ -55,6 +56,7 @@ class LogCursor {
   // What stands here is no valid kset: is it the end? Else the error that says why not.
   Result<LogItem> end_or_damage();
   Result<LogItem> past_damage(const Error& damage, std::optional<CachePos> follower);
+  Result<LogItem> past_unreadable();
   // Where a kset with this header leads to, if the log goes on there.
   std::optional<CachePos> live_follower(const media::KsetHeader& header) const;
   bool is_of_this_life(CachePos at) const;

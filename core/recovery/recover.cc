@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "recovery/recover.h"
 
+#include "keylog/kset_search.h"
+
 namespace pcache {
 
 namespace {
@@ -19,6 +21,37 @@ Status replay_into(Pmem& pmem, const DeviceFrame& frame, const RecoverOptions& o
   if (!replayed) return replayed.error();
   out->replayed = replayed.take();
   return {};
+}
+
+// The bytes that a user has to restore from elsewhere: attach serves the backing device's there.
+void tell_lost(const ReplayResult& replayed, bool dirty_tail_known, const Log& messages) {
+  if (replayed.lost.empty()) return;
+  const auto& [first, end] = *replayed.lost.ranges().begin();
+  messages.print(LogLevel::kError,
+                 "%llu dirty keys behind %s are of a generation that is gone: %llu bytes in %zu "
+                 "ranges%s lost, "
+                 "the first is %llu+%llu; pcachectl check names them",
+                 static_cast<unsigned long long>(replayed.dead_dirty_keys),
+                 dirty_tail_known ? "dirty_tail" : "key_tail",
+                 static_cast<unsigned long long>(replayed.lost.bytes()), replayed.lost.size(),
+                 dirty_tail_known ? " are" : ", if they had not been written back, are",
+                 static_cast<unsigned long long>(first),
+                 static_cast<unsigned long long>(end - first));
+}
+
+void tell_torn_tail(const Pmem& pmem, const Recovered& recovered, const Log& messages) {
+  const CachePos end = recovered.replayed.head;
+  if (const auto further = kset_behind_garbage(pmem, *recovered.segments, end))
+    messages.print(
+        LogLevel::kError,
+        "the log ends at segment %u:%u in something that no crash leaves, and valid ksets "
+        "follow at %u: left from an earlier life of the segment, or acknowledged and lost; "
+        "see pcachectl check",
+        end.seg.v, end.off, further->off);
+  else
+    messages.print(LogLevel::kNotice,
+                   "the log ends in a torn kset at segment %u:%u, as a crash leaves it", end.seg.v,
+                   end.off);
 }
 
 }  // namespace
@@ -55,17 +88,16 @@ Status recover(Pmem& pmem, const DeviceFrame& frame, const RecoverOptions& optio
     if (auto done = replay_into(pmem, frame, options, bounds, true, out); !done) return done;
     PCACHE_CHECK(!out->replayed.generations_lost);
   }
-  if (!out->replayed.dirty_tail_met) {
+  const bool dirty_tail_known = out->replayed.dirty_tail_met;
+  if (!dirty_tail_known) {
     messages.print(LogLevel::kWarning,
                    "dirty_tail's newest record is lost and the other stands before key_tail: "
                    "everything counts as dirty");
     out->tails.take_all_as_dirty();
     if (auto done = replay_into(pmem, frame, options, bounds, true, out); !done) return done;
   }
-  if (out->replayed.torn_tail)
-    messages.print(LogLevel::kNotice,
-                   "the log ends in a torn kset at segment %u:%u, as a crash leaves it",
-                   out->replayed.head.seg.v, out->replayed.head.off);
+  tell_lost(out->replayed, dirty_tail_known, messages);
+  if (out->replayed.torn_tail) tell_torn_tail(pmem, *out, messages);
   if (!frame.info.data_crc) return {};
   auto verified = verify_replayed(pmem, *out->segments, *out->index, out->tails, messages,
                                   options.verify_progress);

@@ -83,8 +83,13 @@ class Replay {
     if (key.seg_gen < gen) {
       // Reclaim has freed its segment, but key_tail had not moved past it when the power went. It
       // holds no reference, so reclaim must not drop one for it (hazard 26). What stands before it
-      // in the log for the same range is older than what it was: that is on the backing device.
+      // in the log for the same range is older than what it was: that is on the backing device -
+      // but behind dirty_tail, where it is not.
       result_.dead_keys++;
+      if (dirty_ && !(key.flags & media::kKeyClean)) {
+        result_.dead_dirty_keys++;
+        result_.lost.add({key.off, key.len});
+      }
       if (hazard(Hazard::kDeadKeyUsed))
         return index_.insert({key.off, key.len},
                              Location{CachePos{seg, key.cache_seg_off}, true, key.data_crc});
@@ -102,6 +107,7 @@ class Replay {
     if (!clean) {
       result_.dirty_keys++;
       result_.dirty_bytes += key.len;
+      if (!result_.lost.empty()) result_.lost.remove({key.off, key.len});
     }
     return index_.insert({key.off, key.len},
                          Location{CachePos{seg, key.cache_seg_off}, clean, key.data_crc});

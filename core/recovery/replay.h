@@ -2,6 +2,7 @@
 // Replay: rebuilds the index and the segments' use from the log at attach. Writes nothing.
 #pragma once
 
+#include "base/range_set.h"
 #include "base/result.h"
 #include "index/index.h"
 #include "keylog/log_cursor.h"
@@ -13,8 +14,13 @@ namespace pcache {
 struct ReplayResult {
   CachePos head;
   uint64_t ksets = 0;
-  uint64_t keys = 0;         // live
-  uint64_t dead_keys = 0;    // of a generation that is gone
+  uint64_t keys = 0;       // live
+  uint64_t dead_keys = 0;  // of a generation that is gone
+  // Of them, dirty ones behind dirty_tail: a segment comes free when none of its keys is left
+  // there, so no crash makes these. What they named is lost, but for what later dirty keys name
+  // again.
+  uint64_t dead_dirty_keys = 0;
+  RangeSet lost;
   uint64_t dirty_ksets = 0;  // behind dirty_tail
   uint64_t dirty_keys = 0;
   uint64_t dirty_bytes = 0;  // as appended; overlaps count twice

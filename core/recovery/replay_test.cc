@@ -99,6 +99,22 @@ TEST_F(ReplayTest, DeadKeysAreNotCountedAndNotEntered) {
   EXPECT_EQ(table_->generation(kA), 6u);
 }
 
+// Before dirty_tail a crash of reclaim leaves dead keys, behind it nothing does.
+TEST_F(ReplayTest, DeadDirtyKeysBehindDirtyTailAreLost) {
+  image_.generation(kA, 5);
+  const CachePos second = image_.kset({}, {key(1, {kA, 0}, 4)});
+  image_.dirty_tail(second);
+  const CachePos third =
+      image_.kset(second, {key(2, {kA, 512}, 4), key(3, {kA, 1024}, 4), key(4, {kA, 1536}, 5)});
+  image_.kset(third, {key(3, {kB, 0})});
+  const auto result = run();
+  ASSERT_TRUE(result.ok()) << result.error().text;
+  EXPECT_EQ(result.value().dead_keys, 3u);
+  EXPECT_EQ(result.value().dead_dirty_keys, 2u);
+  EXPECT_EQ(result.value().lost.size(), 1u);
+  EXPECT_EQ(result.value().lost.bytes(), kSectorBytes) << "sector 3 was written again";
+}
+
 TEST_F(ReplayTest, ASegmentWithOnlyDeadKeysIsFree) {
   image_.generation(kA, 1);
   image_.kset({}, {key(1, {kA, 0}, 0)});

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "inspect/places.h"
+
+#include <algorithm>
+#include <map>
+#include <tuple>
+
+#include "inspect/frame_survey.h"
+#include "segment/media_crc.h"
+
+namespace pcache {
+
+void Places::add(const media::Key& key) {
+  claims_.push_back({{SegId{key.cache_seg_id}, key.cache_seg_off},
+                     key.len,
+                     key.data_crc,
+                     key.off,
+                     static_cast<uint32_t>(ksets_.size() - 1)});
+}
+
+void Places::judge(const Pmem& pmem, const SegmentTable& segments, bool with_crc,
+                   Findings* findings) {
+  struct Repeats {
+    uint32_t of = 0;  // the first kset that has such a key, too
+    uint64_t keys = 0;
+  };
+  std::map<uint32_t, Repeats> repeats;  // by kset
+  std::optional<std::tuple<CachePos, uint32_t, uint32_t>> judged;
+  bool judged_sound = false;
+  const auto sound = [&](const Claim& claim) {
+    const std::tuple what(claim.pos, claim.len, claim.crc);
+    if (judged == what) return judged_sound;
+    const auto crc = media_crc(pmem, segments, claim.pos, claim.len);
+    judged = what;
+    return judged_sound = crc && (!with_crc || *crc == claim.crc);
+  };
+  std::sort(claims_.begin(), claims_.end(), [](const Claim& a, const Claim& b) {
+    return std::tie(a.pos, a.kset) < std::tie(b.pos, b.kset);
+  });
+  const Claim* last = nullptr;  // of those before, the one that reaches furthest
+  for (const Claim& claim : claims_) {
+    if (last && last->pos.seg == claim.pos.seg && claim.pos.off < last->pos.off + last->len) {
+      const bool same = claim.off - claim.pos.off == last->off - last->pos.off;
+      const auto& [first, again] =
+          std::minmax(*last, claim, [](const Claim& a, const Claim& b) { return a.kset < b.kset; });
+      if (!same)
+        findings->add(Severity::kLost, "shared-data", "segment " + position_text(claim.pos),
+                      "two live keys name it: for the ranges %llu+%u and %llu+%u",
+                      static_cast<unsigned long long>(last->off), last->len,
+                      static_cast<unsigned long long>(claim.off), claim.len);
+      else if (repeats.contains(again.kset) || sound(first))
+        repeats.try_emplace(again.kset, Repeats{first.kset, 0}).first->second.keys++;
+    }
+    if (!last || last->pos.seg != claim.pos.seg ||
+        claim.pos.off + claim.len > last->pos.off + last->len)
+      last = &claim;
+  }
+  for (const auto& [kset, what] : repeats)
+    findings->add(Severity::kLost, "repeated-keys", "log at " + position_text(ksets_[kset]),
+                  "%llu of its keys the log has had before, first at %s, and their data is sound: "
+                  "no cache writes that; a kset stands there twice, and what it was copied over "
+                  "is lost",
+                  static_cast<unsigned long long>(what.keys),
+                  position_text(ksets_[what.of]).c_str());
+}
+
+}  // namespace pcache
