@@ -177,7 +177,11 @@ void Worker::writeback_task() {
       continue;
     }
     // Keys that are still in DRAM can only be passed once they are in the log.
-    if (closed || !pressure()) return;
+    if (closed || !pressure()) {
+      // Nothing is left that could be: what waits has to be told, see ask_for_writeback().
+      if (options_.requests_wait() && !unwritten()) wake(main_, room_id_);
+      return;
+    }
     closed = true;
     const Status all = parts_.stripes.close_all();
     (void)all;  // a log that is full: what was closed is tried again by the next who commits

@@ -142,7 +142,7 @@ TEST_F(WorkerTest, OpenKsetsAreClosedUnderPressure) {
 }
 
 TEST_F(WorkerTest, ReclaimStopsBelowGcPercent) {
-  start(60, {.logical_bytes = 256 << 20});  // 5 of 8 segments are above it
+  start(63, {.logical_bytes = 256 << 20});  // 5 of 8 segments are it
   use_in_small_ksets(6);
   run();
   EXPECT_EQ(used(), 4u);

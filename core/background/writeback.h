@@ -58,7 +58,8 @@ class Writeback {
   // Of the batch that the last step has not finished: not on the device yet. 0: there is none.
   uint64_t unwritten_bytes() const { return unwritten_.load(std::memory_order_relaxed); }
   // A step under way ends at once, as one that fails, and so does each later one; or does no more.
-  void give_up(bool on) { out_->give_up(on); }
+  // Any thread, also while a step has the lock: it only sets an atomic.
+  void give_up(bool on) NO_THREAD_SAFETY_ANALYSIS { out_->give_up(on); }
   // Whether ksets before `until` are left.
   bool behind(const LogMark& until) const { return passed_ksets() < until.ksets; }
   // Dirty data that is known to be damaged, and not overwritten since.

@@ -93,8 +93,8 @@ Cache::Cache(Devices devices, const Options& options)
     : devices_(std::move(devices)),
       options_(options),
       messages_(options.log),
-      space_watch_(messages_, devices_.backing->identity().text),
-      media_errors_(*devices_.pmem, messages_) {}
+      media_errors_(*devices_.pmem, messages_),
+      space_watch_(messages_, devices_.backing->identity().text) {}
 
 Cache::~Cache() {
   const Status closed = close();

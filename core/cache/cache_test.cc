@@ -366,7 +366,7 @@ TEST_F(CacheAttach, ARefusalByTheLastResourceHasStoredNothing) {
 
 // A kernel cache formatted over other content: page 0 is not the format's, and not ours.
 TEST_F(CacheAttach, AForeignFirstPageIsLeftAsItIs) {
-  format_device(memory_.pmem(), {});
+  ASSERT_TRUE(format_device(memory_.pmem(), {}).ok());
   const uint64_t table = 0xaa55000000000000;
   memory_.poke(MediaOff{504}, table);
   memory_.poke(MediaOff{8}, uint64_t{0x4d5a});

@@ -8,7 +8,7 @@
 
 #include "cache/cache_for_test.h"
 #include "cache/status.h"
-#include "testing/failing_memory.h"
+#include "testing/shortage/failing_memory.h"
 
 namespace pcache {
 namespace {

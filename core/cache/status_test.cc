@@ -55,7 +55,8 @@ TEST_F(StatusTest, JsonHasAllFields) {
   const std::map<std::string, std::vector<std::string>> fields = {
       {"cache", {"pmem_kind", "persist", "readonly", "data_crc", "gc_percent"}},
       {"backing", {"bytes", "block_size", "io_mode", "identity"}},
-      {"segments", {"total", "used", "free", "log", "data", "reserved_for_log"}},
+      {"segments", {"total", "used", "free", "log", "data", "reserved_for_log", "retired"}},
+      {"media", {"bad_pages", "log_failed", "tails_failed"}},
       {"log",
        {"key_head", "dirty_tail", "key_tail", "ksets", "groups", "keys", "rolls", "open_keys"}},
       {"replay",

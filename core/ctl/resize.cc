@@ -53,7 +53,7 @@ Status grow(const Options& options, Pmem& pmem, uint32_t target) {
   pmem.keep();
   auto frame = load_frame(pmem, Log());
   if (!frame) return frame.error();
-  const auto sync = [&] { return sync_cache(options.image.cache); };
+  const auto sync = [&] { return sync_cache(options.image.cache, pmem); };
   if (auto synced = sync(); !synced) return synced;  // the file's new length
   return grow_cache(pmem, frame.value(), target, sync);
 }

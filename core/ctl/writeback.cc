@@ -58,10 +58,13 @@ Result<std::unique_ptr<Cache>> attach(const Image& image) {
   // As Cache::open(), which takes no block device.
   auto backing = open_block_device(options.backing, options.log);
   if (!backing) return backing.error();
+  auto main = ThreadExecutor::create();
+  if (!main) return main.error();
+  auto writing = ThreadExecutor::create();
+  if (!writing) return writing.error();
   auto pmem = Pmem::open_block(image.cache, false);
   if (!pmem) return pmem.error();
-  Cache::Devices devices{pmem.take(), backing.take(), std::make_unique<ThreadExecutor>(),
-                         std::make_unique<ThreadExecutor>()};
+  Cache::Devices devices{pmem.take(), backing.take(), main.take(), writing.take()};
   auto cache = Cache::attach(std::move(devices), options);
   if (!cache)
     return make_error(cache.error().code, "%s: %s", image.cache.c_str(),

@@ -70,6 +70,7 @@ class Scanner {
     const SegId seg = *seg_ids_[physical];
     switch (log_.use[seg.v]) {
       case SegmentUse::kFree:
+      case SegmentUse::kRetired:  // which only a running cache knows
         return {name + ", which is free", first};
       case SegmentUse::kData:
         return {

@@ -163,7 +163,7 @@ TEST_F(RescueTest, AStreamIsWrittenInOrderWithItsZeros) {
 }
 
 TEST_F(RescueTest, TheWrongDiskIsNamedBeforeAllElse) {
-  write_identity(image_.pmem(), {"mine", kLogicalBytes}, 1);
+  ASSERT_TRUE(write_identity(image_.pmem(), {"mine", kLogicalBytes}, 1).ok());
   image_.generation(kA, 2);
   image_.kset({}, {page(0, {kA, 0}, 0, 1)});
   const Error refused = run().error();

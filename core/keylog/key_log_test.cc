@@ -465,6 +465,7 @@ TEST_F(KeyLogBadPage, AHeadThatCannotBeClearedAtAttach) {
   image.memory().make_bad(segment_data_off(0));
   const auto table = image.table();
   KeyLog log(image.pmem(), *table, LogMark{});
+  log.clear_head();
   EXPECT_TRUE(log.failed());
 }
 

@@ -76,7 +76,7 @@ TEST_F(PmemProvisional, ItIsNotExtendedUnasked) {
   const auto pmem = open(looking(3 * kMiB)).take();
   ASSERT_TRUE(pmem->make_ready(false).ok());
   pmem->keep();
-  pmem->store(MediaOff{kMiB - 3}, "abc", 3);
+  EXPECT_TRUE(pmem->store(MediaOff{kMiB - 3}, "abc", 3));
   EXPECT_EQ(pmem->size_bytes(), kMiB);
   EXPECT_EQ(look().size, static_cast<int64_t>(kMiB));
 }
@@ -87,7 +87,7 @@ TEST_F(PmemProvisional, WhatIsKeptStays) {
     const auto pmem = open(looking(3 * kMiB)).take();
     ASSERT_TRUE(pmem->make_ready(true).ok());
     pmem->keep();
-    pmem->store(MediaOff{2 * kMiB}, "abc", 3);
+    EXPECT_TRUE(pmem->store(MediaOff{2 * kMiB}, "abc", 3));
   }
   EXPECT_EQ(look().blocks * 512, static_cast<int64_t>(3 * kMiB));
   char read[4] = {};

@@ -71,6 +71,8 @@ template <size_t n>
 struct Bytes {
   std::byte bytes[n];
 };
+using AnyVector = __m128i_u;
+typedef uint64_t AnyWord __attribute__((aligned(1), may_alias));
 
 template <typename Vector>
 inline Vector load_vector(const std::byte* from) {
@@ -90,13 +92,13 @@ void store_through_cache(std::byte* dst, const std::byte* src, size_t len) {
   for (; len >= sizeof(__m128i); len -= 16, dst += 16, src += 16) {
     const auto v = load_vector<__m128i>(src);
     asm volatile(PCACHE_MAY_FAULT("movups %1, %0")
-                 : "=m"(*reinterpret_cast<Bytes<16>*>(dst))
+                 : "=m"(*reinterpret_cast<AnyVector*>(dst))
                  : "x"(v));
   }
   if (len >= kWordBytes) {
     const auto word = load_vector<uint64_t>(src);
     asm volatile(PCACHE_MAY_FAULT("movq %1, %0")
-                 : "=m"(*reinterpret_cast<Bytes<8>*>(dst))
+                 : "=m"(*reinterpret_cast<AnyWord*>(dst))
                  : "r"(word));
     len -= kWordBytes, dst += kWordBytes, src += kWordBytes;
   }
@@ -159,7 +161,7 @@ lost:
 void stream_words_sse2(std::byte* dst, const std::byte* src, size_t words) {
   for (; words > 0; words--, dst += kWordBytes, src += kWordBytes)
     asm volatile(PCACHE_MAY_FAULT("movnti %1, %0")
-                 : "=m"(*reinterpret_cast<Bytes<8>*>(dst))
+                 : "=m"(*reinterpret_cast<AnyWord*>(dst))
                  : "r"(load_vector<uint64_t>(src)));
 }
 

@@ -97,7 +97,7 @@ uint32_t Deferred::cancel(const Queue& queue) {
     request->error.store(ECANCELED, std::memory_order_relaxed);
     request->queue->complete(request);
   }
-  if (!empty() && wake_) wake_();  // who was behind one of them may be able to go on
+  if (count() > 0 && wake_) wake_();  // who was behind one of them may be able to go on
   return n;
 }
 

@@ -9,7 +9,7 @@
 #include <new>
 
 #include "request/request_for_test.h"
-#include "testing/failing_memory.h"
+#include "testing/shortage/failing_memory.h"
 
 namespace pcache {
 namespace {

@@ -122,7 +122,7 @@ TEST_F(FormatCrash, TheOldSuperblockGoesFirst) {
 TEST_F(FormatCrash, OverALiveCache) {
   memory_.poke(segment_data_off(0), make_last_kset(SegId{1}));
   memory_.checkpoint();
-  format_device(memory_.pmem(), {true, 33});
+  ASSERT_TRUE(format_device(memory_.pmem(), {true, 33}).ok());
   CrashOptions whole_stores;
   whole_stores.tear_up_to_bytes = 0;
   whole_stores.samples = 10;
@@ -338,8 +338,8 @@ TEST_F(Probe, AForeignFirstPageIsNotBlank) {
 
 // Whatever of the metadata is left when the superblock is gone: it was a cache.
 TEST_F(Probe, OneRecordThatIsLeftIsNotBlank) {
-  format_device(memory_.pmem(), {});
-  write_identity(memory_.pmem(), {"disk", 512}, 0);
+  ASSERT_TRUE(format_device(memory_.pmem(), {}).ok());
+  ASSERT_TRUE(write_identity(memory_.pmem(), {"disk", 512}, 0).ok());
   std::vector<std::byte> all(memory_.data(), memory_.data() + kSegmentsOff);
   for (const auto& [off, word] : std::vector<std::pair<uint64_t, const char*>>{
            {kIdentityOff, "identity block"},
@@ -371,7 +371,7 @@ TEST_F(Probe, AnyByteOfTheFirst20KiBIsNotBlank) {
 
 TEST_F(Probe, ACutDeviceSaysBothLengths) {
   MemoryPmem whole(kDeviceBytes + 2 * kSegmentBytes), cut(kDeviceBytes);
-  format_device(whole.pmem(), {});
+  ASSERT_TRUE(format_device(whole.pmem(), {}).ok());
   cut.poke(MediaOff{0}, whole.data(), kSegmentsOff);
   const auto state = probe_device(cut.pmem());
   ASSERT_FALSE(state.ok());

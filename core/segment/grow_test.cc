@@ -61,7 +61,7 @@ TEST_F(Grow, AnEmptyCacheIsAsIfFormattedInItsNewSize) {
   grown.poke(MediaOff{0}, old.memory().data(), device_bytes(kOld));
   DeviceFrame frame = frame_of(grown.pmem());
   ASSERT_TRUE(grow_cache(grown.pmem(), frame, kNew).ok());
-  format_device(fresh.pmem(), {});
+  ASSERT_TRUE(format_device(fresh.pmem(), {}).ok());
   std::vector<uint64_t> different;  // by words
   for (uint64_t at = 0; at < fresh.size_bytes(); at += 8)
     if (memcmp(grown.data() + at, fresh.data() + at, 8) != 0) different.push_back(at);

@@ -84,7 +84,7 @@ TEST_F(IdentityBlock, WhatIsNotOursIsNoIdentity) {
     EXPECT_EQ(first_page(memory_.pmem()), FirstPage::kForeign) << off;
     memory_.poke(MediaOff{off}, uint64_t{0});
   }
-  write_identity(memory_.pmem(), kDisk, 0);
+  ASSERT_TRUE(write_identity(memory_.pmem(), kDisk, 0).ok());
   EXPECT_EQ(first_page(memory_.pmem()), FirstPage::kOurs);
   memory_.flip_bit(MediaOff{100});
   EXPECT_EQ(first_page(memory_.pmem()), FirstPage::kOurs) << "damaged, and ours";

@@ -9,8 +9,8 @@
 #include "format/layout.h"
 #include "segment/format_device.h"
 #include "segment/segment_table.h"
-#include "testing/failing_memory.h"
 #include "testing/memory_pmem.h"
+#include "testing/shortage/failing_memory.h"
 
 namespace pcache {
 

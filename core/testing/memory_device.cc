@@ -10,7 +10,7 @@
 #include <condition_variable>
 #include <cstring>
 
-#include "testing/failing_memory.h"
+#include "testing/shortage/failing_memory.h"
 
 namespace pcache {
 

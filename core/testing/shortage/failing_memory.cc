@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "testing/failing_memory.h"
+#include "testing/shortage/failing_memory.h"
 
 #include <cerrno>
 #include <cstdlib>
