@@ -65,9 +65,10 @@ PCACHE_EXPORT int pcache_open(const pcache_options* options, pcache_cache** out,
 }
 
 PCACHE_EXPORT int pcache_close(pcache_cache* cache, pcache_error* err) {
+  if (!cache) return 0;
+  // A foreign one is never destroyed.
+  if (cache->foreign()) return guarded(err, [&] { return forked(err); });
   const int rc = guarded(err, [&]() -> int {
-    if (!cache) return 0;
-    if (cache->foreign()) return forked(err);
     const auto closed = cache->cache->close();
     return closed ? 0 : fail(closed.error(), err);
   });
