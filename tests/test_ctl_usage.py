@@ -25,6 +25,7 @@ COMMANDS = {
     "writeback": ["writeback", "CACHE", "--to", "BACKING"],
     "repair": ["repair", "CACHE", "--backing", "BACKING"],
     "repair --yes": ["repair", "CACHE", "--yes"],
+    "resize": ["resize", "CACHE"],
     "set": ["set", "CACHE", "gc_percent", "50"],
     "identity show": ["identity", "show", "CACHE"],
     "calibrate": ["calibrate", "CACHE"],
