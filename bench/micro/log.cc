@@ -47,7 +47,7 @@ class ScratchLog {
     KeyLog::Ticket full;
     {
       BiasedLock lock(stripe.mu);
-      stripes_->prepare(stripe);
+      PCACHE_CHECK(stripes_->prepare(stripe));
       full = stripes_->append(stripe, key);
     }
     return full == 0 || (has_room() && log_->commit(full).ok());
