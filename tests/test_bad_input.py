@@ -13,7 +13,7 @@ import pytest
 
 from libpcache import FUA, MIB, PcacheError
 from support import (CACHE_CTRL, CACHE_INFO, PAGE, SECTOR, SEGMENT, SEGMENTS_AT, SUPERBLOCK, Pair,
-                     file_state, make_backing, patch, peek, read_all, sealed, stamp, superblock, system_tool)
+                     file_state, make_backing, patch, peek, read_all, run_by_owner, sealed, stamp, superblock, system_tool)
 
 
 def refused(pair, code, *words, **options):
@@ -123,13 +123,9 @@ except PcacheError as error:
 
 
 def test_read_only_cache_file(pair):
-    """By its owner: who is root does so without what root may besides."""
-    before = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
     os.chmod(pair.cache_path, 0o444)
     try:
-        got = subprocess.run([*before, sys.executable, "-B", "-c", READ_ONLY_CHILD, os.path.dirname(__file__),
-                              str(pair.cache_path), str(pair.backing_path)],
-                             capture_output=True, text=True, check=True).stdout
+        got = run_by_owner(READ_ONLY_CHILD, pair.cache_path, pair.backing_path)
     finally:
         os.chmod(pair.cache_path, 0o600)
     assert got.startswith(f"{errno.EACCES} ") and str(pair.cache_path) in got

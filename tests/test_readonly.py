@@ -8,13 +8,12 @@ import hashlib
 import os
 import shutil
 import subprocess
-import sys
 
 import pytest
 
 from fio import FIO, environment
 from libpcache import FLUSH, MIB, WRITE, PcacheError, Request
-from support import CACHE_BYTES, Pair, golden_images, read_all, stamp
+from support import CACHE_BYTES, Pair, golden_images, read_all, run_by_owner, stamp
 
 ADVICE = "readonly=1"
 
@@ -131,9 +130,8 @@ def test_blank_and_missing(pair, shm):
 # ---- Where nothing may be written ----
 
 CHILD = """
-import os, sys
+import sys
 sys.path.insert(0, sys.argv[1])
-if os.geteuid() == 0: os.setgid(65534), os.setuid(65534)
 from libpcache import Cache, PcacheError
 from support import read_all
 import hashlib
@@ -148,27 +146,20 @@ for readonly in (0, 1):
 
 @pytest.mark.parametrize("which", ["cache_path", "backing_path"])
 def test_files_and_folders_without_write_permission(dirty, shm, disk, which):
-    """As nobody, or whoever runs the tests: nothing is permitted but to read."""
     where = shm if which == "cache_path" else disk
     source = getattr(dirty, which)
     # In the same place when it is the backing file: the cache knows it by its inode.
     path = source if which == "backing_path" else shutil.copyfile(source, where / "ro")
     setattr(dirty, which, path)
-    other = dirty.backing_path if which == "cache_path" else dirty.cache_path
-    for folder in (path.parent, other.parent):
-        folder.chmod(0o755)
-    other.chmod(0o666)
     path.chmod(0o444)
     path.parent.chmod(0o555)
     try:
         with unchanged(dirty):
-            got = subprocess.run([sys.executable, "-B", "-c", CHILD, os.path.dirname(__file__), dirty.cache_path,
-                                  dirty.backing_path], capture_output=True, text=True, check=True, timeout=60)
+            got = run_by_owner(CHILD, dirty.cache_path, dirty.backing_path)
     finally:
         path.parent.chmod(0o755)
-        for one in (path, other):
-            one.chmod(0o600)
-    refusal, content = got.stdout.splitlines()
+        path.chmod(0o600)
+    refusal, content = got.splitlines()
     assert refusal.startswith(f"{errno.EACCES} ") and ADVICE in refusal and str(path) in refusal
     assert content == hashlib.sha256(dirty.content).hexdigest()
 
