@@ -7,14 +7,61 @@
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 
 namespace pcache {
 
 namespace {
 
 thread_local bool t_unflushed = false;
+
+// All that there are. scripts/prove reads the names here.
+constexpr struct {
+  std::string_view name;
+  Hazard hazard;
+} kHazards[] = {
+    {"stale-kset", Hazard::kStaleKset},
+    {"newest-replica-overwritten", Hazard::kNewestReplicaOverwritten},
+    {"replica-index-by-struct-size", Hazard::kReplicaIndexByStructSize},
+    {"dirty-tail-ahead-of-disk", Hazard::kDirtyTailAheadOfDisk},
+    {"batch-not-waited-for", Hazard::kBatchNotWaitedFor},
+    {"crc-before-generation", Hazard::kCrcBeforeGeneration},
+    {"fua-forgotten", Hazard::kFuaForgotten},
+    {"preflush-forgotten", Hazard::kPreflushForgotten},
+    {"preflush-drops-data", Hazard::kPreflushDropsData},
+    {"fill-over-newer", Hazard::kFillOverNewer},
+    {"reuse-before-durable", Hazard::kReuseBeforeDurable},
+    {"no-log-reserve", Hazard::kNoLogReserve},
+    {"nobody-wakes", Hazard::kNobodyWakes},
+    {"freed-space-wakes-nobody", Hazard::kFreedSpaceWakesNobody},
+    {"last-in-first-out", Hazard::kLastInFirstOut},
+    {"retry-without-delay", Hazard::kRetryWithoutDelay},
+    {"media-numbers-trusted", Hazard::kMediaNumbersTrusted},
+    {"log-cycle", Hazard::kLogCycle},
+    {"dead-key-used", Hazard::kDeadKeyUsed},
+    {"read-past-segment", Hazard::kReadPastSegment},
+    {"option-truncated", Hazard::kOptionTruncated},
+    {"media-error-is-clean", Hazard::kMediaErrorIsClean},
+    {"lost-store-ignored", Hazard::kLostStoreIgnored},
+    {"retired-handed-out", Hazard::kRetiredHandedOut},
+    {"reads-not-verified", Hazard::kReadsNotVerified},
+    {"cut-extents-not-verified", Hazard::kCutExtentsNotVerified},
+    {"header-bytes-left", Hazard::kHeaderBytesLeft},
+    {"no-identity", Hazard::kNoIdentity},
+    {"formatted-again", Hazard::kFormattedAgain},
+    {"dead-key-references", Hazard::kDeadKeyReferences},
+    {"trimmed-too-early", Hazard::kTrimmedTooEarly},
+    {"last-flush-ignored", Hazard::kLastFlushIgnored},
+};
+
+std::optional<Hazard> hazard_named(std::string_view name) {
+  for (const auto& known : kHazards)
+    if (known.name == name) return known.hazard;
+  return std::nullopt;
+}
 
 // "keylog/key_log.cc:89"
 std::string name_of(const CodeSite& site) {
@@ -30,16 +77,17 @@ class Registry {
  public:
   Registry() {
     if (const char* wanted = getenv("PCACHE_MUTANT")) wanted_ = wanted;
-    if (wanted_.starts_with("hazard:")) hazard_ = atoi(wanted_.c_str() + strlen("hazard:"));
-    const bool known =
-        hazard_ > 0 || wanted_.starts_with("fence:") || wanted_.starts_with("flush:");
+    if (wanted_.starts_with("hazard:")) hazard_ = hazard_named(&wanted_[strlen("hazard:")]);
+    const bool known = hazard_ || wanted_.starts_with("fence:") || wanted_.starts_with("flush:");
     if (!wanted_.empty() && !known) {
-      fprintf(stderr, "PCACHE_MUTANT=%s: expected hazard:N, fence:SITE or flush:SITE\n",
+      fprintf(stderr,
+              "PCACHE_MUTANT=%s: expected hazard:NAME with a NAME of core/base/MUTANTS.md, "
+              "fence:SITE or flush:SITE\n",
               wanted_.c_str());
       abort();
     }
     if (const char* sites = getenv("PCACHE_MUTANT_SITES")) sites_file_ = sites;
-    looks_at_sites_ = !sites_file_.empty() || (!wanted_.empty() && hazard_ == 0);
+    looks_at_sites_ = !sites_file_.empty() || (!wanted_.empty() && !hazard_);
   }
   ~Registry() {
     if (sites_file_.empty()) return;
@@ -49,7 +97,7 @@ class Registry {
     fclose(file);
   }
 
-  bool is_hazard(Hazard which) const { return hazard_ == static_cast<int>(which); }
+  bool is_hazard(Hazard which) const { return hazard_ == which; }
   bool left_out(const char* what, const CodeSite& site) {
     if (!looks_at_sites_) return false;
     const std::string name = what + name_of(site);
@@ -62,7 +110,7 @@ class Registry {
 
  private:
   std::string wanted_, sites_file_;
-  int hazard_ = 0;
+  std::optional<Hazard> hazard_;
   bool looks_at_sites_ = false;
   std::mutex mu_;
   std::set<std::string> reached_;

@@ -4,7 +4,7 @@
 // scripts/prove (PCACHE_MUTANTS); in every other build all of this is constant and leaves no code.
 //
 // PCACHE_MUTANT in the environment says which:
-//   hazard:N     defect N of docs/hazards.md
+//   hazard:NAME  the defect of that name: MUTANTS.md beside this file says what goes wrong
 //   fence:SITE   the fence at SITE ("keylog/key_log.cc:89") does nothing
 //   flush:SITE   what is stored at SITE is never flushed: it stays in the CPU's cache
 #pragma once
@@ -13,41 +13,40 @@
 
 namespace pcache {
 
-// By its number in docs/hazards.md; those of cost (22 to 25) have none.
+// kStaleKset is hazard:stale-kset. MUTANTS.md describes each, and names the tests that notice it.
 enum class Hazard : uint8_t {
-  kStaleKset = 1,
-  kNewestReplicaOverwritten = 2,
-  kReplicaIndexByStructSize = 3,
-  kDirtyTailAheadOfDisk = 4,
-  kCrcBeforeGeneration = 5,
-  kFuaForgotten = 6,
-  kFillOverNewer = 7,
-  kReuseBeforeDurable = 8,
-  kNoLogReserve = 9,
-  kNobodyWakes = 10,
-  kLastInFirstOut = 11,
-  kRetryWithoutDelay = 12,
-  kMediaNumbersTrusted = 13,
-  kDeadKeyUsed = 14,
-  kReadPastSegment = 15,
-  kOptionTruncated = 16,
-  kMediaErrorIsClean = 17,
-  kReadsNotVerified = 18,
-  kHeaderBytesLeft = 19,
-  kNoIdentity = 20,
-  kFormattedAgain = 21,
-  kDeadKeyReferences = 26,
-  kTrimmedTooEarly = 27,
-  kLastFlushIgnored = 28,
-  // A second and third form: ten times the number, and one, two.
-  kBatchNotWaitedFor = 41,
-  kPreflushForgotten = 61,
-  kPreflushDropsData = 62,
-  kFreedSpaceWakesNobody = 101,
-  kLogCycle = 131,
-  kLostStoreIgnored = 171,
-  kRetiredHandedOut = 172,
-  kCutExtentsNotVerified = 181,
+  kStaleKset,
+  kNewestReplicaOverwritten,
+  kReplicaIndexByStructSize,
+  kDirtyTailAheadOfDisk,
+  kBatchNotWaitedFor,
+  kCrcBeforeGeneration,
+  kFuaForgotten,
+  kPreflushForgotten,
+  kPreflushDropsData,
+  kFillOverNewer,
+  kReuseBeforeDurable,
+  kNoLogReserve,
+  kNobodyWakes,
+  kFreedSpaceWakesNobody,
+  kLastInFirstOut,
+  kRetryWithoutDelay,
+  kMediaNumbersTrusted,
+  kLogCycle,
+  kDeadKeyUsed,
+  kReadPastSegment,
+  kOptionTruncated,
+  kMediaErrorIsClean,
+  kLostStoreIgnored,
+  kRetiredHandedOut,
+  kReadsNotVerified,
+  kCutExtentsNotVerified,
+  kHeaderBytesLeft,
+  kNoIdentity,
+  kFormattedAgain,
+  kDeadKeyReferences,
+  kTrimmedTooEarly,
+  kLastFlushIgnored,
 };
 
 // A place in the code that stores to media or fences; a function that does it for several callers
