@@ -26,7 +26,7 @@ SEGMENT = 16 * MIB
 SEGMENTS_AT = 20 << 10
 CACHE_BYTES = 512 * MIB
 
-# Media offsets and constants, from on-media-format.md.
+# Media offsets and constants, from core/format/FORMAT.md.
 SUPERBLOCK, CACHE_INFO, CACHE_CTRL = 4096, 8192, 16384
 SUPERBLOCK_MAGIC = 0x65B05EFA96C596EF
 KSET_MAGIC = 0x676894A64E164F1A

@@ -221,7 +221,7 @@ def test_zeroed_first_bytes_of_someone_elses_device(pair):
 
 @pytest.mark.parametrize("force", [0, 1])
 def test_no_cache_info_is_not_formatted_again(used, force):
-    """Hazard 21."""
+    """Hazard formatted-again: a valid superblock without a valid cache_info is refused."""
     olds = [patch(used.cache_path, CACHE_INFO + slot * PAGE + 8, b"\xff") for slot in (0, 1)]
     refused(used, errno.EUCLEAN, used.cache_path, "cache_info", force=force)
     for slot, old in enumerate(olds):
@@ -297,7 +297,7 @@ def with_key(used, **fields):
     {"cache_seg_off": 2 ** 32 - 512}, {"cache_seg_off": 7}, {"flags": 1}, {"flags": 0x80}],
     ids=str)
 def test_bad_key_under_a_valid_crc(used, fields):
-    """Hazard 13: numbers from the media are checked, whatever the crc says."""
+    """Hazard media-numbers-trusted: numbers from the media are checked, whatever the crc says."""
     undo = with_key(used, **fields)
     refused(used, errno.EUCLEAN, used.cache_path, "log at segment 0:0", "key 0")
     undo()

@@ -72,7 +72,9 @@ def same_as(content, path):
 
 @pytest.mark.parametrize("data_crc,gc_percent", ALL_KINDS)
 def test_verified_under_overload(big, data_crc, gc_percent):
-    """Hazards 4, 9, 10: each of four passes writes the whole device and verifies all of it."""
+    """Each of four passes writes the whole device and verifies all of it.
+
+    Hazards dirty-tail-ahead-of-disk, no-log-reserve, nobody-wakes."""
     loops = 16 if LONG else 4
     jobs = run(big, **OVERLOAD, loops=loops, verify="crc32c", verify_fatal=1,
                data_crc=data_crc, gc_percent=gc_percent)

@@ -77,7 +77,7 @@ def check_all(pair, cache, shadow):
 
 @pytest.mark.parametrize("data_crc,gc_percent", ALL_KINDS)
 def test_overload_with_1_mib_writes(pair, data_crc, gc_percent):
-    """Hazards 9, 10: eight writers of 1 MiB, four times the cache."""
+    """Hazards no-log-reserve, nobody-wakes: eight writers of 1 MiB, four times the cache."""
     cache = pair.open(data_crc=data_crc, gc_percent=gc_percent, writeback_interval_ms=NEVER)
     load = Overload()
     load.run(cache, 4 * CACHE_BYTES, [MIB])
@@ -107,7 +107,7 @@ def test_overload_with_mixed_sizes(pair, data_crc, gc_percent):
 
 @pytest.mark.parametrize("data_crc,gc_percent", ALL_KINDS)
 def test_overload_with_tiny_fua_writes(pair, data_crc, gc_percent):
-    """Hazard 9: data of 512 bytes, each with a kset of its own, must not eat the log's reserve."""
+    """Hazard no-log-reserve: data of 512 bytes, each with a kset of its own, must not eat the log's reserve."""
     cache = pair.open(data_crc=data_crc, gc_percent=gc_percent, writeback_interval_ms=NEVER)
     load = Overload(size=12 * MIB)
     load.run(cache, CACHE_BYTES, [MIB])
@@ -138,7 +138,7 @@ def test_overload_with_tiny_fua_writes(pair, data_crc, gc_percent):
 
 @pytest.mark.parametrize("length", [MIB, 65536, SECTOR * 3])
 def test_full_of_open_ksets(pair, length):
-    """Hazard 9: the data that fills the cache is named by ksets that are still open: they get closed."""
+    """Hazard no-log-reserve: what fills the cache is named by ksets that are still open: they get closed."""
     cache = pair.open(flush_delay_ms=60000, writeback_interval_ms=NEVER)
     load = Overload()
     load.run(cache, (CACHE_BYTES if length > PAGE else 16 * MIB) * 3 // 2, [length])
@@ -189,7 +189,7 @@ def test_reads_while_writes_wait(pair, data_crc):
 
 
 def test_no_writer_starves(pair):
-    """Hazard 11: writers of 1 MiB and writers of 4 KiB share a full cache; all get on in order of arrival."""
+    """Hazard last-in-first-out: writers of 1 MiB and of 4 KiB share a full cache; all get on in order of arrival."""
     cache = pair.open(gc_percent=90, writeback_interval_ms=NEVER)
     load = Overload()
     load.run(cache, CACHE_BYTES, [MIB])

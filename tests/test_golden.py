@@ -94,7 +94,7 @@ def test_written_on_after_the_kernel(golden, ctl, shm, disk, name):
 
 @pytest.mark.parametrize("name", ["e_gc_crcoff", "x_gcwindow_crafted_crcoff"])
 def test_kernel_image_under_pressure(golden, shm, disk, name):
-    """Hazard 26: a log of the kernel's is written back and reclaimed while 1 GiB is written; all stays right."""
+    """Hazard dead-key-references: a log of the kernel's is written back and reclaimed while 1 GiB is written."""
     pair = golden.copy(name, shm, disk)
     with pair.open(gc_percent=0, writeback_interval_ms=3_600_000) as cache:
         want = bytearray(read_all(cache))

@@ -14,7 +14,9 @@ SECTORS = MIB // 512
 @pytest.mark.parametrize("gc_percent", [0, 70])
 @pytest.mark.parametrize("data_crc", [0, 1])
 def test_killed_under_overload(cache_file, shm, disk, data_crc, gc_percent):
-    """Hazards 4, 6, 8, 26 as far as SIGKILL shows them: nothing durable is lost, no sector is torn."""
+    """Nothing durable is lost and no sector is torn, as far as SIGKILL shows it.
+
+    Hazards dirty-tail-ahead-of-disk, fua-forgotten, reuse-before-durable, dead-key-references."""
     run = Run(shm, disk, seed=f"{data_crc} {gc_percent}", data_crc=data_crc, gc_percent=gc_percent,
               size=640 * MIB, longest=1.6, cache_path=cache_file)
     lines = []

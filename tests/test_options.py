@@ -38,7 +38,7 @@ def test_defaults(pair):
     {"persist": "CLWB"}, {"persist": "clwb "}, {"cache_size": 1}, {"cache_size": 512 * MIB - 1},
     {"prefault": 2}, {"prefault": -1}], ids=str)
 def test_values_out_of_range(pair, shm, options):
-    """Hazard 16. The line names the option and the value; no cache file is made for it."""
+    """Hazard option-truncated. The line names the option and the value; no cache file is made for it."""
     pair.cache_path = shm / "new"
     (name, value), = options.items()
     options = {"cache_size": 512 * MIB, **options}

@@ -305,7 +305,7 @@ class Expected:
                     for sector, tag in before_flush.items():
                         tags = self.tags[sector]
                         self.tags[sector] = tags[tags.index(tag):]
-                if write[3] & FUA:  # and it, and (rule 4) everything before it
+                if write[3] & FUA:  # it, and by rule flush-closes-all everything before it
                     self.settle()
             elif word == "F":
                 self.settle()
@@ -429,7 +429,7 @@ def test_format_that_was_cut_off_is_done_again(pair, lost):
 
 @pytest.mark.kills
 def test_log_goes_on_after_sigkill_without_old_ksets(pair):
-    """Hazard 1: after a kill the log is written on over ksets that never counted; they must not come back."""
+    """Hazard stale-kset: after a kill the log is written on over ksets that never counted; none may come back."""
     cache = pair.open(flush_delay_ms=60000)
     for n in range(40):  # ksets of one key, each 64 bytes
         cache.write(n * PAGE, stamp(n * PAGE, PAGE, 1), flags=FUA)

@@ -312,7 +312,7 @@ def test_destroy_waits_for_what_is_in_flight(cache):
 
 
 def test_write_during_a_fill_wins(cache):
-    """Hazard 7: the fill must not put the older data over the newer."""
+    """Hazard fill-over-newer: the fill must not put the older data over the newer."""
     for round_ in range(200):
         off = round_ * 64 * 1024
         miss = Request(READ, off, length=8 * PAGE)

@@ -222,7 +222,7 @@ def test_owner_is_destroyed_while_others_wait(pair):
 
 @IO_MODES
 def test_writes_race_with_fills(pair, io_mode):
-    """Hazard 7, with threads: a cold read and a write of the same place, many times."""
+    """Hazard fill-over-newer, with threads: a cold read and a write of the same place, many times."""
     cache = pair.open(io_mode=io_mode)
     step, n = 16 * 1024, 16 * MIB // (16 * 1024)
     reader_queue, writer_queue = cache.new_queue(), cache.new_queue()

@@ -117,7 +117,7 @@ def test_close(pair, drain):
 
 
 def test_each_sector_of_the_newest_is_written_once(pair):
-    """Hazard 23: superseded data is not written, neighbours go in one write, one flush covers a batch."""
+    """Hazard flush-for-each-kset: superseded data is not written, neighbours go in one write, one flush a batch."""
     cache = pair.open(writeback_interval_ms=NEVER)
     for tag in range(1, 9):
         places = [n * PAGE for n in random.Random(tag).sample(range(1024), 1024)]
@@ -185,7 +185,7 @@ def test_gc_percent_at_run_time(pair):
 
 @pytest.mark.parametrize("percent", [-1, 91, 100, 256, 256 + 70, -256, 2**31 - 1])
 def test_gc_percent_out_of_range(pair, percent):
-    """Hazard 16: refused with a line, and nothing is changed."""
+    """Hazard option-truncated: refused with a line, and nothing is changed."""
     cache = pair.open(gc_percent=33)
     with pytest.raises(PcacheError) as refused:
         cache.set_gc_percent(percent)
@@ -257,7 +257,9 @@ def refused_drain(cache):
 
 @pytest.mark.damages_image
 def test_bad_dirty_data(pair):
-    """Hazards 17, 18: an error to read, never written back, and it keeps nothing else from it. Over reopens."""
+    """Damaged dirty data is an error to read, is never written back, and holds nothing else up. Over reopens.
+
+    Hazards media-error-is-clean, reads-not-verified."""
     want = with_bad_dirty_data(pair)
     cache = pair.open(writeback_interval_ms=NEVER)
     assert cache.status["replay"]["bad_dirty_extents"] == 1
@@ -315,7 +317,7 @@ def test_bad_dirty_data_overwritten_in_part(pair, length):
 
 @pytest.mark.damages_image
 def test_bad_dirty_data_does_not_stop_writeback(pair):
-    """Hazard 17: by time, too; and the cache goes on under pressure."""
+    """Hazard media-error-is-clean: written back by time, too; and the cache goes on under pressure."""
     want = bytearray(with_bad_dirty_data(pair))
     cache = pair.open(writeback_interval_ms=20)
     wait_until(lambda: cache.status["writeback"]["bad_extents"] == 1)
@@ -332,7 +334,7 @@ def test_bad_dirty_data_does_not_stop_writeback(pair):
 
 @pytest.mark.damages_image
 def test_close_with_drain_reports_bad_dirty_data(pair):
-    """Hazard 28: the last writeback of a stop is not ignored when it fails."""
+    """Hazard last-flush-ignored: the last writeback of a stop is not ignored when it fails."""
     want = with_bad_dirty_data(pair)
     cache = pair.open(drain=1, writeback_interval_ms=NEVER)
     with pytest.raises(PcacheError) as failed:
@@ -343,7 +345,7 @@ def test_close_with_drain_reports_bad_dirty_data(pair):
 
 
 def test_bad_clean_data_is_read_again(pair):
-    """Hazard 18: dropped, and fetched from the backing file; after a reopen and while it is open."""
+    """Hazard reads-not-verified: dropped, and fetched from the backing file; after a reopen and while it is open."""
     blank(pair.cache_path)
     cache = pair.open(data_crc=1, writeback_interval_ms=NEVER)
     for off in range(0, MIB, PAGE):

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The published comparison of dm-pcache's persist methods: MiB/s by request size, one job.
 
-Source: the seed discussion of dm-pcache's flush path; the figures are in the project's performance notes.
+Source: the public discussion of dm-pcache's flush path. tests/testdata/published_persist_methods.csv has the same
+figures; a test compares the two.
 """
 SIZES = ["512", "1k", "2k", "4k", "8k", "16k", "32k", "64k", "128k", "1m"]
 # {(memory, rw): {method: MiB/s by size}}

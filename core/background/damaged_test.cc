@@ -207,8 +207,8 @@ TEST_P(DamagedDirtyData, DoesNotKeepCleanDataBehindIt) {
   expect_kept();
 }
 
-// A read error, or damage, is not the end of the log, and nothing behind it may pass for clean
-// (hazard 17).
+// A read error, or damage, is not the end of the log, and nothing behind it may pass for clean:
+// hazard media-error-is-clean.
 class DamagedLog : public WritebackTest {
  protected:
   void start() {

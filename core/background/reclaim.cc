@@ -76,7 +76,8 @@ Result<CachePos> Reclaim::collect() {
   return cursor.pos();
 }
 
-// The keys of a kset have the same stripe, but for those of other writers' logs.
+// Takes a stripe's lock once for all keys in a row that are in it. A kset of ours has keys of one
+// stripe; one of another writer, as the kernel target, may have keys of several.
 void Reclaim::forget_keys() {
   const std::span<const Key> all(keys_);
   const auto off = [](const Key& key) { return key.off; };

@@ -12,8 +12,9 @@
 // - It passes only what writeback has passed, so what it forgets is on the backing device. Dirty
 //   data that was damaged has a later key (see Writeback), and stays in the index.
 // - A reference is dropped for exactly those keys for which one was taken: those of their segment's
-//   current generation (hazard 26).
-// - A key's own range leads to its place in the index: nothing is scanned (hazard 24).
+//   current generation (hazard dead-key-references).
+// - A key's own range leads to its place in the index: nothing is searched for dead keys (hazard
+//   scan-for-dead-keys).
 // One thread at a time.
 #pragma once
 

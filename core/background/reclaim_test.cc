@@ -176,8 +176,8 @@ TEST_F(ReclaimTest, StopsAtALastKset) {
   EXPECT_EQ(rig_->device_value(4096), 2);
 }
 
-// Rule 6, hazard 8: a log segment that is free may be written to at once. A crash before key_tail
-// is durable would find something else where the log began.
+// Hazard reuse-before-durable: a log segment that is free may be written to at once. A crash before
+// key_tail is durable would find something else where the log began.
 TEST_F(ReclaimTest, KeyTailIsDurableBeforeALogSegmentIsFree) {
   start({.log_head = media::kSegDataBytes - 1024});
   for (uint32_t i = 0; i < 100; i++) {
@@ -214,7 +214,7 @@ TEST_F(ReclaimTest, KeyTailIsDurableBeforeADataSegmentIsFree) {
   }
 }
 
-// Hazard 26: they hold no reference.
+// Hazard dead-key-references: replay has taken no reference for a dead key, so reclaim drops none.
 TEST_F(ReclaimTest, DeadKeysDropNoReference) {
   start();
   rig_.reset();
@@ -332,7 +332,8 @@ TEST_F(ReclaimTest, ALogThatEndsBeforeDirtyTailStopsIt) {
 class ReclaimCrash : public ReclaimTest, public ::testing::WithParamInterface<bool> {};
 INSTANTIATE_TEST_SUITE_P(DataCrc, ReclaimCrash, ::testing::Bool());
 
-// A PCACHE_CHECK in the table watches over references; see hazard 26.
+// Hazard dead-key-references: a PCACHE_CHECK in the segment table ends the process when a reference
+// is dropped that nobody has taken.
 TEST_P(ReclaimCrash, ReplayAndReclaimAgain) {
   start({.data_crc = GetParam(), .log_head = media::kSegDataBytes - 4096});
   std::map<uint64_t, int> expected;

@@ -5,8 +5,8 @@
 //
 // Who wakes whom: a segment taken, or a request that waits -> reclaim; reclaim that has come to
 // dirty_tail -> writeback; writeback that has moved dirty_tail -> reclaim; a segment freed, while
-// requests wait -> reclaim, which lets them go on. Nobody polls, and nobody waits for a tick
-// (hazard 10).
+// requests wait -> reclaim, which lets them go on. Nobody polls, and nobody waits for a tick:
+// hazards nobody-wakes, freed-space-wakes-nobody.
 //
 // Before the cache is full, while only `low_segments` are left for data, writes are paced (see
 // Pace): writeback grants them credit as it goes along. Pace is on only while writeback has
@@ -17,10 +17,11 @@
 // while space is low, and while requests wait; otherwise it works in its interval.
 //
 // A failing backing device: what could not be written stays dirty and is tried again after 100 ms,
-// twice as long each time that nothing could, 10 s at most; no wake shortens that (hazard 12). So
-// it is with writeback that finds no memory; reclaim that finds none is tried again every 100 ms.
-// Threads: as said at each function;
-// after stop() nothing runs.
+// twice as long each time that nothing could, 10 s at most; no wake shortens that (hazard
+// retry-without-delay). Writeback that finds no memory waits in the same way; reclaim that finds
+// none is tried again every 100 ms.
+//
+// Threads: as said at each function. After stop() nothing runs.
 #pragma once
 
 #include "background/reclaim.h"

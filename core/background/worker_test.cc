@@ -120,7 +120,7 @@ TEST_F(WorkerTest, WithoutPressureWritebackWorksInItsInterval) {
   EXPECT_EQ(rig_->mapped(0, 512), "C");
 }
 
-// Hazard 10: no request has to wait for a tick.
+// Hazard nobody-wakes: no request has to wait for a tick.
 TEST_F(WorkerTest, PressureWakesBothAtOnce) {
   start();
   use(6);  // of 8: 75 %
@@ -280,7 +280,8 @@ TEST_F(WorkerTest, OneExecutorForBothWillDo) {
   rig_->table->set_events({});
 }
 
-// Hazard 12.
+// Hazard retry-without-delay: a device that fails is tried again after a growing delay, nothing
+// dirty is given up, and writeback goes on once the device heals.
 class FailingDevice : public WorkerTest {
  protected:
   void start() {

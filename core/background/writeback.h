@@ -10,9 +10,10 @@
 // Invariants
 // - A batch never reaches past the end of an epoch (see KeyLog): at any moment the device alone is
 //   a state that the user's barriers allow. Within a batch the newest data of a sector is written.
-// - dirty_tail moves only when everything before it is on the device and flushed (hazard 4), or has
-//   been appended again: data that is damaged stays dirty, and so an error to read, but does not
-//   keep what is behind it from being written (hazard 17).
+// - dirty_tail moves only when everything before it is on the device and flushed (hazard
+//   dirty-tail-ahead-of-disk), or has been appended again: data that is damaged stays dirty, and so
+//   an error to read, but does not keep what is behind it from being written (hazard
+//   media-error-is-clean).
 // - A step that fails changes nothing but the device, and the next one goes on with its batch: only
 //   what is not on the device yet is written. But when the device's flush fails, all of the batch
 //   is written again: what a flush that failed had to cover may be lost, whatever the next says.

@@ -70,7 +70,7 @@ TEST_F(WritebackTest, GoesNoFurtherThanItWasAsked) {
   EXPECT_TRUE(rig_->dirty(4096));
 }
 
-// Hazard 23: a flush of the device for each kset is what makes a disk slow.
+// Hazard flush-for-each-kset: one flush of the device covers a batch of many ksets.
 TEST_F(WritebackTest, OneFlushForManyKsets) {
   start();
   for (uint64_t i = 0; i < 4096; i++) rig_->write(i * 1024, 512, 1);
@@ -294,7 +294,7 @@ TEST_F(WritebackTest, TheDeviceAloneIsAlwaysLegal) {
   }
 }
 
-// Hazard 4.
+// Hazard dirty-tail-ahead-of-disk: a device write that fails leaves dirty_tail, and the keys dirty.
 TEST_F(WritebackTest, AFailedWriteMovesNothing) {
   start();
   rig_->write(0, 4096, 1);

@@ -69,7 +69,8 @@ class BlockQueue {
 
 enum class IoMode { kAuto, kUring, kThreads };
 
-// What the device is, to recognise it again: see the identity block in on-media-format.md.
+// What the device is, to recognise it again: core/format/FORMAT.md, "Identity block
+// and persist record", says where it is kept.
 struct DeviceIdentity {
   std::string text;    // e.g. "file fsid=... ino=..." or "disk serial=..."; never empty
   bool stable = true;  // false: it may differ after a reboot, or belong to another device then

@@ -29,7 +29,8 @@ class CacheBackground : public CacheTest {
   int waited_ = 0;
 };
 
-// 512 MiB, 1 MiB writes, over and over; hazards 9 and 10.
+// The smallest cache, written over and over in writes of 1 MiB; hazards no-log-reserve,
+// nobody-wakes.
 TEST_F(CacheBackground, AFullCacheGoesOnWithoutTheClock) {
   for (const bool crc : {false, true}) {
     memory_.poke(MediaOff{0}, Bytes(media::kSegmentsOff).data(), media::kSegmentsOff);
@@ -93,7 +94,7 @@ TEST_F(CacheBackground, CloseLeavesDirtyDataOrDrainsIt) {
   detach();
 }
 
-// Hazard 28.
+// Hazard last-flush-ignored: a drain that fails at close is an error of close.
 TEST_F(CacheBackground, ADrainThatFailsAtCloseIsReportedAndNothingIsLost) {
   options_.drain = true;
   attach();
@@ -115,7 +116,7 @@ TEST_F(CacheBackground, GcPercentChangesWhileRunningAndStays) {
   attach();
   EXPECT_FALSE(cache_->set_gc_percent(91).ok());
   EXPECT_FALSE(cache_->set_gc_percent(-1).ok());
-  EXPECT_FALSE(cache_->set_gc_percent(256).ok()) << "hazard 16";
+  EXPECT_FALSE(cache_->set_gc_percent(256).ok()) << "hazard option-truncated";
   ASSERT_EQ(write(0, 4096, 7), 0);
   executor_->advance(milliseconds(5000));
   EXPECT_EQ(cache_->index().mapped_bytes(), 4096u) << "clean, and kept";

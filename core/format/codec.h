@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Checksums and bounds of media records. Every number from media passes here before it is used,
-// whatever its crc says (hazard 13).
+// whatever its crc says (hazard media-numbers-trusted).
 #pragma once
 
 #include <cstdint>

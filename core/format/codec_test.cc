@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Records: what is accepted and what is not, whatever the crc says (hazard 13).
+// Records: what is accepted and what is not, whatever the crc says (hazard media-numbers-trusted).
 #include "format/codec.h"
 
 #include <gmock/gmock.h>

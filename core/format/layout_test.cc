@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Against the tables of on-media-format.md, in bytes.
+// Against FORMAT.md, "Where things are", in bytes.
 #include "format/layout.h"
 
 #include <gtest/gtest.h>
@@ -42,7 +42,8 @@ TEST(Layout, ReplicasOfEveryRecord) {
       {"generation 2", segment_gen_place(2), 28 * kKiB + 32 * kMiB, 28 * kKiB + 32 * kMiB + 16, 1},
   };
   for (const auto& row : rows) {
-    // Whatever the record's size: the slot's place follows from the stride alone (hazard 3).
+    // Whatever the record's size: the slot's place follows from the stride alone (hazard
+    // replica-index-by-struct-size).
     const Replicated<media::TailPos> record(row.place);
     EXPECT_EQ(record.slot(0).v, row.slot_0) << row.name;
     EXPECT_EQ(record.slot(1).v, row.slot_1) << row.name;

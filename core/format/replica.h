@@ -4,9 +4,9 @@
 // Invariants
 // - The newest valid replica wins, newest by signed 8-bit difference of `seq`.
 // - write() always goes to the replica that is NOT the newest valid one, also the first write after
-//   a load (hazard 2), so that a torn write leaves the newest in place.
+//   a load, so that a torn write leaves the newest in place (hazard newest-replica-overwritten).
 // - The place of a replica is base + index * stride; the index is remembered, never computed from
-//   addresses (hazard 3).
+//   addresses (hazard replica-index-by-struct-size).
 // - version and res are written as zero and not required to be.
 // One thread at a time; owners bring their own lock.
 #pragma once

@@ -87,7 +87,8 @@ TEST_F(Replica, EveryPairOfStates) {
       EXPECT_EQ(loaded->seg_off, states[row.newest] == kNew ? kNewest : kStale);
     }
 
-    // The first write after a load leaves the newest valid replica alone (hazard 2).
+    // The first write after a load leaves the newest valid replica alone (hazard
+    // newest-replica-overwritten).
     const TailPos before = row.newest == kNone ? TailPos{} : memory.peek<TailPos>(at(row.newest));
     EXPECT_TRUE(replicated.write(memory.pmem(), value(88)));
     if (row.newest != kNone) {

@@ -18,7 +18,8 @@
 //   reader that lost the race reads garbage at worst, never unmapped memory.
 // - Slots hold sector-granular positions: offsets, lengths and positions are multiples of 512.
 // - "Fill" marks are the placeholders of read misses: a fill installs its data only in sectors that
-//   still carry its token, so it can never put older data over newer (hazard 7).
+//   still carry its token, so it can never put older data over newer (hazard
+//   fill-over-newer).
 // - What a change needs is allocated before anything is changed. A change that has no way to fail
 //   and must split a page draws on a reserve; index.cc says what it does when even that is gone.
 #pragma once

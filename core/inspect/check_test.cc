@@ -271,7 +271,8 @@ TEST_F(CheckTest, ATornLinkIsAFinding) {
   EXPECT_TRUE(report.attaches);
 }
 
-// Hazard 26: before dirty_tail a crash of the kernel target's reclaim leaves them.
+// A crash of the kernel target's reclaim leaves dead keys before dirty_tail; hazard
+// dead-key-references is what may not become of them.
 TEST_F(CheckTest, DeadKeysBeforeDirtyTailAreANote) {
   image_.generation(kA, 2);
   image_.dirty_tail(image_.kset({}, {page(0, {kA, 0}, 0, 1)}));

@@ -7,7 +7,8 @@
 //      ksets, and zeros over the header behind the last one              - fence -
 //   2. those two words, which stood cleared until now and so ended the log  - fence -
 // Until (2) replay stops at the cleared header; from (2) on it finds the whole group and then the
-// cleared header behind it. A stale kset from a segment's earlier life is never reached (hazard 1).
+// cleared header behind it. A kset from a segment's earlier life is never reached: hazard
+// stale-kset.
 //
 // Invariants
 // - From clear_head() on the header at head() is cleared and durable whenever no append is under

@@ -90,7 +90,8 @@ TEST_F(KeyLogAppend, ACommitOfWhatIsDurableDoesNothing) {
   EXPECT_EQ(journal().size(), events);
 }
 
-// Hazard 1: first the header behind the group is cleared, then the fence, then the first header.
+// Hazard stale-kset: the header behind the group is cleared, a fence follows, and then the group's
+// first header is stored.
 TEST_F(KeyLogAppend, TheNextHeaderIsClearedAndFencedBeforeTheFirstIsStored) {
   for (const uint32_t ksets : {1u, 3u}) {
     start({});

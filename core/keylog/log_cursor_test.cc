@@ -191,7 +191,8 @@ TEST_F(Cursor, AtTheSegmentsEnd) {
 }
 
 // Behind every kset there is room for one header. Where a crafted kset leaves none, the log could
-// not go on: a head there would be outside the segment (hazards 13, 15).
+// not go on: a head there would be outside the segment (hazards media-numbers-trusted,
+// read-past-segment).
 TEST_F(Cursor, AKsetThatLeavesNoRoomForAHeaderIsDamage) {
   for (const uint32_t room : {0u, 8u, 16u}) {
     Image image(5);

@@ -28,13 +28,14 @@ class Tails {
   bool dirty_tail_is_old() const {
     return dirty_torn_ && dirty_tail().seg == key_tail().seg && dirty_tail() < key_tail();
   }
-  // In DRAM: nothing behind key_tail counts as written back. While one thread has it.
+  // Sets dirty_tail to key_tail, in DRAM alone: all that the log holds then counts as dirty. Only
+  // while one thread uses the tails.
   void take_all_as_dirty() { dirty_pos_.store(key_pos_.load()); }
 
-  // Durable on return. Rule 5: the backing device has been flushed before, and key_tail goes no
-  // further than dirty_tail; the caller sees to both. EIO: their page is bad. Then key_tail stays
-  // where it is; dirty_tail moves in DRAM alone: what is behind it is on the backing device, and
-  // the next attach, which does not know, writes it there again.
+  // Durable on return. The caller sees to the rule disk-before-tail of FORMAT.md: the backing
+  // device has been flushed before, and key_tail goes no further than dirty_tail. EIO: their page
+  // is bad. Then key_tail stays where it is; dirty_tail moves in DRAM alone: what is behind it is
+  // on the backing device, and the next attach, which does not know, writes it there again.
   Status set_key_tail(Pmem& pmem, CachePos pos);
   Status set_dirty_tail(Pmem& pmem, CachePos pos);
   bool failed() const { return failed_.load(std::memory_order_relaxed); }

@@ -78,7 +78,8 @@ TEST_F(TailsTest, NeitherReplicaValidIsRefused) {
   EXPECT_THAT(error(), HasSubstr("key_tail at 16384"));
 }
 
-// Hazard 2: the first move after a load, torn, leaves the position that was loaded.
+// Hazard newest-replica-overwritten: the first move after a load, torn, leaves the position that
+// was loaded.
 TEST_F(TailsTest, ACrashLeavesTheOldPositionOrTheNew) {
   const CachePos before{SegId{1}, 64}, after{SegId{2}, 1 << 20};
   for (const int moves : {1, 2}) {  // the newest in slot 1, in slot 0

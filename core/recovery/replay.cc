@@ -65,14 +65,14 @@ class Replay {
   }
 
  private:
-  // Of keys that are valid. One by one each would wait for the index's memory, level by level; so
-  // all are asked for, a level at a time.
+  // Asks for the index's memory of all these valid keys, a level at a time. Without it each key
+  // would wait for each level.
   void prefetch(std::span<const Key> keys) const {
     index_.prefetch_each(keys, [](const Key& key) { return key.off; });
     for (const Key& key : keys)
       if (key.len % kPageBytes != 0) index_.prefetch_sectors(key.off);
   }
-  // A key that is valid.
+  // Puts a valid key into the index and counts its reference, or forgets its range if it is dead.
   Status apply(const Key& key) {
     const SegId seg{key.cache_seg_id};
     const uint64_t gen = segments_.generation(seg);
@@ -82,9 +82,10 @@ class Replay {
     }
     if (key.seg_gen < gen) {
       // Reclaim has freed its segment, but key_tail had not moved past it when the power went. It
-      // holds no reference, so reclaim must not drop one for it (hazard 26). What stands before it
-      // in the log for the same range is older than what it was: that is on the backing device -
-      // but behind dirty_tail, where it is not.
+      // holds no reference, so reclaim must not drop one for it (hazard dead-key-references). An
+      // earlier key of the same range names older data, so it must not count: the range leaves the
+      // index. Before dirty_tail the backing device has what this key named; behind it nobody has,
+      // and the range is lost.
       result_.dead_keys++;
       if (dirty_ && !(key.flags & media::kKeyClean)) {
         result_.dead_dirty_keys++;

@@ -83,7 +83,8 @@ TEST_F(ReplayTest, LaterKeysWin) {
   EXPECT_EQ(table_->counts().data, 2u);
 }
 
-// Hazard 26: replay counts the keys that reclaim will drop a reference for, no more and no fewer.
+// Hazard dead-key-references: replay counts the keys that reclaim will drop a reference for, no
+// more and no fewer.
 TEST_F(ReplayTest, DeadKeysAreNotCountedAndNotEntered) {
   image_.generation(kA, 5);
   image_.kset({},

@@ -27,9 +27,10 @@ struct VerifyResult {
 };
 
 // With data_crc, after replay: checks the data of every key of which something is still in the
-// index against its crc (generation before crc, hazard 5: keys that are dead, or wholly
-// overwritten, are not looked at). Clean ones leave the index; dirty ones stay, and are named in
-// the log lines. `progress` is called now and then with the bytes of the keys passed.
+// index against its crc. Keys that are dead, or wholly overwritten, are not looked at: the
+// generation is compared first (hazard crc-before-generation). Clean ones leave the index; dirty
+// ones stay, and are named in the log lines. `progress` is called now and then with the bytes of
+// the keys passed.
 Result<VerifyResult> verify_replayed(const Pmem& pmem, const SegmentTable& segments, Index& index,
                                      const Tails& tails, const Log& messages,
                                      const std::function<void(uint64_t)>& progress = nullptr);

@@ -112,7 +112,8 @@ TEST_F(VerifyTest, UnreadableMediaIsDamage) {
   EXPECT_EQ(result.value().dirty_bad, 1u);
 }
 
-// Hazard 5: its segment has had another life since, and what is there now is no damage.
+// Hazard crc-before-generation: the key's segment has had another life since, and what is there now
+// is no damage.
 TEST_F(VerifyTest, ADeadGenerationIsNotLookedAt) {
   image_.generation(kA, 2);
   image_.kset({}, {page(0, {kA, 0}, 1), page(1, {kA, 4096}, 1, kKeyClean), page(2, {kB, 0})});

@@ -100,7 +100,7 @@ TEST_F(DeferredTest, WaitingWritesKeepTheirOrderAndNobodyOvertakes) {
   EXPECT_EQ(read_sectors(0, 512), "4");
 }
 
-// Hazard 27: what it will overwrite stays readable until it is in.
+// Hazard trimmed-too-early: what a waiting write will overwrite stays readable until it is in.
 TEST_F(DeferredTest, AWaitingWriteIsNotSeenAndTakesNothingAway) {
   start_full();
   auto second = submit(PCACHE_OP_WRITE, 0, 512, 2);
@@ -109,7 +109,7 @@ TEST_F(DeferredTest, AWaitingWriteIsNotSeenAndTakesNothingAway) {
   EXPECT_EQ(flush(), 0) << "a flush covers what is complete, and waits for nobody";
 }
 
-// Hazard 27, of the write itself that finds no space.
+// Hazard trimmed-too-early, of a write that has found space for all but its last 12 KiB.
 TEST_F(DeferredTest, WhatAWaitingWriteWillOverwriteIsReadable) {
   constexpr uint64_t kOld = 12 << 10;
   const uint64_t off = (16 << 20) - kOld;

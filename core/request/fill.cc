@@ -62,7 +62,8 @@ void enter_run(RequestContext& ctx, Stripe& stripe, const CachedPart& part, cons
   if (const auto full = ctx.stripes.append(stripe, key)) *ticket = full;
 }
 
-// Enters what of the part nobody has written meanwhile. What finds no memory is not cached.
+// Enters those sectors of the part that no write has changed since the fill began. Where there is
+// no memory for an entry, its sectors are not cached.
 void enter_filled(RequestContext& ctx, Stripe& stripe, FillToken token, const CachedPart& part,
                   KeyLog::Ticket* ticket) REQUIRES(stripe.mu) {
   std::array<Extent, kRuns> runs;
@@ -82,8 +83,8 @@ void enter_filled(RequestContext& ctx, Stripe& stripe, FillToken token, const Ca
   ctx.segments.drop_refs(part.pos.seg);  // the one that the place came with
 }
 
-// Caches what the device has read, if it has, and takes the fill's tokens off. Returns who has
-// joined it.
+// Ends a fill: caches what the device has read (if `good`, and if no write waits for space), takes
+// the fill's tokens out of the index, and returns the fills that have joined this one.
 Fill* end_fill(RequestContext& ctx, DataHead& head, Fill* fill, bool good) {
   Stripe& stripe = ctx.stripes.of(fill->extent.off);
   Extent todo = fill->extent;

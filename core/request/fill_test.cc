@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Hazard 7: a fill never puts older data over newer, and a gap is fetched once. The device
-// completes when the test says so.
+// Hazard fill-over-newer: a fill never puts older data over newer. And a gap is fetched once. The
+// device completes when the test says so.
 #include "request/fill.h"
 
 #include <gmock/gmock.h>

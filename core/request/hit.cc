@@ -8,12 +8,13 @@ namespace pcache {
 
 namespace {
 
-// `copy`: of the piece at `pos`, `len_bytes` long; it is a cut of `whole` or all of it.
+// An extent as it was stored, with the crc of all of it.
 struct Whole {
   CachePos pos;
   uint32_t len_bytes;
   uint32_t crc;
 };
+// `copy` has `len_bytes` that were read of the extent `whole`: all of it, or a cut.
 bool verified(const RequestContext& ctx, uint64_t len_bytes, const Whole& whole, const void* copy) {
   if (hazard(Hazard::kReadsNotVerified)) return true;
   if (whole.len_bytes == len_bytes) return data_crc32c(copy, len_bytes) == whole.crc;

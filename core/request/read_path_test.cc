@@ -154,7 +154,8 @@ TEST_F(BadMedia, AFlippedBitInDirtyDataIsAnErrorEachTime) {
   EXPECT_EQ(read_sectors(0, 4096), "33333333") << "overwritten it is good again";
 }
 
-// Hazard 18: a cut extent can only be verified as a whole.
+// Hazard cut-extents-not-verified: the crc is that of the whole extent, so a cut of it is verified
+// by reading all of it.
 TEST_F(BadMedia, ACutOfADirtyExtentIsVerifiedAsAWhole) {
   start_with_crc();
   ASSERT_EQ(write(0, filled(4096, 1)), 0);

@@ -67,8 +67,8 @@ struct Part {
   return true;
 }
 
-// Makes durable what has become full. A full log is no error of a plain write: the ksets stay
-// queued, and whoever has to make them durable commits again.
+// Makes the ksets up to `ticket` durable, which became full. A full log is no error of a plain
+// write: the ksets stay queued, and whoever has to make them durable commits again.
 inline void commit_full(RequestContext& ctx, KeyLog::Ticket ticket) {
   if (ticket == 0) [[likely]]
     return;
@@ -76,8 +76,8 @@ inline void commit_full(RequestContext& ctx, KeyLog::Ticket ticket) {
   (void)committed;
 }
 
-// The whole of a write that is one key, in one piece. False: nothing is done, write_data() will see
-// to it.
+// Does a write that needs one key and one place. False: it needs more, or there is no place, and
+// nothing is done; write_data() does it then.
 [[gnu::always_inline]] inline bool write_one(RequestContext& ctx, DataHead& head, uint64_t off,
                                              uint64_t len_bytes, const void* from) {
   if (hazard(Hazard::kTrimmedTooEarly)) {

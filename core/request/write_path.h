@@ -12,12 +12,12 @@
 
 namespace pcache {
 
-// The data of a write: stored and entered; every later read sees it. 0 or a negative errno, with
-// what is done added to `done_bytes` in any case.
+// Stores the data of a write and enters it in the index, so that every later read sees it. Returns
+// 0 or a negative errno; `done_bytes` grows by what was entered, in either case.
 int write_data(RequestContext& ctx, DataHead& head, Extent todo, const std::byte* from,
                uint64_t* done_bytes);
 
-// Runs a WRITE (with its PREFLUSH and FUA, hazard 6) or FLUSH that was checked, from where
+// Runs a WRITE (with its PREFLUSH and FUA) or FLUSH that was checked, from where
 // `progress` says. Returns 0 or a negative errno; then any part of the range may have been written.
 // On return every later read sees what was written. Never blocks on the backing device.
 // -ENOSPC: no segment is free; to be called again when one is, with the same `progress`. -EIO: the

@@ -162,7 +162,7 @@ TEST_F(WritePath, FuaClosesAllItsKsets) {
   EXPECT_THAT(logged(), ElementsAre("0+512@1:0", "4193792+512@1:512", "4194304+512@1:1024"));
 }
 
-// Hazard 22.
+// Hazard lock-held-while-copying.
 TEST_F(WritePath, NoLockIsHeldWhileDataIsStored) {
   start();
   size_t data_bytes = 0;
@@ -182,7 +182,8 @@ TEST_F(WritePath, NoLockIsHeldWhileDataIsStored) {
   image_->memory().set_on_store(nullptr);
 }
 
-// Hazard 6: a write with PREFLUSH does both, the flush first.
+// Hazards preflush-forgotten, preflush-drops-data: a write with PREFLUSH does both, the flush
+// first.
 TEST_F(WritePath, PreflushMakesEarlierWritesDurableAndWrites) {
   start();
   ASSERT_EQ(write(0, filled(512, 1)), 0);

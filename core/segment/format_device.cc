@@ -170,8 +170,8 @@ Status refuse_log_with_data(const Pmem& pmem) {
                     tail->cache_seg_id, tail->seg_off, kGiveUp);
 }
 
-// Why a device without a superblock whose first 20 KiB are not zeros is not formatted: what is lost
-// is lost by that, and not by a lost superblock (hazard 21).
+// The error for a device that has no superblock, but other bytes than zeros in its first 20 KiB.
+// The loss of the superblock alone loses no data. A format would (hazard formatted-again).
 Error not_blank(const Pmem& pmem) {
   if (auto log = refuse_log_with_data(pmem); !log) return log.error();
   struct Part {

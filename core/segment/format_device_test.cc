@@ -275,7 +275,7 @@ TEST_F(Frame, CacheInfoOutOfRangeIsRefused) {
   EXPECT_THAT(error(), HasSubstr("6 segments"));
 }
 
-// Hazard 21.
+// Hazard formatted-again: a valid superblock without a valid cache_info is damage, not a new cache.
 TEST_F(Frame, MissingCacheInfoIsRefusedAndNeverFormattedAgain) {
   image_.memory().flip_bit(MediaOff{kCacheInfoOff + kCacheInfoStride + 8});
   EXPECT_THAT(error(), HasSubstr("cache_info at 8192 and 12288: neither replica is valid"));

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The identity block: which backing device a cache belongs to (hazard 20). Ours, in the first 4
-// KiB, which the kernel target leaves alone; a kernel-made image has none until we attach it, and
-// may have anything else there (a partition table, a file system): that is not ours to overwrite.
+// The identity block: which backing device a cache belongs to (hazard no-identity). It is ours
+// alone, in the first 4 KiB, which the kernel target leaves alone; a kernel-made image has none
+// until we attach it, and may have anything else there (a partition table, a file system): that is
+// not ours to overwrite.
 #pragma once
 
 #include <optional>

@@ -168,7 +168,7 @@ void SegmentTable::add_refs(SegId seg, int64_t n) {
 void SegmentTable::drop_refs(SegId seg, int64_t n) {
   if (n == 0) return;
   const int64_t before = segments_[seg.v].refs.fetch_sub(n, std::memory_order_acq_rel);
-  PCACHE_CHECK(before >= n);  // hazard 26: a reference dropped that was never taken
+  PCACHE_CHECK(before >= n);  // else hazard dead-key-references: nobody had taken it
   if (before == n) release(seg);
 }
 

@@ -15,7 +15,7 @@
 //   latest by the first store to the page: nothing on media says it, so a page that was replaced
 //   serves.
 // - Data may not take the last `log_reserve` free segments: the log can always roll, so what is
-//   acknowledged can always be made durable and, later, reclaimed (hazard 9).
+//   acknowledged can always be made durable and, later, reclaimed (hazard no-log-reserve).
 // Threads: generation() and media() from any thread without lock; the rest is locked inside. Events
 // are raised with no lock of the table held, in the thread that caused them.
 #pragma once
@@ -89,15 +89,17 @@ class SegmentTable {
 
   // All of which can be read: the log cannot go on from a bad page.
   std::optional<SegId> take_for_log() EXCLUDES(mu_);
-  // With the bias of one filling head, see finish_fill().
+  // It comes with references for the head that fills it, so that it cannot become free meanwhile;
+  // finish_filling() takes them back.
   std::optional<SegId> take_for_data();
-  // The head is done with it, having handed out `keys` places (each is one reference).
+  // The head that was filling it puts nothing more there. It has handed out `keys` places, and each
+  // of them holds one reference.
   void finish_filling(SegId seg, int64_t keys);
-  // More, or fewer, keys name it than places were handed out.
+  // `n` more keys name the segment than places in it were handed out; with n < 0, fewer do.
   void add_refs(SegId seg, int64_t n);
-  // One reference less; frees the segment with the last.
+  // Takes `n` references away. The segment becomes free with the last one.
   void drop_refs(SegId seg, int64_t n = 1);
-  // The log has left it: key_tail is durable past it (rule 6).
+  // The log has left it: key_tail is durable past it (rule durable-before-reuse of FORMAT.md).
   void release_log(SegId seg);
 
   // A store to it was lost, or a page of it cannot be read.

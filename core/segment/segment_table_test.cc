@@ -92,8 +92,9 @@ TEST_F(Segments, AGenerationDoesNotWrap) {
   EXPECT_FALSE(table->take_for_data());
 }
 
-// Rule 6, hazard 8: in every crash state a segment was handed out again only if its new generation
-// is durable. take() after the free is marked in the journal by a store of ours into its data area.
+// Hazard reuse-before-durable: in every crash state a segment was handed out again only if its new
+// generation is durable. The test marks in the journal when it was: by a store of its own into the
+// segment's data area.
 TEST_F(Segments, TheGenerationIsDurableBeforeReuse) {
   const auto table = image_.table(0);
   const SegId seg = *table->take_for_data();
