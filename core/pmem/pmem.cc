@@ -441,10 +441,12 @@ std::optional<uint64_t> Pmem::cut_to_bytes() const {
   return bytes < size_ ? std::optional(bytes) : std::nullopt;
 }
 
-void Pmem::prefault_beside() {
+void Pmem::prefault_beside() try {
   if (!mapping_ || !mapping_->wants_pages()) return;
   mapping_->prefaulting = std::make_unique<Prefault>(base_, size_);
   mapping_->prefaulting->start();
+} catch (const std::bad_alloc&) {
+  // Then faults do it.
 }
 
 uint64_t Pmem::next_data(uint64_t from) const {

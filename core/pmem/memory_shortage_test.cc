@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Opening while memory is short: with the N-th allocation failing, and all that follow, for every N
+// there is.
+#include <signal.h>
+
+#include <cstring>
+#include <new>
+
+#include "pmem/pmem_for_test.h"
+#include "testing/shortage/failing_memory.h"
+
+namespace pcache {
+namespace {
+
+template <typename Fixture>
+class WithoutMemory : public Fixture {
+ protected:
+  // `act` is told N; until there is memory enough for it.
+  template <typename Act>
+  void for_every_shortage(Act act) {
+    uint64_t pass = 0;
+    do {
+      SCOPED_TRACE(::testing::Message() << "allocation " << pass);
+      act(pass++);
+    } while (allocations_failed() > 0 && !this->HasFailure());
+    EXPECT_GT(pass, 1u);
+  }
+};
+using PmemInMemoryWithoutMemory = WithoutMemory<PmemInMemory>;
+
+// It is a help: without it the pages are made by faults. The mask that its thread is to have is not
+// left to the caller.
+TEST_F(PmemInMemoryWithoutMemory, PagesAreMadeBesideOrNot) {
+  sigset_t before, after;
+  ASSERT_EQ(pthread_sigmask(SIG_SETMASK, nullptr, &before), 0);
+  for_every_shortage([&](uint64_t pass) {
+    const auto pmem = open(emulated(kMiB)).take();
+    bool thrown = false;
+    try {
+      const FailingMemory failing(pass);
+      pmem->prefault_beside();
+    } catch (const std::bad_alloc&) {
+      thrown = true;
+    }
+    EXPECT_FALSE(thrown);
+    ASSERT_EQ(pthread_sigmask(SIG_SETMASK, nullptr, &after), 0);
+    for (int number = 1; number < NSIG; number++)
+      EXPECT_EQ(sigismember(&after, number), sigismember(&before, number)) << number;
+    ASSERT_EQ(pthread_sigmask(SIG_SETMASK, &before, nullptr), 0);
+    EXPECT_TRUE(pmem->store(MediaOff{0}, "abc", 3));
+  });
+}
+
+}  // namespace
+}  // namespace pcache
