@@ -22,22 +22,22 @@ namespace {
 constexpr unsigned kExtentsAtOnce = 128;
 constexpr uint64_t kBlockBytes = 512;  // of st_blocks
 
-bool on_tmpfs(int fd) {
+bool is_on_tmpfs(int fd) {
   struct statfs fs;
   return fstatfs(fd, &fs) == 0 && fs.f_type == TMPFS_MAGIC;
 }
 
 }  // namespace
 
-FileSpace::FileSpace(int fd, std::string name) : fd_(fd), name_(std::move(name)) {
+FileSpace::FileSpace(int fd, std::string name)
+    : fd_(fd), name_(std::move(name)), on_tmpfs_(is_on_tmpfs(fd)) {
   if (fstat(fd_, &before_) != 0) return;
-  const bool tmpfs = on_tmpfs(fd_);
   const auto size_bytes = static_cast<uint64_t>(before_.st_size);
   // tmpfs has no map of extents. Its count of blocks is exact, and knows of pages that were
   // allocated and not yet written, which it shows as holes.
-  if (tmpfs && static_cast<uint64_t>(before_.st_blocks) * kBlockBytes >= size_bytes)
+  if (on_tmpfs_ && static_cast<uint64_t>(before_.st_blocks) * kBlockBytes >= size_bytes)
     told_ = true;
-  else if (tmpfs)
+  else if (on_tmpfs_)
     told_ = find_gaps_by_seek();
   else
     told_ = find_gaps_by_map();
@@ -98,6 +98,7 @@ bool FileSpace::find_gaps_by_seek() {
 // Allocated and not only sized: on a full file system this is an error here, and not a SIGBUS in
 // the middle of a later store.
 Status FileSpace::allocate(int mode, uint64_t off, uint64_t len_bytes) {
+  changed_ = true;
   int error;
   do {
     error = fallocate(fd_, mode, static_cast<off_t>(off), static_cast<off_t>(len_bytes)) == 0
@@ -142,10 +143,11 @@ Status FileSpace::reserve(uint64_t off, uint64_t len_bytes) {
 void FileSpace::restore() {
   struct stat now;
   if (fstat(fd_, &now) != 0) return;
-  const bool longer = now.st_size > before_.st_size;
+  const bool longer = changed_ && now.st_size > before_.st_size;
   if (longer && ftruncate(fd_, before_.st_size) != 0) return;
-  // On tmpfs a page that was only looked at is allocated, too.
-  if (fstat(fd_, &now) == 0 && now.st_blocks != before_.st_blocks)
+  // What others have written there since is theirs. On tmpfs a page that was only looked at is
+  // allocated, too.
+  if ((changed_ || on_tmpfs_) && fstat(fd_, &now) == 0 && now.st_blocks != before_.st_blocks)
     for (const FileGap& gap : gaps_)
       if (fallocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(gap.off),
                     static_cast<off_t>(gap.len_bytes)) != 0)

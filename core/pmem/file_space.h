@@ -6,7 +6,8 @@
 //   fallocate() could need, also where nothing is missing.
 // - restore() brings back length, blocks and time of change as they were when the object was made,
 //   as far as the file system keeps an account of blocks. Its holes must hold nothing new: that is,
-//   before anything was stored to the file.
+//   before anything but zeros was stored to the file. What the object did not change, others did:
+//   that stays (on tmpfs, where looking takes blocks, but for the blocks).
 // One thread; the file is locked against others.
 #pragma once
 
@@ -48,7 +49,9 @@ class FileSpace {
   const std::string name_;
   struct stat before_ = {};
   std::vector<FileGap> gaps_;
-  bool told_ = false;  // gaps_ are all there are
+  const bool on_tmpfs_;
+  bool told_ = false;     // gaps_ are all there are
+  bool changed_ = false;  // by this object
 };
 
 }  // namespace pcache

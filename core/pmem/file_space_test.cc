@@ -128,6 +128,27 @@ TEST_F(PmemProvisional, StartsWithZeros) {
   EXPECT_FALSE(open(looking(kMiB)).take()->starts_with_zeros(20480).value());
 }
 
+// One who keeps to no lock still copies the file there. (What tmpfs shows as a hole cannot be told
+// from a page that was made by looking.)
+TEST_F(PmemFile, WhatOthersWroteIntoAHoleStaysUnlessTheHoleWasOurs) {
+  struct statfs fs;
+  if (statfs(dir_.c_str(), &fs) == 0 && fs.f_type == TMPFS_MAGIC) GTEST_SKIP() << "on tmpfs";
+  make_file(kMiB);
+  const int fd = ::open(path_.c_str(), O_RDWR);
+  PmemOptions options = emulated();
+  options.provisional = true;
+  {
+    const auto pmem = open(options).take();
+    ASSERT_EQ(pwrite(fd, "theirs", 6, kMiB / 2), 6);
+    ASSERT_EQ(fsync(fd), 0);
+    ASSERT_GT(stat_file().st_blocks, 0);
+  }
+  char read[7] = {};
+  EXPECT_EQ(pread(fd, read, 6, kMiB / 2), 6);
+  EXPECT_STREQ(read, "theirs");
+  ::close(fd);
+}
+
 // The exit status of `body` in a process for which fallocate() has no space left.
 int without_space(const std::function<int()>& body) {
   const pid_t child = fork();
