@@ -25,8 +25,35 @@ class WithoutMemory : public Fixture {
     } while (allocations_failed() > 0 && !this->HasFailure());
     EXPECT_GT(pass, 1u);
   }
+  // Null: there was no memory.
+  std::unique_ptr<Pmem> open_short_of_memory(uint64_t pass, const PmemOptions& options) try {
+    const Log silent;
+    const FailingMemory failing(pass);
+    auto pmem = Pmem::open(options, silent);
+    return pmem.ok() ? pmem.take() : nullptr;
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
 };
+using PmemFileWithoutMemory = WithoutMemory<PmemFile>;
 using PmemInMemoryWithoutMemory = WithoutMemory<PmemInMemory>;
+
+TEST_F(PmemFileWithoutMemory, AFileThatWasMadeIsGone) {
+  const PmemOptions options = emulated(kMiB);
+  for_every_shortage([&](uint64_t pass) {
+    const bool opened = open_short_of_memory(pass, options) != nullptr;
+    EXPECT_EQ(std::filesystem::exists(path_), opened);
+  });
+}
+
+TEST_F(PmemFileWithoutMemory, AFileThatWasExtendedIsAsItWas) {
+  make_file(kMiB);
+  const PmemOptions options = emulated(2 * kMiB);
+  for_every_shortage([&](uint64_t pass) {
+    const bool opened = open_short_of_memory(pass, options) != nullptr;
+    EXPECT_EQ(stat_file().st_size, static_cast<off_t>(opened ? 2 * kMiB : kMiB));
+  });
+}
 
 // It is a help: without it the pages are made by faults. The mask that its thread is to have is not
 // left to the caller.

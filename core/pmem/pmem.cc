@@ -333,17 +333,19 @@ Result<std::unique_ptr<Pmem>> Pmem::open(const PmemOptions& options, const Log& 
   for (const Step step : {&Mapping::check_options, &Mapping::open_file, &Mapping::lock,
                           &Mapping::check_growth, &Mapping::look})
     if (Status status = (mapping.get()->*step)(); !status) return status.error();
-  if (!options.provisional || options.read_only) {
+  const bool is_ready = !options.provisional || options.read_only;
+  if (is_ready) {
     mapping->writable = !options.read_only;
     for (const Step step :
          {&Mapping::extend, &Mapping::map, &Mapping::allocate_holes, &Mapping::make_pages})
       if (Status status = (mapping.get()->*step)(); !status) return status.error();
-    mapping->kept = true;
   } else if (!mapping->grows() || static_cast<uint64_t>(mapping->st.st_size) >= kPageSize) {
     if (Status status = mapping->map(); !status) return status.error();
   }
   if (mapping->pmem_map) mapping->warn_if_emulated();
-  return std::unique_ptr<Pmem>(new Pmem(std::move(mapping)));
+  std::unique_ptr<Pmem> pmem(new Pmem(std::move(mapping)));
+  if (is_ready) pmem->keep();  // last: no memory for it is a failed open, too
+  return pmem;
 }
 
 Status Pmem::make_ready(bool extend) {
