@@ -8,11 +8,12 @@ gone with the mapping, so what a later attach finds of a bad page is tested in C
 import ctypes as c
 import errno
 import os
+import signal
 
 import pytest
 
 from libpcache import ERROR, FUA, MIB, WARNING, PcacheError
-from support import CACHE_CTRL, CACHE_INFO, PAGE, SECTOR, SEGMENT, SEGMENTS_AT, read_all, stamp
+from support import CACHE_CTRL, CACHE_INFO, PAGE, SECTOR, SEGMENT, SEGMENTS_AT, read_all, stamp, wait_until
 
 SIZE = 16 * MIB
 DATA = 12288  # in a segment
@@ -203,6 +204,23 @@ def test_a_cut_file_is_said_once_and_saves_what_it_can(pair):
         cache.close()
     except PcacheError as error:
         assert error.code == errno.EIO
+
+
+@pytest.mark.damages_image
+def test_a_cut_file_kills_no_thread_of_an_opener_that_blocks_signals(pair):
+    """The background's threads inherit its mask, and a fault whose signal is blocked ends the process."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        cache = pair.open(writeback_interval_ms=1000)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    cache.write(0, stamp(0, MIB, 1), flags=FUA)
+    os.truncate(pair.cache_path, data_of(0, PAGE))  # no more than the log is left
+    wait_until(lambda: cache.status["writeback"]["bad_extents"] > 0)
+    assert [line for line in lines(cache) if "was cut to" in line], cache.log
+    with pytest.raises(OSError) as failed:
+        cache.read(0, MIB)
+    assert failed.value.errno == errno.EIO
 
 
 @pytest.mark.damages_image

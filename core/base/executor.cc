@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "base/executor.h"
 
+#include <signal.h>
+
 #include <algorithm>
 #include <new>
 
@@ -12,6 +14,15 @@ namespace {
 
 // A task that found no memory is run again after this.
 constexpr std::chrono::milliseconds kShortOfMemory{100};
+
+// The thread has the mask of who made it. Where SIGBUS is blocked a bad page of pmem is no signal
+// to the handler: the kernel ends the process.
+void unblock_sigbus() {
+  sigset_t sigbus;
+  sigemptyset(&sigbus);
+  sigaddset(&sigbus, SIGBUS);
+  pthread_sigmask(SIG_UNBLOCK, &sigbus, nullptr);
+}
 
 }  // namespace
 
@@ -56,6 +67,7 @@ void ThreadExecutor::stop() {
 }
 
 void ThreadExecutor::run() {
+  unblock_sigbus();
   mu_.lock();
   while (!stopping_) {
     auto next = std::min_element(entries_.begin(), entries_.end(),

@@ -8,6 +8,7 @@
 //   not called from a task.
 // - A wake is never lost: one that comes while its task runs makes it run once more.
 // - A task that ends by std::bad_alloc is run again after 100 ms.
+// - The real one's thread takes SIGBUS, whatever its maker blocks; other signals as its maker does.
 // Locks: the executor's is a leaf; wake() may be called with any other held.
 #pragma once
 

@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 
 #include <atomic>
 #include <future>
@@ -142,6 +143,27 @@ TEST(ThreadExecutor, SaysThatThereIsNoThread) {
     EXPECT_EQ(executor.error().code, EAGAIN);
     EXPECT_THAT(executor.error().text, HasSubstr("no thread for background work can be started"));
   }).join();
+}
+
+// A fault whose signal is blocked ends the process, whatever handler there is.
+TEST(ThreadExecutor, TakesSigbusWhateverItsMakerBlocks) {
+  sigset_t all, before, seen;
+  sigfillset(&all);
+  ASSERT_EQ(pthread_sigmask(SIG_SETMASK, &all, &before), 0);
+  {
+    ThreadExecutor executor;
+    std::promise<void> looked;
+    const auto id = executor.every(hours(1), [&] {
+      pthread_sigmask(SIG_SETMASK, nullptr, &seen);
+      looked.set_value();
+    });
+    executor.wake(id);
+    looked.get_future().wait();
+  }
+  ASSERT_EQ(pthread_sigmask(SIG_SETMASK, &before, nullptr), 0);
+  EXPECT_EQ(sigismember(&seen, SIGBUS), 0);
+  for (const int other : {SIGTERM, SIGINT, SIGSEGV, SIGUSR1})
+    EXPECT_EQ(sigismember(&seen, other), 1) << "not ours to take, " << other;
 }
 
 TEST(ThreadExecutor, RunsATaskAgainAndAgain) {

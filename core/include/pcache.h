@@ -7,6 +7,9 @@
  * a time; different queues of one cache may be used in parallel. A queue may be handed to another
  * thread when the caller orders the two uses.
  *
+ * A thread that calls the library must not block SIGBUS: a bad page of the cache device, or a cache
+ * file that is cut, is told by it, and the kernel ends a process that blocks it then.
+ *
  * Processes: a cache and its queues belong to the process that opened it. In a child that it forks,
  * every call with them fails with -EPERM (pcache_get_status() with NULL; pcache_queue_destroy()
  * does nothing) and touches nothing that is shared. The child's copies of the descriptors keep the
