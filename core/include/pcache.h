@@ -47,7 +47,10 @@ struct pcache_error {
 
 enum pcache_log_level { PCACHE_LOG_ERROR = 0, PCACHE_LOG_WARNING = 1, PCACHE_LOG_NOTICE = 2 };
 
-/* Takes one line without newline. May be called from any thread, also after pcache_open(). */
+/*
+ * Takes one line without newline. May be called from any thread, also after pcache_open(). It must
+ * not call into the library: the caller may hold the cache's locks, and would wait for itself.
+ */
 typedef void (*pcache_log_fn)(void* ctx, enum pcache_log_level level, const char* line);
 
 enum pcache_io_mode {
