@@ -136,7 +136,12 @@ void Worker::ask_for_writeback() {
     options_.retry_requests();
     // Bad media holds what is left: retired segments, and dirty data that cannot be read.
     const bool held = parts_.segments.counts().retired > 0 || writeback_.stuck(parts_.log.mark());
-    if (held && options_.requests_wait()) options_.fail_requests(EIO);
+    if (!held || !options_.requests_wait()) return;
+    // Meanwhile writeback may have moved dirty_tail: what it has passed comes free first.
+    if (parts_.tails.key_tail() != parts_.tails.dirty_tail())
+      wake(main_, room_id_);
+    else
+      options_.fail_requests(EIO);
   }
 }
 

@@ -577,6 +577,27 @@ TEST_F(WorkerTest, ADamagedLogIsToldOnce) {
   EXPECT_EQ(failed_, EIO) << "they would wait for ever";
 }
 
+// As long as retry_requests() takes, the other thread may write back all there is. What it passed
+// comes free although nothing is left to be written.
+TEST_F(WorkerTest, NoRequestFailsForBadMediaWhileSpaceIsToComeFree) {
+  start(90);
+  for (uint32_t i = 0; i < 4; i++) rig_->write(i * 4096, 4096, i + 1);
+  rig_->close();
+  rig_->table->retire(SegId{7});
+  int retries = 0;
+  on_retry_ = [&] {
+    if (++retries == 2) rig_->write_back();  // reclaim has just come to dirty_tail
+    if (reclaimed() > 0) waiting_ = false;   // they find the space
+  };
+  waiting_ = true;
+  worker_->request_waits();
+  run();
+  EXPECT_EQ(failed_, 0);
+  EXPECT_GT(reclaimed(), 0u);
+  EXPECT_FALSE(waiting_);
+  EXPECT_EQ(main_->now(), milliseconds(0));
+}
+
 // Pace: writes are let in as fast as writeback goes along, before the cache is full.
 TEST_F(WorkerTest, PaceIsOnWhileSpaceIsLow) {
   low_segments_ = 2;
