@@ -32,6 +32,8 @@ class DamagedData {
   void keep(const media::Key& key, uint64_t* found);
   // What was appended is in the log, and dirty_tail has moved past what it was appended for.
   void passed() { kept_.clear(); }
+  // Something was appended since.
+  bool keeps() const { return !kept_.empty(); }
   // Known, and not overwritten.
   uint64_t count();
 

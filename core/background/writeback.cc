@@ -56,6 +56,7 @@ Result<bool> Writeback::step_once(const LogMark& until, uint64_t batch_bytes, un
   if (!under_way_)
     if (auto begun = begin_batch(until, batch_bytes); !begun || !begun.value()) return begun;
   if (auto written = write_out(depth); !written) return failed(written.error());
+  kept_for_ = end_.ksets;
   if (auto kept = keep_damaged(bad_); !kept) return failed(kept.error());
   mark_written(bad_);
   const bool had_failed = parts_.tails.failed();
@@ -86,8 +87,8 @@ Result<bool> Writeback::begin_batch(const LogMark& until, uint64_t batch_bytes) 
     if (!log_damaged_.exchange(true) && options_.data_lost) options_.data_lost(EIO);
     return failed(end.error());
   }
-  // Passing nothing but damaged data would only append it again.
-  if (batch_.keys().empty() && others_ == 0 && !damaged_keys_.empty()) {
+  // Passing nothing but damaged data would only append it again, unless it has been.
+  if (batch_.keys().empty() && others_ == 0 && !damaged_keys_.empty() && !damaged_.keeps()) {
     stuck_at_.store(until.ksets, std::memory_order_relaxed);
     return false;
   }
@@ -119,7 +120,9 @@ Result<LogMark> Writeback::collect(const LogMark& until, uint64_t batch_bytes) {
   damaged_keys_.clear();
   others_ = 0;
   LogMark at{parts_.tails.dirty_tail(), passed_ksets(), passed_dirty_bytes()};
-  uint64_t last = until.ksets;
+  // No further than what was appended again was appended for: it is not appended once more, and
+  // dirty_tail must not pass both.
+  uint64_t last = damaged_.keeps() ? std::min(until.ksets, kept_for_) : until.ksets;
   LogCursor cursor(parts_.pmem, parts_.segments, at.pos, {.until = until.pos});
   while (at.ksets < last && batch_.appended_bytes() < batch_bytes &&
          batch_.keys().size() < kMostKeys) {
@@ -206,6 +209,7 @@ WriteOut::Done Writeback::write(const std::vector<DirtyBatch::Piece>& pieces,
   counters_.writes.add(done.ios);
   counters_.failed_writes.add(done.failed_ios);
   unflushed_ |= done.ios > 0;
+  if (done.bad_keys.empty()) return done;
   std::vector<uint32_t> bad;
   std::set_union(bad_.begin(), bad_.end(), done.bad_keys.begin(), done.bad_keys.end(),
                  std::back_inserter(bad));

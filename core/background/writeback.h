@@ -120,6 +120,8 @@ class Writeback {
   // The batch under way; if it is not, the next step begins one, with the same ksets.
   bool under_way_ GUARDED_BY(mu_) = false;
   LogMark end_ GUARDED_BY(mu_);  // behind its ksets
+  // The end of the last batch whose damaged data was appended again, or was to be.
+  uint64_t kept_for_ GUARDED_BY(mu_) = 0;
   std::vector<DirtyBatch::Piece> untried_ GUARDED_BY(mu_), failed_ GUARDED_BY(mu_);
   std::vector<uint32_t> bad_ GUARDED_BY(mu_);  // ascending: keys whose data is damaged
   bool unflushed_ GUARDED_BY(mu_) = false;     // something of it has been written since

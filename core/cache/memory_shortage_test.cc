@@ -61,6 +61,14 @@ class CacheMemoryShortage : public CacheTest {
     for (uint64_t i = 0; i < 20; i++)
       EXPECT_EQ(value_at(i * 3 * kPage + 512, kPage), 1 + static_cast<int>(i)) << i;
   }
+  // Of what the cache has at this offset.
+  void damage(uint64_t off) {
+    Piece piece;
+    Index::Snapshot snapshot;
+    cache_->index().lookup({off, 512}, {&piece, 1}, &snapshot);
+    ASSERT_EQ(piece.kind, Piece::Kind::kHit);
+    memory_.flip_bit(cache_->segments().media(piece.pos));
+  }
   // What is dirty goes to the device and nothing keeps its space.
   void expect_all_comes_back() {
     ASSERT_TRUE(cache_->drain().ok());
@@ -201,13 +209,7 @@ TEST_F(CacheMemoryShortage, WritebackOfDamagedData) {
     attach();
     ASSERT_FALSE(HasFatalFailure());
     write_some();
-    for (const uint64_t page : {0, 9, 30}) {
-      Piece piece;
-      Index::Snapshot snapshot;
-      cache_->index().lookup({page * kPage + kPage / 2, 512}, {&piece, 1}, &snapshot);
-      ASSERT_EQ(piece.kind, Piece::Kind::kHit);
-      memory_.flip_bit(cache_->segments().media(piece.pos));
-    }
+    for (const uint64_t page : {0, 9, 30}) damage(page * kPage + kPage / 2);
     Status drained;
     EXPECT_EQ(without_memory(pass, fail, [&] { drained = cache_->drain(); }), 0u);
     for (int i = 0; i < 3; i++) (void)cache_->drain().ok();
@@ -231,6 +233,37 @@ TEST_F(CacheMemoryShortage, WritebackOfDamagedData) {
     ASSERT_TRUE(drained_all.ok()) << drained_all.error().text;
     detach();
   });
+}
+
+// Short once more when the batch goes on: what has been appended again and what it was appended for
+// are in the log then, and dirty_tail must not pass both.
+TEST_F(CacheMemoryShortage, WritebackOfDamagedDataTwice) {
+  options_.data_crc = true;
+  bool failed = true;
+  for (uint64_t pass = 0; failed && !HasFailure(); pass++) {
+    SCOPED_TRACE(::testing::Message() << "allocation " << pass);
+    make_blank();
+    attach();
+    ASSERT_FALSE(HasFatalFailure());
+    for (const uint64_t page : {0, 9}) ASSERT_EQ(write(page * kPage, kPage, 1), 0);
+    for (const uint64_t page : {0, 9}) damage(page * kPage);
+    (void)without_memory(pass, 1, [&] { (void)cache_->drain().ok(); });
+    failed = allocations_failed() > 0;
+    (void)without_memory(0, 1, [&] { (void)cache_->drain().ok(); });
+    for (int i = 0; i < 4; i++) EXPECT_EQ(cache_->drain().error().code, EIO);
+    ASSERT_EQ(write(20 * kPage, kPage, 5), 0);
+    EXPECT_EQ(cache_->drain().error().code, EIO);
+    EXPECT_EQ(device_->peek(20 * kPage, kPage), Bytes(kPage, std::byte{5})) << "it goes on";
+    queue_.reset();
+    EXPECT_TRUE(cache_->close().ok());
+    cache_.reset();
+    attach();  // the device is a new one: dirty is what the log has
+    for (const uint64_t page : {0, 9}) {
+      Bytes data(kPage);
+      EXPECT_EQ(request(PCACHE_OP_READ, page * kPage, data), -EIO) << page;
+    }
+    detach();
+  }
 }
 
 // A thread that finds no memory at its first lock has none to its name, and works.
