@@ -114,10 +114,11 @@ void WriteOut::prefetch(const DirtyBatch& batch, const DirtyBatch::Piece& piece)
   parts_.pmem.prefetch(parts_.segments.media(batch.place(piece)), piece.extent.len);
 }
 
-// The piece that next_ is in, from there on.
-void WriteOut::add(const DirtyBatch& batch) {
+// The piece that next_ is in, from there on. False: given up before its end.
+bool WriteOut::add(const DirtyBatch& batch) {
   const DirtyBatch::Piece& piece = pieces_[next_.piece];
-  while (next_.at < piece.extent.len && !gives_up()) {
+  while (next_.at < piece.extent.len) {
+    if (gives_up()) return false;
     const uint64_t off = piece.extent.off + next_.at;
     if (current_ &&
         (current_->io.off + current_->io.len != off || current_->io.len == limits_.write_bytes))
@@ -127,24 +128,25 @@ void WriteOut::add(const DirtyBatch& batch) {
       current_->io.off = off;
       current_->io.len = 0;
       current_->begin = next_;
-      if (gives_up()) return;
+      if (gives_up()) return false;
     }
     const auto len = static_cast<uint32_t>(
         std::min<uint64_t>(piece.extent.len - next_.at, limits_.write_bytes - current_->io.len));
     if (!load(batch, piece, next_.at, len, current_->buffer + current_->io.len)) {
       next_.at = piece.extent.len;  // of what is bad nothing is left to be written
-      return;
+      break;
     }
     current_->io.len += len;
     next_.at += len;
   }
+  return true;
 }
 
 void WriteOut::add_all(const DirtyBatch& batch) {
   while (next_.piece < pieces_.size()) {
     if (next_.piece + 1 < pieces_.size()) prefetch(batch, pieces_[next_.piece + 1]);
-    add(batch);
-    if (gives_up()) break;
+    // Not asked a second time: by then it may be off again, and the rest would be left out.
+    if (!add(batch)) break;
     next_ = {next_.piece + 1, 0};
   }
   // What it holds lies before next_.

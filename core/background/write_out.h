@@ -89,7 +89,7 @@ class WriteOut {
 
   WriteOut(const BackgroundParts& parts, std::unique_ptr<BlockQueue> device, Written written);
   void prefetch(const DirtyBatch& batch, const DirtyBatch::Piece& piece) const;
-  void add(const DirtyBatch& batch);
+  bool add(const DirtyBatch& batch);
   void add_all(const DirtyBatch& batch);
   // Loads `len` bytes of the piece, `at` bytes into it; false: not to be written.
   bool load(const DirtyBatch& batch, const DirtyBatch::Piece& piece, uint64_t at, uint32_t len,

@@ -308,6 +308,29 @@ TEST_F(WriteOutTest, GivenUpItWaitsOnlyForWhatIsInFlight) {
   EXPECT_EQ(write().ios, 4u * WriteOut::kDepth);
 }
 
+// By another thread, at any moment: nothing is forgotten that was not written.
+TEST_F(WriteOutTest, GivenUpOnAndOffItTellsAllThatItDidNotWrite) {
+  start();
+  constexpr uint64_t kBytes = 32 * 8192;
+  for (uint32_t i = 0; i < 32; i++) rig_->write(i * 16384, 8192, i);
+  ASSERT_EQ(write().bytes, kBytes);
+  std::atomic<bool> over{false};
+  std::thread other([&] {
+    while (!over) {
+      out_->give_up(true);
+      out_->give_up(false);
+    }
+  });
+  for (int round = 0; round < 2000 && !HasFailure(); round++) {
+    const auto done = out_->write(batch_, batch_.pieces(), {.depth = 1});
+    uint64_t untried = 0;
+    for (const DirtyBatch::Piece& piece : done.untried) untried += piece.extent.len;
+    EXPECT_EQ(done.bytes + untried, kBytes) << round;
+  }
+  over = true;
+  other.join();
+}
+
 TEST_F(WriteOutTest, FlushSaysWhatTheDeviceSays) {
   start();
   EXPECT_EQ(out_->flush(), 0);
