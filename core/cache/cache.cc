@@ -293,7 +293,8 @@ Status Cache::wire_background() {
   if (options_.readonly) return {};
   worker_->prepare();
   devices_.executor->every(SpaceWatch::kLook, [this] {
-    if (attached_.load(std::memory_order_acquire)) space_watch_.look(sample_space());
+    if (attached_.load(std::memory_order_acquire))
+      space_watch_.look(sample_space(worker_->state()));
   });
   return {};
 }
@@ -401,9 +402,8 @@ Status Cache::set_gc_percent(int64_t percent) {
   return {};
 }
 
-SpaceWatch::Sample Cache::sample_space() const {
+SpaceWatch::Sample Cache::sample_space(Worker::State state) const {
   const SegmentCounts segments = recovered_.segments->counts();
-  Worker::State state = worker_->state();
   return {.waits = context_->counters.waits.load(),
           .waiting = context_->deferred.count(),
           .written_bytes = writeback_->counters().written_bytes.load(),
@@ -436,16 +436,20 @@ Status Cache::close() {
   if (closed_ || !worker_) return {};
   PCACHE_CHECK(queues_.size() == 0);
   closed_ = true;
+  // Whatever happens: the heads give their segments back when the worker is gone.
+  struct NoEvents {
+    SegmentTable& segments;
+    ~NoEvents() { segments.set_events({}); }
+  } const no_events{*recovered_.segments};
   worker_->stop();
   // An opening that failed, or one for reading only: nothing is written, nor drained.
   if (!attached_.load(std::memory_order_acquire)) return {};
-  space_watch_.close(sample_space());
+  space_watch_.close(sample_space({}));  // the end needs no error's text, and so no memory
   Status closed = close_ksets();
   if (closed && options_.drain) {
     Status drained = worker_->drain();
     if (!hazard(Hazard::kLastFlushIgnored)) closed = std::move(drained);
   }
-  recovered_.segments->set_events({});
   return closed;
 }
 

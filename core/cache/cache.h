@@ -105,7 +105,7 @@ class Cache {
   void choose_persist();
   Status close_ksets();
   Status refuse_if_readonly(const char* what) const;
-  SpaceWatch::Sample sample_space() const;
+  SpaceWatch::Sample sample_space(Worker::State state) const;
 
   Devices devices_;
   const Options options_;

@@ -132,6 +132,28 @@ TEST_F(CacheMemoryShortage, Closing) {
   }
 }
 
+// The text of the device's error is longer than what a string keeps in itself.
+TEST_F(CacheMemoryShortage, ClosingAfterTheDeviceHadFailed) {
+  for_every_shortage([this](uint64_t pass, uint64_t fail) {
+    make_blank();
+    attach();
+    write_some();
+    device_->set_error(EIO);
+    executor_->advance(Milliseconds{2500});
+    device_->set_error(0);
+    executor_->advance(Milliseconds{30000});
+    ASSERT_FALSE(cache_->worker().state().failing);
+    ASSERT_THAT(cache_->worker().state().last_error, HasSubstr("writing back failed"));
+    ASSERT_EQ(write(0, 512, 99), 0);  // in an open kset
+    queue_.reset();
+    EXPECT_EQ(without_memory(pass, fail, [&] { (void)cache_->close().ok(); }), 0u);
+    cache_.reset();
+    attach();
+    EXPECT_EQ(value_at(0, 512), 99);
+    detach();
+  });
+}
+
 TEST_F(CacheMemoryShortage, Status) {
   attach();
   write_some();
