@@ -284,12 +284,6 @@ Status Cache::wire_background() {
   recovered_.segments->set_events(
       {[this] { worker_->space_taken(); }, [this] { worker_->space_freed(); },
        [this](SegId seg, MediaOff at) { media_errors_.segment_retired(seg, at); }});
-  // Writes that are done at once do not look at the log: none is from now on.
-  log_->set_on_failed([this](const Error& error) {
-    context_->deferred.close();
-    worker_->request_waits();
-    media_errors_.log_failed(error);
-  });
   if (options_.readonly) return {};
   worker_->prepare();
   devices_.executor->every(SpaceWatch::kLook, [this] {
@@ -299,11 +293,34 @@ Status Cache::wire_background() {
   return {};
 }
 
-// The last step that can be refused. From here on nothing is taken back.
+// The last step that can be refused, but for a blank device. From here on nothing is taken back.
 Status Cache::make_ready() {
   if (options_.readonly) return {};
   if (auto ready = devices_.pmem->make_ready(blank_); !ready) return ready;
+  if (!blank_)
+    if (auto begun = begin_log(); !begun) return begun;
   devices_.pmem->keep();
+  return {};
+}
+
+// Where that fails nothing was stored: all but the header at the head is as it was, and that was
+// none.
+Status Cache::begin_log() {
+  log_->clear_head();
+  if (log_->failed()) {
+    const CachePos head = log_->head();
+    return make_error(EIO,
+                      "log at segment %u:%u: media error: the log cannot go on; take what is there "
+                      "with pcachectl export",
+                      head.seg.v, head.off);
+  }
+  // Of a cache that is attached. Writes that are done at once do not look at the log: none is from
+  // then on.
+  log_->set_on_failed([this](const Error& error) {
+    context_->deferred.close();
+    worker_->request_waits();
+    media_errors_.log_failed(error);
+  });
   return {};
 }
 
@@ -316,14 +333,8 @@ Status Cache::format_if_blank() {
 
 Status Cache::write_attached() {
   Pmem& pmem = *devices_.pmem;
-  log_->clear_head();
-  if (log_->failed()) {
-    const CachePos head = log_->head();
-    return make_error(EIO,
-                      "log at segment %u:%u: media error: the log cannot go on; take what is there "
-                      "with pcachectl export",
-                      head.seg.v, head.off);
-  }
+  if (blank_)
+    if (auto begun = begin_log(); !begun) return begun;
   // No record here says anything that the cache could not go on without.
   const auto warn = [this](const Status& written) {
     if (!written) messages_.print(LogLevel::kWarning, "%s", written.error().text.c_str());

@@ -8,8 +8,9 @@
 // Opening looks first and changes then. Looking: everything is checked and replayed, and everything
 // taken that can be refused: device queue, threads, memory. Of the cache device there is only a
 // view for reading; whatever fails leaves both devices as they were. Changing begins with what can
-// still be refused, a file's space, which is given back then. Then nothing fails any more but for
-// media that cannot be read behind a format.
+// still be refused: a file's space, which is given back then, and the header at the log's head,
+// whose page may be bad. Then nothing fails any more but for media that cannot be read behind a
+// format.
 //
 // What opening writes, in order: the format, if it is blank; cleared header at the log's head,
 // cache_info (as every attach of the kernel target does), identity block, raised generations; with
@@ -100,6 +101,7 @@ class Cache {
   FormatOptions format_options() const;
   // Changing.
   Status make_ready();
+  Status begin_log();
   Status format_if_blank();
   Status write_attached();
   void choose_persist();

@@ -3,6 +3,14 @@
 // work store to.
 #include "cache/media_errors.h"
 
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cinttypes>
+#include <fstream>
+
+#include "blockdev/temp_file_for_test.h"
 #include "cache/cache_for_test.h"
 #include "cache/status.h"
 
@@ -140,6 +148,84 @@ TEST_F(BadPages, UnderTheHeadOfTheLogAtAttach) {
   detach();
   memory_.make_bad(at);
   expect_refused(EIO, "media error");
+}
+
+// It could be read, and cannot be stored to.
+TEST_F(BadPages, UnderTheHeadOfTheLogOnceItWasReplayed) {
+  prepare();
+  attach();
+  ASSERT_EQ(write(0, 4096, 7, PCACHE_REQ_FUA), 0);
+  const MediaOff head = cache_->segments().media(cache_->log().head());
+  detach();
+  lines_.lines.clear();
+  memory_.set_on_store([&](size_t) { memory_.make_bad(head); });
+  const auto cache = try_attach();
+  memory_.set_on_store(nullptr);
+  ASSERT_FALSE(cache.ok());
+  EXPECT_EQ(cache.error().code, EIO);
+  EXPECT_THAT(cache.error().text, HasSubstr("media error: the log cannot go on"));
+  EXPECT_EQ(lines_with("from now on"), 0) << "of a cache that is not attached";
+}
+
+// In a file, whose holes are filled before: they are holes again.
+class BadHeadInAFile : public ::testing::Test {
+ protected:
+  // Opens its queue when all is replayed and nothing is changed yet.
+  struct Device : MemoryDevice {
+    explicit Device(std::function<void()> on_open)
+        : MemoryDevice(64 << 20), on_open_(std::move(on_open)) {}
+    Result<std::unique_ptr<BlockQueue>> open_queue(unsigned depth) override {
+      on_open_();
+      return MemoryDevice::open_queue(depth);
+    }
+    std::function<void()> on_open_;
+  };
+  Result<std::unique_ptr<Cache>> attach(bool sparse, std::function<void()> on_open) {
+    PmemOptions pmem;
+    pmem.path = file_.path();
+    pmem.emulate = pmem.provisional = true;
+    pmem.keep_sparse = sparse;
+    return Cache::attach({Pmem::open(pmem, Log()).take(), std::make_unique<Device>(on_open),
+                          std::make_unique<SteppedExecutor>()},
+                         Options());
+  }
+  // As poison there: the page of each mapping of the file.
+  void make_bad(uint64_t off) {
+    const int empty = memfd_create("bad", MFD_CLOEXEC);
+    std::ifstream maps("/proc/self/maps");
+    for (std::string line; std::getline(maps, line);) {
+      uint64_t begin, end, first;
+      if (!line.ends_with(file_.path()) ||
+          sscanf(line.c_str(), "%" SCNx64 "-%" SCNx64 " %*s %" SCNx64, &begin, &end, &first) != 3 ||
+          off < first || off - first >= end - begin)
+        continue;
+      void* const page = reinterpret_cast<void*>(begin + (off - first) / kPageBytes * kPageBytes);
+      EXPECT_EQ(mmap(page, kPageBytes, PROT_READ, MAP_SHARED | MAP_FIXED, empty, 0), page);
+    }
+    close(empty);
+  }
+  int64_t blocks() const {
+    struct stat st = {};
+    EXPECT_EQ(stat(file_.path().c_str(), &st), 0);
+    return st.st_blocks;
+  }
+
+  TempFile file_{media::kMinDeviceBytes};
+};
+
+TEST_F(BadHeadInAFile, TheFileIsAsItWas) {
+  MediaOff head;
+  {
+    const auto cache = attach(true, [] {}).take();
+    head = cache->segments().media(cache->log().head());
+  }
+  const int64_t before = blocks();
+  ASSERT_LT(before * 512, static_cast<int64_t>(media::kMinDeviceBytes)) << "it has holes";
+  const auto cache = attach(false, [&] { make_bad(head.v); });
+  ASSERT_FALSE(cache.ok());
+  EXPECT_EQ(cache.error().code, EIO);
+  // A file system may need some more to note the holes in.
+  EXPECT_LE(blocks(), before + 256);
 }
 
 // The log's head is where it fails; what is in the log is saved.

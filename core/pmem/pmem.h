@@ -72,7 +72,8 @@ class Pmem {
   // stores and allocates its holes. ENOSPC, ENOMEM: nothing that keep() has not made lasting stays
   // changed. Once, while one thread has the device; nothing to do for others.
   Status make_ready(bool extend);
-  // From now on stores are allowed, and closing undoes nothing.
+  // From now on any stores are allowed, until now of zeros where they mean nothing; and closing
+  // undoes nothing.
   void keep();
   uint64_t size_when_ready() const;  // what size_bytes() will be then, extended
   // Whether its first bytes, as far as it has them, are zeros. EIO: they cannot be read.
