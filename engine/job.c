@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "ending.h"
 #include "message.h"
@@ -99,16 +100,49 @@ static int wait_for(struct thread_data* td, struct job* job, uint32_t min) {
   return n;
 }
 
+/* As fio's io_completed(): the error is the job's, unless the user wants to go on after it. */
+static void note_missed_error(struct thread_data* td, const struct pcache_request* request) {
+  const struct io_u* io_u = request->user;
+  int error = -request->result;
+
+  if (td_non_fatal_error(td, td_error_type(io_u->ddir, error), error))
+    update_error_count(td, error);
+  else
+    td_verror(td, error, "a request that fio did not wait for");
+}
+
+/*
+ * Waits for all that fio has not taken, and looks at the results. With td->done (a log has been
+ * replayed to its end, latency_target has been found) fio 3.33 asks for no more completions and
+ * ends with up to `depth` requests in flight.
+ */
+static void finish(struct thread_data* td, struct job* job) {
+  uint32_t all = job->outstanding + job->done_count, failed = 0;
+  int ret = 0, first = 0;
+
+  while ((job->outstanding || job->done_count) && ret >= 0) {
+    for (; job->done_count; job->done_count--) {
+      const struct pcache_request* request = job->done[job->done_head];
+
+      job->done_head = (job->done_head + 1) % job->depth;
+      if (!request->result) continue;
+      if (failed++ == 0) first = -request->result;
+      note_missed_error(td, request);
+    }
+    if (job->outstanding) ret = wait_for(td, job, 1);
+  }
+  if (ret < 0) td_verror(td, -ret, "pcache_reap");
+  if (failed)
+    message("job %s: %u of its last %u requests failed: %s", td->o.name, failed, all,
+            strerror(first));
+  job->outstanding = job->done_head = job->done_count = 0;
+}
+
 /* fio frees the buffers after its io_us: nothing may be in flight by then, whatever went wrong. */
 void job_io_u_free(struct thread_data* td, struct io_u* io_u) {
   struct job* job = td->io_ops_data;
 
-  if (job && job->queue && job->outstanding) {
-    pcache_queue_cancel(job->queue);
-    job->cancelled = true;
-    while (job->outstanding && wait_for(td, job, 1) >= 0) job->done_head = job->done_count = 0;
-    job->outstanding = job->done_head = job->done_count = 0;
-  }
+  if (job && job->queue && (job->outstanding || job->done_count)) finish(td, job);
   io_u->engine_data = NULL;
 }
 

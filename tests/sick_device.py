@@ -3,7 +3,8 @@
 
 A library for LD_PRELOAD takes the place of pread, pwrite and fdatasync. For the one file it first does what a second
 file, the ailment, says at that moment: nothing when that file is missing or empty, "hang" (wait until it says
-something else), or an errno.
+something else), an errno of writes, "late" and one (reads fail with it after a
+second), or "slow" and milliseconds (that writes take).
 """
 
 import os
@@ -43,6 +44,15 @@ static int ailment(int fd, int is_write) {
     if (read(at, text, sizeof text - 1) < 0) text[0] = 0;
     close(at);
     if (!strcmp(text, "hang reads") && is_write) return 0;
+    if (!strncmp(text, "late ", 5)) {
+      if (is_write) return 0;
+      sleep(1);
+      return atoi(text + 5);
+    }
+    if (!strncmp(text, "slow ", 5)) {
+      if (is_write) usleep(1000 * atoi(text + 5));
+      return 0;
+    }
     if (!strncmp(text, "hang", 4)) {
       if (!told++) tell();
       continue;
@@ -94,7 +104,7 @@ class SickDevice:
         return self.held_path.stat().st_size if self.held_path.exists() else 0
 
     def set(self, text):
-        """"" heals it; "hang", "hang reads"; an errno for writes and flushes."""
+        """"" heals it; "hang", "hang reads"; an errno for writes and flushes; "late ERRNO" for reads; "slow MS"."""
         new = self.ailment.with_suffix(".new")
         new.write_text(str(text))
         os.rename(new, self.ailment)

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """read_iolog=: what a log asks for is done, or refused with a line that says what and where."""
 
+import errno
 import subprocess
 
 import pytest
 
 from fio import environment
 from libpcache import MIB
+from sick_device import SickDevice
 from support import PAGE
 
 
@@ -101,3 +103,37 @@ def test_many_bad_requests_are_one_line_of_each_kind_and_a_count(fio, disk):
     ours = [line for line in done.stderr.splitlines() if "refused" in line]
     assert len(ours) == 3, done.stderr
     assert "20 requests" in ours[2] and "9 past the end" in ours[2]
+
+
+CHUNK = 64 << 10
+
+
+def test_the_last_requests_of_a_log_are_done(fio, pair, disk):
+    """fio asks for no completion of those that are in flight when the log ends; in a full cache they wait for space."""
+    sick = SickDevice(pair.backing_path, disk)
+    sick.set("slow 100")
+    last = [15 * MIB + at * CHUNK for at in range(16)]
+    full = [at % 240 * CHUNK for at in range(9000)]
+    log = write_log(disk / "log", *[("write", at, CHUNK) for at in full + last], files=(pair.backing_path,))
+    done = fio.start(read_iolog=log, iodepth=32, drain=1, buffer_pattern="0x5a", io_mode="threads",
+                     env=sick.environment)
+    assert done.returncode == 0, done.stderr
+    assert fio.stats["events"]["waits_on_full"] > 0, "the cache has not been full"
+    data = pair.backing_path.read_bytes()
+    missing = [at for at in last if data[at:at + CHUNK] != b"\x5a" * CHUNK]
+    assert not missing, f"{len(missing)} of the last {len(last)} are not on the backing device"
+
+
+def test_an_error_of_the_last_requests_is_the_jobs(fio, pair, disk):
+    """Of reads that a failing device answers after the log has come to its end."""
+    sick = SickDevice(pair.backing_path, disk)
+    sick.set(f"late {errno.EIO}")
+    log = write_log(disk / "log", *[("read", at * CHUNK, CHUNK) for at in range(4)], files=(pair.backing_path,))
+    options = {"read_iolog": log, "iodepth": 32, "io_mode": "threads", "env": sick.environment}
+    done = fio.start(**options)
+    line, = [line for line in done.stderr.splitlines() if "4 of its last 4 requests failed" in line]
+    assert done.returncode != 0 and "Input/output error" in line
+    done = fio.start(**options, continue_on_error="read")
+    assert done.returncode == 0, "the user has asked to go on"
+    sick.set("")
+    assert fio.start(**options).returncode == 0
