@@ -9,6 +9,8 @@
  * - a device that has answered nothing for ENDING_DEVICE_MS ends the process. It may still write
  *   into the buffers of its requests, so nothing can be freed and closed in order. The caches are
  *   left as after a crash.
+ * While a cache is opened no runtime has begun, and nothing tells how far it is: that ends the
+ * process only when fio says so, and after ENDING_DEVICE_MS.
  */
 #ifndef PCACHE_ENGINE_ENDING_H
 #define PCACHE_ENGINE_ENDING_H
@@ -33,6 +35,13 @@ bool job_is_to_end(struct thread_data* td);
 void end_without_device(const char* job, const char* cache_dev, const char* device)
     __attribute__((noreturn));
 
+/* How it is told that a call gets on. */
+enum long_call_progress {
+  PROGRESS_UNKNOWN,
+  PROGRESS_STATUS, /* the status of `cache` changes */
+  PROGRESS_IO,     /* this process reads from devices or writes to them, or the call computes */
+};
+
 /* A call that may wait for the backing device. */
 struct long_call {
   int (*call)(void* arg);
@@ -41,13 +50,15 @@ struct long_call {
   const char* job;
   const char* cache_dev;
   const char* device;
-  pcache_cache* progress; /* its status changes as long as the call gets on; or NULL */
+  enum long_call_progress progress;
+  pcache_cache* cache;
   struct thread_data* td; /* whether to end; NULL: yes */
 };
 
 /*
- * Makes the call in a thread of its own and waits for it, with a line when it stands still. Returns
- * what it returns; does not return when it stands still and the job is to end.
+ * Makes the call in a thread of its own and waits for it, with a line when it stands still, or
+ * takes long and is of unknown progress. Returns what it returns; does not return when it stands
+ * still and the job is to end.
  */
 int make_long_call(const struct long_call* call);
 

@@ -226,6 +226,11 @@ static int call_close(void* arg) {
   return pcache_close(*call->cache, &call->error);
 }
 
+static enum long_call_progress progress_of(int (*function)(void*)) {
+  if (function == call_open) return PROGRESS_UNKNOWN;
+  return function == call_drain ? PROGRESS_STATUS : PROGRESS_IO; /* closing ends the status */
+}
+
 static int call_library(struct shared_cache* shared, struct thread_data* td, const char* what,
                         int (*function)(void*), struct library_call* call) {
   struct long_call watched = {
@@ -235,7 +240,8 @@ static int call_library(struct shared_cache* shared, struct thread_data* td, con
       .job = td ? td->o.name : shared->wishes.job,
       .cache_dev = shared->wishes.cache_dev,
       .device = shared->wishes.backing,
-      .progress = function == call_drain ? shared->cache : NULL,
+      .progress = progress_of(function),
+      .cache = shared->cache,
       .td = td,
   };
 

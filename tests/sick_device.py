@@ -108,3 +108,48 @@ class SickDevice:
         new = self.ailment.with_suffix(".new")
         new.write_text(str(text))
         os.rename(new, self.ailment)
+
+
+SLOW_CALLS = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static void* real(const char* name) {
+  void* library = dlopen("libpcache.so.1", RTLD_LAZY | RTLD_NOLOAD);
+  return library ? dlsym(library, name) : (abort(), (void*)0);
+}
+
+/* Seconds, with a page written to a device ten times in each of them. */
+static void work(int seconds) {
+  static char page[4096] __attribute__((aligned(4096)));
+  int at = open(getenv("SLOW_FILE"), O_RDWR | O_CREAT | O_DIRECT | O_CLOEXEC, 0600);
+  for (int i = 0; i < 10 * seconds; i++, usleep(100000))
+    if (pwrite(at, page, sizeof page, 0) != sizeof page) abort();
+  close(at);
+}
+
+int pcache_open(const void* options, void** out, void* error) {
+  if (getenv("SLOW_OPEN")) {
+    fputs("slow opening\n", stderr);
+    sleep(atoi(getenv("SLOW_OPEN")));
+  }
+  return ((int (*)(const void*, void**, void*))real("pcache_open"))(options, out, error);
+}
+int pcache_close(void* cache, void* error) {
+  if (getenv("SLOW_CLOSE")) work(atoi(getenv("SLOW_CLOSE")));
+  return ((int (*)(void*, void*))real("pcache_close"))(cache, error);
+}
+"""
+
+
+def slow_calls(folder, **seconds):
+    """The environment in which the library's calls (open, close) take so much longer; close writes meanwhile."""
+    code, library = folder / "slow.c", folder / "slow.so"
+    code.write_text(SLOW_CALLS)
+    subprocess.run(["cc", "-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o", library, code, "-ldl"], check=True)
+    return {"LD_PRELOAD": str(library), "SLOW_FILE": str(folder / "slow.data"),
+            **{f"SLOW_{call.upper()}": str(value) for call, value in seconds.items()}}

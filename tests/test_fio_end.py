@@ -12,7 +12,7 @@ import pytest
 
 from fio import environment
 from libpcache import MIB
-from sick_device import SickDevice
+from sick_device import SickDevice, slow_calls
 from support import PAGE, wait_until
 
 FILL = dict(rw="write", bs="64k", size="16m", time_based=True, runtime=1000, io_mode="threads", stats_file=None)
@@ -28,11 +28,11 @@ def sick(pair, disk):
 class Run:
     """fio in the background. Its stderr is followed in a file."""
 
-    def __init__(self, fio, sick, *jobs, **options):
-        self.out, self.err = fio.folder / "out", fio.folder / "err"
+    def __init__(self, fio, sick, *jobs, name="", **options):
+        self.out, self.err = fio.folder / f"out{name}", fio.folder / f"err{name}"
         with open(self.out, "w", encoding="utf-8") as out, open(self.err, "w", encoding="utf-8") as err:
             self.process = subprocess.Popen(fio.command(*jobs, **options), cwd=fio.folder, stdout=out, stderr=err,
-                                            env=environment(**sick.environment))
+                                            env=environment(**getattr(sick, "environment", sick)))
 
     def __enter__(self):
         return self
@@ -171,3 +171,26 @@ def test_a_fifo_is_refused_at_once(fio, disk, shm):
     for folder, option in ((disk, "filename"), (shm, "cache_dev")):
         os.mkfifo(folder / "fifo")
         fio.refused(folder / "fifo", "FIFO", rw="write", bs="4k", size="64k", **{option: folder / "fifo"})
+
+
+SHORT = dict(rw="write", bs="4k", size="1m", time_based=True, runtime=1)
+
+
+def test_an_opening_that_takes_long_is_no_device_that_hangs(fio, pair, disk):
+    """No runtime has begun; a signal ends it. The second never comes to the pair."""
+    slow = slow_calls(disk, open=GRACE_SECONDS + 3)
+    slower = {**slow, "SLOW_OPEN": "60"}
+    with Run(fio, slow, **SHORT) as run, Run(fio, slower, name="2", **{**SHORT, "stats_file": None}) as stopped:
+        stopped.wait_for("slow opening")
+        stopped.process.send_signal(signal.SIGINT)
+        assert stopped.ends(GRACE_SECONDS) == 1
+        assert stopped.says("opening", pair.cache_path, "as after a crash") and not stopped.says("answered")
+        assert run.ends(GRACE_SECONDS) == 0, run.err.read_text()
+        assert len(run.says("opening", pair.cache_path, "still goes on")) == 1 and not run.says("answered")
+
+
+def test_a_closing_that_gets_on_is_waited_for(fio, disk):
+    """A full log over a slow disk: the runtime is over long ago."""
+    with Run(fio, slow_calls(disk, close=GRACE_SECONDS + 2), **SHORT) as run:
+        assert run.ends(GRACE_SECONDS + 5) == 0, run.err.read_text()
+        assert not run.says("closing")
