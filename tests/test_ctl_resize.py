@@ -11,6 +11,7 @@ from support import (CACHE_BYTES, CACHE_CTRL, PAGE, SEGMENT, SEGMENTS_AT, SUPERB
                      stamp)
 
 GIB = 1 << 30
+CACHE_INFO = 8192
 
 
 @pytest.fixture
@@ -86,6 +87,20 @@ def test_what_is_refused(dirty, shm):
     assert "cannot allocate" in refused(dirty, "--size", "1E")
     os.truncate(dirty.cache_path, CACHE_BYTES - SEGMENT * 2)
     assert "512 MiB" in refused(dirty, "--size", "1G", code=UNTRUSTED)
+
+
+def test_a_size_between_those_of_an_interrupted_resize_is_refused(dirty):
+    """A crash between the superblock and cache_info: made by taking cache_info back."""
+    old = peek(dirty.cache_path, CACHE_INFO, 2 * PAGE)
+    Ctl().run("resize", dirty.cache_path, "--size", "600M")
+    patch(dirty.cache_path, CACHE_INFO, old)
+    assert segments(dirty) == 31
+    line = refused(dirty, "--size", "550M")
+    assert "37 segments was interrupted" in line
+    size = line.split("--size ")[1].split()[0]
+    assert int(size) <= 600 * MIB
+    assert Ctl().json("resize", dirty.cache_path, "--size", size) == {"segments": 37, "before": 31}
+    still_there(dirty)
 
 
 def test_a_blank_or_missing_file_is_refused(pair, shm):

@@ -39,6 +39,14 @@ Result<std::unique_ptr<Pmem>> open_to_grow(const Options& options) {
 
 Status check_target(const Options& options, const CheckReport& report, uint32_t target) {
   const uint32_t now = report.frame.frame.info.n_segs;
+  const uint32_t begun = report.frame.frame.seg_num;
+  if (target > now && target < begun)
+    return make_error(
+        EINVAL,
+        "cache device %s: a resize to %u segments was interrupted (it has %u): "
+        "--size %llu or more, or leave it out",
+        options.image.cache.c_str(), begun, now,
+        static_cast<unsigned long long>(media::kSegmentsOff + begun * media::kSegmentBytes));
   if (target >= now) return {};
   return make_error(EINVAL,
                     "cache device %s: has %s of 16 MiB, --size %s is %u: a cache cannot be made "
