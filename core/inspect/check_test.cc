@@ -160,11 +160,34 @@ TEST_F(CheckTest, AnEndThatNoCrashLeavesWithKsetsBehindItIsNoTornEnd) {
   image_.memory().poke(image_.off(end), uint64_t{0x1234567});
   EXPECT_THAT(codes(), ElementsAre("torn-tail"));
   image_.clear_header(end);
-  image_.kset(second, {page(5, {kA, 20480})});  // shorter: what follows it is the middle of a kset
+  image_.kset(second, {page(5, {kB, 0})});  // shorter: what follows it is the middle of a kset
   const CheckReport report = check();
   EXPECT_THAT(codes(report), ElementsAre("log-cut"));
   EXPECT_THAT(report.findings.all().back().text, HasSubstr(position_text(third)));
   EXPECT_EQ(report.exit_code(), 2);
+}
+
+// A crash of the kernel target may leave both behind the log's last kset: the middle of an old
+// kset, and a whole one whose keys are live, since newer data keeps their segment.
+TEST_F(CheckTest, WhatAnEarlierLifeOfTheLogHasLeftIsNoLoss) {
+  const CachePos end = image_.kset({}, {page(1, {kA, 8192})});
+  media::KsetHeader middle{};
+  middle.crc = 7;
+  middle.magic = 4096;
+  image_.memory().poke(image_.off(end), middle);
+  const CachePos old = end + 640;
+  const CachePos older = image_.kset(old, {page(9, {kA, 0})});
+  const CheckReport report = check();
+  EXPECT_THAT(codes(report), ElementsAre("log-may-be-cut"));
+  EXPECT_THAT(report.findings.all().back().text, HasSubstr(position_text(old)));
+  EXPECT_EQ(report.exit_code(), 1);
+  EXPECT_TRUE(report.trusted_but_for_data());
+  image_.kset(older, {page(3, {kA, 4096}), page(4, {kA, 12288})});
+  EXPECT_THAT(codes(), ElementsAre("log-cut")) << "of a place that was handed out later";
+  image_.kset(older, {page(3, {kA, 4096}), page(4, {kB, 0})});
+  EXPECT_THAT(codes(), ElementsAre("log-cut")) << "of a segment that the log does not name";
+  image_.kset(older, {page(3, {kA, 4096}), page(4, {kA, 4096}, 0, 1)});
+  EXPECT_THAT(codes(), ElementsAre("log-cut")) << "of a generation that the log does not prove";
 }
 
 TEST_F(CheckTest, ATornEnd) {

@@ -26,6 +26,7 @@ class LogReader {
         std::make_unique<SegmentTable>(pmem_, SegmentTable::Options{frame_.frame.chain, 0});
     out_.use.assign(n, SegmentUse::kFree);
     out_.live_keys.assign(n, 0);
+    named_end_.assign(n, 0);
     if (n == 0) return std::move(out_);
     // What is before dirty_tail is on the backing device as well.
     const auto start = frame_.key_tail.pos ? frame_.key_tail.pos : frame_.dirty_tail.pos;
@@ -171,18 +172,43 @@ class LogReader {
   }
 
   void torn_tail(CachePos at) {
-    if (const auto further = kset_behind_garbage(pmem_, *out_.segments, at)) {
-      findings_.add(
-          Severity::kLost, "log-cut", "log at " + position_text(at),
-          "what stands here is no kset and no torn one, and valid ksets follow at %s: the "
-          "log ends here only if those are left from an earlier life of the segment, else "
-          "they are acknowledged and lost",
-          position_text(*further).c_str());
+    std::optional<CachePos> further, of_this_life;
+    each_kset_behind_garbage(pmem_, *out_.segments, at, [&](CachePos pos, auto keys) {
+      if (!further) further = pos;
+      if (!names_new_data(keys)) return true;
+      of_this_life = pos;
+      return false;
+    });
+    if (of_this_life) {
+      findings_.add(Severity::kLost, "log-cut", "log at " + position_text(at),
+                    "what stands here is no kset and no torn one, and at %s follows a valid kset "
+                    "of data that is newer than all that the log names before: it is acknowledged "
+                    "and lost",
+                    position_text(*of_this_life).c_str());
+      return;
+    }
+    if (further) {
+      findings_.add(Severity::kFinding, "log-may-be-cut", "log at " + position_text(at),
+                    "what stands here is no kset and no torn one, and a valid kset follows at %s. "
+                    "It names nothing newer than the log does: left from an earlier life of the "
+                    "segment, as a crash of the kernel target may leave it, or else acknowledged "
+                    "and lost",
+                    position_text(*further).c_str());
       return;
     }
     out_.torn_tail = true;
     findings_.add(Severity::kFinding, "torn-tail", "log at " + position_text(at),
                   "the log ends in a torn kset, as a crash leaves it; it was never acknowledged");
+  }
+
+  // Places of a segment are handed out in order, and a segment that no key names is freed, which
+  // makes its old keys dead. So what an earlier life of the log has left names, of live segments,
+  // places before those that the log names now.
+  bool names_new_data(std::span<const Key> keys) const {
+    return std::any_of(keys.begin(), keys.end(), [this](const Key& key) {
+      return key.seg_gen > out_.segments->generation(SegId{key.cache_seg_id}) ||
+             key.cache_seg_off >= named_end_[key.cache_seg_id];
+    });
   }
 
   void enter_log_segment(const LogItem& item) {
@@ -229,6 +255,7 @@ class LogReader {
     else
       out_.use[seg.v] = SegmentUse::kData;
     out_.live_keys[seg.v]++;
+    named_end_[seg.v] = std::max(named_end_[seg.v], uint64_t{key.cache_seg_off} + key.len);
     out_.keys++;
     if (judged.dirty) {
       out_.dirty_keys++;
@@ -303,6 +330,7 @@ class LogReader {
   bool dirty_tail_lost_ = false;             // everything counts as dirty
   bool cut_short_ = false;                   // the walk has ended in damage, not at the log's end
   std::map<uint32_t, uint64_t> dead_dirty_;  // by segment: keys
+  std::vector<uint64_t> named_end_;  // by SegId: behind the last place that a live key names
   std::vector<SurveyedKey> keys_;
   Places places_;
 };

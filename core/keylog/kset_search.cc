@@ -54,21 +54,33 @@ std::optional<CachePos> find_kset(const Pmem& pmem, const SegmentTable& segments
   return std::nullopt;
 }
 
-std::optional<CachePos> kset_behind_garbage(const Pmem& pmem, const SegmentTable& segments,
-                                            CachePos end) {
+void each_kset_behind_garbage(const Pmem& pmem, const SegmentTable& segments, CachePos end,
+                              const std::function<bool(CachePos, std::span<const Key>)>& visit) {
   KsetHeader header;
   if (end.off > media::kSegDataBytes - sizeof header ||
       !pmem.load(&header, segments.media(end), sizeof header))
-    return std::nullopt;
+    return;
   const bool torn = (header.magic == 0 || header.magic == media::kKsetMagic) &&
                     (header.flags == 0 || header.flags == media::kKsetLast);
-  if (torn) return std::nullopt;
+  if (torn) return;
+  Key keys[media::kKeysPerKset];
   for (auto at = find_kset(pmem, segments, end + sizeof header); at;
        at = find_kset(pmem, segments, *at + sizeof header)) {
-    if (!pmem.load(&header, segments.media(*at), sizeof header)) return std::nullopt;
-    if (!(header.flags & media::kKsetLast)) return at;
+    if (!pmem.load(&header, segments.media(*at), sizeof header)) return;
+    if (header.flags & media::kKsetLast || header.key_num > media::kKeysPerKset) continue;
+    if (!pmem.load(keys, segments.media(*at) + sizeof header, header.key_num * sizeof(Key))) return;
+    if (!visit(*at, {keys, header.key_num})) return;
   }
-  return std::nullopt;
+}
+
+std::optional<CachePos> kset_behind_garbage(const Pmem& pmem, const SegmentTable& segments,
+                                            CachePos end) {
+  std::optional<CachePos> first;
+  each_kset_behind_garbage(pmem, segments, end, [&](CachePos at, std::span<const Key>) {
+    first = at;
+    return false;
+  });
+  return first;
 }
 
 }  // namespace pcache

@@ -3,6 +3,7 @@
 // or without tails. For tools that take what can be had. Reads only; any thread.
 #pragma once
 
+#include <functional>
 #include <optional>
 
 #include "format/codec.h"
@@ -18,11 +19,16 @@ bool all_keys_live(std::span<const media::Key> keys, const SegmentTable& segment
 // (or that leads to another segment of the cache). Nothing in between is required to be readable.
 std::optional<CachePos> find_kset(const Pmem& pmem, const SegmentTable& segments, CachePos from);
 
-// Of a log that ends at `end` in something other than zeros: where a kset with live keys stands
-// further on in that segment, if what stands at `end` is not a torn header, neither ours nor the
-// kernel target's. Then the log was damaged there and goes on - or `end` and the rest are left from
-// an earlier life of the segment, as a crash of the kernel target may leave them (its header behind
-// the last kset is not durable before that kset).
+// Of a log that ends at `end` in something other than zeros: calls `visit` for each kset with live
+// keys that stands further on in that segment, until it returns false, if what stands at `end` is
+// not a torn header, neither ours nor the kernel target's. Then the log was damaged there and goes
+// on - or `end` and the rest are left from an earlier life of the segment, as a crash of the kernel
+// target may leave them (its header behind the last kset is not durable before that kset).
+void each_kset_behind_garbage(
+    const Pmem& pmem, const SegmentTable& segments, CachePos end,
+    const std::function<bool(CachePos, std::span<const media::Key>)>& visit);
+
+// The first of them.
 std::optional<CachePos> kset_behind_garbage(const Pmem& pmem, const SegmentTable& segments,
                                             CachePos end);
 
