@@ -152,6 +152,21 @@ TEST_F(CheckTest, AKeyThatComesAgainOverSoundDataIsDamage) {
   EXPECT_FALSE(report.trusted_but_for_data()) << "writeback would write old data over new";
 }
 
+// Writeback could not read them; then the bad page was cleared, and reads as zeros.
+TEST_F(CheckTest, AKeyAppendedAgainWhoseDataCanBeReadNowIsNoCopy) {
+  const CachePos second =
+      image_.kset({}, {page(0, {kA, 0}), page(1, {kA, 4096}), page(2, {kA, 8192})});
+  const CachePos third = image_.kset(second, {page(1, {kA, 4096})});
+  image_.kset(third, {page(1, {kA, 4096}), page(2, {kA, 8192})});
+  const CheckReport report = check();
+  EXPECT_THAT(codes(report), ElementsAre("keys-appended-again", "keys-appended-again"));
+  EXPECT_THAT(report.findings.all().back().text, HasSubstr("may not be what was written"));
+  EXPECT_EQ(report.exit_code(), 1);
+  image_.kset(third, {page(0, {kA, 0}), page(2, {kA, 8192}), page(1, {kA, 4096})});
+  EXPECT_THAT(codes(), ElementsAre("keys-appended-again", "keys-appended-again"))
+      << "in another order";
+}
+
 TEST_F(CheckTest, AnEndThatNoCrashLeavesWithKsetsBehindItIsNoTornEnd) {
   const CachePos second = image_.kset({}, {page(0, {kA, 0})});
   const CachePos third =
@@ -454,6 +469,13 @@ class CheckDataTest : public ImageTest {
  protected:
   CheckDataTest() : ImageTest(FormatOptions{true}) {}
 };
+
+// Its crc says that the data could be read.
+TEST_F(CheckDataTest, AKeyThatComesAgainOverSoundDataIsDamage) {
+  const CachePos second = image_.kset({}, {page(0, {kA, 0}), page(1, {kA, 4096})});
+  image_.kset(second, {page(1, {kA, 4096})});
+  EXPECT_THAT(codes(), ElementsAre("repeated-keys"));
+}
 
 TEST_F(CheckDataTest, DamagedDataIsNamedByWhatItMeans) {
   image_.kset({}, {page(0, {kA, 0}), page(1, {kA, 4096}, kKeyClean), page(2, {kA, 8192})});

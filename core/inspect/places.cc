@@ -15,15 +15,17 @@ void Places::add(const media::Key& key) {
                      key.len,
                      key.data_crc,
                      key.off,
-                     static_cast<uint32_t>(ksets_.size() - 1)});
+                     static_cast<uint32_t>(ksets_.size() - 1),
+                     ksets_.back().keys++});
+}
+
+bool Places::is_copy(uint32_t kset, const Repeats& repeats) const {
+  const uint32_t keys = ksets_[kset].keys;
+  return keys > 1 && keys == ksets_[repeats.of].keys && keys == repeats.in_place;
 }
 
 void Places::judge(const Pmem& pmem, const SegmentTable& segments, bool with_crc,
                    Findings* findings) {
-  struct Repeats {
-    uint32_t of = 0;  // the first kset that has such a key, too
-    uint64_t keys = 0;
-  };
   std::map<uint32_t, Repeats> repeats;  // by kset
   std::optional<std::tuple<CachePos, uint32_t, uint32_t>> judged;
   bool judged_sound = false;
@@ -48,20 +50,34 @@ void Places::judge(const Pmem& pmem, const SegmentTable& segments, bool with_crc
                       "two live keys name it: for the ranges %llu+%u and %llu+%u",
                       static_cast<unsigned long long>(last->off), last->len,
                       static_cast<unsigned long long>(claim.off), claim.len);
-      else if (repeats.contains(again.kset) || sound(first))
-        repeats.try_emplace(again.kset, Repeats{first.kset, 0}).first->second.keys++;
+      else if ((with_crc && repeats.contains(again.kset)) || sound(first)) {
+        Repeats& found = repeats.try_emplace(again.kset, Repeats{first.kset, 0, 0}).first->second;
+        found.keys++;
+        found.in_place += first.kset == found.of && first.index == again.index &&
+                          first.pos == again.pos && first.len == again.len;
+      }
     }
     if (!last || last->pos.seg != claim.pos.seg ||
         claim.pos.off + claim.len > last->pos.off + last->len)
       last = &claim;
   }
-  for (const auto& [kset, what] : repeats)
-    findings->add(Severity::kLost, "repeated-keys", "log at " + position_text(ksets_[kset]),
-                  "%llu of its keys the log has had before, first at %s, and their data is sound: "
-                  "no cache writes that; a kset stands there twice, and what it was copied over "
-                  "is lost",
-                  static_cast<unsigned long long>(what.keys),
-                  position_text(ksets_[what.of]).c_str());
+  for (const auto& [kset, what] : repeats) {
+    const std::string where = "log at " + position_text(ksets_[kset].at);
+    const std::string before = position_text(ksets_[what.of].at);
+    const auto keys = static_cast<unsigned long long>(what.keys);
+    if (with_crc || is_copy(kset, what))
+      findings->add(Severity::kLost, "repeated-keys", where,
+                    "%llu of its keys the log has had before, first at %s, and their data is "
+                    "sound: no cache writes that; a kset stands there twice, and what it was "
+                    "copied over is lost",
+                    keys, before.c_str());
+    else
+      findings->add(Severity::kFinding, "keys-appended-again", where,
+                    "%llu of its keys the log has had before, first at %s: appended again because "
+                    "their data could not be read then; it can be read now, and may not be what "
+                    "was written",
+                    keys, before.c_str());
+  }
 }
 
 }  // namespace pcache
