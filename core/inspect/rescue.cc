@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "inspect/rescue.h"
 
+#include <poll.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -36,7 +37,7 @@ class Stream {
     at_ += len_bytes;
     while (len_bytes > 0) {
       const ssize_t n = ::write(fd_, data, len_bytes);
-      if (n < 0 && errno == EINTR) continue;
+      if (n < 0 && (errno == EINTR || can_go_on())) continue;
       if (n <= 0) return error_errno(n < 0 ? errno : EIO, "%s: cannot be written", name_.c_str());
       data += n;
       len_bytes -= static_cast<size_t>(n);
@@ -53,6 +54,14 @@ class Stream {
   }
 
  private:
+  // After a write that has failed: what is given as stdout may be a pipe that somebody has made
+  // non-blocking. Waits for room in it.
+  bool can_go_on() const {
+    if (errno != EAGAIN) return false;
+    pollfd room{fd_, POLLOUT, 0};
+    return poll(&room, 1, -1) > 0 || errno == EINTR;
+  }
+
   const int fd_;
   const std::string& name_;
   uint64_t at_ = 0;

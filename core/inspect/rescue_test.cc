@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
 #include "inspect/new_file.h"
 #include "inspect/survey_for_test.h"
@@ -160,6 +161,30 @@ TEST_F(RescueTest, AStreamIsWrittenInOrderWithItsZeros) {
   ASSERT_EQ(pread(stream.get(), b.data(), b.size(), 0), static_cast<ssize_t>(kLogicalBytes));
   b.pop_back();
   EXPECT_TRUE(a == b);
+}
+
+TEST_F(RescueTest, AStreamThatTakesNoMoreForNowIsWaitedFor) {
+  image_.kset({}, {page(0, {kA, 0}), page(3000, {kB, 4096})});
+  int ends[2];
+  ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
+  const UniqueFd from(ends[0]);
+  UniqueFd into(ends[1]);
+  ASSERT_EQ(fcntl(into.get(), F_SETFL, O_NONBLOCK), 0);
+  CheckReport report = check();
+  RescueOptions options;
+  options.to = "pipe";
+  options.stream = into.get();
+  uint64_t taken = 0;
+  std::thread reader([&] {
+    std::vector<char> bytes(1 << 20);
+    for (ssize_t n; (n = read(from.get(), bytes.data(), bytes.size())) > 0;)
+      taken += static_cast<uint64_t>(n);
+  });
+  const auto result = rescue(image_.pmem(), file_, &report, options);
+  into = UniqueFd();
+  reader.join();
+  ASSERT_TRUE(result.ok()) << result.error().text;
+  EXPECT_EQ(taken, kLogicalBytes);
 }
 
 TEST_F(RescueTest, TheWrongDiskIsNamedBeforeAllElse) {
