@@ -427,6 +427,28 @@ TEST_F(CheckTest, UnreadablePagesAreNamedByWhatLivesThere) {
   EXPECT_TRUE(report.attaches);
 }
 
+// The device has room for more segments, which a resize would use.
+TEST_F(CheckTest, AnUnreadablePageBehindTheCachesLastSegmentIsANote) {
+  MemoryPmem larger(device_bytes(kSegments + 2));
+  std::byte head[media::kSegmentsOff];
+  static_assert(sizeof head >= media::kSegDataOff);
+  ASSERT_TRUE(image_.pmem().load(head, MediaOff{0}, sizeof head));
+  larger.poke(MediaOff{0}, head, sizeof head);
+  for (uint32_t i = 0; i < kSegments; i++) {
+    const MediaOff at{media::kSegmentsOff + i * media::kSegmentBytes};
+    ASSERT_TRUE(image_.pmem().load(head, at, media::kSegDataOff));
+    larger.poke(at, head, media::kSegDataOff);
+  }
+  larger.checkpoint();
+  larger.make_unreadable(MediaOff{segment_data_off(kSegments + 1).v + 40960});
+  CheckOptions options;
+  options.scan_media = true;
+  const CheckReport report = check_image(larger.pmem(), options);
+  EXPECT_EQ(report.exit_code(), 0);
+  EXPECT_TRUE(report.findings.has("unreadable-page"));
+  EXPECT_THAT(report.findings.all().back().text, HasSubstr("behind the cache's last segment"));
+}
+
 TEST_F(CheckTest, ABlankDeviceThatCannotBeFormattedDoesNotAttach) {
   MemoryPmem memory(device_bytes(kSegments));
   CheckOptions options;

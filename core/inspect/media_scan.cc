@@ -60,6 +60,9 @@ class Scanner {
 
   Place in_segment(uint64_t physical, uint64_t off) const {
     const bool known = physical < seg_ids_.size() && seg_ids_[physical];
+    // As far as it can be told: without a chain every segment may be one of the cache.
+    if (!known && !frame_.blank && !frame_.frame.chain.empty())
+      return {"nothing: it is behind the cache's last segment", false, false};
     const std::string name = known ? "segment " + std::to_string(seg_ids_[physical]->v)
                                    : "segment " + std::to_string(physical) + " of the device";
     if (off < kSegInfoStride) return {name + "'s segment_info, replica 0", true};
