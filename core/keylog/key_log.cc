@@ -174,6 +174,18 @@ KsetBuffer* KeyLog::append_group(KsetBuffer* list) {
   return kset;
 }
 
+[[gnu::always_inline]] inline bool KeyLog::put(Group& group, const KsetHeader& header,
+                                               size_t keys_bytes) {
+  const MediaOff at = segments_.media(group.end);
+  if (group.first_pending) return pmem_.store(at, &header, sizeof header + keys_bytes);
+  if (!pmem_.store(at + kCommitBytes, reinterpret_cast<const char*>(&header) + kCommitBytes,
+                   sizeof header - kCommitBytes + keys_bytes))
+    return false;
+  group.first_pending = true;
+  group.first_header = header;
+  return true;
+}
+
 bool KeyLog::append_one(Group& group, KsetBuffer& kset) {
   while (!place(group, kset))
     if (!roll(group)) return false;
@@ -223,17 +235,6 @@ bool KeyLog::roll(Group& group) {
   }
   group.end = CachePos{*next, 0};
   group.done.rolls++;
-  return true;
-}
-
-bool KeyLog::put(Group& group, const KsetHeader& header, size_t keys_bytes) {
-  const MediaOff at = segments_.media(group.end);
-  if (group.first_pending) return pmem_.store(at, &header, sizeof header + keys_bytes);
-  if (!pmem_.store(at + kCommitBytes, reinterpret_cast<const char*>(&header) + kCommitBytes,
-                   sizeof header - kCommitBytes + keys_bytes))
-    return false;
-  group.first_pending = true;
-  group.first_header = header;
   return true;
 }
 

@@ -81,29 +81,37 @@ inline Vector load_vector(const std::byte* from) {
   return v;
 }
 
-// As memcpy(). From kStringBytes on the string instruction is as fast as any; it fetches the line
-// that it stores to like other stores do.
+inline void store_vector(std::byte* dst, const std::byte* src) {
+  asm volatile(PCACHE_MAY_FAULT("movups %1, %0")
+               : "=m"(*reinterpret_cast<AnyVector*>(dst))
+               : "x"(load_vector<__m128i>(src)));
+}
+
+inline void store_word(std::byte* dst, const std::byte* src) {
+  asm volatile(PCACHE_MAY_FAULT("movq %1, %0")
+               : "=m"(*reinterpret_cast<AnyWord*>(dst))
+               : "r"(load_vector<uint64_t>(src)));
+}
+
+// As memcpy(): the last vector, or word, ends where all ends and may overlap the one before. From
+// kStringBytes on the string instruction is as fast as any; it fetches the line that it stores to
+// like other stores do.
 void store_through_cache(std::byte* dst, const std::byte* src, size_t len) {
-  constexpr size_t kStringBytes = 1024;
+  constexpr size_t kVectorBytes = sizeof(__m128i), kStringBytes = 1024;
   if (len >= kStringBytes) {
     asm volatile(PCACHE_MAY_FAULT("rep movsb") : "+D"(dst), "+S"(src), "+c"(len)::"memory");
-    return;
+  } else if (len >= kVectorBytes) {
+    std::byte* const last = dst + (len - kVectorBytes);
+    const std::byte* const last_from = src + (len - kVectorBytes);
+    for (; dst < last; dst += kVectorBytes, src += kVectorBytes) store_vector(dst, src);
+    store_vector(last, last_from);
+  } else if (len >= kWordBytes) {
+    store_word(dst, src);
+    store_word(dst + (len - kWordBytes), src + (len - kWordBytes));
+  } else {
+    for (; len > 0; len--, dst++, src++)
+      asm volatile(PCACHE_MAY_FAULT("movb %1, %0") : "=m"(*dst) : "q"(*src));
   }
-  for (; len >= sizeof(__m128i); len -= 16, dst += 16, src += 16) {
-    const auto v = load_vector<__m128i>(src);
-    asm volatile(PCACHE_MAY_FAULT("movups %1, %0")
-                 : "=m"(*reinterpret_cast<AnyVector*>(dst))
-                 : "x"(v));
-  }
-  if (len >= kWordBytes) {
-    const auto word = load_vector<uint64_t>(src);
-    asm volatile(PCACHE_MAY_FAULT("movq %1, %0")
-                 : "=m"(*reinterpret_cast<AnyWord*>(dst))
-                 : "r"(word));
-    len -= kWordBytes, dst += kWordBytes, src += kWordBytes;
-  }
-  for (; len > 0; len--, dst++, src++)
-    asm volatile(PCACHE_MAY_FAULT("movb %1, %0") : "=m"(*dst) : "q"(*src));
 }
 
 void stream_lines_sse2(std::byte* dst, const std::byte* src, size_t lines) {
@@ -122,17 +130,25 @@ lost:
 }
 
 [[gnu::target("avx2")]] void stream_lines_avx2(std::byte* dst, const std::byte* src, size_t lines) {
-  for (; lines >= 2; lines -= 2, dst += 2 * kLineBytes, src += 2 * kLineBytes) {
+  constexpr size_t kLines = 4;  // of one turn
+  for (const auto* const end = src + lines / kLines * kLines * kLineBytes; src != end;
+       dst += kLines * kLineBytes, src += kLines * kLineBytes) {
     auto* to = reinterpret_cast<__m256i*>(dst);
     const auto* from = reinterpret_cast<const __m256i*>(src);
     const __m256i a = _mm256_loadu_si256(from), b = _mm256_loadu_si256(from + 1);
     const __m256i c = _mm256_loadu_si256(from + 2), d = _mm256_loadu_si256(from + 3);
+    const __m256i e = _mm256_loadu_si256(from + 4), f = _mm256_loadu_si256(from + 5);
+    const __m256i g = _mm256_loadu_si256(from + 6), h = _mm256_loadu_si256(from + 7);
     PCACHE_STREAM("vmovntdq", "x", to[0], a);
     PCACHE_STREAM("vmovntdq", "x", to[1], b);
     PCACHE_STREAM("vmovntdq", "x", to[2], c);
     PCACHE_STREAM("vmovntdq", "x", to[3], d);
+    PCACHE_STREAM("vmovntdq", "x", to[4], e);
+    PCACHE_STREAM("vmovntdq", "x", to[5], f);
+    PCACHE_STREAM("vmovntdq", "x", to[6], g);
+    PCACHE_STREAM("vmovntdq", "x", to[7], h);
   }
-  if (lines > 0) stream_lines_sse2(dst, src, lines);
+  if (lines % kLines != 0) stream_lines_sse2(dst, src, lines % kLines);
 lost:
   return;
 }
