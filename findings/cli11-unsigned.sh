@@ -4,8 +4,8 @@
 # findings/cli11-unsigned.sh   CLI11 takes -1, and too large a number, for a uint64_t
 #
 # Expected: README: "`CLI::TypeValidator<unsigned int>()` would require that the input be
-# convertible to an `unsigned int`", and book, options.md: "Non-integer results will fail". What
-# does not fit a type is an error, as it is for uint32_t.
+# convertible to an `unsigned int`", and book, the chapter on options: "Non-integer results will
+# fail". What does not fit a type is an error, as it is for uint32_t.
 # Seen: for uint64_t -1 is 18446744073709551615, 18446744073709551616 is the same number, and
 # AsSizeValue takes -1 too: strtoull() is asked, whose negation and ERANGE nobody looks at. An empty
 # argument is 0, of either width.
