@@ -182,14 +182,19 @@ CASES = ([(kind, why) for kind in NEW for why in ALWAYS + [no_length]] +
          [(kind, why) for kind in FORMATTED for why in ALWAYS + MEDIA])
 
 CHILD = """
-import json, os, resource, sys
+import ctypes, json, os, resource, sys
 sys.path.insert(0, sys.argv[1])
 import libpcache
 limit, mapped, cache, backing, options = json.loads(sys.argv[2])
 used = int(open("/proc/self/statm").read().split()[0]) * 4096
 what, value = {"files": (resource.RLIMIT_NOFILE, 5), "length": (resource.RLIMIT_FSIZE, 100 << 20),
-               "stacks": (resource.RLIMIT_AS, used + mapped + (3 << 20)),
+               "stacks": (resource.RLIMIT_AS, used + mapped + (64 << 20)),
                "index": (resource.RLIMIT_AS, used + mapped + (24 << 20))}[limit]
+if limit == "stacks":  # 1 GiB for each thread, whatever ulimit -s says
+    libc, attributes = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+    assert libc.pthread_attr_init(attributes) == 0
+    assert libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(1 << 30)) == 0
+    assert libc.pthread_setattr_default_np(attributes) == 0
 resource.setrlimit(what, (value, value))
 try:
     libpcache.Cache(cache, backing, **options)
