@@ -2,7 +2,6 @@
 #include "background/write_out.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <new>
 
 #include "base/mutants.h"
@@ -21,17 +20,16 @@ WriteOut::WriteOut(const BackgroundParts& parts, std::unique_ptr<BlockQueue> dev
     : parts_(parts),
       device_(std::move(device)),
       written_(std::move(written)),
-      buffers_(static_cast<std::byte*>(std::aligned_alloc(4096, kDepth * size_t{kWriteBytes}))),
+      buffers_(static_cast<std::byte*>(std::aligned_alloc(4096, kDepth * size_t{kWriteBytes})),
+               &free),
       slots_(kDepth) {
   if (!buffers_) throw std::bad_alloc();
   for (size_t i = 0; i < slots_.size(); i++) {
     slots_[i].self = this;
-    slots_[i].buffer = buffers_ + i * kWriteBytes;  // aligned for any O_DIRECT
+    slots_[i].buffer = buffers_.get() + i * kWriteBytes;  // aligned for any O_DIRECT
     free_.push_back(&slots_[i]);
   }
 }
-
-WriteOut::~WriteOut() { free(buffers_); }
 
 void WriteOut::on_written(BlockIo* io) {
   auto* slot = static_cast<Slot*>(io->ctx);

@@ -13,6 +13,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstdlib>
 #include <functional>
 #include <memory>
 #include <span>
@@ -56,7 +57,6 @@ class WriteOut {
   // `written`: called with the bytes of each write that has succeeded, from write().
   using Written = std::function<void(uint64_t bytes)>;
   static Result<std::unique_ptr<WriteOut>> create(const BackgroundParts& parts, Written written);
-  ~WriteOut();
 
   Done write(const DirtyBatch& batch, std::span<const DirtyBatch::Piece> pieces,
              const Limits& limits);
@@ -107,7 +107,7 @@ class WriteOut {
   const BackgroundParts& parts_;
   std::unique_ptr<BlockQueue> device_;
   const Written written_;
-  std::byte* const buffers_;  // untouched they cost no memory
+  const std::unique_ptr<std::byte[], decltype(&free)> buffers_;  // untouched they cost no memory
   std::vector<Slot> slots_;
   std::vector<Slot*> free_;
   unsigned unpushed_ = 0;
