@@ -241,15 +241,16 @@ void Workload::format() {
   options.data_crc = base_.data_crc;
   const auto pmem = base_.pmem->make_pmem();
   PCACHE_CHECK(format_device(*pmem, options).ok());
-  const auto done = static_cast<Oracle::Time>(trace_.now()) - 1;  // in front of the last fence
+  std::vector<Oracle::Time> fences;
+  for (size_t i = 0; i < trace_.events().size(); i++)
+    if (trace_.events()[i].kind == TraceEvent::Kind::kFence)
+      fences.push_back(static_cast<Oracle::Time>(i));
   PCACHE_CHECK(erase_identity(*pmem).ok());
   base_.pmem->set_trace(nullptr);
-  const auto& events = trace_.events();
-  const auto begun = std::find_if(events.begin(), events.end(), [](const TraceEvent& event) {
-    return event.kind == TraceEvent::Kind::kFence;
-  });
   oracle_.collapse(after, 0);
-  oracle_.note_format(before, begun - events.begin(), done);
+  // The first fence is behind the mark of a format, the second behind the old magic's end. The last
+  // is behind the mark's, the one before it behind the new magic.
+  oracle_.note_format(before, fences[1], fences[fences.size() - 2]);
   attach();
 }
 
