@@ -16,7 +16,7 @@ import sys
 import pytest
 
 from libpcache import FUA, MIB, PREFLUSH, READ, Request
-from support import (CACHE_INFO, KSET_MAGIC, PAGE, SECTOR, SEGMENT, SEGMENTS_AT, Pair, digest, patch,
+from support import (CACHE_INFO, KSET_MAGIC, PAGE, SECTOR, SEGMENT, SEGMENTS_AT, SUPERBLOCK, Pair, digest, patch,
                      peek, read_all, sealed, stamp, tag_of, wait_until)
 
 CHILD = pathlib.Path(__file__).with_name("crash_child.py")
@@ -407,12 +407,17 @@ def wait_until_formatting(pair, stage):
     wait_until(lambda: peek(pair.cache_path, SEGMENTS_AT + segment * SEGMENT + 4096, 8) != bytes(8))
 
 
+FORMAT_MARK = b"PCACHEFM"
+
+
 @pytest.mark.parametrize("lost", ["superblock", "superblock and cache_info", "all but segment 0"])
 def test_format_that_was_cut_off_is_done_again(pair, lost):
-    """The superblock is written last: whatever else is there of a format, it is done anew."""
+    """The superblock's magic is written last, and a mark stands behind it meanwhile: whatever else is there of a
+    format, it is done anew."""
     pair.open().close()
     with open(pair.cache_path, "r+b") as f:
-        f.write(bytes(4096 + 24))  # no attach has come so far: no identity either
+        f.write(bytes(SUPERBLOCK + 64))  # no attach has come so far: no identity either
+        f.write(FORMAT_MARK)
         if lost != "superblock":
             f.seek(CACHE_INFO)
             f.write(bytes(2 * PAGE))
@@ -423,6 +428,7 @@ def test_format_that_was_cut_off_is_done_again(pair, lost):
                 f.seek(SEGMENTS_AT + segment * SEGMENT)
                 f.write(bytes(12 * 1024 + 24))
     cache = pair.open()
+    assert peek(pair.cache_path, SUPERBLOCK + 64, 8) == bytes(8)
     cache.write(0, b"f" * PAGE, flags=FUA)
     assert pair.reopen(cache).read(0, 2 * PAGE) == b"f" * PAGE + stamp(PAGE, PAGE, 0)
 
