@@ -3,12 +3,12 @@
 
 #ifdef PCACHE_MUTANTS
 
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <optional>
-#include <set>
 #include <string>
 #include <string_view>
 
@@ -17,6 +17,9 @@ namespace pcache {
 namespace {
 
 thread_local bool t_unflushed = false;
+
+constexpr const char* kFence = "fence:";
+constexpr const char* kFlush = "flush:";
 
 // All that there are. scripts/prove reads the names here.
 constexpr struct {
@@ -63,13 +66,16 @@ std::optional<Hazard> hazard_named(std::string_view name) {
   return std::nullopt;
 }
 
-// "keylog/key_log.cc:89"
-std::string name_of(const CodeSite& site) {
-  const std::string path = site.file;
-  const size_t core = path.rfind("core/");
-  return (core == path.npos ? path : path.substr(core + strlen("core/"))) + ":" +
-         std::to_string(site.line);
-}
+// "fence:keylog/key_log.cc:89". Where memory is short, too: tests take it away.
+struct SiteName {
+  SiteName(const char* what, const CodeSite& site) {
+    const std::string_view path = site.file;
+    const size_t core = path.rfind("core/");
+    snprintf(text, sizeof text, "%s%s:%d", what,
+             site.file + (core == path.npos ? 0 : core + strlen("core/")), site.line);
+  }
+  char text[256];
+};
 
 // What PCACHE_MUTANT asks for; and where PCACHE_MUTANT_SITES names a file, the sites that were
 // reached are appended to it at exit, one "fence:SITE" or "flush:SITE" a line.
@@ -93,27 +99,40 @@ class Registry {
     if (sites_file_.empty()) return;
     FILE* file = fopen(sites_file_.c_str(), "a");
     if (!file) return;
-    for (const std::string& site : reached_) fprintf(file, "%s\n", site.c_str());
+    for (size_t i = 0; i < count_; i++)
+      fprintf(file, "%s\n", SiteName(reached_[i].what, reached_[i].site).text);
     fclose(file);
   }
 
   bool is_hazard(Hazard which) const { return hazard_ == which; }
   bool left_out(const char* what, const CodeSite& site) {
     if (!looks_at_sites_) return false;
-    const std::string name = what + name_of(site);
-    if (!sites_file_.empty()) {
-      std::lock_guard lock(mu_);
-      reached_.insert(name);
-    }
-    return name == wanted_;
+    if (!sites_file_.empty()) note(what, site);
+    return wanted_ == SiteName(what, site).text;
   }
 
  private:
+  struct Reached {
+    const char* what;
+    CodeSite site;
+  };
+
+  void note(const char* what, const CodeSite& site) {
+    std::lock_guard lock(mu_);
+    for (size_t i = 0; i < count_; i++)
+      if (reached_[i].what == what && reached_[i].site.file == site.file &&
+          reached_[i].site.line == site.line)
+        return;
+    if (count_ == reached_.size()) abort();
+    reached_[count_++] = {what, site};
+  }
+
   std::string wanted_, sites_file_;
   std::optional<Hazard> hazard_;
   bool looks_at_sites_ = false;
   std::mutex mu_;
-  std::set<std::string> reached_;
+  std::array<Reached, 2048> reached_;  // and not what grows: see SiteName
+  size_t count_ = 0;
 };
 
 Registry& registry() {
@@ -127,8 +146,8 @@ bool hazard(Hazard which) { return registry().is_hazard(which); }
 
 namespace mutants {
 
-bool fence_left_out(const CodeSite& site) { return registry().left_out("fence:", site); }
-bool flush_left_out(const CodeSite& site) { return registry().left_out("flush:", site); }
+bool fence_left_out(const CodeSite& site) { return registry().left_out(kFence, site); }
+bool flush_left_out(const CodeSite& site) { return registry().left_out(kFlush, site); }
 bool unflushed() { return t_unflushed; }
 Unflushed::Unflushed() { t_unflushed = true; }
 Unflushed::~Unflushed() { t_unflushed = false; }
