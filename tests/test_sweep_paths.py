@@ -12,12 +12,13 @@ from test_sweep import HEAD, run, write
 SPEC = HEAD.replace("1s", "400ms") + ("matrix: {engine: [pcache, uring], rw: randread, cache_size: 512m, "
                                       "working_set: 0.02, fill: empty}\n")
 # What fio takes as it is.
-WHOLE = ["two words", " in front", "a,b", "a:b", "a\\:b", "a\\", "a\"b", "it's", "$HOME", "${HOME", "a%d", "a=b",
+WHOLE = ["two words", " in front", "a,b", "a:b", "a\\", "a\"b", "it's", "$HOME", "${HOME", "a%d", "a=b",
          "[job]", "*", "--name=x", "r\u00e9sum\u00e9", "~", "include x"]
 # And what it does not: what it makes of it.
 CUT = {"run #1": "cuts it at `#`", "run;1": "cuts it at `;`", "#": "cuts it at `#`", "a${HOME}b": "puts a variable",
        "$pagesize": "in place of `$pagesize`", "a$mb_memory": "in place of `$mb_memory`", "$ncpus": "`$ncpus`",
        "a\nb": "control character", "a\tb": "control character", "a\x01": "control character",
+       "a\\:b": "takes `\\:` for `:`",
        "a\udcff": "not"}
 HINT = "; give it by another path, such as a symbolic link\n"
 

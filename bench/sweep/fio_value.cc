@@ -44,7 +44,9 @@ std::string taken_for_another(const std::string& value) {
 }
 
 void need_whole(const std::string& what, const std::string& value, const std::string& below) {
-  if (const std::string why = taken_for_another(value + below); !why.empty())
+  std::string why = taken_for_another(value + below);
+  if (why.empty() && (value + below).find("\\:") != std::string::npos) why = "takes `\\:` for `:`";
+  if (!why.empty())
     throw Wrong(what + " " + value + ": fio, in its job file, " + why +
                 "; give it by another path, such as a symbolic link");
 }

@@ -12,7 +12,9 @@ namespace pcache::sweep {
 // Why fio would take `value` for another; empty: it takes it as it is.
 std::string taken_for_another(const std::string& value);
 
-// Throws Wrong when fio would, of `value` followed by `below`; `what` it is, for the message.
+// Throws Wrong when fio would, of the path `value` followed by `below`; `what` it is, for the
+// message. Of `\:` too, which is a colon in a list of files, and which the engine refuses
+// elsewhere.
 void need_whole(const std::string& what, const std::string& value, const std::string& below = "");
 
 // Of a list of files, in which a colon is between two (filename=).
