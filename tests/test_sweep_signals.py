@@ -53,11 +53,12 @@ def start():
 
 
 def running_in(folder):
-    """Processes that were told of the folder."""
+    """Processes that were told of the folder, or stand in it, as fio does."""
     found = []
     for process in pathlib.Path("/proc").glob("[0-9]*"):
         try:
-            if str(folder).encode() in (process / "cmdline").read_bytes() and int(process.name) != os.getpid():
+            told = (process / "cmdline").read_bytes() + os.fsencode(os.readlink(process / "cwd"))
+            if str(folder).encode() in told and int(process.name) != os.getpid():
                 found.append(int(process.name))
         except OSError:
             pass
@@ -110,7 +111,7 @@ def test_what_compare_has_started_ends_with_it(tmp_path, start, how, status):
 def test_a_sweep_that_is_killed_takes_its_fio_along(tmp_path, start):
     """Which a resumed one would write beside."""
     process = start("run", write(tmp_path, DISK), "--output", tmp_path / "run", "--backing-dir", tmp_path)
-    wait_until(lambda: b"fio" in b"".join(command_of(pid)[:4] for pid in running_in(tmp_path / "run" / "raw")))
+    wait_until(lambda: b"fio\0" in b"".join(command_of(pid)[:4] for pid in running_in(tmp_path / "run" / "raw")))
     process.kill()
     process.wait()
     wait_until(lambda: not running_in(tmp_path), seconds=10)
