@@ -45,7 +45,7 @@ class Growing {
       const auto next = i + 1 < added_.size() ? std::optional(added_[i + 1]) : std::nullopt;
       if (!format_segment(pmem_, added_[i], next)) return bad_media("head", added_[i]);
     }
-    return durable();
+    return {};
   }
 
   Status write_superblock() {
@@ -59,7 +59,7 @@ class Growing {
     if (!pmem_.store(MediaOff{kSuperblockOff + offsetof(Superblock, seg_num)}, &sb.seg_num, 8))
       return make_error(EIO, "superblock at 4096: media error: the cache is as large as before");
     frame_.seg_num = seg_num_;
-    return durable();
+    return {};
   }
 
   Status write_link() {
@@ -71,10 +71,12 @@ class Growing {
     record.flags |= kSegHasNext;
     record.next_seg = added_[0];
     if (!info.write(pmem_, record)) return bad_media("segment_info", frame_.chain.back());
-    return durable();
+    return {};
   }
 
+  // The record by which the new segments count: all of them is durable before.
   Status write_info() {
+    if (auto done = durable(); !done) return done;
     frame_.info.n_segs += static_cast<uint32_t>(added_.size());
     if (!frame_.info_record.write(pmem_, make_cache_info(frame_.info)))
       return make_error(EIO, "cache_info: media error: the cache is as large as before");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Growing a formatted cache, dirty data and all, by segments behind its last one.
 //
-// What it stores, in order, each durable before the next, and what a crash after it leaves:
+// What it stores, and what a crash leaves of it. 1 to 3 in any order, all durable before 4:
 //   1. the heads of the new segments, chained    not reachable: the old cache
 //   2. the superblock's seg_num                  the old cache on a larger device
 //   3. the link from the last old segment        the same: its chain ends after n_segs
