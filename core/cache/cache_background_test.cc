@@ -14,19 +14,7 @@ using ::testing::HasSubstr;
 class CacheBackground : public CacheTest {
  protected:
   void SetUp() override { memory_.set_recording(false); }
-  // As request(), for a write that may have to wait; the clock stands still.
-  int write_through(uint64_t off, uint64_t len, int value, uint32_t flags = 0) {
-    Bytes data(len, std::byte(value));
-    pcache_request request{PCACHE_OP_WRITE, flags, off, len, data.data(), 0, 0, nullptr};
-    if (queue_->submit(&request) == 1) return request.result;
-    pcache_request* done[1];
-    executor_->advance(milliseconds(0));
-    EXPECT_EQ(queue_->reap(done, 0, 1, 0), 1) << "space is made at once, not by the clock";
-    waited_++;
-    return request.result;
-  }
   Bytes on_device(uint64_t off, uint64_t len) { return device_->peek(off, len); }
-  int waited_ = 0;
 };
 
 // The smallest cache, written over and over in writes of 1 MiB; hazards no-log-reserve,

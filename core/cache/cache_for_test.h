@@ -67,6 +67,17 @@ class CacheTest : public ::testing::Test {
     Bytes data(len, std::byte(value));
     return request(PCACHE_OP_WRITE, off, data, flags);
   }
+  // As write(), for one that may have to wait for space; the clock stands still.
+  int write_through(uint64_t off, uint64_t len, int value, uint32_t flags = 0) {
+    Bytes data(len, std::byte(value));
+    pcache_request request{PCACHE_OP_WRITE, flags, off, len, data.data(), 0, 0, nullptr};
+    if (queue_->submit(&request) == 1) return request.result;
+    waited_++;
+    pcache_request* done[1];
+    executor_->advance(std::chrono::milliseconds(0));
+    EXPECT_EQ(queue_->reap(done, 0, 1, 0), 1) << "space is made at once, not by the clock";
+    return request.result;
+  }
   // The one value that all of the range has; -1 when it is the device's content.
   int value_at(uint64_t off, uint64_t len) {
     Bytes data(len);
@@ -85,6 +96,7 @@ class CacheTest : public ::testing::Test {
   SteppedExecutor* executor_ = nullptr;  // likewise
   std::unique_ptr<Cache> cache_;
   std::unique_ptr<Queue> queue_;
+  int waited_ = 0;  // so many of write_through()
 };
 
 }  // namespace pcache

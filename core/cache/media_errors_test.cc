@@ -27,16 +27,6 @@ class BadPages : public CacheTest {
     return static_cast<int>(std::ranges::count_if(
         lines_.lines, [&](const auto& line) { return line.find(text) != line.npos; }));
   }
-  // As write(), of which the background work may have to make room for.
-  int write_through(uint64_t off, uint64_t len, int value, uint32_t flags = 0) {
-    Bytes data(len, std::byte(value));
-    pcache_request request{PCACHE_OP_WRITE, flags, off, len, data.data(), 0, 0, nullptr};
-    if (queue_->submit(&request) == 1) return request.result;
-    pcache_request* done[1];
-    executor_->advance(milliseconds(0));
-    EXPECT_EQ(queue_->reap(done, 0, 1, 0), 1) << "it would wait for ever";
-    return request.result;
-  }
 };
 
 // The record stays as it is: over the newest replica it must not go.
