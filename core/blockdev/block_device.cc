@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "blockdev/block_device.h"
 
+#include <sys/stat.h>
+
 #include "blockdev/backing_file.h"
 #include "blockdev/thread_device.h"
 #include "blockdev/uring_device.h"
@@ -28,6 +30,13 @@ Result<std::unique_ptr<BlockDevice>> open_block_device_with(const BlockDeviceOpt
 Result<std::unique_ptr<BlockDevice>> open_block_device(const BlockDeviceOptions& options,
                                                        const Log& log) {
   return open_block_device_with(options, log, &io_uring_queue_init_params);
+}
+
+bool is_same_device(const std::string& a, const std::string& b) {
+  struct stat first, second;
+  if (stat(a.c_str(), &first) != 0 || stat(b.c_str(), &second) != 0) return false;
+  if (S_ISBLK(first.st_mode) && S_ISBLK(second.st_mode)) return first.st_rdev == second.st_rdev;
+  return first.st_dev == second.st_dev && first.st_ino == second.st_ino;
 }
 
 }  // namespace pcache

@@ -106,4 +106,7 @@ class BlockDevice {
 Result<std::unique_ptr<BlockDevice>> open_block_device(const BlockDeviceOptions& options,
                                                        const Log& log);
 
+// Whether two paths lead to one file or device. A path that leads nowhere is no other's.
+bool is_same_device(const std::string& a, const std::string& b);
+
 }  // namespace pcache

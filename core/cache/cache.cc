@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "cache/cache.h"
 
-#include <sys/stat.h>
 #include <time.h>
 
 #include <algorithm>
@@ -36,15 +35,9 @@ BackingIdentity identity_of(const BlockDevice& device) {
 
 // Otherwise the second that locks it would say that somebody else has it.
 Status refuse_one_device(const Options& options) {
-  struct stat cache, backing;
-  const char* const path = options.pmem.path.c_str();
-  if (stat(path, &cache) != 0 || stat(options.backing.path.c_str(), &backing) != 0) return {};
-  const bool device = S_ISBLK(cache.st_mode) && S_ISBLK(backing.st_mode);
-  const bool same = device ? cache.st_rdev == backing.st_rdev
-                           : cache.st_dev == backing.st_dev && cache.st_ino == backing.st_ino;
-  if (!same) return {};
+  if (!is_same_device(options.pmem.path, options.backing.path)) return {};
   return make_error(EINVAL, "cache device %s and backing device %s are one and the same; give two",
-                    path, options.backing.path.c_str());
+                    options.pmem.path.c_str(), options.backing.path.c_str());
 }
 
 }  // namespace

@@ -15,9 +15,9 @@ int fail(const Error& error) {
 Result<std::unique_ptr<Pmem>> open_cache(const std::string& path, bool write) {
   struct stat st;
   if (stat(path.c_str(), &st) != 0) return error_errno(errno, "cache device %s", path.c_str());
-  if (S_ISBLK(st.st_mode)) return Pmem::open_block(path, !write);
   PmemOptions options;
   options.path = path;
+  options.block_device = true;
   options.emulate = true;  // an image is looked after as a file, wherever it lies
   options.read_only = !write;
   options.keep_sparse = true;
@@ -35,11 +35,7 @@ Status sync_cache(const std::string& path, const Pmem& pmem) {
 }
 
 Result<BackingFile> open_backing(const std::string& path, const std::string& cache) {
-  struct stat a, b;
-  const bool both = stat(path.c_str(), &a) == 0 && stat(cache.c_str(), &b) == 0;
-  if (both &&
-      (S_ISBLK(a.st_mode) && S_ISBLK(b.st_mode) ? a.st_rdev == b.st_rdev
-                                                : a.st_dev == b.st_dev && a.st_ino == b.st_ino))
+  if (is_same_device(path, cache))
     return make_error(EINVAL, "%s: is given both as the cache device and as the backing device",
                       path.c_str());
   BlockDeviceOptions options;

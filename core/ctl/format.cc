@@ -58,13 +58,12 @@ Status write_identity_of(Pmem& pmem, const std::optional<BackingIdentity>& backi
 // Made, or made longer, if that is asked for.
 Result<std::unique_ptr<Pmem>> open_to_format(const Options& options) {
   struct stat st;
-  if (stat(options.image.cache.c_str(), &st) == 0 && S_ISBLK(st.st_mode)) {
-    if (options.size_bytes > 0)
-      return make_error(EINVAL, "cache device %s: a device cannot be made larger; leave --size out",
-                        options.image.cache.c_str());
-    return Pmem::open_block(options.image.cache, false);
-  }
+  const bool device = stat(options.image.cache.c_str(), &st) == 0 && S_ISBLK(st.st_mode);
+  if (device && options.size_bytes > 0)
+    return make_error(EINVAL, "cache device %s: a device cannot be made larger; leave --size out",
+                      options.image.cache.c_str());
   PmemOptions opening;
+  opening.block_device = true;
   opening.path = options.image.cache;
   opening.emulate = true;
   opening.create_bytes = options.size_bytes;

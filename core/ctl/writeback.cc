@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include <sys/stat.h>
-
 #include <cinttypes>
 #include <condition_variable>
 #include <mutex>
@@ -51,25 +49,10 @@ Result<std::unique_ptr<Cache>> attach(const Image& image) {
   pcache::Options options;
   options.pmem.path = image.cache;
   options.pmem.emulate = true;
+  options.pmem.block_device = true;
   options.backing.path = image.backing;
   options.force = image.ignore_identity;
-  struct stat st;
-  if (stat(image.cache.c_str(), &st) != 0 || !S_ISBLK(st.st_mode)) return Cache::open(options);
-  // As Cache::open(), which takes no block device.
-  auto backing = open_block_device(options.backing, options.log);
-  if (!backing) return backing.error();
-  auto main = ThreadExecutor::create();
-  if (!main) return main.error();
-  auto writing = ThreadExecutor::create();
-  if (!writing) return writing.error();
-  auto pmem = Pmem::open_block(image.cache, false);
-  if (!pmem) return pmem.error();
-  Cache::Devices devices{pmem.take(), backing.take(), main.take(), writing.take()};
-  auto cache = Cache::attach(std::move(devices), options);
-  if (!cache)
-    return make_error(cache.error().code, "%s: %s", image.cache.c_str(),
-                      cache.error().text.c_str());
-  return cache;
+  return Cache::open(options);
 }
 
 // What the check of an image says is dirty; nothing when it cannot be looked at.

@@ -328,6 +328,9 @@ void Pmem::Mapping::warn_if_emulated() const {
 }
 
 Result<std::unique_ptr<Pmem>> Pmem::open(const PmemOptions& options, const Log& log) {
+  struct stat st;
+  if (options.block_device && stat(options.path.c_str(), &st) == 0 && S_ISBLK(st.st_mode))
+    return open_block(options.path, options.read_only);
   auto mapping = std::make_unique<Mapping>(options, log);
   using Step = Status (Mapping::*)();
   for (const Step step : {&Mapping::check_options, &Mapping::open_file, &Mapping::lock,

@@ -51,6 +51,7 @@ struct PmemOptions {
   // changed all the same (a file created, a page of tmpfs made by reading) is undone unless keep()
   // was called.
   bool provisional = false;
+  bool block_device = false;  // for tools alone: a block device is taken, too, by open_block()
 };
 
 class Pmem {
@@ -59,8 +60,8 @@ class Pmem {
   // EBUSY (locked elsewhere), ENOSPC, ENOTSUP (persist method), EACCES and EROFS (cannot be written
   // to). A failed open leaves the file as it was. Warns by `log` when the memory is emulated.
   static Result<std::unique_ptr<Pmem>> open(const PmemOptions& options, const Log& log);
-  // A block device, for tools alone: through the page cache, each fence flushes the device
-  // (block_mapping.cc). EBUSY: attached, mounted, or open elsewhere.
+  // A block device, for tools alone: as it is, whatever the options, through the page cache, each
+  // fence flushes the device (block_mapping.cc). EBUSY: attached, mounted, or open elsewhere.
   static Result<std::unique_ptr<Pmem>> open_block(const std::string& path, bool read_only);
   // Over memory of the caller's, for tests and simulators; `ctx` is handed to `ops`.
   Pmem(std::byte* base, uint64_t size_bytes, const PersistOps* ops, void* ctx);
