@@ -13,7 +13,8 @@ import pytest
 
 from libpcache import FUA, MIB, PcacheError
 from support import (CACHE_CTRL, CACHE_INFO, PAGE, SECTOR, SEGMENT, SEGMENTS_AT, SUPERBLOCK, Pair,
-                     file_state, make_backing, patch, peek, read_all, run_by_owner, sealed, stamp, superblock, system_tool)
+                     file_state, make_backing, patch, peek, read_all, run_by_owner, sealed, stamp, superblock,
+                     system_tool)
 
 
 def refused(pair, code, *words, **options):
