@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "sweep/build.h"
 #include "sweep/place.h"
 #include "sweep/plan.h"
 

@@ -102,7 +102,7 @@ std::string first_line(const std::string& command) {
   return text;
 }
 
-nlohmann::ordered_json host_facts(const Place& place) {
+nlohmann::ordered_json host_facts(const std::string& pmem, const std::string& backing) {
   utsname system{};
   uname(&system);
   return {{"cpu", cpu_facts()},
@@ -110,8 +110,8 @@ nlohmann::ordered_json host_facts(const Place& place) {
           {"transparent_hugepages", line_of("/sys/kernel/mm/transparent_hugepage/shmem_enabled")},
           {"kernel", system.release},
           {"fio", first_line("fio --version")},
-          {"pmem", place.emulated() ? "emulated: a file in memory" : place.cache()},
-          {"backing", disk_facts(place.backing())},
+          {"pmem", pmem},
+          {"backing", disk_facts(backing)},
           {"load_average", line_of("/proc/loadavg")}};
 }
 

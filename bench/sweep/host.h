@@ -6,11 +6,14 @@
 #include <string>
 
 #include "sweep/parameter.h"
-#include "sweep/place.h"
 
 namespace pcache::sweep {
 
-nlohmann::ordered_json host_facts(const Place& place);
+inline constexpr const char* kEmulatedPmem = "emulated: a file in memory";
+
+// By the names of run.json. `pmem`: kEmulatedPmem, or the device; `backing`: a block device, or a
+// path on the disk.
+nlohmann::ordered_json host_facts(const std::string& pmem, const std::string& backing);
 
 // Why this machine cannot measure it; empty: it can. A path: that is there but of no use is not
 // meant.

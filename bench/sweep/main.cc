@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "sweep/facts_command.h"
 #include "sweep/parameter.h"
 #include "sweep/run_command.h"
 #include "sweep/shipped.h"
@@ -72,6 +73,13 @@ void add_run(CLI::App& app, RunOptions& options, int& status) {
   run_command->callback([&] { status = run(options); });
 }
 
+void add_facts(CLI::App& app, FactsOptions& options) {
+  auto* facts = app.add_subcommand("facts", "of this machine and of a build, as JSON");
+  facts->add_option("--build", options.build, "a build directory; default this program's own");
+  facts->add_option("--backing", options.backing, "a path on the disk; default /var/tmp");
+  facts->callback([&] { print_facts(options); });
+}
+
 int failed(std::string what) {
   std::ranges::replace(what, '\n', ' ');
   fprintf(stderr, "pcache-sweep: %s\n", what.c_str());
@@ -87,7 +95,9 @@ int main(int argc, char** argv) try {
   app.require_subcommand(1);
   int status = 0;
   RunOptions options;
+  FactsOptions facts_options;
   add_run(app, options, status);
+  add_facts(app, facts_options);
   app.add_subcommand("parameters", "of a case, and what they may be")->callback(print_parameters);
   add_analysis(app, "report", "draws results: pcache-sweep report FOLDER...");
   add_analysis(app, "compare", "whether two builds, or results, differ: pcache-sweep compare A B");

@@ -4,21 +4,11 @@
 // seed, the second in the reverse of that, so that of two builds each comes first as often.
 #pragma once
 
-#include <optional>
 #include <vector>
 
 #include "sweep/spec.h"
-#include "sweep/stamp.h"
 
 namespace pcache::sweep {
-
-struct Build {
-  std::string label;                // "a", "b"; one build: empty
-  std::string dir;                  // has lib/libpcache_fio.so
-  std::string hash;                 // of its libraries, to see that they are still the same
-  std::optional<Stamp> stamp = {};  // of its libraries; nothing: they have none
-  std::string source_tree = {};     // what that is at, if at something else
-};
 
 struct Measurement {
   size_t number = 0;  // in the plan

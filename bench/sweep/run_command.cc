@@ -8,7 +8,7 @@
 #include <map>
 #include <memory>
 
-#include "sweep/fio_value.h"
+#include "sweep/build.h"
 #include "sweep/host.h"
 #include "sweep/runner.h"
 #include "sweep/shipped.h"
@@ -40,78 +40,6 @@ void check(const RunOptions& options) {
   refuse(!options.builds.empty(), "--build");
   refuse(options.runtime_s.has_value(), "--runtime");
   refuse(!options.output.empty(), "--output");
-}
-
-constexpr const char* kLibraries[] = {"libpcache.so.1", "libpcache_fio.so", "libpcache_raw.so"};
-
-std::string content_of(const std::string& build, const char* library) {
-  const std::string path = build + "/lib/" + library;
-  return fs::exists(path) ? read_file(path) : "";
-}
-
-// Of the libraries that fio loads (FNV-1a): to see whether a build is what it was.
-std::string hash_of(const std::string& build) {
-  uint64_t hash = 0xcbf29ce484222325;
-  for (const char* name : kLibraries)
-    for (const unsigned char byte : content_of(build, name)) hash = (hash ^ byte) * 0x100000001b3;
-  char text[17];
-  snprintf(text, sizeof text, "%016lx", static_cast<unsigned long>(hash));
-  return text;
-}
-
-void need_the_same(const std::vector<Build>& builds, const std::string& folder) {
-  for (const Build& build : builds)
-    if (!build.hash.empty() && build.hash != hash_of(build.dir))
-      throw Wrong(build.dir + ": was built anew, or is gone, since " + folder +
-                  " was begun; begin a new run");
-}
-
-// Which sources it is of, as its libraries say; one that has no stamp says nothing.
-std::optional<Stamp> stamp_of(const std::string& build) {
-  std::optional<Stamp> first;
-  const char* first_name = nullptr;
-  for (const char* name : kLibraries) {
-    const auto stamp = stamp_in(content_of(build, name));
-    if (stamp && first && *stamp != *first)
-      throw Wrong(build + ": " + first_name + " is of " + first->text() + ", " + name + " of " +
-                  stamp->text() + "; build it whole");
-    if (stamp && !first) first = stamp, first_name = name;
-  }
-  return first;
-}
-
-Build build_of(const std::string& label, const std::string& dir) {
-  Build build = {label, fs::canonical(dir), hash_of(dir), stamp_of(dir)};
-  if (build.stamp) build.source_tree = other_source_tree(build.dir, *build.stamp);
-  return build;
-}
-
-void say_other_source_trees(const std::vector<Build>& builds) {
-  for (const Build& build : builds)
-    if (!build.source_tree.empty())
-      fprintf(stderr,
-              "pcache-sweep: %s: measured is %s, of which it was built; its source tree is %s\n",
-              build.dir.c_str(), build.stamp->text().c_str(), build.source_tree.c_str());
-}
-
-void need_whole_builds(const std::vector<Build>& builds) {
-  for (const Build& build : builds) need_whole("build", build.dir, "/lib/libpcache_fio.so");
-}
-
-std::vector<Build> builds_of(const RunOptions& options) {
-  std::vector<std::string> dirs = options.builds;
-  if (dirs.empty()) dirs.push_back(own_build());
-  std::vector<Build> builds;
-  for (const std::string& dir : dirs) {
-    const std::string label = dirs.size() > 1 ? std::string(1, char('a' + builds.size())) : "";
-    const std::string plugin = dir + "/lib/libpcache_fio.so";
-    if (!fs::exists(plugin))
-      throw Wrong(plugin + ": is not there; --build names a build directory that was built");
-    builds.push_back(build_of(label, dir));
-  }
-  if (builds.size() > 26) throw Wrong("more than 26 builds");
-  need_whole_builds(builds);
-  return builds;
 }
 
 std::string new_output(const std::string& name) {
@@ -177,6 +105,10 @@ Spec resumed_spec(const RunFolder& folder, const RunOptions& options) {
   return spec;
 }
 
+nlohmann::ordered_json facts_of_host(const Place& place) {
+  return host_facts(place.emulated() ? kEmulatedPmem : place.cache(), place.backing());
+}
+
 std::unique_ptr<Place> make_place(const Spec& spec, const PlaceOptions& options) {
   uint64_t cache_bytes = 0, backing_bytes = 0;
   std::map<std::string, uint64_t> paths;
@@ -235,14 +167,14 @@ int run_new(const RunOptions& options) {
   Spec spec = load_spec(options);
   leave_out_what_cannot_be_measured(spec);
   if (options.dry_run) return print_plan(spec, std::max<size_t>(1, options.builds.size())), 0;
-  const auto builds = builds_of(options);
+  const auto builds = find_builds(options.builds);
   const std::string output = options.output.empty() ? new_output(spec.name) : options.output;
   RunFolder::need_new(output);
   watch_signals();
   const PlaceOptions where = with_defaults(absolute(options.place));
   const auto place = make_place(spec, where);
   RunFolder folder =
-      RunFolder::create(fs::absolute(output), spec, builds, where, host_facts(*place));
+      RunFolder::create(fs::absolute(output), spec, builds, where, facts_of_host(*place));
   say_other_source_trees(builds);
   say_what_is_left_out(spec);
   return measure(spec, *place, folder, options);
@@ -254,8 +186,7 @@ int resume(const RunOptions& options) {
   leave_out_what_cannot_be_measured(spec);
   if (options.dry_run) return print_plan(spec, folder.builds().size()), 0;
   const PlaceOptions where = folder.place(absolute(options.place));
-  need_the_same(folder.builds(), folder.path());
-  need_whole_builds(folder.builds());
+  need_same_builds(folder.builds(), folder.path());
   watch_signals();
   const auto place = make_place(spec, where);
   folder.begin_writing(spec.repeats);

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "sweep/build.h"
 #include "sweep/place.h"
 #include "sweep/plan.h"
 

@@ -70,7 +70,7 @@ nlohmann::ordered_json facts_of(const Stamp& stamp) {
           {"build_type", stamp.build_type}};
 }
 
-std::string other_source_tree(const std::string& build, const Stamp& stamp) {
+std::string source_tree_of(const std::string& build) {
   const std::string source = source_of(build);
   if (source.empty()) return {};
   const std::string above = std::filesystem::path(source).parent_path();
@@ -80,8 +80,12 @@ std::string other_source_tree(const std::string& build, const Stamp& stamp) {
   if (now.empty()) return {};
   const bool dirty = now.ends_with("-dirty");
   const std::string commit = now.substr(0, now.find('-'));
-  if (commit == stamp.commit && dirty == stamp.dirty) return {};
   return shown(commit, dirty);
+}
+
+std::string other_source_tree(const std::string& build, const Stamp& stamp) {
+  const std::string now = source_tree_of(build);
+  return now == stamp.text() ? "" : now;
 }
 
 }  // namespace pcache::sweep

@@ -23,8 +23,10 @@ std::optional<Stamp> stamp_in(const std::string& content);
 const Stamp& own_stamp();  // of this program
 nlohmann::ordered_json facts_of(const Stamp& stamp);
 
-// What the source tree of a build directory is at, as text(), where that is not what the build is
-// of; empty: it is, or there is no such tree, as of an installed one.
+// What the source tree of a build directory is at, as text(); empty: there is no such tree, as of
+// an installed build.
+std::string source_tree_of(const std::string& build);
+// The same where it is not what the build is of; else empty.
 std::string other_source_tree(const std::string& build, const Stamp& stamp);
 
 }  // namespace pcache::sweep
