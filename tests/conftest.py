@@ -15,11 +15,15 @@ import tempfile
 
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+TESTS = pathlib.Path(__file__).resolve().parent
+PATH = [str(TESTS), str(TESTS.parent / "bench")]  # bench: for the package measure
+sys.path[:0] = PATH
+# For programs that the tests start.
+os.environ["PYTHONPATH"] = os.pathsep.join(PATH + [path for path in [os.environ.get("PYTHONPATH")] if path])
 
 import hypothesis  # noqa: E402
 
-from libpcache import MIB, Cache  # noqa: E402
+from measure.libpcache import MIB, Cache  # noqa: E402
 from fio import Fio  # noqa: E402
 from ctl import Ctl  # noqa: E402
 from support import (CACHE_BYTES, GOLDEN_MISSING, GOLDEN_SET, GOLDEN_SKIP, GOLDEN_WHERE, SEGMENTS_AT,  # noqa: E402

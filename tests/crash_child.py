@@ -11,8 +11,8 @@ import os
 import random
 import sys
 
-import libpcache
-from libpcache import FUA, MIB, PREFLUSH, Cache
+from measure import libpcache
+from measure.libpcache import FUA, MIB, PREFLUSH, Cache
 from support import SECTOR, stamp
 
 

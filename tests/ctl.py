@@ -4,7 +4,7 @@
 import json
 import subprocess
 
-from libpcache import BUILD
+from measure.libpcache import BUILD
 
 CTL = BUILD / "bin" / "pcachectl"
 if not CTL.exists():

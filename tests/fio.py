@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from libpcache import BUILD
+from measure.libpcache import BUILD
 
 FIO = "/usr/bin/fio"
 ENGINE = BUILD / "lib" / "libpcache_fio.so"

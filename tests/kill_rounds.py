@@ -36,9 +36,9 @@ import threading
 import time
 from array import array
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "bench"))
 
-from libpcache import FLUSH, FUA, MIB, PREFLUSH, READ, WRITE, Cache, PcacheError, Request  # noqa: E402
+from measure.libpcache import FLUSH, FUA, MIB, PREFLUSH, READ, WRITE, Cache, PcacheError, Request  # noqa: E402
 
 SECTOR = 512
 CACHE_BYTES = 512 * MIB

@@ -17,7 +17,7 @@ from array import array
 
 import pytest
 
-from libpcache import MIB, ROOT, WRITE, Cache, Request
+from measure.libpcache import MIB, ROOT, WRITE, Cache, Request
 
 SECTOR = 512
 PAGE = 4096

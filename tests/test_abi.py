@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from libpcache import BUILD, ROOT
+from measure.libpcache import BUILD, ROOT
 
 LIBS = BUILD / "lib"
 

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from libpcache import FUA, MIB, PcacheError
+from measure.libpcache import FUA, MIB, PcacheError
 from support import (CACHE_CTRL, CACHE_INFO, PAGE, SECTOR, SEGMENT, SEGMENTS_AT, SUPERBLOCK, Pair,
                      file_state, make_backing, patch, peek, read_all, run_by_owner, sealed, stamp, superblock,
                      system_tool)
@@ -115,7 +115,7 @@ def test_path_through_a_file(pair, which):
 READ_ONLY_CHILD = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from libpcache import Cache, PcacheError
+from measure.libpcache import Cache, PcacheError
 try:
     Cache(sys.argv[2], sys.argv[3])
 except PcacheError as error:
@@ -447,7 +447,7 @@ def test_one_backing_device_of_two_caches(pair, shm):
 
 def test_two_processes(pair):
     child = ("import sys; sys.path.insert(0, sys.argv[3])\n"
-             "from libpcache import *\n"
+             "from measure.libpcache import *\n"
              "c = Cache(sys.argv[1], sys.argv[2]); print('open', flush=True); sys.stdin.read(); c.close()")
     with subprocess.Popen([sys.executable, "-B", "-c", child, str(pair.cache_path), str(pair.backing_path),
                            os.path.dirname(__file__)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -505,7 +505,7 @@ def test_extending_without_space_leaves_the_file(pair, shm):
 def test_cache_file_cut_under_an_open_cache_is_an_io_error(pair):
     """SIGBUS becomes EIO of that request; what is left is served."""
     child = ("import os, sys; sys.path.insert(0, sys.argv[3])\n"
-             "from libpcache import *\n"
+             "from measure.libpcache import *\n"
              "c = Cache(sys.argv[1], sys.argv[2])\n"
              "for n in range(64): c.write(n % 16 * MIB, bytes([n]) * MIB)\n"
              "c.flush()\n"

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from fio import require_engine
-from libpcache import MIB, ROOT
+from measure.libpcache import MIB, ROOT
 from support import wait_until
 from test_limits import left, refused
 from test_sweep_signals import hear_ctrl_c, running_in

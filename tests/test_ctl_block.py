@@ -10,7 +10,7 @@ import time
 import pytest
 
 from ctl import UNTRUSTED
-from libpcache import MIB
+from measure.libpcache import MIB
 from support import CACHE_BYTES, SUPERBLOCK, patch, peek, read_all, stamp
 
 

@@ -10,7 +10,7 @@ import zlib
 import pytest
 
 from ctl import DONE, FINDINGS, UNTRUSTED
-from libpcache import MIB, PcacheError
+from measure.libpcache import MIB, PcacheError
 from support import (PAGE, SEGMENT, SEGMENTS_AT, SUPERBLOCK, SUPERBLOCK_MAGIC, copy_sparse, golden_damaged,
                      golden_images, make_backing, patch, peek, sealed, stamp, superblock)
 

@@ -6,7 +6,7 @@ import hashlib
 import pytest
 
 from ctl import UNTRUSTED
-from libpcache import MIB
+from measure.libpcache import MIB
 from support import (PAGE, crc32c, golden_case, golden_damaged, golden_images, newest_tails, patch, peek, stamp,
                      wait_until)
 

@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from ctl import UNTRUSTED
-from libpcache import MIB
+from measure.libpcache import MIB
 from support import (SECTOR, golden_case, golden_damaged, golden_images, make_backing, peek, read_all, stamp,
                      wait_until)
 

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from libpcache import MIB, PcacheError
+from measure.libpcache import MIB, PcacheError
 from support import (CACHE_BYTES, CACHE_CTRL, CACHE_INFO, KSET_MAGIC, PAGE, SEGMENT, SEGMENTS_AT, Pair, digest,
                      make_backing, patch, peek, read_all, stamp, system_tool)
 

@@ -9,7 +9,7 @@ import os
 import pytest
 
 from ctl import FINDINGS, UNTRUSTED
-from libpcache import MIB
+from measure.libpcache import MIB
 from support import CACHE_CTRL, PAGE, SEGMENT, SEGMENTS_AT, read_all, stamp
 
 MADV_HWPOISON = 100

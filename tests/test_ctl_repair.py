@@ -7,7 +7,7 @@ import json
 import pytest
 
 from ctl import DONE, FINDINGS, UNTRUSTED
-from libpcache import MIB
+from measure.libpcache import MIB
 from support import (CACHE_BYTES, SEGMENTS_AT, crc32c, digest, golden_case, golden_damaged, golden_images, patch,
                      peek, read_all, stamp)
 

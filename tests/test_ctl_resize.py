@@ -6,7 +6,7 @@ import os
 import pytest
 
 from ctl import Ctl, UNTRUSTED
-from libpcache import FUA, MIB
+from measure.libpcache import FUA, MIB
 from support import (CACHE_BYTES, CACHE_CTRL, PAGE, SEGMENT, SEGMENTS_AT, SUPERBLOCK, crc32c, file_state, patch, peek,
                      stamp)
 

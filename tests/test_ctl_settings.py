@@ -9,7 +9,7 @@ import time
 import pytest
 
 from ctl import UNTRUSTED
-from libpcache import MIB, PcacheError
+from measure.libpcache import MIB, PcacheError
 from support import PAGE, golden_damaged, make_backing, patch, peek, read_all, stamp
 
 

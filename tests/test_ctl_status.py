@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from ctl import UNTRUSTED
-from libpcache import MIB
+from measure.libpcache import MIB
 from support import golden_damaged, golden_images, make_backing, newest_tails, stamp
 
 NAMES = ["start", "sectors", "target", "sb_flags", "seg_total", "cache_segs", "segs_used", "gc_percent",

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from ctl import DONE, FAILED, UNTRUSTED
-from libpcache import MIB
+from measure.libpcache import MIB
 from support import Pair, digest, stamp
 
 # CACHE and BACKING stand for the paths, NEW for a file that is not there.

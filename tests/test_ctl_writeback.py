@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from ctl import DONE, FINDINGS, UNTRUSTED
-from libpcache import MIB
+from measure.libpcache import MIB
 from support import golden_case, golden_damaged, make_backing, patch, read_all, stamp, wait_until
 
 

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from libpcache import ROOT
+from measure.libpcache import ROOT
 
 MUTANTS = "core/base/MUTANTS.md"
 FORMAT = "core/format/FORMAT.md"

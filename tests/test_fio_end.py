@@ -11,7 +11,7 @@ import subprocess
 import pytest
 
 from fio import environment
-from libpcache import MIB
+from measure.libpcache import MIB
 from sick_device import SickDevice, slow_calls
 from support import PAGE, wait_until
 

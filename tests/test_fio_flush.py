@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from fio import environment
-from libpcache import MIB
+from measure.libpcache import MIB
 from support import SECTOR, read_all, stamp, wait_until
 
 PATTERN = b"abcdefgh"

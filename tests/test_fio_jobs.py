@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from fio import ENGINE, FIO, arguments, environment
-from libpcache import FUA, MIB
+from measure.libpcache import FUA, MIB
 from support import PAGE, Pair, make_backing, peek, read_all, stamp, system_tool
 
 NEVER = 3_600_000  # as writeback_interval_ms, where what is dirty is looked at: a loaded machine may take 5 s

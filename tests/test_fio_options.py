@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from fio import ENGINE, FIO, OPTIONS, environment, require_engine
-from libpcache import MIB
+from measure.libpcache import MIB
 from support import Pair, make_backing
 
 SMALL = {"rw": "write", "bs": "4k", "size": "64k"}

@@ -17,7 +17,7 @@ import subprocess
 import pytest
 
 from fio import FIO, Fio, arguments, environment
-from libpcache import MIB
+from measure.libpcache import MIB
 from support import CACHE_BYTES, Pair, patch, peek
 
 LONG = os.environ.get("PCACHE_LONG") == "1"

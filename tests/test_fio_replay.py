@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from fio import environment
-from libpcache import MIB
+from measure.libpcache import MIB
 from sick_device import SickDevice
 from support import PAGE
 

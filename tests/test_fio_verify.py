@@ -11,7 +11,7 @@ import json
 
 import pytest
 
-from libpcache import MIB
+from measure.libpcache import MIB
 from support import PAGE
 
 REGION = 128 << 10

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from fio import ENGINE, FIO, environment
-from libpcache import MIB
+from measure.libpcache import MIB
 from support import make_backing
 
 # Of the writes to the file that FLAKY_FILE names, of all threads together.

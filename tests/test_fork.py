@@ -7,7 +7,7 @@ import os
 import signal
 import traceback
 
-from libpcache import FLUSH, LIB, READ, WRITE, FUA, PcacheError, Request, _Info
+from measure.libpcache import FLUSH, LIB, READ, WRITE, FUA, PcacheError, Request, _Info
 from support import PAGE, wait_until
 
 

@@ -3,7 +3,7 @@
 
 import re
 
-from libpcache import FUA, MIB, ROOT, Cache
+from measure.libpcache import FUA, MIB, ROOT, Cache
 
 
 def example_lines():

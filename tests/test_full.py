@@ -9,7 +9,7 @@ import random
 import pytest
 
 from ctl import Ctl
-from libpcache import FUA, MIB, READ, Request
+from measure.libpcache import FUA, MIB, READ, Request
 from support import CACHE_BYTES, PAGE, SECTOR, Shadow, events, prepared, read_all, run_threads, stamp, wait_until
 
 SIZE = 16 * MIB

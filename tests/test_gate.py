@@ -6,19 +6,15 @@ import math
 import os
 import random
 import subprocess
-import sys
 
 import pytest
 import scipy.stats
 
-from libpcache import BUILD, ROOT
+from measure import estimates, gate
+from measure.judge import LEAST_ROUNDS, METRICS, judge
+from measure.libpcache import BUILD
 from slowed_build import make_slowed
 
-sys.path.insert(0, str(ROOT / "bench" / "analysis"))
-
-import gate  # noqa: E402
-import stats  # noqa: E402
-from judge import LEAST_ROUNDS, METRICS, judge  # noqa: E402
 
 SWEEP = BUILD / "bin" / "pcache-sweep"
 SAME, SLOWER, CANNOT_TELL = 0, 1, 3
@@ -94,13 +90,13 @@ def test_p_is_exact_for_few_rounds():
     for n in (6, 9, 12, 25):
         rng = random.Random(n)
         ratios = [rng.lognormvariate(0.02, 0.03) for _ in range(n)]
-        assert stats.p_of_no_difference(ratios) == pytest.approx(
+        assert estimates.p_of_no_difference(ratios) == pytest.approx(
             scipy.stats.wilcoxon([math.log(r) for r in ratios], method="exact").pvalue)
     # With ties and zeros, by hand: of 64 ways to give signs, all alike has 1 on either side, one other has 6.
-    assert stats.p_of_no_difference([1.1] * 6) == pytest.approx(2 / 64)
-    assert stats.p_of_no_difference([1.0] * 2 + [1.1] * 6) == pytest.approx(2 / 64)
-    assert stats.p_of_no_difference([2.0] * 5 + [0.5]) == pytest.approx(14 / 64)
-    assert stats.p_of_no_difference([1.0] * 9) == 1
+    assert estimates.p_of_no_difference([1.1] * 6) == pytest.approx(2 / 64)
+    assert estimates.p_of_no_difference([1.0] * 2 + [1.1] * 6) == pytest.approx(2 / 64)
+    assert estimates.p_of_no_difference([2.0] * 5 + [0.5]) == pytest.approx(14 / 64)
+    assert estimates.p_of_no_difference([1.0] * 9) == 1
 
 
 def test_latency_counts_the_other_way_round():
@@ -116,10 +112,10 @@ def test_intervals_hold_what_they_should():
     held = 0
     for seed in range(200):
         rng = random.Random(seed)
-        e = stats.estimate([rng.lognormvariate(0, 0.2) for _ in range(25)])
+        e = estimates.estimate([rng.lognormvariate(0, 0.2) for _ in range(25)])
         held += e.low <= 1 <= e.high
     assert 0.88 <= held / 200 <= 0.99
-    few = stats.estimate([3, 1, 2])
+    few = estimates.estimate([3, 1, 2])
     assert (few.n, few.median, few.low, few.high) == (3, 2, 1, 3), "of few the range"
 
 
@@ -151,7 +147,7 @@ def test_counts_are_judged_one_by_one(change, worse, better):
 def test_ratios_are_judged_by_both_intervals():
     before = {"w": {"median": 0.9, "low": 0.88, "high": 0.92, "n": 15}}
     def verdict(*numbers):
-        return gate.judge_ratios(before, {"w": stats.Estimate(15, *numbers)}, 0.15)["w"].split(":")[0]
+        return gate.judge_ratios(before, {"w": estimates.Estimate(15, *numbers)}, 0.15)["w"].split(":")[0]
     assert verdict(0.89, 0.87, 0.91) == "ok"
     assert verdict(0.70, 0.68, 0.72) == "worse"
     assert verdict(0.74, 0.70, 0.78) == "ok", "the best that the interval allows is within the threshold"

@@ -5,8 +5,11 @@ import json
 
 import pytest
 
-from libpcache import BUILD
-from test_gate import COUNTS, gate, run, stats
+from measure import gate
+from measure.errors import MeasureError
+from measure.estimates import Estimate
+from measure.libpcache import BUILD
+from test_gate import COUNTS, run
 
 ONE = COUNTS["write"]
 RATIO = {"median": 0.9, "low": 0.88, "high": 0.92, "n": 15}
@@ -29,9 +32,9 @@ def store(folder, content):
 def judged(baseline, monkeypatch, capsys):
     """gate with these options, over made-up counts and ratios; (exit status, what it said)."""
     def run_gate(*options, now=("write", "read"), instructions=1000.0, compiler="cc 1", ratios=None, cpu="a CPU"):
-        monkeypatch.setattr(gate.counts, "names", lambda _: list(now))
-        monkeypatch.setattr(gate.counts, "count", lambda *_: {**ONE, "instructions": instructions})
-        monkeypatch.setattr(gate.counts, "compiler", lambda _: compiler)
+        monkeypatch.setattr(gate.request_counts, "names", lambda _: list(now))
+        monkeypatch.setattr(gate.request_counts, "count", lambda *_: {**ONE, "instructions": instructions})
+        monkeypatch.setattr(gate.request_counts, "compiler", lambda _: compiler)
         monkeypatch.setattr(gate, "measure_ratios", lambda *_: (ratios or {}, cpu))
         status = gate.main(["--baseline", str(baseline), "--build", str(BUILD), *options])
         return status, capsys.readouterr().out
@@ -56,7 +59,7 @@ def test_a_baseline_is_replaced_whole_or_not_at_all(baseline, judged):
 
 def test_counts_of_two_compilers_are_not_mixed(baseline, judged):
     before = baseline.read_text()
-    with pytest.raises(gate.Wrong, match="are of cc 1, this build is of cc 2; accept all of them"):
+    with pytest.raises(MeasureError, match="are of cc 1, this build is of cc 2; accept all of them"):
         judged("--counts", "--only", "^write$", "--accept", "why", compiler="cc 2")
     assert baseline.read_text() == before
     assert judged("--counts", "--accept", "why", compiler="cc 2")[0] == 0
@@ -64,7 +67,7 @@ def test_counts_of_two_compilers_are_not_mixed(baseline, judged):
 
 @pytest.mark.parametrize("more", [[], ["--accept", "why"]])
 def test_only_that_matches_nothing_is_an_error(judged, more):
-    with pytest.raises(gate.Wrong, match="--only 'wrote': no request has such a name"):
+    with pytest.raises(MeasureError, match="--only 'wrote': no request has such a name"):
         judged("--counts", "--only", "wrote", *more)
 
 
@@ -78,14 +81,14 @@ def test_a_request_that_is_gone_is_worse(judged):
     (["--counts"], {"now": ("write", "read", "trim")}, "nothing is worse of what was judged; not judged: trim"),
     (["--counts"], {"compiler": "cc 2"}, "nothing is worse of what was judged; not judged: instructions"),
     (["--counts"], {"instructions": 1100.0}, "FAIL"),
-    (["--ratios"], {"ratios": {"w": stats.Estimate(15, 0.9, 0.89, 0.91)}}, "ok"),
-    (["--ratios"], {"ratios": {"w": stats.Estimate(15, 0.2, 0.1, 0.3)}}, "FAIL"),
-    (["--ratios"], {"ratios": {"w": stats.Estimate(15, 0.9, 0.4, 1.4)}}, "not judged: the ratio of w"),
-    (["--ratios"], {"ratios": {"w": stats.Estimate(15, 0.9, 0.89, 0.91), "r": stats.Estimate(15, 1, 1, 1)}},
+    (["--ratios"], {"ratios": {"w": Estimate(15, 0.9, 0.89, 0.91)}}, "ok"),
+    (["--ratios"], {"ratios": {"w": Estimate(15, 0.2, 0.1, 0.3)}}, "FAIL"),
+    (["--ratios"], {"ratios": {"w": Estimate(15, 0.9, 0.4, 1.4)}}, "not judged: the ratio of w"),
+    (["--ratios"], {"ratios": {"w": Estimate(15, 0.9, 0.89, 0.91), "r": Estimate(15, 1, 1, 1)}},
      "not judged: the ratio of r, which the baseline does not have"),
     (["--ratios"], {"cpu": "another"}, "not judged: ratios to the bound"),
     (["--ratios"], {}, "FAIL"),
-    ([], {"ratios": {"w": stats.Estimate(15, 0.9, 0.89, 0.91)}}, "ok"),
+    ([], {"ratios": {"w": Estimate(15, 0.9, 0.89, 0.91)}}, "ok"),
 ])
 def test_ok_is_said_when_all_was_judged(judged, options, more, last):
     status, said = judged(*options, **more)
@@ -113,7 +116,7 @@ DAMAGE = [
 @pytest.mark.parametrize("damage, says", DAMAGE)
 def test_a_damaged_baseline_is_named(tmp_path, baseline, damage, says):
     path = store(tmp_path, damage(json.loads(baseline.read_text())))
-    with pytest.raises(gate.Wrong) as wrong:
+    with pytest.raises(MeasureError) as wrong:
         gate.load(path)
     assert str(wrong.value).startswith(f"{path}: {says}")
 

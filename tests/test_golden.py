@@ -10,7 +10,7 @@ import random
 
 import pytest
 
-from libpcache import FUA, MIB, READ, PcacheError, Request
+from measure.libpcache import FUA, MIB, READ, PcacheError, Request
 from support import (CACHE_CTRL, CACHE_INFO, PAGE, SECTOR, SEGMENT, SEGMENTS_AT, Pair, golden_case,
                      golden_damaged, golden_images, make_backing, newest_tails, peek, read_all, sealed, stamp)
 

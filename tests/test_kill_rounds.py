@@ -6,7 +6,7 @@ from array import array
 import pytest
 
 from kill_rounds import KIND_FLUSH, RECORD, RECORDS, DEPTHS, Failed, Judge, Round, Run, expand, words_of
-from libpcache import FUA, MIB
+from measure.libpcache import FUA, MIB
 
 SECTORS = MIB // 512
 

@@ -5,23 +5,21 @@ import os
 import re
 import signal
 import subprocess
-import sys
 
 import pytest
 
 from fio import require_engine
-from libpcache import BUILD, MIB, ROOT, Cache
+from measure import fio as fio_runner
+from measure import scratch, sizes
+from measure.errors import MeasureError
+from measure.libpcache import BUILD, MIB, ROOT, Cache
+from measure.limits import command, fragments, keys, rig
+from measure.limits.record import Record
 from support import wait_until
 from test_sweep_signals import hear_ctrl_c, running_in
 
-sys.path.insert(0, str(ROOT / "bench"))
-
-import limits as script  # noqa: E402
-import record  # noqa: E402
-from folders import Refused  # noqa: E402
-
 LIMITS = ROOT / "bench" / "limits.py"
-ALL = list(script.TAKES)
+ALL = list(command.LIMITS)
 NUMBER = r"-?\d+\.\d+"
 SPREAD = rf"{NUMBER} \({NUMBER} to {NUMBER}\), n 2"
 ONE = SPREAD.replace("n 2", "n 1")
@@ -78,7 +76,7 @@ def limits(disk, shm):
 def bench(disk, shm):
     """A sixteenth of it, in this process."""
     require_engine()
-    return script.Bench(disk, shm, 2, record.Record(BUILD, 2, disk), script.SMALL)
+    return rig.Rig(disk, shm, 2, Record(), rig.SMALL)
 
 
 def left(*folders):
@@ -122,9 +120,9 @@ def test_fragments_are_small_too(bench, capsys, monkeypatch):
         if "stats_file" in job:
             (folder / job["stats_file"]).write_text('{"index": {"memory_bytes": 4096}}')
         return {"job": {"jobname": "job", "read": {"iops": 2}, "write": {"iops": 2}}}
-    monkeypatch.setattr(script, "fio", fio)
+    monkeypatch.setattr(fio_runner, "run_jobs", fio)
     bench.record.begin("fragments")
-    bench.fragments()
+    fragments.measure(bench)
     check_lines(capsys.readouterr().out, "fragments")
     assert len(told) == 36 and {one[:2] for one in told} == {(608 * MIB, 16 * MIB)}
     assert max(volume for _, _, volume in told) == 64 * MIB
@@ -145,15 +143,15 @@ def test_help_names_all(limits):
 
 def test_small_is_a_sixteenth_and_all_of_it_is_all(bench, disk, shm):
     assert bench.scaled(8 << 30, 1 << 18) == (512 * MIB, 1 << 14)
-    assert [script.cache_size(size << 20, 16) >> 20 for size in (512, 2048, 11 << 10)] == [512, 608, 1184]
-    whole = script.Bench(disk, shm, 2, bench.record)
+    assert [rig.cache_size(size << 20, 16) >> 20 for size in (512, 2048, 11 << 10)] == [512, 608, 1184]
+    whole = rig.Rig(disk, shm, 2, bench.record)
     assert whole.scaled(8 << 30) == (8 << 30,) and whole.cache_size(2 << 30) == 2 << 30
 
 
 @pytest.mark.parametrize("size, text", [(8 << 40, "8 TiB"), (1 << 50, "1 PiB"), (1 << 60, "1024 PiB"),
                                         (1536 << 20, "1536 MiB"), (512, "512 B")])
 def test_sizes_are_named_in_the_greatest_unit_that_holds(size, text):
-    assert script.size_text(size) == text
+    assert sizes.size_text(size) == text
 
 
 # ---- Refused: one line, and nothing made ----
@@ -257,19 +255,19 @@ def test_what_fio_says_against_it_is_one_line(limits, disk, shm, tmp_path, says,
 
 def test_a_job_too_short_for_fios_clock():
     job = {"jobname": "job", "read": {"iops": 0}, "write": {"iops": 0}, "usr_cpu": 1.0, "sys_cpu": 0}
-    with pytest.raises(Refused, match="^fio: job job: too short for what it measures with$"):
-        script.iops(job)
+    with pytest.raises(MeasureError, match="^fio: job job: too short for what it measures with$"):
+        fio_runner.iops(job)
     job = job | {"read": {"iops": 8}, "sys_cpu": 3.0}
-    assert script.iops(job) == 8 and script.cpu_each(job) == 0.5
-    with pytest.raises(Refused, match="^fio: job job: too short"):
-        script.cpu_each(job | {"usr_cpu": 0, "sys_cpu": 0})
+    assert fio_runner.iops(job) == 8 and fio_runner.cpu_each(job) == 0.5
+    with pytest.raises(MeasureError, match="^fio: job job: too short"):
+        fio_runner.cpu_each(job | {"usr_cpu": 0, "sys_cpu": 0})
 
 
 def test_reclaim_that_does_not_come_is_not_waited_for_for_ever(bench, disk, shm, monkeypatch):
     monkeypatch.setattr(Cache, "set_gc_percent", lambda *_: None)
-    monkeypatch.setattr(script, "RECLAIM_SECONDS", 0)
-    with pytest.raises(Refused, match="^keys: 0 of 256 keys are reclaimed after 0 s$"):
-        bench.keys(256)
+    monkeypatch.setattr(keys, "RECLAIM_SECONDS", 0)
+    with pytest.raises(MeasureError, match="^keys: 0 of 256 keys are reclaimed after 0 s$"):
+        keys.measure(bench, 256)
 
 
 # ---- Ended from outside ----
@@ -290,16 +288,15 @@ def test_it_ends_when_told_and_leaves_nothing(limits, disk, shm, what, how, stat
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_does_not_break_off_cleaning_up(disk, shm, how, monkeypatch):
     """It comes while the first folder is removed."""
-    import folders  # pylint: disable=import-outside-toplevel
-    cleanup = folders.tempfile.TemporaryDirectory.cleanup
+    cleanup = scratch.tempfile.TemporaryDirectory.cleanup
 
     def told_again(folder):
         signal.raise_signal(how)
         cleanup(folder)
-    monkeypatch.setattr(folders.tempfile.TemporaryDirectory, "cleanup", told_again)
+    monkeypatch.setattr(scratch.tempfile.TemporaryDirectory, "cleanup", told_again)
     before = signal.getsignal(how)
     with pytest.raises(KeyboardInterrupt):
-        with folders.made_in(disk, shm) as made:
+        with scratch.new_folders(disk, shm) as made:
             assert [path.parent for path in made] == [disk, shm]
             raise KeyboardInterrupt
     assert left(disk, shm) == [] and signal.getsignal(how) == before

@@ -8,13 +8,12 @@ import sys
 
 import pytest
 
-from libpcache import BUILD, MIB, ROOT
+from measure import build_stamp, pcache_sweep
+from measure.errors import MeasureError
+from measure.libpcache import BUILD, MIB, ROOT
+from measure.limits import command, foreground, fragments, keys, record, spread
+from measure.limits.rig import Rig, Takes
 from test_sweep_stamp import restamp
-
-sys.path.insert(0, str(ROOT / "bench"))
-
-import limits  # noqa: E402
-import record  # noqa: E402
 
 KEPT = sorted((ROOT / "results" / "limits").glob("*.json"))
 PRINTED = re.compile(r"  (.*): (-?[\d.]+) \((-?[\d.]+) to (-?[\d.]+)\), n (\d+)(?:;.*)?")
@@ -46,12 +45,13 @@ def check_printed(out, content):
 @pytest.fixture
 def bench(tmp_path, fresh_cache_file):
     """Over small ranges, two rounds."""
-    made = limits.Bench(tmp_path, fresh_cache_file.parent, 2, record.Record(BUILD, 2, tmp_path))
+    made = Rig(tmp_path, fresh_cache_file.parent, 2, record.Record())
     made.cache = fresh_cache_file
     return made
 
 
 def stored(bench, folder):
+    bench.record.look_at(BUILD, 2, folder)
     bench.record.store(folder / "out.json")
     return record.load(folder / "out.json")
 
@@ -59,7 +59,7 @@ def stored(bench, folder):
 def test_a_page_is_never_in_more_than_eight_pieces(bench, tmp_path, capsys):
     bench.rounds = 1
     bench.record.begin("fragments")
-    bench.fragments(8 * MIB)
+    fragments.measure(bench, 8 * MIB)
     content = stored(bench, tmp_path)
     check_figures(content)
     check_printed(capsys.readouterr().out, content)
@@ -73,15 +73,15 @@ def test_a_page_is_never_in_more_than_eight_pieces(bench, tmp_path, capsys):
 def test_the_bound_leaves_the_cache_as_it_was(bench):
     bench.cache.write_bytes(bytes(range(256)) * (16 << 10) + b"behind")
     content = bench.cache.read_bytes()
-    with bench.lent():
-        bench.blank()
+    with bench.lent_cache():
+        bench.blank_cache()
         assert bench.cache.read_bytes() == bytes(4 * MIB) + b"behind"
     assert bench.cache.read_bytes() == content
 
 
 def test_pages_far_apart_cost_no_more_than_a_shard_and_a_page_of_the_directory(bench, tmp_path, capsys):
     bench.record.begin("spread")
-    bench.spread(1 << 12)
+    spread.measure(bench, 1 << 12)
     content = stored(bench, tmp_path)
     check_printed(capsys.readouterr().out, content)
     index = [figure["median"] for figure in content["figures"] if "of index" in figure["name"]]
@@ -92,7 +92,7 @@ def test_pages_far_apart_cost_no_more_than_a_shard_and_a_page_of_the_directory(b
 
 def test_keys(bench, tmp_path, capsys):
     bench.record.begin("keys")
-    bench.keys(1 << 13)
+    keys.measure(bench, 1 << 13)
     content = stored(bench, tmp_path)
     check_figures(content)
     check_printed(capsys.readouterr().out, content)
@@ -101,13 +101,13 @@ def test_keys(bench, tmp_path, capsys):
 
 def test_out_by_the_command_line(tmp_path, monkeypatch, capsys):
     """With the figures of a made-up measurement, and the note that one of the lines has."""
-    def foreground(self):
-        self.show("write hits", [0.5, 0.75, 0.625], "; 3 MiB written back meanwhile")
-        self.record.keep("written back meanwhile", [2.0, 3.0, 4.0], "MiB")
-    monkeypatch.setattr(limits.Bench, "foreground", foreground)
-    monkeypatch.setitem(limits.TAKES, "foreground", (1, 0, 0))
+    def measure(rig):
+        rig.show("write hits", [0.5, 0.75, 0.625], "; 3 MiB written back meanwhile")
+        rig.record.keep("written back meanwhile", [2.0, 3.0, 4.0], "MiB")
+    monkeypatch.setattr(foreground, "measure", measure)
+    monkeypatch.setattr(foreground, "TAKES", Takes(0))
     out = tmp_path / "limits.json"
-    limits.main(["foreground", "--rounds=3", f"--dir={tmp_path}", f"--shm={tmp_path}", f"--out={out}"])
+    command.main(["foreground", "--rounds=3", f"--dir={tmp_path}", f"--shm={tmp_path}", f"--out={out}"])
     assert capsys.readouterr().out == ("foreground\n  write hits: 0.62 (0.50 to 0.75), n 3; 3 MiB written back "
                                        "meanwhile\n")
     content = record.load(out)
@@ -119,7 +119,9 @@ def test_out_by_the_command_line(tmp_path, monkeypatch, capsys):
 
 
 def test_it_says_what_it_measured_as_a_sweep_does(tmp_path):
-    content = record.Record(BUILD, 2, tmp_path).head
+    kept_facts = record.Record()
+    kept_facts.look_at(BUILD, 2, tmp_path)
+    content = kept_facts.head
     (kept,) = (ROOT / "results" / "sweeps" / "fast-path").glob("run.json")
     run = json.loads(kept.read_text(encoding="utf-8"))
     assert list(content["host"]) == list(run["host"])
@@ -128,13 +130,12 @@ def test_it_says_what_it_measured_as_a_sweep_does(tmp_path):
 
 
 def test_libraries_of_several_commits_are_not_measured(tmp_path):
-    folder = tmp_path / "lib"
-    folder.mkdir()
-    for name in record.LIBRARIES:
-        (folder / name).write_bytes((BUILD / "lib" / name).read_bytes())
-    restamp(folder / record.LIBRARIES[0], "1" * 40)
-    with pytest.raises(record.Wrong, match="of several commits; build it whole"):
-        record.build_facts(tmp_path)
+    (tmp_path / "lib").mkdir()
+    for name in build_stamp.LIBRARIES:
+        (tmp_path / name).write_bytes((BUILD / name).read_bytes())
+    restamp(tmp_path / build_stamp.LIBRARIES[0], "1" * 40)
+    with pytest.raises(MeasureError, match="of several commits; build it whole"):
+        build_stamp.library_facts(tmp_path, pcache_sweep.facts(tmp_path))
 
 
 @pytest.mark.parametrize("options, says", [
@@ -151,7 +152,7 @@ def test_wrong_use_is_one_line_before_anything_is_measured(options, says, tmp_pa
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"schema": "pcache-limits/2"}'])
 def test_another_schema_is_refused(tmp_path, content):
     (tmp_path / "limits.json").write_text(content)
-    with pytest.raises(record.Wrong, match="limits.json: "):
+    with pytest.raises(MeasureError, match="limits.json: "):
         record.load(tmp_path / "limits.json")
 
 

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from libpcache import BUILD
+from measure.libpcache import BUILD
 
 # Of a function, with all that is inlined into it: the line of the index that it will change, the data or the page
 # table's line that it comes to next.

@@ -12,7 +12,7 @@ import signal
 
 import pytest
 
-from libpcache import ERROR, FUA, MIB, WARNING, PcacheError
+from measure.libpcache import ERROR, FUA, MIB, WARNING, PcacheError
 from support import CACHE_CTRL, CACHE_INFO, PAGE, SECTOR, SEGMENT, SEGMENTS_AT, read_all, stamp, wait_until
 
 SIZE = 16 * MIB

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from libpcache import BUILD
+from measure.libpcache import BUILD
 
 PROGRAM = BUILD / "bin" / "pcache-microbench"
 # One small one of each kind; the largest need gigabytes and minutes.

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from libpcache import FUA, IO_AUTO, IO_THREADS, MIB, PREFLUSH, READ, WRITE, Cache, Request
+from measure.libpcache import FUA, IO_AUTO, IO_THREADS, MIB, PREFLUSH, READ, WRITE, Cache, Request
 from support import PAGE, RANGE, SECTOR, SEGMENTS_AT, make_backing, patch, read_all, stamp
 
 SIZE = 12 * MIB

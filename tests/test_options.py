@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-import libpcache
-from libpcache import FUA, IO_AUTO, IO_THREADS, IO_URING, MIB, PREFAULT_ATTACH, PREFAULT_BESIDE, PcacheError
+from measure import libpcache
+from measure.libpcache import FUA, IO_AUTO, IO_THREADS, IO_URING, MIB, PREFAULT_ATTACH, PREFAULT_BESIDE, PcacheError
 from support import PAGE, patch, peek, read_all, stamp, wait_until
 
 METHOD_FLAGS = {"flushcache": "sse2", "clflushopt": "clflushopt", "clwb": "clwb", "movdir64b": "movdir64b"}
@@ -240,7 +240,7 @@ def test_open_kset_stays_open_for_a_long_delay(pair):
 # ---- log ----
 
 def test_without_a_log_function_it_is_silent(pair, capfd):
-    with pair.open(log=libpcache._LOG_FN()) as cache:  # pylint: disable=protected-access
+    with pair.open(log=libpcache.NO_LOG) as cache:
         cache.read(0, PAGE)
         cache.write(0, b"q" * PAGE)
     out, err = capfd.readouterr()

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from libpcache import BUILD, MIB
+from measure.libpcache import BUILD, MIB
 from support import CACHE_BYTES, copy_sparse, digest, patch, peek, sealed, stamp, system_tool
 
 PERSIST_RECORD = 1024

@@ -12,7 +12,7 @@ import subprocess
 import pytest
 
 from fio import FIO, environment
-from libpcache import FLUSH, MIB, WRITE, PcacheError, Request
+from measure.libpcache import FLUSH, MIB, WRITE, PcacheError, Request
 from support import CACHE_BYTES, Pair, golden_images, read_all, run_by_owner, stamp
 
 ADVICE = "readonly=1"
@@ -132,7 +132,7 @@ def test_blank_and_missing(pair, shm):
 CHILD = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from libpcache import Cache, PcacheError
+from measure.libpcache import Cache, PcacheError
 from support import read_all
 import hashlib
 for readonly in (0, 1):

@@ -13,7 +13,7 @@ import sys
 
 import pytest
 
-from libpcache import FUA, MIB, Cache, PcacheError
+from measure.libpcache import FUA, MIB, Cache, PcacheError
 from support import (CACHE_BYTES, CACHE_INFO, PAGE, SECTOR, SEGMENT, SEGMENTS_AT, SUPERBLOCK, Pair, copy_sparse,
                      file_state, make_backing, patch, peek, stamp)
 
@@ -184,7 +184,7 @@ CASES = ([(kind, why) for kind in NEW for why in ALWAYS + [no_length]] +
 CHILD = """
 import ctypes, json, os, resource, sys
 sys.path.insert(0, sys.argv[1])
-import libpcache
+from measure import libpcache
 limit, mapped, cache, backing, options = json.loads(sys.argv[2])
 used = int(open("/proc/self/statm").read().split()[0]) * 4096
 what, value = {"files": (resource.RLIMIT_NOFILE, 5), "length": (resource.RLIMIT_FSIZE, 100 << 20),

@@ -15,7 +15,7 @@ import sys
 
 import pytest
 
-from libpcache import FUA, MIB, PREFLUSH, READ, Request
+from measure.libpcache import FUA, MIB, PREFLUSH, READ, Request
 from support import (CACHE_INFO, KSET_MAGIC, PAGE, SECTOR, SEGMENT, SEGMENTS_AT, SUPERBLOCK, Pair, digest, patch,
                      peek, read_all, sealed, stamp, tag_of, wait_until)
 

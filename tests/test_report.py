@@ -5,15 +5,11 @@ import csv
 import json
 import re
 import shutil
-import sys
 
-from libpcache import ROOT
+from measure.libpcache import ROOT
+from measure.report import published
+from measure.report.command import Page
 from test_sweep import run
-
-sys.path.insert(0, str(ROOT / "bench" / "analysis"))
-
-import published  # noqa: E402
-from report import Page  # noqa: E402
 
 KEPT = sorted((ROOT / "tests" / "testdata" / "sweeps").iterdir())[0]
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from libpcache import FLUSH, FUA, MIB, PREFLUSH, READ, WRITE, IO_THREADS, IO_URING, PcacheError, Request
+from measure.libpcache import FLUSH, FUA, MIB, PREFLUSH, READ, WRITE, IO_THREADS, IO_URING, PcacheError, Request
 from support import PAGE, RANGE, SECTOR, events, make_backing, peek, read_all, stamp
 
 

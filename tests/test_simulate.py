@@ -4,16 +4,13 @@ and what was measured is met."""
 
 import dataclasses
 import re
-import sys
 
 import pytest
 
-from libpcache import ROOT
+from measure import lock_model
+from measure.libpcache import ROOT
+from measure.lock_model import KEYS, Machine, Model, one_thread, stripe_number
 
-sys.path.insert(0, str(ROOT / "bench"))
-
-import simulate  # noqa: E402
-from simulate import KEYS, Machine, Model, one_thread, stripe_number  # noqa: E402
 
 HERE = Machine()
 LOCKS_ALONE = dataclasses.replace(HERE, ccx_store=1e9, ccx_load=1e9, socket=1e9)
@@ -32,7 +29,7 @@ def test_stripes_are_those_of_the_code():
     log = (ROOT / "core/format/media.h").read_text(encoding="utf-8")
     assert f"kKeysPerKset = {KEYS};" in log
     bias = (ROOT / "core/base/biased_mutex.h").read_text(encoding="utf-8")
-    assert f"kFirstStreak = {simulate.FIRST_STREAK}, kMostStreak = {simulate.MOST_STREAK};" in bias
+    assert f"kFirstStreak = {lock_model.FIRST_STREAK}, kMostStreak = {lock_model.MOST_STREAK};" in bias
 
 
 def test_one_thread_is_the_closed_form():
@@ -68,7 +65,7 @@ def test_lines_that_cost_more_cost_more():
 
 def test_the_memory_is_a_cap():
     for threads, links in ((4, 1), (16, 2)):
-        cap = links * HERE.ccx_store * 1e3 / simulate.PAGE
+        cap = links * HERE.ccx_store * 1e3 / lock_model.PAGE
         assert 0.95 * cap < run(threads, machine=HERE) <= 1.01 * cap
 
 
@@ -78,19 +75,19 @@ def test_readers_take_the_bias_away():
 
 def test_what_was_measured_is_met_within_a_quarter():
     """Of its interval. It may fail when a sweep is kept: then Machine is of another one, see bench/simulate.py."""
-    for what, model, seen in simulate.validate(HERE, 0.5, 1):
-        assert 0.8 < simulate.off(model, seen) < 1.25, what
+    for what, model, seen in lock_model.validate(HERE, 0.5, 1):
+        assert 0.8 < lock_model.off(model, seen) < 1.25, what
 
 
 def test_how_far_off_an_interval():
-    seen = simulate.estimate([4, 5, 5, 5, 8])
+    seen = lock_model.estimate([4, 5, 5, 5, 8])
     assert (seen.low, seen.high) == (4, 8)
-    assert [simulate.off(model, seen) for model in (2, 4, 6, 8, 10)] == [0.5, 1, 1, 1, 1.25]
+    assert [lock_model.off(model, seen) for model in (2, 4, 6, 8, 10)] == [0.5, 1, 1, 1, 1.25]
 
 
 def test_the_same_seed_gives_the_same_figures(capsys):
     def printed(*options):
-        simulate.main(["--threads=1,3", "--stripes=16,128", "--milliseconds=0.2", *options])
+        lock_model.main(["--threads=1,3", "--stripes=16,128", "--milliseconds=0.2", *options])
         return capsys.readouterr().out
     first = printed("--seed=7")
     assert printed("--seed=7") == first != printed("--seed=8")
@@ -103,5 +100,5 @@ def test_the_same_seed_gives_the_same_figures(capsys):
 @pytest.mark.parametrize("wrong", ["--threads=0", "--threads=x", "--stripes=", "--reads=101"])
 def test_wrong_use(wrong, capsys):
     with pytest.raises(SystemExit) as ended:
-        simulate.main([wrong])
+        lock_model.main([wrong])
     assert ended.value.code == 2 and wrong[2:].split("=", maxsplit=1)[0] in capsys.readouterr().err

@@ -12,7 +12,7 @@ import subprocess
 
 import pytest
 
-from libpcache import BUILD, ROOT
+from measure.libpcache import BUILD, ROOT
 from support import wait_until
 
 SWEEP = BUILD / "bin" / "pcache-sweep"

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from libpcache import BUILD
+from measure.libpcache import BUILD
 from test_sweep import HEAD, run, write
 
 # Of both engines, with all that names a file: the cache, the backing device, the status, the logs.

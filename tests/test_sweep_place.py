@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from libpcache import BUILD
+from measure.libpcache import BUILD
 from support import wait_until
 from test_sweep import HEAD, SWEEP, lines_of, run, write
 

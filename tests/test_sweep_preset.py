@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from libpcache import BUILD, ROOT
+from measure.libpcache import BUILD, ROOT
 from test_sweep import HEAD, run, write
 
 PRESETS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from libpcache import BUILD
+from measure.libpcache import BUILD
 from support import wait_until
 from test_sweep import HEAD, SWEEP, write
 

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from libpcache import BUILD, ROOT
+from measure.libpcache import BUILD, ROOT
 from test_gate_baseline import baseline, judged  # noqa: F401  pylint: disable=unused-import
 from test_sweep import HEAD, run, write
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from libpcache import FUA, IO_AUTO, IO_THREADS, MIB, READ, Request
+from measure.libpcache import FUA, IO_AUTO, IO_THREADS, MIB, READ, Request
 from support import PAGE, RANGE, SECTOR, events, read_all, run_threads, stamp, tag_of
 
 IO_MODES = pytest.mark.parametrize("io_mode", [IO_AUTO, IO_THREADS])

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from libpcache import ERROR, FUA, MIB, PcacheError
+from measure.libpcache import ERROR, FUA, MIB, PcacheError
 from support import PAGE, SECTOR, events, patch, read_all, run_threads, stamp, wait_until
 
 SIZE = 16 * MIB

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // pcache-sweep: measures the cases of a YAML file with fio, in an order that is fair to all, and
 // keeps everything (run_command.h). `report`, `compare` and `gate` look at what was kept; they are
-// Python (bench/analysis), run from here.
+// Python (bench/measure), run from here.
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -26,8 +26,8 @@ void print_parameters() {
 }
 
 // Debian's python3, which has Debian's scipy and matplotlib.
-[[noreturn]] void run_analysis(const std::string& command, const std::vector<std::string>& rest) {
-  const std::string script = analysis_folder();
+[[noreturn]] void run_measure(const std::string& command, const std::vector<std::string>& rest) {
+  const std::string script = measure_folder();
   setenv("PCACHE_SWEEP", (own_folder() + "/pcache-sweep").c_str(), 1);
   const char* python = access("/usr/bin/python3", X_OK) == 0 ? "/usr/bin/python3" : "python3";
   // The whole path as its name: by that Python finds its libraries.
@@ -38,11 +38,11 @@ void print_parameters() {
   throw Wrong(std::string(python) + ": " + strerror(errno) + "; scripts/setup installs it");
 }
 
-CLI::App* add_analysis(CLI::App& app, const char* name, const char* what) {
+CLI::App* add_measure(CLI::App& app, const char* name, const char* what) {
   CLI::App* command = app.add_subcommand(name, what);
   command->prefix_command();
   command->set_help_flag();
-  command->callback([=] { run_analysis(name, command->remaining()); });
+  command->callback([=] { run_measure(name, command->remaining()); });
   return command;
 }
 
@@ -99,9 +99,9 @@ int main(int argc, char** argv) try {
   add_run(app, options, status);
   add_facts(app, facts_options);
   app.add_subcommand("parameters", "of a case, and what they may be")->callback(print_parameters);
-  add_analysis(app, "report", "draws results: pcache-sweep report FOLDER...");
-  add_analysis(app, "compare", "whether two builds, or results, differ: pcache-sweep compare A B");
-  add_analysis(app, "gate", "judges a build by a baseline: pcache-sweep gate --baseline FILE");
+  add_measure(app, "report", "draws results: pcache-sweep report FOLDER...");
+  add_measure(app, "compare", "whether two builds, or results, differ: pcache-sweep compare A B");
+  add_measure(app, "gate", "judges a build by a baseline: pcache-sweep gate --baseline FILE");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -35,7 +35,7 @@ std::string presets(const std::string& folder) {
 
 std::string own_folder() { return fs::canonical("/proc/self/exe").parent_path(); }
 std::string own_build() { return fs::path(own_folder()).parent_path(); }
-std::string analysis_folder() { return shipped("analysis", "bench/analysis"); }
+std::string measure_folder() { return shipped("bench", "bench"); }
 
 std::string spec_file(const std::string& asked) {
   std::error_code ignored;

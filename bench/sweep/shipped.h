@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Shipped: what comes with this program and is found by where it lies: its build, the analysis, the
-// presets. Installed, beside it in its prefix; from a build directory, the source tree's own.
+// Shipped: what comes with this program and is found by where it lies: its build, bench/ for
+// Python, the presets. Installed, beside it in its prefix; from a build directory, the source
+// tree's own.
 #pragma once
 
 #include <string>
@@ -10,7 +11,7 @@ namespace pcache::sweep {
 std::string own_folder();  // of this program
 // The build tree that this program is part of; installed, its prefix.
 std::string own_build();
-std::string analysis_folder();
+std::string measure_folder();
 
 // The file that `asked` is: as it stands, or for a plain name that is no file, the preset of that
 // name. Throws Wrong, which lists the presets.

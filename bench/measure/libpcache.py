@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""libpcache.so through ctypes: what the system tests drive the cache with.
+"""libpcache.so through ctypes: what the system tests and the limits drive the cache with.
 
 The library is taken from PCACHE_BUILD (default: build/ of this tree).
 """
@@ -10,7 +10,7 @@ import mmap
 import os
 import pathlib
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("PCACHE_BUILD", ROOT / "build"))
 
 READ, WRITE, FLUSH = 0, 1, 2
@@ -21,7 +21,8 @@ PREFAULT_BESIDE, PREFAULT_ATTACH = 0, 1
 ERROR, WARNING, NOTICE = 0, 1, 2
 MIB = 1 << 20
 
-_LOG_FN = c.CFUNCTYPE(None, c.c_void_p, c.c_int, c.c_char_p)
+LogFunction = c.CFUNCTYPE(None, c.c_void_p, c.c_int, c.c_char_p)
+NO_LOG = LogFunction()  # for a program that hears Ctrl-C: one that meets a call from C into Python is lost
 
 
 class _Error(c.Structure):
@@ -44,7 +45,7 @@ class _Options(c.Structure):
         ("writeback_interval_ms", c.c_uint32),
         ("drain", c.c_int32),
         ("prefault", c.c_int32),
-        ("log", _LOG_FN),
+        ("log", LogFunction),
         ("log_ctx", c.c_void_p),
         ("readonly", c.c_int32),
     ]
@@ -240,7 +241,7 @@ class Cache:
 
     def __init__(self, cache_path, backing_path, depth=64, **options):
         self.log = []  # (level, line)
-        self._log_fn = _LOG_FN(lambda _ctx, level, line: self.log.append((level, line.decode())))
+        self._log_fn = LogFunction(lambda _ctx, level, line: self.log.append((level, line.decode())))
         raw = _Options()
         LIB.pcache_options_init(c.byref(raw))
         raw.cache_path = None if cache_path is None else os.fsencode(cache_path)

@@ -3,7 +3,7 @@
 import argparse
 import re
 
-from results import Wrong
+from .errors import MeasureError
 
 
 class Parser(argparse.ArgumentParser):
@@ -15,7 +15,7 @@ class Parser(argparse.ArgumentParser):
         self.name = name
 
     def error(self, message):
-        raise Wrong(f"{self.name}: {message}; pcache-sweep {self.name} --help says what there is")
+        raise MeasureError(f"{self.name}: {message}; pcache-sweep {self.name} --help says what there is")
 
 
 def regex(text):

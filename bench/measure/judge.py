@@ -2,7 +2,7 @@
 """Whether one side is slower than the other, by pairs of measurements of the same rounds. Method: bench/README.md."""
 import dataclasses
 
-from stats import Estimate, estimate, p_of_no_difference, paired_ratios
+from .estimates import Estimate, estimate, p_of_no_difference, paired_ratios
 
 # A false alarm must be rare even among many cases, and when rounds are added until it can be told.
 SIGNIFICANT = 0.005

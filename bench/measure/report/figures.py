@@ -10,8 +10,7 @@ matplotlib.use("svg")
 from matplotlib import pyplot  # noqa: E402
 from matplotlib.ticker import FuncFormatter, NullFormatter  # noqa: E402
 
-from results import number_of  # noqa: E402
-from stats import estimate  # noqa: E402
+from ..run_folder import number_of  # noqa: E402
 
 # Dark to light, so that they stay apart in grey, too.
 STYLES = [("#1b1b6f", "-", "o"), ("#c0392b", "--", "s"), ("#1e8449", "-.", "^"), ("#b9770e", ":", "D"),
@@ -162,4 +161,4 @@ def x_axis(run):
 
 
 __all__ = ["lines", "bars", "percentiles", "over_time", "as_svg", "write_png", "close", "x_axis", "si", "short",
-           "MOST_LINES", "estimate"]
+           "MOST_LINES"]

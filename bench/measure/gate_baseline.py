@@ -2,11 +2,9 @@
 """The gate's baseline as a file. What is in it is checked when it is read: nothing behind has to doubt it."""
 import json
 import math
-import os
-import pathlib
-import tempfile
 
-from results import Wrong, read_text
+from .errors import MeasureError
+from .files import read_text, write_whole
 
 SCHEMA = "pcache-gate/1"
 COUNTED = ("instructions", "flushes", "fences", "allocations", "system_calls")
@@ -16,22 +14,19 @@ def load(path):
     try:
         baseline = json.loads(read_text(path))
     except FileNotFoundError:
-        raise Wrong(f"{path}: is not there; --accept REASON makes it") from None
+        raise MeasureError(f"{path}: is not there; --accept REASON makes it") from None
     except (ValueError, RecursionError) as error:  # no JSON, no UTF-8
-        raise Wrong(f"{path}: {error}; expected what --accept has written") from None
+        raise MeasureError(f"{path}: {error}; expected what --accept has written") from None
     if not isinstance(baseline, dict) or baseline.get("schema") != SCHEMA:
         found = baseline.get("schema") if isinstance(baseline, dict) else type(baseline).__name__
-        raise Wrong(f"{path}: schema {found}, expected {SCHEMA}")
+        raise MeasureError(f"{path}: schema {found}, expected {SCHEMA}")
     _check(path, baseline)
     return baseline
 
 
 def store(baseline, path):
     """Whole or not at all."""
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.resolve().parent) as folder:
-        new = pathlib.Path(folder, "new")
-        new.write_text(json.dumps(baseline, indent=1) + "\n", encoding="utf-8")
-        os.replace(new, path.resolve())
+    write_whole(path, json.dumps(baseline, indent=1) + "\n")
 
 
 def _is_number(value, least=0.0, most=math.inf):
@@ -43,7 +38,7 @@ def _check(path, baseline):
     def need(is_right, where, expected, found):
         if not is_right:
             found = json.dumps(found)[:40]
-            raise Wrong(f"{path}: {where}: expected {expected}, found {found}; --accept makes a new one")
+            raise MeasureError(f"{path}: {where}: expected {expected}, found {found}; --accept makes a new one")
     def table(of, where):
         need(isinstance(of, dict), where, "a table", of)
         return of.items()

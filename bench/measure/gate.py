@@ -9,18 +9,17 @@ bound are measured here, and judged where the baseline has figures of this kind 
 Exit status: 0 nothing is worse of what could be judged (the last line says `ok` if that was all, or what was not),
 1 something is, 2 wrong use. --accept REASON measures anew and makes that the baseline.
 """
-import os
 import pathlib
 import sys
-import tempfile
 
-import counts
-from baseline import SCHEMA, load, store
-from compare import sweep
-from options import Parser, reason, regex
-from results import Run, Wrong
-from stamp import other_source_tree, stamp_of
-from stats import estimate, paired_ratios
+from . import pcache_sweep, request_counts
+from .build_stamp import counted_stamp, other_source_tree
+from .command_line import Parser, reason, regex
+from .errors import MeasureError
+from .estimates import estimate, paired_ratios
+from .gate_baseline import SCHEMA, load, store
+from .run_folder import Run
+from .scratch import new_folder
 
 # Instructions: the compiler's freedom within one version. What is counted in whole things has none, but for the ksets
 # that happen to be closed.
@@ -68,9 +67,9 @@ def judge_ratios(baseline, now, threshold):
 
 def measure_ratios(build, rounds):
     """({case: ratio to the bound}, model of the CPU)."""
-    with tempfile.TemporaryDirectory(prefix="pcache-gate-") as scratch:
-        folder = pathlib.Path(scratch) / "run"
-        sweep("run", SPEC, f"--build={build}", "--repeats", rounds, "--output", folder, "--temporary")
+    with new_folder("pcache-gate-") as scratch:
+        folder = scratch / "run"
+        pcache_sweep.run(SPEC, f"--build={build}", "--repeats", rounds, "--output", folder, "--temporary")
         run = Run(folder)
     ratios = {}
     for case in run.cases:
@@ -85,9 +84,10 @@ def measure_ratios(build, rounds):
 
 def say_sources(build):
     """What is judged, as the build says it; it is returned."""
-    stamp = stamp_of(build)
+    facts = pcache_sweep.facts(build)
+    stamp = counted_stamp(build, facts)
     print(f"gate: {build} is of {stamp}")
-    other = other_source_tree(build, stamp)
+    other = other_source_tree(facts, stamp)
     if other:
         print(f"gate: its source tree is {other}, which is not what is judged; build it to judge that")
     return stamp
@@ -113,10 +113,10 @@ def accept(options, program):
 def accept_counts(baseline, options, program):
     """Those that --only names; the others stay what they are."""
     others = {name: c for name, c in baseline["counts"].items() if not options.only.search(name)}
-    compiler = counts.compiler(program)
+    compiler = request_counts.compiler(program)
     if others and compiler != baseline.get("compiler"):
-        raise Wrong(f"{options.baseline}: the counts that --only leaves are of {baseline.get('compiler')}, this build "
-                    f"is of {compiler}; accept all of them, without --only")
+        raise MeasureError(f"{options.baseline}: the counts that --only leaves are of {baseline.get('compiler')}, "
+                           f"this build is of {compiler}; accept all of them, without --only")
     now = count_some(options, program, {})
     order = [name for name in baseline["counts"] if name in others or name in now]
     order += [name for name in now if name not in order]
@@ -124,20 +124,20 @@ def accept_counts(baseline, options, program):
 
 
 def count_some(options, program, expected):
-    now = counts.count_all(program, options.only)
+    now = request_counts.count_all(program, options.only)
     if not now and not expected:
-        raise Wrong(f"gate: --only '{options.only.pattern}': no request has such a name; {program} --list_counts "
-                    "names them")
+        raise MeasureError(f"gate: --only '{options.only.pattern}': no request has such a name; {program} "
+                           "--list_counts names them")
     return now
 
 
 def gate_counts(baseline, options, program):
     """(whether something is worse, what was not judged)."""
     unjudged = []
-    same = counts.compiler(program) == baseline.get("compiler")
+    same = request_counts.compiler(program) == baseline.get("compiler")
     if not same:
         print(f"gate: instructions are not judged: the baseline is of {baseline.get('compiler')}, this build of "
-              f"{counts.compiler(program)}")
+              f"{request_counts.compiler(program)}")
         unjudged.append("instructions")
     before = {name: c for name, c in baseline["counts"].items() if options.only.search(name)}
     now = count_some(options, program, before)
@@ -208,9 +208,9 @@ def main(arguments):
     options = parser.parse_args(arguments)
     if not 1 <= options.rounds <= 1000:
         parser.error(f"--rounds {options.rounds}: expected 1 to 1000")
-    options.build = options.build or pathlib.Path(os.environ["PCACHE_SWEEP"]).parent.parent
+    options.build = options.build or pcache_sweep.program().parent.parent
     program = options.build / "bin" / "pcache-microbench"
     if not program.exists():
-        raise Wrong(f"{program}: is not there; build it, or name another --build")
+        raise MeasureError(f"{program}: is not there; build it, or name another --build")
     sys.stdout.reconfigure(line_buffering=True)
     return accept(options, program) if options.accept else gate(options, program)

@@ -8,13 +8,13 @@ import csv
 import html
 import pathlib
 
-import figures
-import published
-from options import Parser
-from results import Run, Wrong, number_of
-from stats import CONFIDENCE, LEAST_FOR_INTERVAL, estimate, paired_ratios
+from ..command_line import Parser
+from ..errors import MeasureError
+from ..estimates import CONFIDENCE, LEAST_FOR_INTERVAL, estimate, paired_ratios
+from ..run_folder import Run, number_of
+from ..sizes import MIB
+from . import figures, published
 
-MIB = 1 << 20
 PERCENTILES = ["p50", "p90", "p95", "p99", "p99.9", "p99.99"]
 MOST_SERIES = 12
 MOST_NAMED = 6
@@ -364,7 +364,7 @@ def make(runs, folder):
     page = Page(folder)
     for run in runs:
         if not run.samples:
-            raise Wrong(f"{run.folder}: no measurement has succeeded; there is nothing to draw")
+            raise MeasureError(f"{run.folder}: no measurement has succeeded; there is nothing to draw")
         Section(run, page).add(len(runs) > 1)
     title = ", ".join(run.info["title"] or run.name for run in runs)
     path = folder / "report.html"

@@ -11,15 +11,15 @@ no latency that could be told is longer; 1 one has; 2 nothing could be judged; 3
 noise is larger than the threshold, or measurements are missing.
 """
 import dataclasses
-import os
 import pathlib
 import sys
-import tempfile
 
-from children import run_until_we_end
-from judge import LEAST_ROUNDS, METRICS, judge, line_of
-from options import Parser
-from results import Run, Wrong
+from . import pcache_sweep
+from .command_line import Parser
+from .errors import MeasureError
+from .judge import LEAST_ROUNDS, METRICS, judge, line_of
+from .run_folder import Run
+from .scratch import new_folder
 
 SLOWER, CANNOT_TELL = 1, 3
 MOST_NAMED = 6
@@ -27,20 +27,6 @@ MOST_NAMED = 6
 
 def is_build(path):
     return (path / "lib" / "libpcache_fio.so").exists()
-
-
-def sweep(*arguments):
-    """pcache-sweep itself; its progress goes where ours goes."""
-    program = os.environ.get("PCACHE_SWEEP")
-    if not program:
-        raise Wrong("PCACHE_SWEEP is not set: run this as pcache-sweep compare")
-    status = run_until_we_end([program, *map(str, arguments)])
-    if status == 130:
-        raise KeyboardInterrupt
-    if status == 2:
-        raise SystemExit(2)  # it has said why
-    if status != 0:
-        raise Wrong("a measurement has failed; what it said is above")
 
 
 def rounds_of(run, case, build):
@@ -76,7 +62,8 @@ def findings_of(pairs, threshold):
 
 def of_two_builds(run):
     if len(run.builds) != 2:
-        raise Wrong(f"{run.folder}: has results of {len(run.builds)} builds, expected two; name another folder, too")
+        raise MeasureError(f"{run.folder}: has results of {len(run.builds)} builds, expected two; name another "
+                           "folder, too")
     a, b = run.builds
     return {case.id: (rounds_of(run, case, a), rounds_of(run, case, b)) for case in run.cases
             if case.is_ours}
@@ -85,12 +72,14 @@ def of_two_builds(run):
 def of_two_runs(first, second):
     for run in (first, second):
         if len(run.builds) != 1:
-            raise Wrong(f"{run.folder}: has results of {len(run.builds)} builds, expected one; compare it by itself")
+            raise MeasureError(f"{run.folder}: has results of {len(run.builds)} builds, expected one; compare it by "
+                               "itself")
     def by_values(run):
         return {tuple(sorted(case.values.items())): case for case in run.cases}
     ours, theirs = by_values(first), by_values(second)
     if not ours.keys() & theirs.keys():
-        raise Wrong(f"{first.folder} and {second.folder} have no case in common; expected results of the same spec")
+        raise MeasureError(f"{first.folder} and {second.folder} have no case in common; expected results of the "
+                           "same spec")
     pairs = {case.id: (rounds_of(first, case, first.builds[0]),
                        rounds_of(second, theirs[values], second.builds[0]) if values in theirs else {})
              for values, case in ours.items()}
@@ -103,13 +92,13 @@ def measure(builds, options, threshold, folder):
     """Adds rounds until all is clear, or there are too many."""
     rounds, most_rounds = options.rounds, options.most_rounds
     keep = [] if options.output else ["--temporary"]
-    sweep("run", options.spec, *(f"--build={b}" for b in builds), "--repeats", rounds, "--output", folder, *keep)
+    pcache_sweep.run(options.spec, *(f"--build={b}" for b in builds), "--repeats", rounds, "--output", folder, *keep)
     while True:
         found = findings_of(of_two_builds(Run(folder)), threshold)
         if not found.unclear or rounds >= most_rounds:
             return found
         rounds = min(most_rounds, rounds * 2)
-        sweep("run", "--resume", folder, "--repeats", rounds, *keep)
+        pcache_sweep.run("--resume", folder, "--repeats", rounds, *keep)
 
 
 def names_of(cases):
@@ -144,8 +133,8 @@ def conclude(found, threshold):
     for case, verdict in found.verdicts:
         print(line_of(case, verdict))
     if not found.verdicts:
-        raise Wrong("compare: nothing was measured that could be compared; expected measurements of the cache or the "
-                    "bound by both sides, in the same rounds")
+        raise MeasureError("compare: nothing was measured that could be compared; expected measurements of the cache "
+                           "or the bound by both sides, in the same rounds")
     slower = [case for case, v in found.verdicts if v.what == "slower"]
     if slower:
         print(f"compare: SLOWER: {', '.join(sorted(set(slower)))}")
@@ -175,8 +164,8 @@ def main(arguments):
         parser.error(f"--rounds {options.rounds}: expected {LEAST_ROUNDS} or more, and no more than --most-rounds")
     threshold = options.threshold / 100
     if options.b and is_build(options.a) and is_build(options.b):
-        with tempfile.TemporaryDirectory(prefix="pcache-compare-") as scratch:
-            folder = options.output or pathlib.Path(scratch) / "run"
+        with new_folder("pcache-compare-") as scratch:
+            folder = options.output or scratch / "run"
             found = measure((options.a, options.b), options, threshold, folder)
             print(sources_of([Run(folder)]))
     elif options.b:

@@ -6,17 +6,12 @@ import dataclasses
 import json
 import math
 import pathlib
-import stat
+
+from .errors import MeasureError
+from .files import read_text
+from .sizes import bytes_of
 
 SCHEMAS = ("pcache-sweep-run/1", "pcache-sweep-run/2")
-
-
-KINDS = {stat.S_IFDIR: "a folder", stat.S_IFCHR: "a character device", stat.S_IFBLK: "a block device",
-         stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
-
-
-class Wrong(Exception):
-    """One line for the user."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,20 +63,21 @@ class Run:
         self.folder = pathlib.Path(folder)
         self.info = _load_json(self.folder / "run.json")
         if self.info.get("schema") not in SCHEMAS:
-            raise Wrong(f"{self.folder}/run.json: schema {self.info.get('schema')}, expected {' or '.join(SCHEMAS)}")
+            raise MeasureError(f"{self.folder}/run.json: schema {self.info.get('schema')}, "
+                               f"expected {' or '.join(SCHEMAS)}")
         try:
             self._read()
-        except Wrong:
+        except MeasureError:
             raise
         except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
-            raise Wrong(f"{self.folder}: damaged: {type(error).__name__} {error}") from None
+            raise MeasureError(f"{self.folder}: damaged: {type(error).__name__} {error}") from None
 
     def _read(self):
         self.name, self.axes = str(self.info["name"]), list(self.info["axes"])
         self.cases = [Case(i, str(c["id"]), {k: str(v) for k, v in c["values"].items()})
                       for i, c in enumerate(self.info["cases"])]
         if not all("engine" in case.values for case in self.cases):
-            raise Wrong(f"{self.folder}/run.json: damaged: a case has no engine")
+            raise MeasureError(f"{self.folder}/run.json: damaged: a case has no engine")
         self.builds = [b["label"] for b in self.info["builds"]]
         self.samples, failed = [], {}
         path = self.folder / "results.jsonl"
@@ -91,7 +87,7 @@ class Run:
             try:
                 self._add(json.loads(line), failed)
             except (KeyError, TypeError, IndexError, ValueError, AttributeError, RecursionError) as error:
-                raise Wrong(f"{path}:{number}: damaged: {type(error).__name__} {error}") from None
+                raise MeasureError(f"{path}:{number}: damaged: {type(error).__name__} {error}") from None
         self.failed = list(failed.values())
 
     def _add(self, result, failed):
@@ -171,31 +167,18 @@ def _need_figures(of, names):
         raise ValueError("iops: 0")
 
 
-def read_text(path):
-    """Of a regular file: another may never begin, or never end."""
-    mode = path.stat().st_mode
-    if not stat.S_ISREG(mode):
-        raise Wrong(f"{path}: expected a file, found {KINDS.get(stat.S_IFMT(mode), 'something else')}")
-    return path.read_text(encoding="utf-8")
-
-
 def _load_json(path):
     try:
         info = json.loads(read_text(path))
     except FileNotFoundError:
-        raise Wrong(f"{path}: is not there; expected a folder that pcache-sweep run has made") from None
+        raise MeasureError(f"{path}: is not there; expected a folder that pcache-sweep run has made") from None
     except NotADirectoryError:
-        raise Wrong(f"{path.parent}: is no folder; expected one that pcache-sweep run has made") from None
+        raise MeasureError(f"{path.parent}: is no folder; expected one that pcache-sweep run has made") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise Wrong(f"{path}: {error}") from None
+        raise MeasureError(f"{path}: {error}") from None
     if not isinstance(info, dict):
-        raise Wrong(f"{path}: expected what pcache-sweep run has written, found a {type(info).__name__}")
+        raise MeasureError(f"{path}: expected what pcache-sweep run has written, found a {type(info).__name__}")
     return info
-
-
-def bytes_of(size):
-    units = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-    return int(float(size[:-1]) * units[size[-1]]) if size[-1] in units else int(size)
 
 
 def number_of(axis, value):
