@@ -8,7 +8,7 @@ import shutil
 
 from measure.libpcache import ROOT
 from measure.report import published
-from measure.report.command import Page
+from measure.report.page import Page
 from test_sweep import run
 
 KEPT = sorted((ROOT / "tests" / "testdata" / "sweeps").iterdir())[0]
@@ -114,3 +114,17 @@ def test_how_long_a_measurement_took_is_said_as_it_was(tmp_path):
     assert how_long(tmp_path, ["0.5"], 0.0, [50, 1250]) == "a volume, which took 50 ms to 1.2 s"
     both = how_long(tmp_path, ["0", "0.5"], 2.0, [50])
     assert both == "10 s after 2 s of warm-up, or a volume, which took 50 ms to 50 ms"
+
+
+def test_what_is_put_into_the_page_is_escaped(tmp_path):
+    """A title and an error are somebody's text; the figures are ours, and stay what they are."""
+    info = json.loads((KEPT / "run.json").read_text()) | {"title": "<script>a & b</script>"}
+    (tmp_path / "run.json").write_text(json.dumps(info))
+    lines = (KEPT / "results.jsonl").read_text()
+    failed = json.loads(lines.splitlines()[0]) | {"number": 9999, "ok": False, "error": "<b>bad</b>"}
+    (tmp_path / "results.jsonl").write_text(lines + json.dumps(failed) + "\n")
+    run("report", tmp_path)
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "<script>" not in page and "<b>bad" not in page
+    assert page.count("&lt;script&gt;a &amp; b&lt;/script&gt;") == 2, "the title and the heading"
+    assert "&lt;b&gt;bad&lt;/b&gt;" in page and page.count("<svg") == page.count("</svg>") > 1

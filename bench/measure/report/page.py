@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The page, by its template (page.html), and the files beside it: a CSV of each table, a PNG of each figure."""
+import csv
+import pathlib
+
+import jinja2
+import markupsafe
+
+from . import figures
+
+TEMPLATE = "page.html"
+
+
+def render(**content):
+    """All that is put into the template is escaped, but for the figures, which are made here."""
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent), autoescape=True,
+                                     undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+                                     keep_trailing_newline=True)
+    return environment.get_template(TEMPLATE).render(**content)
+
+
+class Page:
+    """Writes the files into a folder, and gives the template what it shows of them."""
+
+    def __init__(self, folder):
+        self.folder, self.names = folder, set()
+
+    def table(self, name, head, rows, kind="figures"):
+        """The same table on the page and as a CSV file."""
+        with open(self.folder / f"{self._free(name)}.csv", "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([head, *rows])
+        return {"head": head, "rows": rows, "kind": kind}
+
+    def figure(self, name, figure, caption):
+        figures.write_png(figure, self.folder / f"{self._free(name)}.png")
+        svg = markupsafe.Markup(figures.as_svg(figure))  # matplotlib has escaped what is in it
+        figures.close(figure)
+        return {"svg": svg, "caption": caption}
+
+    def _free(self, name):
+        name = "".join(c if c.isalnum() or c in "-." else "-" for c in name).strip("-")
+        free, number = name, 1
+        while free in self.names:
+            number += 1
+            free = f"{name}-{number}"
+        self.names.add(free)
+        return free
