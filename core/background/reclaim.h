@@ -33,9 +33,15 @@ class Reclaim {
   // False: key_tail stands at dirty_tail. ENOMEM: nothing is changed.
   Result<bool> step();
 
+#define PCACHE_RECLAIM_COUNTERS(X)                                        \
+  X(ksets, "ksets", "taken out of the log")                               \
+  X(keys, "keys", "of them")                                              \
+  X(dead_keys, "dead_keys", "of them, whose segment has been used again") \
+  X(forgotten_bytes, "forgotten_bytes", "taken out of the index")         \
+  X(bad_clean, "bad_clean_extents", "whose damage needs no care now")     \
+  X(errors, "errors", "steps that failed")
   struct Counters {
-    Counter ksets, keys, dead_keys;
-    Counter forgotten_bytes, bad_clean, errors;
+    PCACHE_RECLAIM_COUNTERS(PCACHE_COUNTER_MEMBER)
   };
   const Counters& counters() const { return counters_; }
 
@@ -51,5 +57,8 @@ class Reclaim {
   uint64_t ksets_ = 0, dead_keys_ = 0;
   Counters counters_;
 };
+
+inline constexpr auto kReclaimCounters =
+    PCACHE_COUNTER_TABLE(Reclaim::Counters, PCACHE_RECLAIM_COUNTERS);
 
 }  // namespace pcache

@@ -73,12 +73,19 @@ class Writeback {
   // Ksets cannot be read: what is behind them is never written back.
   bool log_damaged() const { return log_damaged_.load(std::memory_order_relaxed); }
 
+#define PCACHE_WRITEBACK_COUNTERS(X)                                      \
+  X(errors, "errors", "steps that failed")                                \
+  X(failed_writes, "failed_writes", "attempts")                           \
+  X(batches, "batches", "written")                                        \
+  X(ksets, "ksets", "of the batches")                                     \
+  X(keys, "keys", "of the batches")                                       \
+  X(appended_bytes, "bytes", "of the keys")                               \
+  X(writes, "writes", "to the backing device")                            \
+  X(written_bytes, "written_bytes", "without what later keys superseded") \
+  X(flushes, "flushes", "of the backing device")                          \
+  X(bad_keys, "bad_extents", "known to be damaged, as of the last step")
   struct Counters {
-    Counter batches, ksets, keys, appended_bytes;
-    Counter writes, written_bytes, flushes;
-    Counter failed_writes;  // attempts
-    Counter errors;         // steps that failed
-    Counter bad_keys;       // extents known to be damaged, as of the last step
+    PCACHE_WRITEBACK_COUNTERS(PCACHE_COUNTER_MEMBER)
   };
   const Counters& counters() const { return counters_; }
   // Behind dirty_tail at attach and before it now.
@@ -134,5 +141,8 @@ class Writeback {
   std::atomic<uint64_t> unwritten_{0};
   Counters counters_;
 };
+
+inline constexpr auto kWritebackCounters =
+    PCACHE_COUNTER_TABLE(Writeback::Counters, PCACHE_WRITEBACK_COUNTERS);
 
 }  // namespace pcache

@@ -2,6 +2,7 @@
 // Counter: a count of events that others may read while it goes on. It orders nothing.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 
@@ -20,5 +21,22 @@ class Counter {
  private:
   std::atomic<uint64_t> value_{0};
 };
+
+// A struct of counters is listed once, LIST(X) with X(member, name in the status, what it counts)
+// for each. From the list come its members, LIST(PCACHE_COUNTER_MEMBER), and the table of them, an
+// array of NamedCounter: PCACHE_COUNTER_TABLE(Struct, LIST).
+template <typename Counters>
+struct NamedCounter {
+  const char *name, *text;
+  Counter Counters::*member;
+};
+
+#define PCACHE_COUNTER_MEMBER(member, name, text) Counter member;
+#define PCACHE_COUNTER_NAMED(member, name, text) NamedCounter<Self>{name, text, &Self::member},
+#define PCACHE_COUNTER_TABLE(Struct, LIST)         \
+  [] {                                             \
+    using Self = Struct;                           \
+    return std::array{LIST(PCACHE_COUNTER_NAMED)}; \
+  }()
 
 }  // namespace pcache

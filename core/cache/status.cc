@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "cache/status.h"
 
+#include <functional>
+#include <vector>
+
 #include "cache/json.h"
 
 namespace pcache {
@@ -11,94 +14,186 @@ std::string position(CachePos pos) {
   return std::to_string(pos.seg.v) + ":" + std::to_string(pos.off);
 }
 
-Json requests(Cache& cache) {
-  uint64_t sum[10] = {};
-  constexpr Counter QueueCounters::*kFields[10] = {
-      &QueueCounters::writes,      &QueueCounters::write_bytes, &QueueCounters::reads,
-      &QueueCounters::read_bytes,  &QueueCounters::read_hits,   &QueueCounters::read_partial,
-      &QueueCounters::read_misses, &QueueCounters::flushes,     &QueueCounters::fua,
-      &QueueCounters::errors};
-  constexpr const char* kNames[10] = {
-      "writes",      "write_bytes", "reads",      "read_bytes", "read_hits", "read_partial_hits",
-      "read_misses", "flushes",     "fua_writes", "errors"};
-  cache.queues().each_counters([&](const QueueCounters& counters) {
-    for (size_t i = 0; i < 10; i++) sum[i] += (counters.*kFields[i]).load();
-  });
-  Json json;
-  for (size_t i = 0; i < 10; i++) json[kNames[i]] = sum[i];
-  return json;
-}
-
-Json shared(const SharedCounters& c) {
-  return {{"fills", c.fills.load()},
-          {"fill_bytes", c.fill_bytes.load()},
-          {"fill_joins", c.fill_joins.load()},
-          {"fills_uncached", c.fills_uncached.load()},
-          {"bad_clean_dropped", c.clean_dropped.load()},
-          {"bad_dirty_reads", c.dirty_bad.load()},
-          {"backing_errors", c.backing_errors.load()},
-          {"waits_on_full", c.waits.load()}};
-}
-
-Json dirty(Cache& cache) {
-  const Cache::Dirty dirty = cache.dirty();
-  return {{"ksets", dirty.ksets}, {"bytes", dirty.bytes}};
-}
-
-Json writeback(Cache& cache) {
-  const auto& c = cache.writeback().counters();
-  const Worker::State state = cache.worker().state();
-  return {{"state", state.failing ? "failing" : "ok"},
-          {"last_error", state.last_error},
-          {"backoff_ms", state.backoff.count()},
-          {"errors", c.errors.load()},
-          {"failed_writes", c.failed_writes.load()},
-          {"batches", c.batches.load()},
-          {"ksets", c.ksets.load()},
-          {"keys", c.keys.load()},
-          {"bytes", c.appended_bytes.load()},
-          {"writes", c.writes.load()},
-          {"written_bytes", c.written_bytes.load()},
-          {"flushes", c.flushes.load()},
-          {"bad_extents", c.bad_keys.load()}};
-}
-
-Json reclaim(Cache& cache) {
-  const auto& c = cache.reclaim().counters();
-  const char* const fault = cache.worker().reclaim_fault();
-  return {{"state", fault ? fault : "ok"},
-          {"ksets", c.ksets.load()},
-          {"keys", c.keys.load()},
-          {"dead_keys", c.dead_keys.load()},
-          {"forgotten_bytes", c.forgotten_bytes.load()},
-          {"bad_clean_extents", c.bad_clean.load()},
-          {"errors", c.errors.load()}};
-}
-
-Json latency(Cache& cache) {
-  constexpr const char* kNames[kLatencyClasses] = {"read_hit",  "read_miss",    "write",
-                                                   "write_fua", "write_waited", "flush"};
-  std::array<Histogram, kLatencyClasses> all;
-  cache.queues().each_counters([&](const QueueCounters& counters) {
-    for (size_t i = 0; i < kLatencyClasses; i++) all[i].merge(counters.latency[i]);
-  });
-  Json json;
-  for (size_t i = 0; i < kLatencyClasses; i++) {
-    const Histogram& h = all[i];
-    const bool sampled = i != static_cast<size_t>(LatencyClass::kReadMiss) &&
-                         i != static_cast<size_t>(LatencyClass::kWriteWaited);
-    Json buckets = Json::array();
-    for (size_t b = 0; b < Histogram::kBuckets; b++)
-      if (h.count(b) > 0) buckets.push_back({Histogram::upper_ns(b), h.count(b)});
-    json[kNames[i]] = {{"count", h.count()},
-                       {"timed_one_in", sampled ? kSampling : 1},
-                       {"p50_ns", h.quantile_ns(0.5)},
-                       {"p99_ns", h.quantile_ns(0.99)},
-                       {"p999_ns", h.quantile_ns(0.999)},
-                       {"max_ns", h.max_ns()},
-                       {"buckets", buckets}};
+// What the fields are taken from, read once for one status.
+struct View {
+  explicit View(Cache& of)
+      : cache(of),
+        segs(of.segments().counts()),
+        log(of.log().counters()),
+        dirty(of.dirty()),
+        worker(of.worker().state()) {
+    of.queues().each_counters([&](const QueueCounters& counters) {
+      for (const auto& counter : kQueueCounters)
+        (requests.*counter.member).add((counters.*counter.member).load());
+      for (size_t i = 0; i < kLatencyClasses; i++) requests.latency[i].merge(counters.latency[i]);
+    });
   }
-  return json;
+  Cache& cache;
+  const SegmentCounts segs;
+  const KeyLog::Counters log;
+  const Cache::Dirty dirty;
+  const Worker::State worker;
+  QueueCounters requests;  // of all queues
+};
+
+struct Field {
+  StatusField is;
+  std::function<Json(View&)> value;
+};
+
+Json latency_of(const Histogram& h, bool sampled) {
+  Json buckets = Json::array();
+  for (size_t b = 0; b < Histogram::kBuckets; b++)
+    if (h.count(b) > 0) buckets.push_back({Histogram::upper_ns(b), h.count(b)});
+  return {{"count", h.count()},
+          {"timed_one_in", sampled ? kSampling : 1},
+          {"p50_ns", h.quantile_ns(0.5)},
+          {"p99_ns", h.quantile_ns(0.99)},
+          {"p999_ns", h.quantile_ns(0.999)},
+          {"max_ns", h.max_ns()},
+          {"buckets", buckets}};
+}
+
+// ---- The table: each field once, in the order of the status ----
+
+class Fields : public std::vector<Field> {
+ public:
+  void add(const char* object, const char* name, const char* text,
+           std::function<Json(View&)> value) {
+    push_back({{object, name, text}, std::move(value)});
+  }
+};
+
+void add_devices(Fields* fields) {
+  fields->add("", "version", "of this status's format", [](View&) { return Json(1); });
+  fields->add("cache", "pmem_kind", "what the cache device is",
+              [](View& v) { return Json(pmem_kind_name(v.cache.pmem().kind())); });
+  fields->add("cache", "persist", "the persist method in use",
+              [](View& v) { return Json(v.cache.pmem().persist_name()); });
+  fields->add("cache", "readonly", "attached with readonly=1",
+              [](View& v) { return Json(v.cache.readonly()); });
+  fields->add("cache", "data_crc", "keys carry a CRC of their data",
+              [](View& v) { return Json(v.cache.frame().info.data_crc); });
+  fields->add("cache", "gc_percent",
+              "garbage collection starts with so much of the segments in use",
+              [](View& v) { return Json(v.cache.gc_percent()); });
+  fields->add("backing", "bytes", "size of the backing device",
+              [](View& v) { return Json(v.cache.backing().size_bytes()); });
+  fields->add("backing", "block_size", "alignment of requests, bytes",
+              [](View& v) { return Json(v.cache.backing().logical_block_bytes()); });
+  fields->add("backing", "io_mode", "how it is driven",
+              [](View& v) { return Json(v.cache.backing().io_mode_name()); });
+  fields->add("backing", "identity", "what it is recognised by",
+              [](View& v) { return Json(v.cache.backing().identity().text); });
+}
+
+void add_segments_and_log(Fields* fields) {
+  fields->add("segments", "total", "of 16 MiB", [](View& v) { return Json(v.segs.total); });
+  fields->add("segments", "used", "not free",
+              [](View& v) { return Json(v.segs.total - v.segs.free); });
+  fields->add("segments", "free", "to be written to", [](View& v) { return Json(v.segs.free); });
+  fields->add("segments", "log", "with ksets", [](View& v) { return Json(v.segs.log); });
+  fields->add("segments", "data", "with data", [](View& v) { return Json(v.segs.data); });
+  fields->add("segments", "reserved_for_log", "free, but not for data",
+              [](View& v) { return Json(v.segs.log_reserve); });
+  fields->add("segments", "retired", "not used any more for a bad page",
+              [](View& v) { return Json(v.segs.retired); });
+  fields->add("media", "bad_pages", "pages of the pmem that cannot be read or written",
+              [](View& v) { return Json(v.cache.pmem().bad_pages()); });
+  fields->add("media", "log_failed", "the log takes no more keys",
+              [](View& v) { return Json(v.cache.log().failed()); });
+  fields->add("media", "tails_failed", "the tails cannot be moved any more",
+              [](View& v) { return Json(v.cache.tails().failed()); });
+  fields->add("log", "key_head", "where the next kset goes, segment:offset",
+              [](View& v) { return Json(position(v.cache.log().head())); });
+  fields->add("log", "dirty_tail", "what is before has been written back",
+              [](View& v) { return Json(position(v.cache.tails().dirty_tail())); });
+  fields->add("log", "key_tail", "where the log begins",
+              [](View& v) { return Json(position(v.cache.tails().key_tail())); });
+  fields->add("log", "ksets", "appended", [](View& v) { return Json(v.log.ksets); });
+  fields->add("log", "groups", "of ksets, appended together",
+              [](View& v) { return Json(v.log.groups); });
+  fields->add("log", "keys", "appended", [](View& v) { return Json(v.log.keys); });
+  fields->add("log", "rolls", "times that the log went on in another segment",
+              [](View& v) { return Json(v.log.rolls); });
+  fields->add("log", "open_keys", "in ksets that are not closed yet",
+              [](View& v) { return Json(v.cache.stripes().open_keys()); });
+}
+
+void add_background(Fields* fields) {
+  fields->add("dirty", "ksets", "to be written back", [](View& v) { return Json(v.dirty.ksets); });
+  fields->add("dirty", "bytes", "of their keys", [](View& v) { return Json(v.dirty.bytes); });
+  fields->add("writeback", "state", "ok or failing",
+              [](View& v) { return Json(v.worker.failing ? "failing" : "ok"); });
+  fields->add("writeback", "last_error", "why it is failing",
+              [](View& v) { return Json(v.worker.last_error); });
+  fields->add("writeback", "backoff_ms", "until it is tried again",
+              [](View& v) { return Json(v.worker.backoff.count()); });
+  for (const auto& counter : kWritebackCounters)
+    fields->add("writeback", counter.name, counter.text, [=](View& v) {
+      return Json((v.cache.writeback().counters().*counter.member).load());
+    });
+  fields->add("reclaim", "state", "ok, or why it cannot go on", [](View& v) {
+    const char* const fault = v.cache.worker().reclaim_fault();
+    return Json(fault ? fault : "ok");
+  });
+  for (const auto& counter : kReclaimCounters)
+    fields->add("reclaim", counter.name, counter.text, [=](View& v) {
+      return Json((v.cache.reclaim().counters().*counter.member).load());
+    });
+}
+
+void add_attach(Fields* fields) {
+  fields->add("replay", "ksets", "read at attach",
+              [](View& v) { return Json(v.cache.replayed().ksets); });
+  fields->add("replay", "keys", "in them", [](View& v) { return Json(v.cache.replayed().keys); });
+  fields->add("replay", "dead_keys", "whose segment has been used again",
+              [](View& v) { return Json(v.cache.replayed().dead_keys); });
+  fields->add("replay", "dirty_keys", "to be written back",
+              [](View& v) { return Json(v.cache.replayed().dirty_keys); });
+  fields->add("replay", "dirty_bytes", "of the dirty keys",
+              [](View& v) { return Json(v.cache.replayed().dirty_bytes); });
+  fields->add("replay", "torn_tail", "the log ended in half a kset",
+              [](View& v) { return Json(v.cache.replayed().torn_tail); });
+  fields->add("replay", "bad_clean_dropped", "clean extents with damaged data",
+              [](View& v) { return Json(v.cache.verified().clean_dropped); });
+  fields->add("replay", "bad_dirty_extents", "dirty extents with damaged data",
+              [](View& v) { return Json(v.cache.verified().dirty_bad); });
+  fields->add("index", "mapped_bytes", "cached",
+              [](View& v) { return Json(v.cache.index().mapped_bytes()); });
+  fields->add("index", "memory_bytes", "DRAM of the index",
+              [](View& v) { return Json(v.cache.index().memory_bytes()); });
+}
+
+void add_requests(Fields* fields) {
+  for (const auto& counter : kQueueCounters)
+    fields->add("requests", counter.name, counter.text,
+                [=](View& v) { return Json((v.requests.*counter.member).load()); });
+  fields->add("requests", "waiting_for_space", "now",
+              [](View& v) { return Json(v.cache.context().deferred.count()); });
+  for (size_t i = 0; i < kLatencyClasses; i++)
+    fields->add("latency", kLatencyNames[i].name, kLatencyNames[i].text, [=](View& v) {
+      return latency_of(v.requests.latency[i], kLatencyNames[i].is_sampled);
+    });
+  for (const auto& counter : kSharedCounters)
+    fields->add("events", counter.name, counter.text,
+                [=](View& v) { return Json((v.cache.context().counters.*counter.member).load()); });
+}
+
+Fields all_fields() {
+  Fields fields;
+  add_devices(&fields);
+  add_segments_and_log(&fields);
+  add_background(&fields);
+  add_attach(&fields);
+  add_requests(&fields);
+  return fields;
+}
+
+// Made once, and never freed: a status may be asked for while the process ends.
+const Fields& fields() {
+  static const Fields& all = *new Fields(all_fields());
+  return all;
 }
 
 }  // namespace
@@ -116,58 +211,21 @@ std::string status_line(Cache& cache) {
   return line;
 }
 
+size_t status_field_count() { return fields().size(); }
+
+const StatusField& status_field(size_t index) { return fields()[index].is; }
+
 std::string status_json(Cache& cache) {
-  const SegmentCounts segs = cache.segments().counts();
-  const KeyLog::Counters log = cache.log().counters();
-  const auto& replayed = cache.replayed();
+  View view(cache);
   Json json;
-  json["version"] = 1;
-  json["cache"] = {{"pmem_kind", pmem_kind_name(cache.pmem().kind())},
-                   {"persist", cache.pmem().persist_name()},
-                   {"readonly", cache.readonly()},
-                   {"data_crc", cache.frame().info.data_crc},
-                   {"gc_percent", cache.gc_percent()}};
+  for (const Field& field : fields())
+    (*field.is.object ? json[field.is.object] : json)[field.is.name] = field.value(view);
+  // Not always there: with persist=auto, what it goes by.
   if (const auto& calibration = cache.calibration())
     for (const Calibration::Method& method : calibration->measured)
       for (size_t c = 0; c < Calibration::kClasses; c++)
         json["cache"]["persist_ns"][method.ops->name][std::to_string(Calibration::kSizes[c])] =
             method.ns[c];
-  json["backing"] = {{"bytes", cache.backing().size_bytes()},
-                     {"block_size", cache.backing().logical_block_bytes()},
-                     {"io_mode", cache.backing().io_mode_name()},
-                     {"identity", cache.backing().identity().text}};
-  json["segments"] = {{"total", segs.total},    {"used", segs.total - segs.free},
-                      {"free", segs.free},      {"log", segs.log},
-                      {"data", segs.data},      {"reserved_for_log", segs.log_reserve},
-                      {"retired", segs.retired}};
-  json["media"] = {{"bad_pages", cache.pmem().bad_pages()},
-                   {"log_failed", cache.log().failed()},
-                   {"tails_failed", cache.tails().failed()}};
-  json["log"] = {{"key_head", position(cache.log().head())},
-                 {"dirty_tail", position(cache.tails().dirty_tail())},
-                 {"key_tail", position(cache.tails().key_tail())},
-                 {"ksets", log.ksets},
-                 {"groups", log.groups},
-                 {"keys", log.keys},
-                 {"rolls", log.rolls},
-                 {"open_keys", cache.stripes().open_keys()}};
-  json["dirty"] = dirty(cache);
-  json["writeback"] = writeback(cache);
-  json["reclaim"] = reclaim(cache);
-  json["replay"] = {{"ksets", replayed.ksets},
-                    {"keys", replayed.keys},
-                    {"dead_keys", replayed.dead_keys},
-                    {"dirty_keys", replayed.dirty_keys},
-                    {"dirty_bytes", replayed.dirty_bytes},
-                    {"torn_tail", replayed.torn_tail},
-                    {"bad_clean_dropped", cache.verified().clean_dropped},
-                    {"bad_dirty_extents", cache.verified().dirty_bad}};
-  json["index"] = {{"mapped_bytes", cache.index().mapped_bytes()},
-                   {"memory_bytes", cache.index().memory_bytes()}};
-  json["requests"] = requests(cache);
-  json["requests"]["waiting_for_space"] = cache.context().deferred.count();
-  json["latency"] = latency(cache);
-  json["events"] = shared(cache.context().counters);
   return json.dump();
 }
 

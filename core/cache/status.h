@@ -15,4 +15,12 @@ std::string status_line(Cache& cache);
 // One JSON object; every size in bytes. Field names are part of the interface.
 std::string status_json(Cache& cache);
 
+// What every JSON status has: `name` in the object `object`, or with "" in none. The table is in
+// status.cc; that of counters beside each struct of them.
+struct StatusField {
+  const char *object, *name, *text;
+};
+size_t status_field_count();
+const StatusField& status_field(size_t index);
+
 }  // namespace pcache

@@ -151,6 +151,19 @@ int pcache_get_info(const pcache_cache* cache, struct pcache_info* info);
 enum pcache_status_format { PCACHE_STATUS_LINE = 0, PCACHE_STATUS_JSON = 1 };
 char* pcache_get_status(pcache_cache* cache, enum pcache_status_format format);
 
+/* A field of the JSON status, OBJECT.NAME in it; all texts are constant. */
+struct pcache_status_field {
+  uint32_t size; /* sizeof(struct pcache_status_field), set by the caller */
+  uint32_t reserved;
+  const char* object; /* "requests"; "" for what is in no object */
+  const char* name;
+  const char* text;
+};
+
+/* The fields that every status has, from 0 on. 0; -ENOENT: there are no more; -EINVAL: `size`. */
+uint32_t pcache_status_field_count(void);
+int pcache_status_field_describe(uint32_t index, struct pcache_status_field* field);
+
 enum pcache_op { PCACHE_OP_READ = 0, PCACHE_OP_WRITE = 1, PCACHE_OP_FLUSH = 2 };
 
 /* Other bits of `flags`: -EINVAL. */

@@ -23,30 +23,54 @@
 namespace pcache {
 
 // Events of the whole cache that are rare, or that any thread may count.
+#define PCACHE_SHARED_COUNTERS(X)                                                            \
+  X(fills, "fills", "gaps read from the backing device")                                     \
+  X(fill_bytes, "fill_bytes", "of them")                                                     \
+  X(fill_joins, "fill_joins", "reads that waited for another's fill")                        \
+  X(fills_uncached, "fills_uncached", "read, but no space to keep it")                       \
+  X(clean_dropped, "bad_clean_dropped", "damaged clean extents, read from the device again") \
+  X(dirty_bad, "bad_dirty_reads", "reads refused because dirty data is damaged")             \
+  X(backing_errors, "backing_errors", "reads of the backing device that failed")             \
+  X(waits, "waits_on_full", "requests that had to wait for space")
 struct SharedCounters {
-  Counter fills;  // gaps read from the backing device
-  Counter fill_bytes;
-  Counter fill_joins;      // reads that waited for another's fill
-  Counter fills_uncached;  // read, but no space to keep it
-  Counter clean_dropped;   // bad CLEAN extents, read from the backing device again
-  Counter dirty_bad;       // reads refused because dirty data is bad
-  Counter backing_errors;
-  Counter waits;  // requests that had to wait for space
+  PCACHE_SHARED_COUNTERS(PCACHE_COUNTER_MEMBER)
 };
+inline constexpr auto kSharedCounters =
+    PCACHE_COUNTER_TABLE(SharedCounters, PCACHE_SHARED_COUNTERS);
 
 // What a request was, for its latency. Those that complete at once are timed one in kSampling.
 enum class LatencyClass : uint8_t { kReadHit, kReadMiss, kWrite, kWriteFua, kWriteWaited, kFlush };
-inline constexpr size_t kLatencyClasses = 6;
+inline constexpr struct {
+  const char *name, *text;
+  bool is_sampled;
+} kLatencyNames[] = {
+    {"read_hit", "READs that completed at once", true},
+    {"read_miss", "READs that waited for the backing device", false},
+    {"write", "WRITEs that completed at once", true},
+    {"write_fua", "WRITEs with FUA that completed at once", true},
+    {"write_waited", "WRITEs that waited for space", false},
+    {"flush", "FLUSHes", true},
+};
+inline constexpr size_t kLatencyClasses = std::size(kLatencyNames);
 inline constexpr uint32_t kSampling = 64;
 
 // Each queue's own; written by its thread, read by anyone.
+#define PCACHE_QUEUE_COUNTERS(X)                                         \
+  X(writes, "writes", "WRITEs")                                          \
+  X(write_bytes, "write_bytes", "of them")                               \
+  X(reads, "reads", "READs")                                             \
+  X(read_bytes, "read_bytes", "of them")                                 \
+  X(read_hits, "read_hits", "READs that were cached")                    \
+  X(read_partial, "read_partial_hits", "READs that were cached in part") \
+  X(read_misses, "read_misses", "READs of which nothing was cached")     \
+  X(flushes, "flushes", "FLUSHes")                                       \
+  X(fua, "fua_writes", "WRITEs with FUA")                                \
+  X(errors, "errors", "requests that failed")
 struct alignas(64) QueueCounters {
-  Counter writes, write_bytes;
-  Counter reads, read_bytes;
-  Counter read_hits, read_partial, read_misses;
-  Counter flushes, fua, errors;
+  PCACHE_QUEUE_COUNTERS(PCACHE_COUNTER_MEMBER)
   std::array<Histogram, kLatencyClasses> latency;
 };
+inline constexpr auto kQueueCounters = PCACHE_COUNTER_TABLE(QueueCounters, PCACHE_QUEUE_COUNTERS);
 
 struct RequestContext {
   RequestContext(Pmem& pmem, SegmentTable& segments, Index& index, KeyLog& log, Stripes& stripes,

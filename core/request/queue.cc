@@ -49,12 +49,8 @@ void QueueSet::remove(Queue* queue, const QueueCounters& counters) {
   MutexLock lock(mu_);
   if (std::erase(queues_, queue) > 0)
     (void)epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, queue->device().fd(), nullptr);
-  constexpr Counter QueueCounters::*kAll[] = {
-      &QueueCounters::writes,      &QueueCounters::write_bytes, &QueueCounters::reads,
-      &QueueCounters::read_bytes,  &QueueCounters::read_hits,   &QueueCounters::read_partial,
-      &QueueCounters::read_misses, &QueueCounters::flushes,     &QueueCounters::fua,
-      &QueueCounters::errors};
-  for (auto member : kAll) (gone_.*member).add((counters.*member).load());
+  for (const auto& counter : kQueueCounters)
+    (gone_.*counter.member).add((counters.*counter.member).load());
   for (size_t i = 0; i < kLatencyClasses; i++) gone_.latency[i].merge(counters.latency[i]);
 }
 
