@@ -53,7 +53,8 @@ class BlockQueue {
   // Pushes submitted requests to the kernel (submit() may batch until then; poll() and wait() push
   // too). Due before sleeping on fd(), and after a wait() whose `done` submitted more when the
   // thread then turns to something else.
-  virtual void kick() = 0;
+  // False: the kernel is short of memory, and some are not pushed. Each call tries again.
+  virtual bool kick() = 0;
   // Runs `done` of what has completed, pushes what that submitted; returns how many. No system call
   // when nothing is new.
   virtual unsigned poll() = 0;

@@ -31,7 +31,7 @@ class ThreadQueue final : public BlockQueue {
   }
 
   void submit(BlockIo* io) override EXCLUDES(mu_);
-  void kick() override {}
+  bool kick() override { return true; }
   unsigned poll() override EXCLUDES(mu_);
   unsigned wait(int64_t timeout_ns) override EXCLUDES(mu_);
   int fd() const override { return event_.get(); }

@@ -91,9 +91,9 @@ bool UringQueue::push() {
   return true;
 }
 
-void UringQueue::kick() {
+bool UringQueue::kick() {
   MutexLock lock(mu_);
-  push();
+  return push();
 }
 
 void UringQueue::post_wake() {

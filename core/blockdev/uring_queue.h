@@ -42,7 +42,7 @@ class UringQueue final : public BlockQueue {
   ~UringQueue() override;
 
   void submit(BlockIo* io) override EXCLUDES(mu_);
-  void kick() override EXCLUDES(mu_);
+  bool kick() override EXCLUDES(mu_);
   unsigned poll() override EXCLUDES(mu_);
   unsigned wait(int64_t timeout_ns) override EXCLUDES(mu_);
   int fd() const override { return ring_fd_; }

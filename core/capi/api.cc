@@ -161,6 +161,14 @@ PCACHE_EXPORT int pcache_queue_cancel(pcache_queue* queue) {
   return queue->foreign() ? -EPERM : static_cast<int>(queue->queue->cancel());
 }
 
+PCACHE_EXPORT int pcache_queue_fd(pcache_queue* queue) {
+  return guarded(nullptr, [&]() -> int {
+    if (queue->foreign()) return -EPERM;
+    const auto fd = queue->queue->ready_fd();
+    return fd ? fd.value() : -fd.error().code;
+  });
+}
+
 PCACHE_EXPORT uint32_t pcache_queue_in_flight(const pcache_queue* queue) {
   return queue->foreign() ? 0 : queue->queue->in_flight();
 }

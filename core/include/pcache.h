@@ -230,6 +230,21 @@ int pcache_reap(pcache_queue* queue, struct pcache_request** done, uint32_t min,
  */
 int pcache_queue_cancel(pcache_queue* queue);
 
+/*
+ * A file descriptor for an event loop (poll, epoll): readable when pcache_reap() with a `min` of 0
+ * has something to do, whatever has completed it: the backing device, another queue, who made
+ * space, pcache_queue_cancel(). When it is readable call pcache_reap() until it returns less than
+ * `max`. It may be readable with nothing to take, at times; once nothing is queued, and that is
+ * reaped, it is not. What pcache_submit() returns 1 for does not show in it.
+ *
+ * Returns the same one each time, or a negative errno (-EPERM in a forked child). Called by the
+ * queue's thread; from then on each asynchronous completion costs some more. Any thread may wait
+ * for the descriptor; nobody reads it, writes to it or closes it: pcache_queue_destroy() does, so
+ * take it out of poll() before. A forked child's copy of it tells of the parent's queue, to no use;
+ * exec() closes it.
+ */
+int pcache_queue_fd(pcache_queue* queue);
+
 /* Requests queued and not yet taken by pcache_reap(). */
 uint32_t pcache_queue_in_flight(const pcache_queue* queue);
 

@@ -225,6 +225,7 @@ int Queue::start_any_read(pcache_request* request) {
     park(read);
   else
     walked(read, error);
+  if (has_ready_fd_) settle_ready_fd();
   return 0;
 }
 
@@ -250,6 +251,7 @@ void Queue::go_on_reading() {
     walked(read, error);
   }
   device_->kick();
+  if (has_ready_fd_) settle_ready_fd();
 }
 
 void Queue::cancel_parked() {
@@ -304,6 +306,7 @@ void Queue::note_joined(PendingRequest* read) {
 }
 
 void Queue::wake() {
+  if (ready_) ready_->raise();
   if (!std::exchange(waiting_, false)) return;
   const uint64_t one = 1;
   PCACHE_CHECK(write(wake_fd_.get(), &one, sizeof one) == sizeof one);
@@ -339,8 +342,8 @@ int Queue::reap(pcache_request** done, uint32_t min, uint32_t max, int64_t timeo
   const Deadline deadline(timeout_ns);
   if (parked_ != nullptr) go_on_reading();
   uint32_t n = take_done(done, max);
-  if (n < max && in_flight_ > 0) {
-    device_->poll();
+  if (n < max && (in_flight_ > 0 || has_ready_fd_)) {
+    poll_rings();
     if (parked_ != nullptr) go_on_reading();
     n += take_done(done + n, max - n);
   }
@@ -351,7 +354,47 @@ int Queue::reap(pcache_request** done, uint32_t min, uint32_t max, int64_t timeo
     n += take_done(done + n, max - n);
     if (left == 0) break;
   }
+  if (has_ready_fd_) settle_ready_fd();
   return static_cast<int>(n);
+}
+
+// Who waits on the descriptor never comes to wait_for_wake(), so it is here that it helps others.
+// Its own ring is polled with nothing in flight, too: a wake that came late makes it readable.
+void Queue::poll_rings() {
+  if (has_ready_fd_ && joined_ > 0)
+    set_.poll_all();
+  else
+    device_->poll();
+}
+
+Result<int> Queue::ready_fd() {
+  {
+    MutexLock lock(done_mu_);
+    if (ready_) return ready_->fd();
+  }
+  auto made = ReadyFd::create(device_->fd());
+  if (!made) return made.error();
+  const int fd = made.value()->fd();
+  {
+    MutexLock lock(done_mu_);
+    ready_ = made.take();
+  }
+  has_ready_fd_ = true;
+  settle_ready_fd();
+  return fd;
+}
+
+// Readable also while nothing else would bring the event loop back: what the kernel has not taken
+// for want of memory is pushed by reap(), and rings that cannot be watched are polled by it.
+void Queue::settle_ready_fd() {
+  const bool pushed = device_->kick();
+  MutexLock lock(done_mu_);
+  const bool watched = ready_->watch_all(set_.fd(), joined_ > 0);
+  wants_fill_ = parked_ != nullptr;
+  if (done_ != nullptr || (parked_ != nullptr && free_fills_ != nullptr) || !pushed || !watched)
+    ready_->raise();
+  else
+    ready_->lower();
 }
 
 void Queue::wait(int64_t timeout_ns) {

@@ -23,6 +23,7 @@
 #include "base/mutex.h"
 #include "blockdev/unique_fd.h"
 #include "request/read_path.h"
+#include "request/ready_fd.h"
 
 namespace pcache {
 
@@ -61,6 +62,9 @@ class Queue {
   int reap(pcache_request** done, uint32_t min, uint32_t max, int64_t timeout_ns);
   // Gives up what waits for space: it comes out of reap() with -ECANCELED. How many. Any thread.
   uint32_t cancel() { return ctx_.deferred.cancel(*this); }
+  // Readable while reap() has something to do; made when it is first asked for. From the queue's
+  // thread.
+  Result<int> ready_fd() EXCLUDES(done_mu_);
   // From now on each submit() returns -EPERM. For what must not cost a plain request anything.
   void disown() { depth_ = 0; }
   uint32_t in_flight() const { return in_flight_; }
@@ -105,6 +109,9 @@ class Queue {
   void cancel_parked();
   uint32_t take_done(pcache_request** done, uint32_t max) EXCLUDES(done_mu_);
   void wake() REQUIRES(done_mu_);
+  // Before its thread goes away to wait on the descriptor, if there is one: raised or lowered.
+  void settle_ready_fd() EXCLUDES(done_mu_);
+  void poll_rings() EXCLUDES(done_mu_);
   void wait(int64_t timeout_ns) EXCLUDES(done_mu_);
   void wait_for_wake(int64_t timeout_ns) EXCLUDES(done_mu_);
 
@@ -124,6 +131,7 @@ class Queue {
   PendingRequest* free_pending_ = nullptr;
   PendingRequest *parked_ = nullptr, *last_parked_ = nullptr;  // reads, in order of arrival
   uint32_t parked_count_ = 0;
+  bool has_ready_fd_ = false;
 
   Mutex done_mu_;
   // In order of completion.
@@ -131,6 +139,7 @@ class Queue {
   Fill* free_fills_ GUARDED_BY(done_mu_) = nullptr;
   bool wants_fill_ GUARDED_BY(done_mu_) = false;  // who waits has reads parked
   bool waiting_ GUARDED_BY(done_mu_) = false;
+  std::unique_ptr<ReadyFd> ready_ GUARDED_BY(done_mu_);
 };
 
 template <typename Visit>

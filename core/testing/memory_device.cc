@@ -33,7 +33,7 @@ class MemoryQueue : public BlockQueue {
     }
     device_.submit(this, io);
   }
-  void kick() override {}
+  bool kick() override { return device_.takes_requests(); }
   unsigned poll() override {
     unsigned n = 0;
     for (;;) {

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <deque>
 #include <functional>
 #include <mutex>
@@ -47,6 +48,9 @@ class MemoryDevice : public BlockDevice {
   void release(size_t index);  // the held request number `index`, in order of submission
   size_t held() const;
   size_t most_held() const;  // since hold()
+  // kick() of a queue says that the kernel takes no more, for want of memory. All are taken.
+  void set_takes_requests(bool takes) { takes_requests_ = takes; }
+  bool takes_requests() const { return takes_requests_; }
   // wait() of a queue lets go what is held by then: for a waiter that has nobody else to do it.
   void set_release_on_wait(bool on);
   // The requests submitted next complete with this errno; 0: they work again.
@@ -110,6 +114,7 @@ class MemoryDevice : public BlockDevice {
   mutable std::mutex mu_;
   bool holding_ = false;
   bool release_on_wait_ = false;
+  std::atomic<bool> takes_requests_ = true;
   std::array<int, 3> errors_{};  // by BlockOp
   std::deque<Request> held_;
   size_t most_held_ = 0;
