@@ -26,10 +26,12 @@ static int engine_setup(struct thread_data* td) {
 
   td->o.use_thread = 1; /* a forked child would work on a private copy of the cache's state */
   if (td->io_ops_data) return 0;
-  if (check_workload(td) || check_replay(td) || options_to_wishes(td, &wishes)) return EINVAL;
+  if (check_filename(td) || options_to_wishes(td, &wishes) || check_workload(td, &wishes) ||
+      check_replay(td))
+    return EINVAL;
 
   /* What can be refused before the cache is opened is: opening formats a blank one. */
-  bytes = engine_device_bytes(wishes.backing);
+  bytes = engine_device_bytes(wishes.options.backing_path);
   if (bytes && check_geometry(td, 512, bytes)) return EINVAL;
 
   job = calloc(1, sizeof(*job));
@@ -108,8 +110,9 @@ static struct ioengine_ops engine = {
 ENGINE_EXPORT void get_ioengine(struct ioengine_ops** ops);
 void get_ioengine(struct ioengine_ops** ops) { *ops = &engine; }
 
-/* For LD_PRELOAD. */
+/* Registers it for LD_PRELOAD. */
 __attribute__((constructor)) static void register_engine(void) {
+  make_engine_options();
   if (register_ioengine) register_ioengine(&engine);
 }
 

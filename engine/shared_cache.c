@@ -25,11 +25,9 @@ struct shared_cache {
   struct shared_cache* next;
   pcache_cache* cache;
   struct pcache_info info;
-  struct cache_wishes wishes; /* of the job that opened it; strings are ours */
+  struct cache_wishes wishes; /* of the job that opened it, as they are in use; texts are ours */
   struct file_id cache_id;
   struct file_id backing_id;
-  uint32_t flush_delay_ms; /* in use */
-  uint32_t writeback_interval_ms;
   unsigned references;
   unsigned queues; /* of running jobs */
   bool closing;    /* its last job has ended */
@@ -64,32 +62,11 @@ static void log_line(void* ctx, enum pcache_log_level level, const char* line) {
 
 static bool agree(const struct shared_cache* shared, const struct cache_wishes* wishes,
                   const char* option, const char* first, const char* second) {
-  if (!second || (first && !strcmp(first, second))) return true;
+  if (!strcmp(first, second)) return true;
   message("%s=%s (job %s) contradicts %s=%s (job %s) for the same cache %s: give one value", option,
-          second, wishes->job, option, first ? first : "(not given)", shared->wishes.job,
-          shared->wishes.cache_dev);
+          second, wishes->job, option, first, shared->wishes.job,
+          shared->wishes.options.cache_path);
   return false;
-}
-
-/* Negative: not given. */
-static bool agree_number(const struct shared_cache* shared, const struct cache_wishes* wishes,
-                         const char* option, int64_t first, int64_t second) {
-  char text[2][24];
-
-  snprintf(text[0], sizeof(text[0]), "%" PRId64, first);
-  snprintf(text[1], sizeof(text[1]), "%" PRId64, second);
-  return agree(shared, wishes, option, first < 0 ? NULL : text[0], second < 0 ? NULL : text[1]);
-}
-
-static const char* io_mode_name(int mode) {
-  static const char* const names[] = {"auto", "io_uring", "threads"};
-
-  return mode < 0 ? NULL : names[mode];
-}
-
-/* Unlike the library's default: what is measured from the first request on is the cache. */
-static const char* prefault_of(const struct cache_wishes* wishes) {
-  return wishes->prefault ? wishes->prefault : "attach";
 }
 
 static bool is_auto(const char* persist) { return !persist || !strcmp(persist, "auto"); }
@@ -99,45 +76,46 @@ static bool is_auto(const char* persist) { return !persist || !strcmp(persist, "
  * contradiction: auto may take another one for each size, which is no value that one could give.
  */
 static bool persist_agrees(const struct shared_cache* shared, const struct cache_wishes* wishes) {
-  if (is_auto(wishes->persist) || !strcmp(wishes->persist, shared->info.persist)) return true;
-  if (!is_auto(shared->wishes.persist))
-    return agree(shared, wishes, "persist", shared->info.persist, wishes->persist);
+  if (is_auto(wishes->options.persist) || !strcmp(wishes->options.persist, shared->info.persist))
+    return true;
+  if (!is_auto(shared->wishes.options.persist))
+    return agree(shared, wishes, "persist", shared->info.persist, wishes->options.persist);
   message(
       "persist=%s (job %s) contradicts persist=auto (job %s), which has chosen %s for the same "
       "cache %s: give persist=%s to both jobs, or to none",
-      wishes->persist, wishes->job, shared->wishes.job, shared->info.persist,
-      shared->wishes.cache_dev, wishes->persist);
+      wishes->options.persist, wishes->job, shared->wishes.job, shared->info.persist,
+      shared->wishes.options.cache_path, wishes->options.persist);
   return false;
+}
+
+static bool option_agrees(const struct shared_cache* shared, const struct cache_wishes* wishes,
+                          uint32_t index, const struct pcache_option_info* info) {
+  char first[32], second[32];
+  bool given = wishes->given >> index & 1;
+
+  pcache_options_get(&shared->wishes.options, info->name, first, sizeof(first));
+  pcache_options_get(&wishes->options, info->name, second, sizeof(second));
+  /* All jobs have it, or none; fio's --readonly is not given as an option. */
+  if (!strcmp(info->name, "readonly")) return agree(shared, wishes, info->fio, first, second);
+  /* Paths are compared in find(). `force` has no meaning once the cache is open. */
+  if (!given || info->type == PCACHE_OPTION_TEXT || !strcmp(info->name, "force")) return true;
+  if (!strcmp(info->name, "persist")) return persist_agrees(shared, wishes);
+  /* Whatever it is. */
+  if (!strcmp(second, info->type == PCACHE_OPTION_SWITCH ? "0" : "media")) return true;
+  return agree(shared, wishes, info->fio, first, second);
 }
 
 /*
  * What the second job does not give it takes from the open cache. What it gives must be what the
- * cache uses, or what the first job gave where the cache does not tell.
+ * cache uses.
  */
 static bool options_agree(const struct shared_cache* shared, const struct cache_wishes* wishes) {
-  const struct cache_wishes* first = &shared->wishes;
-  const struct pcache_info* info = &shared->info;
-  int64_t size = first->cache_size ? (int64_t)first->cache_size : (int64_t)info->cache_bytes;
+  struct pcache_option_info info;
 
-  return agree_number(shared, wishes, "emulate_pmem", first->emulate_pmem,
-                      wishes->emulate_pmem ? 1 : PCACHE_NOT_GIVEN) &&
-         agree_number(shared, wishes, "cache_size", size,
-                      wishes->cache_size ? (int64_t)wishes->cache_size : PCACHE_NOT_GIVEN) &&
-         agree_number(shared, wishes, "readonly", first->readonly, wishes->readonly) &&
-         agree_number(shared, wishes, "data_crc", info->data_crc, wishes->data_crc) &&
-         agree_number(shared, wishes, "gc_percent", info->gc_percent, wishes->gc_percent) &&
-         agree_number(shared, wishes, "flush_delay_ms", shared->flush_delay_ms,
-                      wishes->flush_delay_ms) &&
-         agree_number(shared, wishes, "writeback_interval_ms", shared->writeback_interval_ms,
-                      wishes->writeback_interval_ms) &&
-         agree_number(shared, wishes, "drain", first->drain,
-                      wishes->drain ? 1 : PCACHE_NOT_GIVEN) &&
-         persist_agrees(shared, wishes) &&
-         agree(shared, wishes, "prefault", prefault_of(first), wishes->prefault) &&
-         agree(shared, wishes, "io_mode", io_mode_name(first->io_mode),
-               io_mode_name(wishes->io_mode)) &&
-         (!first->stats_file ||
-          agree(shared, wishes, "stats_file", first->stats_file, wishes->stats_file));
+  for (uint32_t i = 0; describe_option(i, &info); i++)
+    if (!option_agrees(shared, wishes, i, &info)) return false;
+  return !shared->wishes.stats_file || !wishes->stats_file ||
+         agree(shared, wishes, "stats_file", shared->wishes.stats_file, wishes->stats_file);
 }
 
 /* ---- Finding, opening, closing; all under the lock ---- */
@@ -156,35 +134,53 @@ static int find(const struct cache_wishes* wishes, struct file_id cache_id,
       message(
           "job %s: cache_dev=%s is already the cache of %s (job %s), not of %s: "
           "a cache has one backing device",
-          wishes->job, wishes->cache_dev, s->wishes.backing, s->wishes.job, wishes->backing);
+          wishes->job, wishes->options.cache_path, s->wishes.options.backing_path, s->wishes.job,
+          wishes->options.backing_path);
       return EINVAL;
     } else if (backing) {
       message(
           "job %s: filename=%s is already cached by cache_dev=%s (job %s), not by %s: "
           "a backing device has one cache",
-          wishes->job, wishes->backing, s->wishes.cache_dev, s->wishes.job, wishes->cache_dev);
+          wishes->job, wishes->options.backing_path, s->wishes.options.cache_path, s->wishes.job,
+          wishes->options.cache_path);
       return EINVAL;
     } else if (wishes->stats_file && s->wishes.stats_file &&
                !strcmp(wishes->stats_file, s->wishes.stats_file)) {
       message("job %s: stats_file=%s is already that of another cache, %s (job %s)", wishes->job,
-              wishes->stats_file, s->wishes.cache_dev, s->wishes.job);
+              wishes->stats_file, s->wishes.options.cache_path, s->wishes.job);
       return EINVAL;
     }
   }
   return 0;
 }
 
+static char* copy(const char* text) { return text ? strdup(text) : NULL; }
+
+bool describe_option(uint32_t index, struct pcache_option_info* info) {
+  *info = (struct pcache_option_info){.size = sizeof(*info)};
+  return index < ENGINE_MOST_OPTIONS && !pcache_option_describe(index, info) &&
+         info->offset + sizeof(int64_t) <= sizeof(struct pcache_options);
+}
+
+/* Calls `change` with each option that is a text. */
+static void each_text(struct pcache_options* options, void (*change)(char** text)) {
+  struct pcache_option_info info;
+
+  for (uint32_t i = 0; describe_option(i, &info); i++)
+    if (info.type == PCACHE_OPTION_TEXT || info.type == PCACHE_OPTION_NAME)
+      change((char**)((char*)options + info.offset));
+}
+
+static void copy_text(char** text) { *text = copy(*text); }
+
+static void free_text(char** text) { free(*text); }
+
 static void free_entry(struct shared_cache* shared) {
+  each_text(&shared->wishes.options, free_text);
   free((char*)shared->wishes.job);
-  free((char*)shared->wishes.cache_dev);
-  free((char*)shared->wishes.backing);
-  free((char*)shared->wishes.persist);
-  free((char*)shared->wishes.prefault);
   free((char*)shared->wishes.stats_file);
   free(shared);
 }
-
-static char* copy(const char* text) { return text ? strdup(text) : NULL; }
 
 static struct shared_cache* new_entry(const struct cache_wishes* wishes) {
   struct shared_cache* shared = calloc(1, sizeof(*shared));
@@ -192,11 +188,8 @@ static struct shared_cache* new_entry(const struct cache_wishes* wishes) {
   if (!shared) return NULL;
   shared->wishes = *wishes;
   shared->wishes.job = copy(wishes->job);
-  shared->wishes.cache_dev = copy(wishes->cache_dev);
-  shared->wishes.backing = copy(wishes->backing);
-  shared->wishes.persist = copy(wishes->persist);
-  shared->wishes.prefault = copy(wishes->prefault);
   shared->wishes.stats_file = copy(wishes->stats_file);
+  each_text(&shared->wishes.options, copy_text);
   shared->owner = getpid();
   return shared;
 }
@@ -238,8 +231,8 @@ static int call_library(struct shared_cache* shared, struct thread_data* td, con
       .arg = call,
       .what = what,
       .job = td ? td->o.name : shared->wishes.job,
-      .cache_dev = shared->wishes.cache_dev,
-      .device = shared->wishes.backing,
+      .cache_dev = shared->wishes.options.cache_path,
+      .device = shared->wishes.options.backing_path,
       .progress = progress_of(function),
       .cache = shared->cache,
       .td = td,
@@ -249,38 +242,28 @@ static int call_library(struct shared_cache* shared, struct thread_data* td, con
   return make_long_call(&watched);
 }
 
+/* Takes what the cache tells of itself for what the job that has opened it has wished. */
+static void note_what_is_in_use(struct shared_cache* shared) {
+  struct pcache_options* options = &shared->wishes.options;
+
+  options->data_crc = shared->info.data_crc;
+  options->gc_percent = shared->info.gc_percent;
+  if (!options->cache_size) options->cache_size = (int64_t)shared->info.cache_bytes;
+}
+
 static int open_cache(struct shared_cache* shared, struct thread_data* td) {
   const struct cache_wishes* wishes = &shared->wishes;
-  struct pcache_options options;
+  struct pcache_options options = wishes->options;
   struct library_call call = {.options = &options};
   int ret;
 
-  pcache_options_init(&options);
-  options.cache_path = wishes->cache_dev;
-  options.backing_path = wishes->backing;
-  options.emulate_pmem = wishes->emulate_pmem;
-  options.force = wishes->force;
-  options.readonly = wishes->readonly;
   options.log = log_line;
-  options.prefault =
-      strcmp(prefault_of(wishes), "attach") ? PCACHE_PREFAULT_BESIDE : PCACHE_PREFAULT_ATTACH;
-  if (wishes->cache_size) options.cache_size = wishes->cache_size;
-  if (wishes->data_crc != PCACHE_NOT_GIVEN) options.data_crc = wishes->data_crc;
-  if (wishes->gc_percent != PCACHE_NOT_GIVEN) options.gc_percent = wishes->gc_percent;
-  if (wishes->persist) options.persist = wishes->persist;
-  if (wishes->io_mode != PCACHE_NOT_GIVEN) options.io_mode = wishes->io_mode;
-  if (wishes->flush_delay_ms != PCACHE_NOT_GIVEN)
-    options.flush_delay_ms = (uint32_t)wishes->flush_delay_ms;
-  if (wishes->writeback_interval_ms != PCACHE_NOT_GIVEN)
-    options.writeback_interval_ms = (uint32_t)wishes->writeback_interval_ms;
-
+  options.drain = 0; /* close_cache() drains before it writes the status */
   ret = call_library(shared, td, "opening", call_open, &call);
   if (ret) {
     message("job %s: %s", wishes->job, call.error.text[0] ? call.error.text : strerror(-ret));
     return -ret;
   }
-  shared->flush_delay_ms = options.flush_delay_ms;
-  shared->writeback_interval_ms = options.writeback_interval_ms;
   shared->info.size = sizeof(shared->info);
   ret = pcache_get_info(shared->cache, &shared->info);
   if (ret) {
@@ -289,9 +272,10 @@ static int open_cache(struct shared_cache* shared, struct thread_data* td) {
     pcache_close(shared->cache, NULL);
     return -ret;
   }
+  note_what_is_in_use(shared);
   /* Only now: opening may have created the file. */
-  shared->cache_id = identify(wishes->cache_dev);
-  shared->backing_id = identify(wishes->backing);
+  shared->cache_id = identify(wishes->options.cache_path);
+  shared->backing_id = identify(wishes->options.backing_path);
   return 0;
 }
 
@@ -326,19 +310,21 @@ static int drain_cache(struct shared_cache* shared, struct thread_data* td) {
 
   if (ret)
     message("draining %s failed, what was not written back stays in the cache: %s",
-            shared->wishes.cache_dev, call.error.text[0] ? call.error.text : strerror(-ret));
+            shared->wishes.options.cache_path,
+            call.error.text[0] ? call.error.text : strerror(-ret));
   return -ret;
 }
 
 /* Not under the lock. `closing` is set, so nobody else uses it. */
 static int close_cache(struct shared_cache* shared, struct thread_data* td) {
   struct library_call call = {0};
-  int drain_ret = shared->wishes.drain ? drain_cache(shared, td) : 0; /* before the status */
+  int drain_ret =
+      shared->wishes.options.drain ? drain_cache(shared, td) : 0; /* before the status */
   int stats_ret = shared->wishes.stats_file ? write_stats(shared) : 0;
   int ret = call_library(shared, td, "closing", call_close, &call);
 
   if (ret)
-    message("closing %s failed, data may be lost: %s", shared->wishes.cache_dev,
+    message("closing %s failed, data may be lost: %s", shared->wishes.options.cache_path,
             call.error.text[0] ? call.error.text : strerror(-ret));
   pthread_mutex_lock(&lock);
   for (struct shared_cache** at = &caches; *at; at = &(*at)->next) {
@@ -357,14 +343,14 @@ static int close_cache(struct shared_cache* shared, struct thread_data* td) {
 
 static int get_locked(const struct cache_wishes* wishes, struct thread_data* td,
                       struct shared_cache** out) {
-  struct file_id cache_id = identify(wishes->cache_dev);
-  struct file_id backing_id = identify(wishes->backing);
+  struct file_id cache_id = identify(wishes->options.cache_path);
+  struct file_id backing_id = identify(wishes->options.backing_path);
   struct shared_cache* shared;
   int ret;
 
   if (same_file(cache_id, backing_id)) {
     message("job %s: cache_dev=%s and filename=%s are the same file", wishes->job,
-            wishes->cache_dev, wishes->backing);
+            wishes->options.cache_path, wishes->options.backing_path);
     return EINVAL;
   }
   ret = find(wishes, cache_id, backing_id, &shared);
@@ -417,7 +403,7 @@ int shared_cache_open_queue(struct shared_cache* shared, uint32_t depth, pcache_
   if (!ret) shared->queues++;
   pthread_mutex_unlock(&lock);
   if (ret)
-    message("%s: no queue of depth %" PRIu32 ": %s", shared->wishes.cache_dev, depth,
+    message("%s: no queue of depth %" PRIu32 ": %s", shared->wishes.options.cache_path, depth,
             error.text[0] ? error.text : strerror(-ret));
   return -ret;
 }
@@ -434,10 +420,12 @@ const struct pcache_info* shared_cache_info(const struct shared_cache* shared) {
   return &shared->info;
 }
 
-const char* shared_cache_dev(const struct shared_cache* shared) { return shared->wishes.cache_dev; }
+const char* shared_cache_dev(const struct shared_cache* shared) {
+  return shared->wishes.options.cache_path;
+}
 
 const char* shared_cache_backing(const struct shared_cache* shared) {
-  return shared->wishes.backing;
+  return shared->wishes.options.backing_path;
 }
 
 /*
@@ -449,8 +437,8 @@ static struct shared_cache* next_left(bool* busy) {
     if (s->owner != getpid() || s->left) continue;
     s->left = true;
     if (!s->queues && !s->closing) return s;
-    message("%s: fio ended while %u jobs were running: left as after a crash", s->wishes.cache_dev,
-            s->queues ? s->queues : 1);
+    message("%s: fio ended while %u jobs were running: left as after a crash",
+            s->wishes.options.cache_path, s->queues ? s->queues : 1);
     *busy = true;
   }
   return NULL;

@@ -16,33 +16,29 @@
 #ifndef PCACHE_ENGINE_SHARED_CACHE_H
 #define PCACHE_ENGINE_SHARED_CACHE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "fio_api.h"
 #include "pcache.h"
 
-/* What one job asks for. NULL, 0 for cache_size, and PCACHE_NOT_GIVEN: not given. */
-#define PCACHE_NOT_GIVEN (-1)
+#define ENGINE_MOST_OPTIONS 63 /* a bit each in cache_wishes::given */
+
+/* What one job asks for. */
 struct cache_wishes {
   const char* job;
-  const char* cache_dev;
-  const char* backing;
-  const char* persist;
-  const char* prefault; /* "attach", "beside" */
-  const char* stats_file;
-  uint64_t cache_size;
-  int64_t flush_delay_ms;
-  int64_t writeback_interval_ms;
-  int data_crc;
-  int gc_percent;
-  int io_mode;
-  int emulate_pmem;
-  int force;
-  int drain;
-  int readonly;
+  const char* stats_file;        /* or NULL */
+  struct pcache_options options; /* what is not given has the engine's default */
+  uint64_t given;                /* a bit for each option of the library's table */
 };
 
 struct shared_cache;
+
+/*
+ * Option `index` of the loaded library's table. False: it is none of the struct pcache_options that
+ * this engine was built with, which the library may have grown since.
+ */
+bool describe_option(uint32_t index, struct pcache_option_info* info);
 
 /*
  * Finds or opens the cache and takes a reference, for the job `td`, whose end also ends a wait for

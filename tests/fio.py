@@ -7,13 +7,13 @@ import subprocess
 
 import pytest
 
+from measure import libpcache
 from measure.libpcache import BUILD
 
 FIO = "/usr/bin/fio"
 ENGINE = BUILD / "lib" / "libpcache_fio.so"
-OPTIONS = ["cache_dev", "cache_size", "emulate_pmem", "data_crc", "gc_percent", "persist", "stats_file", "io_mode",
-           "force", "flush_delay_ms", "writeback_interval_ms", "drain", "prefault",
-           "readonly"]
+# What the engine takes of the library's table, and its own.
+OPTIONS = [option.fio for option in libpcache.OPTIONS.values() if option.fio] + ["stats_file"]
 
 
 def require_engine():

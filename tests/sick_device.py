@@ -119,7 +119,7 @@ SLOW_CALLS = r"""
 #include <unistd.h>
 
 static void* real(const char* name) {
-  void* library = dlopen("libpcache.so.1", RTLD_LAZY | RTLD_NOLOAD);
+  void* library = dlopen("libpcache.so.2", RTLD_LAZY | RTLD_NOLOAD);
   return library ? dlsym(library, name) : (abort(), (void*)0);
 }
 

@@ -36,7 +36,7 @@ def make_slowed(build, to, part):
     lib.mkdir(parents=True)
     for name in ("libpcache_fio.so", "libpcache_raw.so"):
         shutil.copy(build / "lib" / name, lib / name)
-    real = (build / "lib" / "libpcache.so.1").resolve()
+    real = (build / "lib" / "libpcache.so.2").resolve()
     symbols = subprocess.run(["nm", "-D", "--defined-only", real], capture_output=True, text=True, check=True).stdout
     names = [n for n in re.findall(r" T (pcache_\w+)", symbols) if n != "pcache_submit"]
     assert len(names) > 10
@@ -46,8 +46,9 @@ def make_slowed(build, to, part):
     code += '  real_submit = dlsym(real, "pcache_submit");\n'
     code += "".join(f'  real_{n} = dlsym(real, "{n}");\n' for n in names) + "}\n"
     (to / "slow.c").write_text(code)
-    (to / "slow.map").write_text("PCACHE_1 { global: pcache_*; local: *; };\n")
-    subprocess.run(["cc", "-O2", "-w", "-shared", "-fPIC", "-fvisibility=default", "-o", lib / "libpcache.so.1",
-                    to / "slow.c", "-Wl,-soname,libpcache.so.1", f"-Wl,--version-script={to / 'slow.map'}", "-ldl"],
+    (to / "slow.map").write_text("PCACHE_2 { global: pcache_*; local: *; };\n")
+    subprocess.run(["cc", "-O2", "-w", "-shared", "-fPIC", "-fvisibility=default", "-o", lib / "libpcache.so.2",
+                    to / "slow.c", "-Wl,-soname,libpcache.so.2", f"-Wl,--version-script={to / 'slow.map'}", "-ldl"],
                    check=True)
+    (lib / "libpcache.so").symlink_to("libpcache.so.2")
     return to

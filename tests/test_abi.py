@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the built libraries export and need."""
 
+import os
 import re
+import shutil
 import subprocess
 
 import pytest
 
-from measure.libpcache import BUILD, ROOT
+import abi
+from measure.libpcache import BUILD
+from support import TESTDATA
 
 LIBS = BUILD / "lib"
+OLDER = TESTDATA / "older"
 
 
 def run(*command):
@@ -29,22 +34,74 @@ def test_exports_only_pcache():
     assert names and all(name.startswith("pcache_") for name in names), names
 
 
-@pytest.mark.parametrize("header", ["pcache.h", "pcache_raw.h"])
-def test_exports_are_what_the_headers_declare(header):
-    text = (ROOT / "core" / "include" / header).read_text()
-    text = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
-    declared = set(re.findall(r"^[a-z][^;{}]*?\b(pcache_\w+)\(", text, flags=re.M))
-    assert len(declared) > 4
-    assert declared <= exported(LIBS / "libpcache.so")
+def test_exports_are_exactly_what_the_headers_declare():
+    assert exported(LIBS / "libpcache.so") == set(abi.declarations())
 
 
-def test_exports_nothing_undeclared():
-    text = "".join(path.read_text() for path in (ROOT / "core" / "include").glob("*.h"))
-    assert not [name for name in exported(LIBS / "libpcache.so") if not re.search(rf"\b{name}\(", text)]
+# ---- core/capi/libpcache.abi, and what may change ----
+
+@pytest.fixture
+def abigail():
+    if abi.missing():
+        pytest.skip(f"{', '.join(abi.missing())}: not installed: scripts/setup installs abigail-tools")
+
+
+def test_the_abi_is_the_one_that_is_described(abigail, tmp_path):
+    broken, changed = abi.compare(abi.describe(tmp_path))
+    assert not broken, f"older programs notice it, see core/capi/ABI.md:\n{broken}"
+    assert not changed, f"older programs do not notice it: tests/abi.py --accept, and commit it\n{changed}"
+
+
+OPTION = 'PCACHE_OPTION(more, NUMBER, 0, 9, 0, "", "", "", "", "More", "A text", {})\n'
+NOTICED, GROWN = True, False
+
+
+@pytest.mark.parametrize("what,header,old,new,noticed", [
+    ("an option more", "pcache_options.def", None, OPTION, GROWN),
+    ("an option in between", "pcache_options.def", "PCACHE_OPTION(drain,", OPTION + "PCACHE_OPTION(drain,", NOTICED),
+    ("an option of another kind", "pcache_options.def", "(persist, NAME", "(persist, NUMBER", NOTICED),
+    ("a field more", "pcache.h", "char io_mode[16];", "char io_mode[16]; uint64_t more;", GROWN),
+    ("a field in between", "pcache.h", "uint32_t segments;", "uint64_t more; uint32_t segments;", NOTICED),
+    ("a field of another name", "pcache.h", "char io_mode[16];", "char mode_io[16];", NOTICED),
+    ("a larger request", "pcache.h", "void* user; /*", "void* user; void* more; /*", NOTICED),
+    ("a larger error", "pcache.h", "char text[508]", "char text[1020]", NOTICED),
+    ("a larger choice", "pcache.h", "  int64_t value; /*", "  int64_t value, more; /*", NOTICED),
+    ("a function more", "pcache.h", "const char* pcache_version(void);",
+     "const char* pcache_version(void);\nint pcache_more(int a);", GROWN),
+    ("a function less", "pcache.h", "const char* pcache_version(void);", "", NOTICED),
+    ("an argument more", "pcache.h", "cancel(pcache_queue* queue)", "cancel(pcache_queue* queue, int how)", NOTICED),
+    ("another result", "pcache.h", "uint32_t pcache_queue_in", "int64_t pcache_queue_in", NOTICED),
+    ("another callback", "pcache.h", "level, const char* line)", "level, const char* line, int more)", NOTICED),
+    ("a value more", "pcache.h", "PCACHE_OP_FLUSH = 2 }", "PCACHE_OP_FLUSH = 2, PCACHE_OP_MORE = 3 }", GROWN),
+    ("a value less", "pcache.h", ", PCACHE_STATUS_JSON = 1 }", "}", NOTICED),
+    ("another value", "pcache.h", "PCACHE_OP_FLUSH = 2 }", "PCACHE_OP_FLUSH = 3 }", NOTICED),
+    ("another flag", "pcache.h", "PCACHE_REQ_FUA 1u", "PCACHE_REQ_FUA 4u", NOTICED)], ids=lambda value: str(value)[:25])
+def test_a_change_is_told_from_growth(abigail, tmp_path, what, header, old, new, noticed):
+    headers = tmp_path / "include"
+    shutil.copytree(abi.HEADERS, headers)
+    text = (headers / header).read_text()
+    assert old is None or old in text, what
+    (headers / header).write_text(text + new if old is None else text.replace(old, new, 1))
+    broken, changed = abi.compare(abi.describe(tmp_path, headers))
+    assert changed, what
+    assert bool(broken) == noticed, changed
+
+
+def test_a_program_with_an_older_and_smaller_header(tmp_path, disk, shm):
+    """Built with testdata/older/pcache.h, its structs with guarded bytes behind them, it runs with today's library."""
+    program = tmp_path / "older"
+    subprocess.run(["cc", "-Wall", "-Werror", "-I", OLDER, OLDER / "older.c", "-o", program, f"-L{LIBS}", "-lpcache",
+                    f"-Wl,-rpath,{LIBS}"], check=True)
+    cache, backing = shm / "cache", disk / "backing"
+    for path, size in ((cache, 512 << 20), (backing, 16 << 20)):
+        path.touch()
+        os.truncate(path, size)
+    done = subprocess.run([program, cache, backing], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "all is well\n"), done.stderr
 
 
 def test_soname():
-    assert dynamic(LIBS / "libpcache.so", "SONAME") == ["libpcache.so.1"]
+    assert dynamic(LIBS / "libpcache.so", "SONAME") == ["libpcache.so.2"]
 
 
 @pytest.mark.parametrize("engine", ["libpcache_fio.so", "libpcache_raw.so"])
@@ -52,11 +109,11 @@ def test_fio_engine_finds_the_library(engine):
     """Beside itself, without LD_LIBRARY_PATH; and it stays loaded while a cache lives."""
     path = LIBS / engine
     assert dynamic(path, "RUNPATH") == ["$ORIGIN"]
-    assert "libpcache.so.1" in dynamic(path, "NEEDED")
+    assert "libpcache.so.2" in dynamic(path, "NEEDED")
     assert "NODELETE" in run("readelf", "-d", str(path))
     resolved = subprocess.run(["ldd", str(path)], capture_output=True, text=True, check=True,
                               env={"PATH": "/usr/bin:/bin"}).stdout
-    assert re.search(rf"libpcache\.so\.1 => {re.escape(str(LIBS.resolve()))}/", resolved), resolved
+    assert re.search(rf"libpcache\.so\.2 => {re.escape(str(LIBS.resolve()))}/", resolved), resolved
     assert "not found" not in resolved
 
 

@@ -2,11 +2,13 @@
 """The engine's options: help, values, contradictions; what fio is told when something is wrong."""
 
 import os
+import re
 import socket
 import subprocess
 
 import pytest
 
+from measure import libpcache
 from fio import ENGINE, FIO, OPTIONS, environment, require_engine
 from measure.libpcache import MIB
 from support import Pair, make_backing
@@ -21,17 +23,28 @@ def enghelp(*option):
     return done.stdout + done.stderr
 
 
+def test_enghelp_is_the_librarys_table():
+    """Each option that the table gives to the engine, with its text; nothing else but stats_file and fio's own."""
+    lines = [line for line in enghelp().splitlines() if line[:1].isalpha() and ":" in line]
+    told = {line.split(":")[0].strip(): line.split(":", 1)[1].strip() for line in lines}
+    for option in libpcache.OPTIONS.values():
+        if option.fio:
+            default = option.fio_initial or option.initial
+            assert told.pop(option.fio).startswith(
+                option.text if option.type == libpcache.TEXT else
+                f"{option.text} ({option.expected}; default {default}).")
+    assert "JSON" in told.pop("stats_file")
+    assert not {name for name in told if "_" in name}
+
+
 @pytest.mark.parametrize("option", OPTIONS)
-def test_enghelp_has_each_option(option):
-    line, = [line for line in enghelp().splitlines() if line.split(":")[0].strip() == option]
-    assert len(line.split(":", 1)[1].strip()) > 20, "with a text"
-    assert option in enghelp(option)
-
-
-def test_enghelp_has_no_option_that_is_not_tested():
-    names = {line.split(":")[0].strip() for line in enghelp().splitlines() if line[:1].isalpha() and ":" in line}
-    assert set(OPTIONS) <= names
-    assert not {name for name in names - set(OPTIONS) if "_" in name}, "add it to OPTIONS"
+def test_enghelp_of_one_option(option):
+    """With its choices, each with a text."""
+    told = enghelp(option)
+    assert option in told
+    listed, = [one for one in libpcache.OPTIONS.values() if one.fio == option] or [None]
+    for choice in listed.choices if listed else ():
+        assert re.search(rf" {choice}: \w.{{3,}}\.", told), told
 
 
 # ---- Each does what it says ----
@@ -83,13 +96,19 @@ def test_stats_file_that_cannot_be_written_fails_the_run(fio, disk):
     ("data_crc", "2"), ("data_crc", "yes"), ("gc_percent", "91"), ("gc_percent", "-1"), ("gc_percent", "x"),
     ("gc_percent", "256"), ("persist", "clflush"), ("io_mode", "aio"), ("flush_delay_ms", "0"),
     ("flush_delay_ms", "x"), ("flush_delay_ms", "99999999"), ("cache_size", "x"), ("cache_size", "511m"),
-    ("cache_size", "1"), ("emulate_pmem", "7"), ("force", "7"), ("prefault", "1"), ("prefault", "Attach")])
+    ("cache_size", "1"), ("cache_size", "512m:x"), ("io_mode", "threads:9"), ("persist", "clwb:x"),
+    ("gc_percent", "media:50"), ("emulate_pmem", "7"), ("drain", "yes"), ("force", "7"),
+    ("prefault", "1"), ("prefault", "Attach")])
 def test_bad_values_are_refused(fio, pair, shm, option, value):
     pair.cache_path = shm / "new"
     named = {"511m": 511 * MIB}.get(value, value)
     line = fio.refused(option, named, **{"cache_size": "512m", **SMALL, option: value})
     assert len(line) < 400
     assert not pair.cache_path.exists(), "the cache file was made all the same"
+
+
+def test_a_size_of_0_is_the_file_as_it_is(fio):
+    fio.run(cache_size=0, **SMALL)
 
 
 @pytest.mark.parametrize("text", ["512MiB", "512mib"])
@@ -159,9 +178,18 @@ def test_one_backing_device_of_two_caches(fio, pair, shm):
 @pytest.mark.parametrize("option,one,two", [("data_crc", 0, 1), ("gc_percent", 10, 20),
                                             ("persist", "flushcache", "clflushopt"),
                                             ("flush_delay_ms", 100, 200), ("prefault", "attach", "beside"),
-                                            ("prefault", "beside", "attach")])
+                                            ("prefault", "beside", "attach"), ("io_mode", "threads", "auto"),
+                                            ("writeback_interval_ms", 1000, 2000)])
 def test_jobs_of_one_cache_contradict_each_other(fio, option, one, two):
     fio.refused(option, one, two, jobs=[{"name": "a", **SMALL, option: one}, {"name": "b", **SMALL, option: two}])
+
+
+@pytest.mark.parametrize("one,two", [({"io_mode": "threads"}, {}), ({"gc_percent": 33}, {"gc_percent": "media"}),
+                                     ({"drain": 1}, {"drain": 0}), ({"flush_delay_ms": 7}, {"flush_delay_ms": 7})],
+                         ids=str)
+def test_jobs_of_one_cache_agree(fio, one, two):
+    """What the second job does not give, or leaves to the media, is what the cache uses."""
+    fio.run({"name": "a", **SMALL, **one}, {"name": "b", **SMALL, **two})
 
 
 def test_link_to_the_cache_is_the_same_cache(fio, pair, shm):

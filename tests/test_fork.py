@@ -56,6 +56,7 @@ def test_every_call_is_refused(cache):
             assert request.data == b"b" * PAGE
         assert LIB.pcache_reap(cache.queue._handle, None, 0, 0, 0) == -errno.EPERM
         assert LIB.pcache_queue_cancel(cache.queue._handle) == -errno.EPERM
+        assert LIB.pcache_queue_fd(cache.queue._handle) == -errno.EPERM
         assert LIB.pcache_get_info(cache._handle, c.byref(info)) == -errno.EPERM
         assert LIB.pcache_get_status(cache._handle, 0) is None
         assert refused(cache.drain) and refused(cache.set_gc_percent, 50) and refused(cache.new_queue)

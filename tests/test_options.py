@@ -33,7 +33,7 @@ def test_defaults(pair):
 
 @pytest.mark.parametrize("options", [
     {"emulate_pmem": 2}, {"emulate_pmem": -1}, {"force": 2}, {"force": -1}, {"data_crc": 2}, {"data_crc": -2},
-    {"gc_percent": 91}, {"gc_percent": -2}, {"gc_percent": 256}, {"gc_percent": 2 ** 31 - 1}, {"io_mode": 3},
+    {"gc_percent": 91}, {"gc_percent": -2}, {"gc_percent": 256}, {"gc_percent": 2 ** 32}, {"io_mode": 3},
     {"io_mode": -1}, {"flush_delay_ms": 0}, {"flush_delay_ms": 2 ** 32 - 1}, {"persist": "clflush"},
     {"persist": "CLWB"}, {"persist": "clwb "}, {"cache_size": 1}, {"cache_size": 512 * MIB - 1},
     {"prefault": 2}, {"prefault": -1}], ids=str)
@@ -46,10 +46,85 @@ def test_values_out_of_range(pair, shm, options):
     assert not pair.cache_path.exists()
 
 
-def test_wrong_struct_size_is_refused(pair):
-    """Another version of pcache.h: refused, not guessed at."""
-    for size in (0, 8, ctypes.sizeof(libpcache._Options) + 8):  # pylint: disable=protected-access
+def test_a_struct_that_is_too_small_is_refused(pair):
+    for size in (0, 8, 39):
         refused(pair, errno.EINVAL, size, size=size)
+
+
+# ---- The table, and by name from text ----
+
+@pytest.mark.parametrize("name", libpcache.OPTIONS)
+def test_set_gives_back_what_get_gives(name):
+    raw, option = libpcache.new_options(), libpcache.OPTIONS[name]
+    assert libpcache.get_option(raw, name) == option.initial
+    if option.type != libpcache.TEXT:
+        libpcache.set_option(raw, name, option.initial)
+    for text in list(option.choices) + ([str(option.least), str(option.most)] if option.most else []):
+        libpcache.set_option(raw, name, text)
+        assert libpcache.get_option(raw, name) == text
+
+
+@pytest.mark.parametrize("name", [name for name, option in libpcache.OPTIONS.items()
+                                  if option.type != libpcache.TEXT])
+@pytest.mark.parametrize("text", ["", "-1", "x", "99999999999999999999"])
+def test_set_refuses_in_one_line_and_changes_nothing(name, text):
+    raw, option = libpcache.new_options(), libpcache.OPTIONS[name]
+    before = bytes(raw)
+    with pytest.raises(PcacheError) as caught:
+        libpcache.set_option(raw, name, text)
+    assert caught.value.code == errno.EINVAL
+    assert caught.value.text == f"option {name}={text}: expected {option.expected}"
+    assert bytes(raw) == before
+
+
+def test_an_option_that_there_is_not():
+    raw = libpcache.new_options()
+    with pytest.raises(PcacheError, match="option nonsense: .*gc_percent") as caught:
+        libpcache.set_option(raw, "nonsense", "1")
+    assert caught.value.code == errno.ENOENT
+    info = libpcache._OptionInfo(size=ctypes.sizeof(libpcache._OptionInfo))  # pylint: disable=protected-access
+    assert libpcache.LIB.pcache_option_describe(len(libpcache.OPTIONS), ctypes.byref(info)) == -errno.ENOENT
+
+
+# ---- What each front knows is what the table says; stats_file and filename are the engine's own ----
+
+def paragraphs(text, start):
+    """Those of a manual that begin so, by the name behind `start`."""
+    return {match[1]: " ".join(match[0].split()) for match in
+            re.finditer(rf"^{start}(\w+)\*\*=.*?(?=\n\n)", text, flags=re.M | re.S)}
+
+
+def test_the_engines_manual_has_what_the_table_has():
+    """engine/README.md: a paragraph for each option, with its values, its range and its default."""
+    manual = paragraphs((libpcache.ROOT / "engine" / "README.md").read_text().split("## Options")[1]
+                        .split("## Semantics")[0], r"\*\*")
+    taken = {option.fio: option for option in libpcache.OPTIONS.values() if option.fio}
+    assert set(manual) == set(taken) | {"stats_file"}
+    for name, option in taken.items():
+        text = manual[name]
+        for choice in option.choices:
+            assert re.search(rf"\b{choice}\b", text), f"{name}: the choice {choice} is not in: {text}"
+        if option.type == libpcache.NUMBER:
+            assert f"{option.least} to {option.most}" in text
+        default = option.fio_initial or option.initial
+        if option.type in (libpcache.NUMBER, libpcache.CHOICE, libpcache.SWITCH) and default != "media":
+            assert f"default {default}" in text, f"{name}: default {default} is not in: {text}"
+
+
+def test_pcachectl_knows_what_the_table_says(ctl):
+    """Of each subcommand's --help, and the manual page."""
+    page = (libpcache.ROOT / "core" / "ctl" / "pcachectl.1").read_text().replace("\\-", "-")
+    subcommands = {sub for option in libpcache.OPTIONS.values() for sub in option.in_ctl}
+    assert subcommands == {"format", "set"}
+    for sub in subcommands:
+        told = " ".join(ctl.run(sub, "--help").stdout.split())
+        for option in libpcache.OPTIONS.values():
+            name = option.in_ctl.get(sub)
+            if name is None:
+                assert f"--{option.name.replace('_', '-')}" not in told
+                continue
+            assert name in told and re.search(rf"{name}\b", page)
+            assert not name.startswith("-") or " ".join(option.text.split()) in told
 
 
 # ---- data_crc ----
@@ -269,3 +344,13 @@ def test_identity_block_that_was_removed_is_written_again_with_a_notice(pair):
 def test_version(pair):
     assert libpcache.LIB.pcache_version().decode().count(".") == 2
     assert pair.open().status["version"] == 1
+
+
+def test_status_has_the_fields_that_the_library_lists(pair):
+    """And persist_ns, which is there with persist=auto alone."""
+    with pair.open(persist="flushcache") as cache:
+        status = cache.status
+    found = {(part, name) for part, value in status.items() if isinstance(value, dict) for name in value}
+    found |= {("", name) for name, value in status.items() if not isinstance(value, dict)}
+    assert found == set(libpcache.STATUS_FIELDS)
+    assert all(len(text) > 2 for text in libpcache.STATUS_FIELDS.values())

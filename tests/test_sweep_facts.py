@@ -5,7 +5,7 @@ import json
 
 from test_sweep import BUILD, ROOT, run
 
-FILES = ["lib/libpcache.so.1", "lib/libpcache_fio.so", "lib/libpcache_raw.so", "bin/pcache-microbench"]
+FILES = ["lib/libpcache.so", "lib/libpcache_fio.so", "lib/libpcache_raw.so", "bin/pcache-microbench"]
 
 
 def facts(*arguments):
@@ -24,7 +24,7 @@ def test_they_are_those_of_run_json(tmp_path):
 
 def test_a_file_without_a_stamp_is_left_out(tmp_path):
     (tmp_path / "lib").mkdir()
-    (tmp_path / "lib" / "libpcache.so.1").write_bytes((BUILD / FILES[0]).read_bytes())
+    (tmp_path / "lib" / "libpcache.so").write_bytes((BUILD / FILES[0]).read_bytes())
     (tmp_path / "lib" / "libpcache_fio.so").write_bytes(b"of before there were stamps")
     found = facts("--build", tmp_path)
     assert list(found["stamps"]) == FILES[:1] and found["source_tree"] == ""

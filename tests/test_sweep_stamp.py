@@ -14,7 +14,7 @@ from test_sweep import HEAD, run, write
 
 DISK = HEAD.replace("1s", "100ms") + "matrix: {engine: uring, cache_size: 512m, working_set: 0.02, bs: 4k}\n"
 STAMP = re.compile(rb"pcache build: commit=[0-9a-z]+ dirty=[01] ")
-LIBRARIES = ("libpcache.so.1", "libpcache_fio.so", "libpcache_raw.so")
+LIBRARIES = ("libpcache.so", "libpcache_fio.so", "libpcache_raw.so")
 ONES = "1" * 40
 
 
@@ -66,7 +66,7 @@ def test_what_the_libraries_say_is_kept(tmp_path, build):
     (kept,), _ = measured(tmp_path, build)
     assert kept["commit"] == ONES and kept["dirty"] is False and kept["build_type"] == "Release"
     assert "source_tree" not in kept, "there is none"
-    restamp(build / "lib" / "libpcache.so.1", "2" * 40, 1)
+    restamp(build / "lib" / "libpcache.so", "2" * 40, 1)
     restamp(build / "lib" / "libpcache_fio.so", "2" * 40, 1)
     restamp(build / "lib" / "libpcache_raw.so", "2" * 40, 1)
     (kept,), _ = measured(tmp_path, build)
@@ -94,7 +94,7 @@ def test_a_source_tree_at_something_else_is_said_in_one_line(tmp_path, build):
 def test_a_build_that_is_half_built_is_refused(tmp_path, build):
     restamp(build / "lib" / "libpcache_raw.so", "3" * 40)
     done = run("run", write(tmp_path, DISK), "--build", build, "--output", tmp_path / "run", ok=2)
-    assert f"{build}: libpcache.so.1 is of {'1' * 12}, libpcache_raw.so of {'3' * 12}; build it whole" in done.stderr
+    assert f"{build}: libpcache.so is of {'1' * 12}, libpcache_raw.so of {'3' * 12}; build it whole" in done.stderr
     assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "run").exists()
 
 
@@ -118,7 +118,7 @@ def test_the_gate_keeps_what_the_build_says(tmp_path, baseline, judged, build): 
     status, said = judged("--counts", "--accept", "why", "--build", str(build))
     assert status == 0 and f"gate: {build} is of {ONES[:12]}-dirty\n" in said
     assert json.loads(baseline.read_text())["commit"] == ONES[:12] + "-dirty"
-    restamp(build / "lib" / "libpcache.so.1", ONES)
+    restamp(build / "lib" / "libpcache.so", ONES)
     with pytest.raises(Exception, match="build it whole"):
         judged("--counts", "--build", str(build))
 

@@ -2,8 +2,8 @@
 """Which sources a build is of: what its files say of themselves (core/stamp), as pcache-sweep reads it."""
 from .errors import MeasureError
 
-LIBRARIES = ("lib/libpcache.so.1", "lib/libpcache_fio.so", "lib/libpcache_raw.so")
-COUNTED = ("bin/pcache-microbench", "lib/libpcache.so.1")  # the program whose requests are counted, and the library
+LIBRARIES = ("lib/libpcache.so", "lib/libpcache_fio.so", "lib/libpcache_raw.so")
+COUNTED = ("bin/pcache-microbench", "lib/libpcache.so")  # the program whose requests are counted, and the library
 
 
 def text_of(stamp):
@@ -20,7 +20,7 @@ def counted_stamp(build, facts):
     """Of the program whose requests are counted and of the library that is measured: of one build, or MeasureError."""
     program, library = (text_of(facts["stamps"][name]) if name in facts["stamps"] else None for name in COUNTED)
     if program and library and program != library:
-        raise MeasureError(f"{build}: pcache-microbench is of {program}, libpcache.so.1 of {library}; build it whole")
+        raise MeasureError(f"{build}: pcache-microbench is of {program}, libpcache.so of {library}; build it whole")
     return program or "unknown"
 
 

@@ -29,26 +29,44 @@ class _Error(c.Structure):
     _fields_ = [("code", c.c_int32), ("text", c.c_char * 508)]
 
 
-class _Options(c.Structure):
-    _fields_ = [
-        ("size", c.c_uint32),
-        ("emulate_pmem", c.c_int32),
-        ("cache_path", c.c_char_p),
-        ("backing_path", c.c_char_p),
-        ("cache_size", c.c_uint64),
-        ("data_crc", c.c_int32),
-        ("gc_percent", c.c_int32),
-        ("persist", c.c_char_p),
-        ("io_mode", c.c_int32),
-        ("force", c.c_int32),
-        ("flush_delay_ms", c.c_uint32),
-        ("writeback_interval_ms", c.c_uint32),
-        ("drain", c.c_int32),
-        ("prefault", c.c_int32),
-        ("log", LogFunction),
-        ("log_ctx", c.c_void_p),
-        ("readonly", c.c_int32),
-    ]
+class _Choice(c.Structure):
+    _fields_ = [("name", c.c_char_p), ("value", c.c_int64), ("text", c.c_char_p)]
+
+
+class _OptionInfo(c.Structure):
+    _fields_ = [("size", c.c_uint32), ("type", c.c_uint32), ("offset", c.c_uint32), ("choice_count", c.c_uint32),
+                ("choices", c.POINTER(_Choice)), ("least", c.c_int64), ("most", c.c_int64)] + [
+                    (name, c.c_char_p) for name in ("name", "title", "text", "unit", "initial", "expected", "fio",
+                                                    "fio_initial", "ctl")]
+
+
+class _StatusField(c.Structure):
+    _fields_ = [("size", c.c_uint32), ("reserved", c.c_uint32), ("object", c.c_char_p), ("name", c.c_char_p),
+                ("text", c.c_char_p)]
+
+
+TEXT, NAME, SWITCH, NUMBER, SIZE, CHOICE = range(6)  # enum pcache_option_type
+
+
+class Option:
+    """An option as the library's table has it: the fields of struct pcache_option_info, as Python's."""
+
+    def __init__(self, raw):
+        self.choices = {raw.choices[i].name.decode(): raw.choices[i].value for i in range(raw.choice_count)}
+        for name, kind in _OptionInfo._fields_:
+            if name not in ("size", "choices", "choice_count"):
+                value = getattr(raw, name)
+                setattr(self, name, value.decode() if kind is c.c_char_p else value)
+        # Its names in pcachectl, by subcommand.
+        self.in_ctl = dict(word.split(":", 1) for word in self.ctl.split())
+
+
+def _listed(count, describe, struct):
+    """All that a pair of listing functions tells."""
+    entries = [struct(size=c.sizeof(struct)) for _ in range(count())]
+    for index, entry in enumerate(entries):
+        assert describe(index, c.byref(entry)) == 0
+    return entries
 
 
 class _Info(c.Structure):
@@ -85,7 +103,10 @@ def _load():
         raise FileNotFoundError(f"{BUILD}/lib/libpcache.so: build it, or set PCACHE_BUILD")
     lib = c.CDLL(str(BUILD / "lib" / "libpcache.so"))
     p = c.POINTER
-    lib.pcache_open.argtypes = [p(_Options), p(c.c_void_p), p(_Error)]
+    lib.pcache_option_count.restype = c.c_uint32
+    lib.pcache_option_describe.argtypes = [c.c_uint32, p(_OptionInfo)]
+    lib.pcache_status_field_count.restype = c.c_uint32
+    lib.pcache_status_field_describe.argtypes = [c.c_uint32, p(_StatusField)]
     lib.pcache_close.argtypes = [c.c_void_p, p(_Error)]
     lib.pcache_drain.argtypes = [c.c_void_p, p(_Error)]
     lib.pcache_set_gc_percent.argtypes = [c.c_void_p, c.c_int32, p(_Error)]
@@ -100,11 +121,32 @@ def _load():
     lib.pcache_queue_cancel.argtypes = [c.c_void_p]
     lib.pcache_queue_in_flight.argtypes = [c.c_void_p]
     lib.pcache_queue_in_flight.restype = c.c_uint32
+    lib.pcache_queue_fd.argtypes = [c.c_void_p]
     lib.pcache_version.restype = c.c_char_p
     return lib
 
 
 LIB = _load()
+OPTIONS = {option.name: option for option in map(Option, _listed(LIB.pcache_option_count, LIB.pcache_option_describe,
+                                                                 _OptionInfo))}
+# (object, name): text.
+STATUS_FIELDS = {(field.object.decode(), field.name.decode()): field.text.decode() for field in
+                 _listed(LIB.pcache_status_field_count, LIB.pcache_status_field_describe, _StatusField)}
+
+
+class _Options(c.Structure):
+    """struct pcache_options, its fields as the library lists them."""
+
+    _fields_ = [("size", c.c_uint32), ("reserved", c.c_uint32), ("log", LogFunction), ("log_ctx", c.c_void_p)] + [
+        (option.name, c.c_char_p if option.type in (TEXT, NAME) else c.c_int64) for option in OPTIONS.values()]
+
+
+assert all(getattr(_Options, option.name).offset == option.offset for option in OPTIONS.values())
+LIB.pcache_open.argtypes = [c.POINTER(_Options), c.POINTER(c.c_void_p), c.POINTER(_Error)]
+LIB.pcache_options_init_sized.argtypes = [c.POINTER(_Options), c.c_uint32]
+LIB.pcache_options_init_sized.restype = None
+LIB.pcache_options_set.argtypes = [c.POINTER(_Options), c.c_char_p, c.c_char_p, c.POINTER(_Error)]
+LIB.pcache_options_get.argtypes = [c.POINTER(_Options), c.c_char_p, c.c_char_p, c.c_size_t]
 _libc = c.CDLL(None)
 _libc.free.argtypes = [c.c_void_p]
 
@@ -115,6 +157,25 @@ class PcacheError(OSError):
     def __init__(self, code, text):
         super().__init__(code, text)
         self.code, self.text = code, text
+
+
+def new_options():
+    """struct pcache_options with its defaults."""
+    raw = _Options()
+    LIB.pcache_options_init_sized(c.byref(raw), c.sizeof(raw))
+    return raw
+
+
+def set_option(raw, name, text):
+    """From text; raises PcacheError."""
+    err = _Error()
+    _check(LIB.pcache_options_set(c.byref(raw), name.encode(), text.encode(), c.byref(err)), err)
+
+
+def get_option(raw, name):
+    text = c.create_string_buffer(4096)
+    assert LIB.pcache_options_get(c.byref(raw), name.encode(), text, len(text)) < len(text)
+    return text.value.decode()
 
 
 def _check(rc, err):
@@ -221,6 +282,14 @@ class Queue:
             done += 1
         return done, 0
 
+    @property
+    def fd(self):
+        """For poll(): readable while reap(least=0) has something to do."""
+        fd = LIB.pcache_queue_fd(self._handle)
+        if fd < 0:
+            raise OSError(-fd, os.strerror(-fd))
+        return fd
+
     def cancel(self):
         """Gives up what waits for space; how many it were."""
         return LIB.pcache_queue_cancel(self._handle)
@@ -242,8 +311,7 @@ class Cache:
     def __init__(self, cache_path, backing_path, depth=64, **options):
         self.log = []  # (level, line)
         self._log_fn = LogFunction(lambda _ctx, level, line: self.log.append((level, line.decode())))
-        raw = _Options()
-        LIB.pcache_options_init(c.byref(raw))
+        raw = new_options()
         raw.cache_path = None if cache_path is None else os.fsencode(cache_path)
         raw.backing_path = None if backing_path is None else os.fsencode(backing_path)
         raw.emulate_pmem = 1

@@ -12,7 +12,7 @@
 namespace pcache::sweep {
 
 // What fio loads, below a build directory.
-inline constexpr const char* kLibraries[] = {"lib/libpcache.so.1", "lib/libpcache_fio.so",
+inline constexpr const char* kLibraries[] = {"lib/libpcache.so", "lib/libpcache_fio.so",
                                              "lib/libpcache_raw.so"};
 
 struct Build {

@@ -11,6 +11,14 @@
 
 namespace pcache {
 
+// No struct is as large: a `size` above it was never set.
+inline constexpr uint32_t kMostSizedBytes = 4096;
+
+// Whether a caller's `size` can be one, of a struct of which the first `least` bytes are needed.
+inline bool is_sized(uint32_t size, size_t least) {
+  return size >= least && size <= kMostSizedBytes;
+}
+
 // Copies what fits into the caller's struct, which has `out->size` bytes, with zeros behind what
 // this library knows. `out->size` becomes the number of bytes that mean something.
 template <typename Struct>

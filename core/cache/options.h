@@ -27,7 +27,8 @@ struct Options {
   Log log;
 };
 
-// EINVAL naming the option, the value and what is allowed.
-Result<Options> check_options(const pcache_options& raw);
+// EINVAL naming the option, the value and what is allowed. `given` may be smaller than this
+// library's, or larger: it says so in its `size`.
+Result<Options> check_options(const pcache_options& given);
 
 }  // namespace pcache

@@ -6,6 +6,8 @@
 
 #include <functional>
 
+#include "cache/option_table.h"
+
 namespace pcache {
 namespace {
 
@@ -13,11 +15,8 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 pcache_options good() {
-  pcache_options raw{};
-  raw.size = sizeof raw;
-  raw.data_crc = raw.gc_percent = PCACHE_FROM_MEDIA;
-  raw.flush_delay_ms = 1000;
-  raw.writeback_interval_ms = 5000;
+  pcache_options raw;
+  init_options(&raw, sizeof raw);
   raw.cache_path = "/cache";
   raw.backing_path = "/backing";
   return raw;
@@ -30,7 +29,8 @@ TEST(CheckOptions, Table) {
     const char* verdict;
   } rows[] = {
       {"as they are", [](auto&) {}, "ok"},
-      {"size", [](auto& o) { o.size--; }, "pcache_options: size is 95, this library's is 96"},
+      {"size", [](auto& o) { o.size = 39; },
+       "pcache_options: size is 39, expected a multiple of 8 from 40"},
       {"no cache", [](auto& o) { o.cache_path = nullptr; }, "option cache_path: missing"},
       {"empty cache", [](auto& o) { o.cache_path = ""; }, "option cache_path: missing"},
       {"no backing", [](auto& o) { o.backing_path = nullptr; }, "option backing_path: missing"},
@@ -65,6 +65,9 @@ TEST(CheckOptions, Table) {
       // Hazard option-truncated: 256 in eight bits is 0.
       {"gc 256", [](auto& o) { o.gc_percent = 256; }, "option gc_percent: 256"},
       {"gc -2", [](auto& o) { o.gc_percent = -2; }, "option gc_percent: -2"},
+      {"gc 2^32", [](auto& o) { o.gc_percent = 1LL << 32; }, "option gc_percent: 4294967296"},
+      {"delay 2^32+1", [](auto& o) { o.flush_delay_ms = (1LL << 32) + 1; },
+       "option flush_delay_ms: 4294967297"},
       {"io 3", [](auto& o) { o.io_mode = 3; }, "option io_mode: 3"},
       {"io -1", [](auto& o) { o.io_mode = -1; }, "option io_mode: -1"},
       {"delay 0", [](auto& o) { o.flush_delay_ms = 0; },

@@ -64,7 +64,9 @@ TEST_F(StatusTest, JsonHasAllFields) {
   for (const auto& [object, names] : fields) {
     const json& part = object.empty() ? status : status[object];
     for (const auto& name : names) EXPECT_TRUE(part.contains(name)) << object << "." << name;
-    if (!object.empty()) EXPECT_EQ(part.size(), names.size()) << object;
+    if (!object.empty()) {
+      EXPECT_EQ(part.size(), names.size()) << object;
+    }
   }
   EXPECT_EQ(status.size(), fields.size() - 1 + fields[""].size());
   detach();

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The C ABI over Cache and Queue. Nothing throws past here.
+#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
+#include "base/sized.h"
 #include "cache/cache.h"
 #include "cache/status.h"
 #include "capi/error.h"
@@ -39,15 +41,6 @@ int forked(pcache_error* err) {
 }
 
 }  // namespace
-
-PCACHE_EXPORT void pcache_options_init(pcache_options* options) {
-  *options = {};
-  options->size = sizeof *options;
-  options->data_crc = PCACHE_FROM_MEDIA;
-  options->gc_percent = PCACHE_FROM_MEDIA;
-  options->flush_delay_ms = 1000;
-  options->writeback_interval_ms = 5000;
-}
 
 PCACHE_EXPORT int pcache_open(const pcache_options* options, pcache_cache** out,
                               pcache_error* err) {
@@ -93,21 +86,21 @@ PCACHE_EXPORT int pcache_set_gc_percent(pcache_cache* cache, int32_t percent, pc
 }
 
 PCACHE_EXPORT int pcache_get_info(const pcache_cache* cache, pcache_info* info) {
-  if (info->size != sizeof *info) return -EINVAL;
+  if (!pcache::is_sized(info->size, offsetof(pcache_info, logical_bytes))) return -EINVAL;
   if (cache->foreign()) return -EPERM;
   const pcache::Cache& c = *cache->cache;
-  *info = {};
-  info->size = sizeof *info;
-  info->block_size = c.backing().logical_block_bytes();
-  info->logical_bytes = c.backing().size_bytes();
-  info->cache_bytes = c.pmem().size_bytes();
-  info->segments = c.segments().size();
-  info->data_crc = c.frame().info.data_crc;
-  info->gc_percent = static_cast<int32_t>(c.gc_percent());
-  info->emulated = c.pmem().kind() == pcache::PmemKind::kEmulated;
-  snprintf(info->persist, sizeof info->persist, "%s", c.pmem().persist_name());
-  snprintf(info->pmem_kind, sizeof info->pmem_kind, "%s", pcache::pmem_kind_name(c.pmem().kind()));
-  snprintf(info->io_mode, sizeof info->io_mode, "%s", c.backing().io_mode_name());
+  pcache_info all = {};
+  all.block_size = c.backing().logical_block_bytes();
+  all.logical_bytes = c.backing().size_bytes();
+  all.cache_bytes = c.pmem().size_bytes();
+  all.segments = c.segments().size();
+  all.data_crc = c.frame().info.data_crc;
+  all.gc_percent = static_cast<int32_t>(c.gc_percent());
+  all.emulated = c.pmem().kind() == pcache::PmemKind::kEmulated;
+  snprintf(all.persist, sizeof all.persist, "%s", c.pmem().persist_name());
+  snprintf(all.pmem_kind, sizeof all.pmem_kind, "%s", pcache::pmem_kind_name(c.pmem().kind()));
+  snprintf(all.io_mode, sizeof all.io_mode, "%s", c.backing().io_mode_name());
+  pcache::give_sized(all, info);
   return 0;
 }
 

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // pcache_raw.h: the measuring bound, straight over Pmem.
+#include <algorithm>
+#include <cstring>
 #include <memory>
 
+#include "base/sized.h"
 #include "capi/error.h"
 #include "format/media.h"
 #include "pcache_raw.h"
@@ -16,19 +19,29 @@ using pcache::guarded;
 using pcache::make_error;
 using pcache::MediaOff;
 
-PCACHE_EXPORT void pcache_raw_options_init(pcache_raw_options* options) {
-  *options = {};
-  options->size = sizeof *options;
+// What the first of these structs had, and every one has.
+constexpr uint32_t kLeastRawBytes = 48;
+static_assert(sizeof(pcache_raw_options) >= kLeastRawBytes);
+
+// All defaults are zeros.
+PCACHE_EXPORT void pcache_raw_options_init_sized(pcache_raw_options* options, uint32_t size) {
+  memset(static_cast<void*>(options), 0, size);
+  if (size >= sizeof size) options->size = size;
 }
 
-PCACHE_EXPORT int pcache_raw_open(const pcache_raw_options* raw, pcache_raw** out,
+PCACHE_EXPORT int pcache_raw_open(const pcache_raw_options* given, pcache_raw** out,
                                   pcache_error* err) {
   return guarded(err, [&]() -> int {
     *out = nullptr;
-    if (raw->size != sizeof *raw)
-      return fail(make_error(EINVAL, "pcache_raw_options: size is %u, this library's is %zu",
-                             raw->size, sizeof *raw),
+    if (!pcache::is_sized(given->size, kLeastRawBytes) || pcache::set_behind(*given))
+      return fail(make_error(EINVAL,
+                             "pcache_raw_options: of the size %u, %zu bytes are known here, and "
+                             "%u needed: call pcache_raw_options_init() first",
+                             given->size, sizeof *given, kLeastRawBytes),
                   err);
+    pcache_raw_options all = {};
+    memcpy(static_cast<void*>(&all), given, std::min<size_t>(given->size, sizeof all));
+    const pcache_raw_options* const raw = &all;
     if (!raw->cache_path || !*raw->cache_path)
       return fail(
           make_error(EINVAL, "option cache_path: missing: the pmem device or file to store to"),

@@ -35,11 +35,13 @@
 extern "C" {
 #endif
 
-#define PCACHE_ABI_VERSION 1
+/* Of libpcache.so: the number in its SONAME. When it changes: core/capi/ABI.md. */
+#define PCACHE_ABI_VERSION 2
 
 typedef struct pcache_cache pcache_cache;
 typedef struct pcache_queue pcache_queue;
 
+/* Never grows. */
 struct pcache_error {
   int32_t code;   /* negative errno, 0 when no error */
   char text[508]; /* one line, no newline at its end */
@@ -69,28 +71,104 @@ enum pcache_prefault {
 #define PCACHE_FROM_MEDIA \
   (-1) /* take what the cache device says, or the default when it is blank */
 
+/*
+ * Every struct here that has a `size` may grow at its end; its caller says how large its own is,
+ * and the library neither reads nor writes behind that. What an older program does not know of
+ * keeps its default. A newer one that sets what this library does not know of is refused.
+ */
+#define PCACHE_FIELD_TEXT(name) const char* name;
+#define PCACHE_FIELD_NAME(name) const char* name;
+#define PCACHE_FIELD_SWITCH(name) int64_t name;
+#define PCACHE_FIELD_NUMBER(name) int64_t name;
+#define PCACHE_FIELD_SIZE(name) int64_t name;
+#define PCACHE_FIELD_CHOICE(name) int64_t name;
+#define PCACHE_OPTION(name, kind, ...) PCACHE_FIELD_##kind(name)
 struct pcache_options {
-  uint32_t size;            /* sizeof(struct pcache_options), set by pcache_options_init() */
-  int32_t emulate_pmem;     /* 1: take any file as pmem. Does NOT survive power loss */
-  const char* cache_path;   /* devdax device, file on a DAX file system, or any file (emulated) */
-  const char* backing_path; /* block device or file; opened with O_DIRECT */
-  uint64_t cache_size;      /* emulated files only: create, or extend a blank one; 0: as it is */
-  int32_t data_crc;         /* 0, 1 or PCACHE_FROM_MEDIA (blank: 0). Against the media: -EINVAL */
-  int32_t gc_percent;       /* 0..90 or PCACHE_FROM_MEDIA (blank: 70); a change is persistent */
-  const char* persist;      /* auto, flushcache, clflushopt, clwb, movdir64b; NULL: auto */
-  int32_t io_mode;          /* enum pcache_io_mode */
-  int32_t force;            /* 1: attach although the identity block names another backing device */
-  uint32_t flush_delay_ms;  /* an open kset is closed at most this long after its first key */
-  uint32_t writeback_interval_ms; /* idle time between two runs of writeback; pressure wakes it */
-  int32_t drain;                  /* 1: pcache_close() writes all dirty data back first */
-  int32_t prefault;               /* enum pcache_prefault; real pmem has nothing to wait for */
-  pcache_log_fn log;              /* NULL: silent */
+  uint32_t size; /* of the caller's struct; set by pcache_options_init() */
+  uint32_t reserved;
+  pcache_log_fn log; /* NULL: silent */
   void* log_ctx;
-  int32_t readonly; /* 1: nothing is written to either device, see pcache_open() */
+  /* The options, a field of 8 bytes for each: cache_path, backing_path, cache_size, ... */
+#include "pcache_options.def"
+};
+#undef PCACHE_OPTION
+#undef PCACHE_FIELD_TEXT
+#undef PCACHE_FIELD_NAME
+#undef PCACHE_FIELD_SWITCH
+#undef PCACHE_FIELD_NUMBER
+#undef PCACHE_FIELD_SIZE
+#undef PCACHE_FIELD_CHOICE
+
+/*
+ * Fills in the defaults, `size` bytes of them at most, and keeps `size`, which is 40 or more and a
+ * multiple of 8. `reserved` stays 0.
+ */
+void pcache_options_init_sized(struct pcache_options* options, uint32_t size);
+
+/* Call it before setting any field. */
+static inline void pcache_options_init(struct pcache_options* options) {
+  pcache_options_init_sized(options, (uint32_t)sizeof *options);
+}
+
+/*
+ * Sets one option from text, as it is written in pcache_options.def: "gc_percent" to "70" or
+ * "media", "cache_size" to "2g", "io_mode" to "threads". 0; or -EINVAL, then nothing has changed,
+ * and the error names the option, what was given and what is expected. -ENOENT: there is no such
+ * option, or it is behind the end of the caller's struct. `name` is not NULL, and `text` not but
+ * for a PCACHE_OPTION_TEXT, which is not given then. A PCACHE_OPTION_TEXT (cache_path,
+ * backing_path) is not copied: it stays the caller's, and must last until pcache_open() returns.
+ */
+int pcache_options_set(struct pcache_options* options, const char* name, const char* text,
+                       struct pcache_error* err);
+
+/*
+ * The value of an option, as pcache_options_set() takes it; a PCACHE_OPTION_TEXT that is NULL is
+ * "". Returns its length; when that is not less than `text_size`, what fits has been written.
+ * -ENOENT and -EINVAL as above.
+ */
+int pcache_options_get(const struct pcache_options* options, const char* name, char* text,
+                       size_t text_size);
+
+enum pcache_option_type {
+  PCACHE_OPTION_TEXT = 0,   /* any text; the field is a const char*, of all but NAME an int64_t */
+  PCACHE_OPTION_NAME = 1,   /* one of the choices; the field is its name, a const char* */
+  PCACHE_OPTION_SWITCH = 2, /* 0 or 1 */
+  PCACHE_OPTION_NUMBER = 3, /* least..most, or one of the choices */
+  PCACHE_OPTION_SIZE = 4,   /* the same, in bytes */
+  PCACHE_OPTION_CHOICE = 5, /* one of the choices */
 };
 
-/* Fills in the defaults; call it before setting any field. */
-void pcache_options_init(struct pcache_options* options);
+/* Never grows. */
+struct pcache_option_choice {
+  const char* name;
+  int64_t value; /* of the field; of no meaning for PCACHE_OPTION_NAME */
+  const char* text;
+};
+
+/* An option, as pcache_options.def has it. All texts are constant, none is NULL. */
+struct pcache_option_info {
+  uint32_t size;   /* sizeof(struct pcache_option_info), set by the caller */
+  uint32_t type;   /* enum pcache_option_type */
+  uint32_t offset; /* of its field in struct pcache_options, which has 8 bytes; a library newer than
+                      the caller's pcache.h has fields behind the end of the caller's struct */
+  uint32_t choice_count;
+  const struct pcache_option_choice* choices;
+  int64_t least;
+  int64_t most;
+  const char* name;
+  const char* title;
+  const char* text;
+  const char* unit;
+  const char* initial;     /* what pcache_options_init() sets, as text */
+  const char* expected;    /* "a number from 0 to 90, or media" */
+  const char* fio;         /* its name in the fio engine, or "" */
+  const char* fio_initial; /* what the engine sets first, or "" */
+  const char* ctl;         /* "SUBCOMMAND:NAME ...", of pcachectl */
+};
+
+/* The options, from 0 on. 0; -ENOENT: there are no more; -EINVAL: `size`. */
+uint32_t pcache_option_count(void);
+int pcache_option_describe(uint32_t index, struct pcache_option_info* info);
 
 /*
  * Opens a cache: maps the cache device, checks it, replays its log; formats it when it is blank
@@ -129,7 +207,7 @@ int pcache_drain(pcache_cache* cache, struct pcache_error* err);
 int pcache_set_gc_percent(pcache_cache* cache, int32_t percent, struct pcache_error* err);
 
 struct pcache_info {
-  uint32_t size;          /* sizeof(struct pcache_info), set by the caller */
+  uint32_t size;          /* sizeof(struct pcache_info), set by the caller; then: what is filled */
   uint32_t block_size;    /* alignment of request offsets and lengths */
   uint64_t logical_bytes; /* size of the cached device: that of the backing device */
   uint64_t cache_bytes;   /* bytes of the cache device in use */

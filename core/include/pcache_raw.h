@@ -22,8 +22,9 @@ extern "C" {
 
 typedef struct pcache_raw pcache_raw;
 
+/* May grow at its end, as struct pcache_options. */
 struct pcache_raw_options {
-  uint32_t size;          /* sizeof(struct pcache_raw_options), set by pcache_raw_options_init() */
+  uint32_t size;          /* of the caller's struct; set by pcache_raw_options_init() */
   int32_t emulate_pmem;   /* 1: take any file as pmem */
   const char* cache_path; /* devdax device, file on a DAX file system, or any file (emulated) */
   uint64_t cache_size;    /* emulated files only: create or extend to this many bytes; 0: as is */
@@ -32,7 +33,13 @@ struct pcache_raw_options {
   void* log_ctx;
 };
 
-void pcache_raw_options_init(struct pcache_raw_options* options);
+/* Fills in the defaults, `size` bytes of them at most, and keeps `size`, which is 48. */
+void pcache_raw_options_init_sized(struct pcache_raw_options* options, uint32_t size);
+
+/* Call it before setting any field. */
+static inline void pcache_raw_options_init(struct pcache_raw_options* options) {
+  pcache_raw_options_init_sized(options, (uint32_t)sizeof *options);
+}
 
 /*
  * -EEXIST: the device holds a cache. Otherwise as pcache_open(). Where persist=auto cannot measure
