@@ -57,6 +57,33 @@ void add_image(CLI::App* command, Image* image, Backing backing) {
                     "copies");
 }
 
+void TableOptions::add(CLI::App* command) {
+  for (const OptionEntry& entry : option_table()) {
+    const std::string name(entry.in_ctl(command->get_name()));
+    if (!name.starts_with("--")) continue;
+    auto text = std::make_unique<std::string>();
+    const std::string help = std::string(entry.text) + " (" + expected_text(entry) + ")";
+    const bool is_switch =
+        entry.type == PCACHE_OPTION_SWITCH ||
+        (entry.type == PCACHE_OPTION_CHOICE && entry.choices[0].name == std::string_view("0") &&
+         entry.choices[1].name == std::string_view("1"));
+    auto* option = is_switch ? command->add_flag(name + "{1}", *text, help)
+                             : command->add_option(name, *text, help);
+    all_.push_back({&entry, option, std::move(text)});
+  }
+}
+
+Result<pcache_options> TableOptions::take() const {
+  pcache_options options;
+  init_options(&options, sizeof options);
+  for (const Given& given : all_) {
+    if (given.option->count() == 0) continue;
+    if (auto set = set_option(&options, given.entry->name, given.text->c_str()); !set)
+      return set.error();
+  }
+  return options;
+}
+
 Result<OpenImage> open_image(const Image& image, bool write) {
   OpenImage open;
   CheckOptions checking;

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "blockdev/backing_file.h"
+#include "cache/option_table.h"
 #include "inspect/check.h"
 #include "pmem/pmem.h"
 
@@ -32,7 +33,6 @@ void add_dump(CLI::App& app, int* exit_code);
 void add_writeback(CLI::App& app, int* exit_code);
 void add_export(CLI::App& app, int* exit_code);
 void add_repair(CLI::App& app, int* exit_code);
-void add_resize(CLI::App& app, int* exit_code);
 void add_resize(CLI::App& app, int* exit_code);
 void add_set(CLI::App& app, int* exit_code);
 void add_identity(CLI::App& app, int* exit_code);
@@ -63,6 +63,23 @@ struct Image {
 };
 enum class Backing { kNone, kOptional, kRequired };
 void add_image(CLI::App* command, Image* image, Backing backing);
+
+// What a subcommand takes of the table of options, as --NAME; a choice of 0 and 1 is a switch that
+// may have a value.
+class TableOptions {
+ public:
+  void add(CLI::App* command);
+  // Those given, and the defaults. EINVAL: option, value, what is expected.
+  Result<pcache_options> take() const;
+
+ private:
+  struct Given {
+    const OptionEntry* entry;
+    CLI::Option* option;
+    std::unique_ptr<std::string> text;
+  };
+  std::vector<Given> all_;
+};
 
 // The image opened, locked until it is closed again, and checked. `write`: to change what the check
 // has found.

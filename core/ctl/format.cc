@@ -14,10 +14,23 @@ namespace {
 
 struct Options {
   Image image;
+  TableOptions table;
+  bool force = false;
+  // Taken from the table when it runs.
   uint64_t size_bytes = 0;
-  bool data_crc = false, force = false;
+  bool data_crc = false;
   uint32_t gc_percent = media::kGcPercentDefault;
 };
+
+Status take_from_table(Options* options) {
+  const auto given = options->table.take();
+  if (!given) return given.error();
+  options->size_bytes = static_cast<uint64_t>(given.value().cache_size);
+  options->data_crc = given.value().data_crc == 1;  // a new cache has no media to ask
+  if (given.value().gc_percent != PCACHE_FROM_MEDIA)
+    options->gc_percent = static_cast<uint32_t>(given.value().gc_percent);
+  return {};
+}
 
 constexpr uint64_t kLookedAtBytes = 1 << 20;  // file systems that libblkid cannot see there: devdax
 
@@ -70,7 +83,8 @@ Result<std::unique_ptr<Pmem>> open_to_format(const Options& options) {
   return Pmem::open(opening, Log());
 }
 
-int run(const Options& options) {
+int run(Options& options) {
+  if (const auto taken = take_from_table(&options); !taken) return fail(taken.error());
   const std::string& path = options.image.cache;
   std::optional<BackingIdentity> identity;
   if (!options.image.backing.empty()) {
@@ -78,9 +92,6 @@ int run(const Options& options) {
     if (!backing) return fail(backing.error());
     identity = identity_of(backing.value());
   }
-  if (options.size_bytes > 0 && options.size_bytes < media::kMinDeviceBytes)
-    return fail(make_error(EINVAL, "--size: %s, a pcache has 512 MiB or more",
-                           bytes_text(options.size_bytes).c_str()));
   struct stat st;
   const bool there = stat(path.c_str(), &st) == 0;
   if (!there && options.size_bytes == 0)
@@ -129,13 +140,7 @@ void add_format(CLI::App& app, int* exit_code) {
   command->add_option("--backing", options->image.backing,
                       "records that the cache belongs to this backing device (or file); else "
                       "the first attach does");
-  command
-      ->add_option("--size", options->size_bytes,
-                   "makes the file, or extends it, to so many bytes (512M, 16G)")
-      ->transform(CLI::AsSizeValue(false));
-  command->add_flag("--data-crc", options->data_crc, "a crc with every key, checked on every read");
-  command->add_option("--gc-percent", options->gc_percent, "0..90, default 70")
-      ->check(CLI::Range(0u, media::kGcPercentMax));
+  options->table.add(command);
   command->add_flag("--force", options->force, "destroy what is there");
   command->callback([=] { *exit_code = run(*options); });
 }

@@ -2,7 +2,6 @@
 // pcachectl set and identity: the two things of an image that are a user's to choose.
 #include <time.h>
 
-#include <charconv>
 #include <cinttypes>
 
 #include "ctl/common.h"
@@ -29,15 +28,28 @@ Result<OpenImage> open_to_change(const Image& image) {
   return open;
 }
 
+// The names of what can be set.
+std::string settable() {
+  std::string names;
+  for (const OptionEntry& entry : option_table())
+    if (entry.in_ctl("set") == entry.name)
+      names += (names.empty() ? "" : ", ") + std::string(entry.name);
+  return names;
+}
+
 int run_set(const SetOptions& options) {
-  if (options.name != "gc_percent")
-    return fail(make_error(EINVAL, "set: %s is not known; gc_percent is", options.name.c_str()));
-  uint32_t value = 0;
-  const char* const end = options.value.data() + options.value.size();
-  const auto parsed = std::from_chars(options.value.data(), end, value);
-  if (parsed.ec != std::errc() || parsed.ptr != end || value > media::kGcPercentMax)
-    return fail(make_error(EINVAL, "set: gc_percent is \"%s\", expected 0..%u",
-                           options.value.c_str(), media::kGcPercentMax));
+  const OptionEntry* entry = find_option(options.name);
+  if (!entry || entry->in_ctl("set") != options.name)
+    return fail(make_error(EINVAL, "set: %s is not known; %s is", options.name.c_str(),
+                           settable().c_str()));
+  pcache_options given;
+  init_options(&given, sizeof given);
+  if (auto set = set_option(&given, entry->name, options.value.c_str()); !set)
+    return fail(set.error());
+  if (given.gc_percent == PCACHE_FROM_MEDIA)
+    return fail(make_error(EINVAL, "set: gc_percent=%s is what the media says already",
+                           options.value.c_str()));
+  const auto value = static_cast<uint32_t>(given.gc_percent);
   auto open = open_to_change(options.image);
   if (!open) return fail(open.error());
   Pmem& pmem = *open.value().pmem;
@@ -126,11 +138,11 @@ int set_identity(const Image& given, bool force) {
 }  // namespace
 
 void add_set(CLI::App& app, int* exit_code) {
-  auto* command = app.add_subcommand("set", "Changes a persistent setting: gc_percent (0..90)");
+  auto* command = app.add_subcommand("set", "Changes a persistent setting: " + settable());
   command->footer("Examples:\n  pcachectl set pmem.img gc_percent 50");
   auto options = std::make_shared<SetOptions>();
   add_image(command, &options->image, Backing::kNone);
-  command->add_option("NAME", options->name, "gc_percent")->required();
+  command->add_option("NAME", options->name, settable())->required();
   command->add_option("VALUE", options->value, "its value")->required();
   command->callback([=] { *exit_code = run_set(*options); });
 }
