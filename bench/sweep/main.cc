@@ -63,8 +63,10 @@ void add_run(CLI::App& app, RunOptions& options, int& status) {
                           "of the scratch file for pmem; default /dev/shm");
   run_command->add_option("--backing-dir", options.place.backing_dir,
                           "of the scratch backing file; default /var/tmp");
-  run_command->add_option("--cache-dev", options.place.cache_dev, "a pmem device, overwritten");
-  run_command->add_option("--backing", options.place.backing, "a block device, overwritten");
+  run_command->add_option("--cache-dev", options.place.cache_dev,
+                          "a pmem device or file, overwritten");
+  run_command->add_option("--backing", options.place.backing,
+                          "a block device or file, overwritten");
   run_command->add_flag("--overwrite", options.place.overwrite, "what those hold is not needed");
   run_command->add_flag("--dry-run", options.dry_run, "lists the measurements and makes none");
   run_command->add_flag("--quiet", options.quiet, "no progress");
