@@ -39,32 +39,40 @@ class RangeEdit {
 
   bool prepare(bool creates);
   bool is_split(uint32_t page) const;
-  bool holds_page_block(uint32_t b) const {
-    return shard_ != nullptr && shard_->block[b].load(std::memory_order_relaxed) != kNoBlock;
+  bool holds_page_block(uint32_t block) const {
+    return shard_ != nullptr && shard_->block[block].load(std::memory_order_relaxed) != kNoBlock;
   }
 
+  // Sectors [first_sector, end_sector) of the range; in one block, in one page.
   template <class Op>
-  void edit_block(Op& op, Word* words, uint32_t first, uint32_t end);
+  void edit_block(Op& op, Word* page_slots, uint32_t first_sector, uint32_t end_sector);
   template <class Op>
-  void edit_page(Op& op, Word* words, uint32_t first, uint32_t end);
+  void edit_page(Op& op, Word* page_slots, uint32_t first_sector, uint32_t end_sector);
+  struct PartOfPage {
+    uint32_t first_in_page, first_in_extent, sectors;  // sectors
+  };
   template <class Op>
-  bool edit_cell(Op& op, Word* words, uint32_t i, uint32_t at, uint32_t n);
+  void split_page(Op& op, Word* page_slots, uint32_t slot, Cell page, const PartOfPage& part);
+  // The slot of a page or of a sector, which stands for so many sectors of the extent.
+  template <class Op>
+  bool edit_cell(Op& op, Word* slots, uint32_t slot, uint32_t first_in_extent, uint32_t sectors);
+  void replace(Word* slots, uint32_t slot, Cell old, Cell changed, uint32_t sectors);
+  void count_mapped(Cell old, Cell changed, uint32_t sectors);
   template <class Op>
   uint32_t new_sector_block();
-  void replace(Word* words, uint32_t i, Cell old, Cell changed, int32_t n);
 
   void new_shard();
-  Word* new_page_block(uint32_t b);
-  void join(Word* page_words, uint32_t i);
-  void free_block_if_empty(uint32_t b, const Word* words);
+  Word* new_page_block(uint32_t block);
+  void join(Word* page_slots, uint32_t slot);
+  void free_block_if_empty(uint32_t block, const Word* page_slots);
   void free_block(uint32_t handle);
   void free_shard();
 
   Index& index_;
   const uint64_t range_;
   Stripe& stripe_;
-  uint32_t first_;  // sectors of the range
-  uint32_t end_;
+  uint32_t first_sector_;  // of the range
+  uint32_t end_sector_;
   uint32_t shard_handle_;
   Shard* shard_;
   int64_t mapped_delta_ = 0;
@@ -80,19 +88,19 @@ void RangeEdit::run(Op& op) {
   if constexpr (Op::kCreates)
     index_.directory_[range_].store(shard_handle_, std::memory_order_release);
   constexpr uint32_t kBlockSectors = kSlotsPerBlock * kSectorsPerPage;
-  for (uint32_t at = first_; at < end_;) {
-    const uint32_t b = at / kBlockSectors;
-    const uint32_t block_end = std::min(end_, (b + 1) * kBlockSectors);
-    const uint32_t handle = shard_->block[b].load(std::memory_order_relaxed);
-    Word* words = handle != kNoBlock ? index_.block(handle) : nullptr;
+  for (uint32_t sector = first_sector_; sector < end_sector_;) {
+    const uint32_t block = sector / kBlockSectors;
+    const uint32_t block_end = std::min(end_sector_, (block + 1) * kBlockSectors);
+    const uint32_t handle = shard_->block[block].load(std::memory_order_relaxed);
+    Word* page_slots = handle != kNoBlock ? index_.block(handle) : nullptr;
     if constexpr (Op::kCreates) {
-      if (words == nullptr) words = new_page_block(b);
-      edit_block(op, words, at, block_end);
-    } else if (words != nullptr) {
-      edit_block(op, words, at, block_end);
-      free_block_if_empty(b, words);
+      if (page_slots == nullptr) page_slots = new_page_block(block);
+      edit_block(op, page_slots, sector, block_end);
+    } else if (page_slots != nullptr) {
+      edit_block(op, page_slots, sector, block_end);
+      free_block_if_empty(block, page_slots);
     }
-    at = block_end;
+    sector = block_end;
   }
   if (mapped_delta_ != 0) Stripe::add(stripe_.mapped_sectors, mapped_delta_);
   if (shard_->used_blocks == 0) index_.directory_[range_].store(0, std::memory_order_release);
@@ -101,57 +109,66 @@ void RangeEdit::run(Op& op) {
 }
 
 template <class Op>
-void RangeEdit::edit_block(Op& op, Word* words, uint32_t first, uint32_t end) {
-  while (first < end) {
-    const uint32_t page_end = std::min(end, (first / kSectorsPerPage + 1) * kSectorsPerPage);
-    edit_page(op, words, first, page_end);
-    first = page_end;
+void RangeEdit::edit_block(Op& op, Word* page_slots, uint32_t first_sector, uint32_t end_sector) {
+  while (first_sector < end_sector) {
+    const uint32_t next_page = (first_sector / kSectorsPerPage + 1) * kSectorsPerPage;
+    const uint32_t page_end = std::min(end_sector, next_page);
+    edit_page(op, page_slots, first_sector, page_end);
+    first_sector = page_end;
   }
 }
 
 template <class Op>
-void RangeEdit::edit_page(Op& op, Word* words, uint32_t first, uint32_t end) {
-  const uint32_t i = first / kSectorsPerPage % kSlotsPerBlock;
-  const uint32_t n = end - first;
-  uint32_t at = first - first_;
-  const Cell page = index_.load_cell(words, i);
+void RangeEdit::edit_page(Op& op, Word* page_slots, uint32_t first_sector, uint32_t end_sector) {
+  const uint32_t slot = first_sector / kSectorsPerPage % kSlotsPerBlock;
+  const uint32_t first_in_page = first_sector % kSectorsPerPage;
+  const uint32_t first_in_extent = first_sector - first_sector_;
+  const uint32_t sectors = end_sector - first_sector;
+  const Cell page = index_.load_cell(page_slots, slot);
   if (page.slot.is_split()) {
-    Word* const sectors = index_.block(page.slot.handle());
+    Word* const sector_slots = index_.block(page.slot.handle());
     bool changed = false;
-    for (uint32_t k = first; k < end; ++k)
-      changed |= edit_cell(op, sectors, k % kSectorsPerPage, at++, 1);
-    if (changed) join(words, i);
+    for (uint32_t i = 0; i < sectors; ++i)
+      changed |= edit_cell(op, sector_slots, first_in_page + i, first_in_extent + i, 1);
+    if (changed) join(page_slots, slot);
     return;
   }
-  if (n == kSectorsPerPage) {
-    edit_cell(op, words, i, at, n);
-    return;
-  }
-  const Cell old = page.after(first % kSectorsPerPage);
-  if (!op.wants(old, at)) return;
+  if (sectors == kSectorsPerPage)
+    edit_cell(op, page_slots, slot, first_in_extent, sectors);
+  else
+    split_page(op, page_slots, slot, page, {first_in_page, first_in_extent, sectors});
+}
+
+// Of a page in one piece `part` alone is to be changed: it gets a slot for each sector.
+template <class Op>
+void RangeEdit::split_page(Op& op, Word* page_slots, uint32_t slot, Cell page,
+                           const PartOfPage& part) {
+  const Cell old = page.after(part.first_in_page);
+  if (!op.wants(old, part.first_in_extent)) return;
   const uint32_t handle = new_sector_block<Op>();
   if (handle == kNoBlock) {
-    if constexpr (!Op::kPrepared) replace(words, i, page, op.without_memory(page), kSectorsPerPage);
+    if constexpr (!Op::kPrepared)
+      replace(page_slots, slot, page, op.without_memory(page), kSectorsPerPage);
     return;
   }
-  Word* const sectors = index_.block(handle);
-  const Cell changed = op.apply(old, at, n);
-  for (uint32_t k = 0; k < kSectorsPerPage; ++k) {
-    const bool inside = k >= first % kSectorsPerPage && k < first % kSectorsPerPage + n;
-    index_.store_cell(sectors, k,
-                      inside ? changed.after(k - first % kSectorsPerPage) : page.after(k));
+  const Cell changed = op.apply(old, part.first_in_extent, part.sectors);
+  Word* const sector_slots = index_.block(handle);
+  for (uint32_t sector = 0; sector < kSectorsPerPage; ++sector) {
+    const uint32_t in_part = sector - part.first_in_page;  // wraps round for one before it
+    const Cell cell = in_part < part.sectors ? changed.after(in_part) : page.after(sector);
+    index_.store_cell(sector_slots, sector, cell);
   }
-  mapped_delta_ +=
-      (int{changed.slot.is_mapped()} - int{old.slot.is_mapped()}) * static_cast<int32_t>(n);
-  index_.store_cell(words, i, Cell{Slot::split(handle), {}});
-  join(words, i);
+  count_mapped(old, changed, part.sectors);
+  index_.store_cell(page_slots, slot, Cell{Slot::split(handle), {}});
+  join(page_slots, slot);
 }
 
 template <class Op>
-bool RangeEdit::edit_cell(Op& op, Word* words, uint32_t i, uint32_t at, uint32_t n) {
-  const Cell old = index_.load_cell(words, i);
-  if (!op.wants(old, at)) return false;
-  replace(words, i, old, op.apply(old, at, n), static_cast<int32_t>(n));
+bool RangeEdit::edit_cell(Op& op, Word* slots, uint32_t slot, uint32_t first_in_extent,
+                          uint32_t sectors) {
+  const Cell old = index_.load_cell(slots, slot);
+  if (!op.wants(old, first_in_extent)) return false;
+  replace(slots, slot, old, op.apply(old, first_in_extent, sectors), sectors);
   return true;
 }
 
@@ -164,9 +181,15 @@ uint32_t RangeEdit::new_sector_block() {
   return index_.blocks_.take(stripe_.blocks);
 }
 
-inline void RangeEdit::replace(Word* words, uint32_t i, Cell old, Cell changed, int32_t n) {
-  mapped_delta_ += (int{changed.slot.is_mapped()} - int{old.slot.is_mapped()}) * n;
-  index_.store_cell(words, i, changed);
+inline void RangeEdit::count_mapped(Cell old, Cell changed, uint32_t sectors) {
+  const int sign = int{changed.slot.is_mapped()} - int{old.slot.is_mapped()};
+  mapped_delta_ += sign * static_cast<int32_t>(sectors);
+}
+
+inline void RangeEdit::replace(Word* slots, uint32_t slot, Cell old, Cell changed,
+                               uint32_t sectors) {
+  count_mapped(old, changed, sectors);
+  index_.store_cell(slots, slot, changed);
 }
 
 }  // namespace pcache::index_impl
