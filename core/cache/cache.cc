@@ -225,14 +225,21 @@ Status Cache::wire() {
       std::make_unique<KeyLog>(*devices_.pmem, *recovered_.segments, head,
                                options_.readonly ? KeyLog::Use::kReadOnly : KeyLog::Use::kAppend);
   stripes_ = std::make_unique<Stripes>(kStripes, *log_);
-  context_ =
-      std::make_unique<RequestContext>(*devices_.pmem, *recovered_.segments, *recovered_.index,
-                                       *log_, *stripes_, *devices_.backing, messages_);
-  context_->data_crc = frame_.info.data_crc;
-  context_->readonly = options_.readonly;
-  context_->logical_bytes = devices_.backing->size_bytes();
-  context_->block_bytes = devices_.backing->logical_block_bytes();
-  if (frame_.info.data_crc) context_->max_extent_bytes = kCrcExtentBytes;
+  parts_ = std::make_unique<const Parts>(
+      Parts{.pmem = *devices_.pmem,
+            .segments = *recovered_.segments,
+            .index = *recovered_.index,
+            .log = *log_,
+            .stripes = *stripes_,
+            .tails = recovered_.tails,
+            .backing = *devices_.backing,
+            .messages = messages_,
+            .data_crc = frame_.info.data_crc,
+            .readonly = options_.readonly,
+            .logical_bytes = devices_.backing->size_bytes(),
+            .block_bytes = devices_.backing->logical_block_bytes(),
+            .max_extent_bytes = frame_.info.data_crc ? kCrcExtentBytes : kRangeBytes});
+  context_ = std::make_unique<RequestContext>(*parts_);
   for (uint32_t i = 0; i < head_count(frame_.info.n_segs); i++)
     context_->heads.push_back(std::make_unique<DataHead>(*recovered_.segments));
   return wire_background();
@@ -240,9 +247,6 @@ Status Cache::wire() {
 
 // Here the two sides meet that do not know each other: background makes room, requests wait for it.
 Status Cache::wire_background() {
-  parts_ = std::make_unique<BackgroundParts>(
-      BackgroundParts{*devices_.pmem, *recovered_.segments, *recovered_.index, *log_, *stripes_,
-                      recovered_.tails, *devices_.backing, messages_, frame_.info.data_crc});
   Writeback::Options writing;
   writing.batch_bytes = batch_bytes(frame_.info.n_segs, 32, 64 << 20);
   writing.progress = [this](uint64_t bytes) {

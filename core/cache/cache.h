@@ -125,8 +125,8 @@ class Cache {
   Recovered recovered_;
   std::unique_ptr<KeyLog> log_;
   std::unique_ptr<Stripes> stripes_;
+  std::unique_ptr<const Parts> parts_;
   std::unique_ptr<RequestContext> context_;
-  std::unique_ptr<BackgroundParts> parts_;
   std::unique_ptr<Writeback> writeback_;
   std::unique_ptr<Reclaim> reclaim_;
   std::unique_ptr<Worker> worker_;

@@ -9,16 +9,10 @@
 
 #include "base/counter.h"
 #include "base/histogram.h"
-#include "base/log.h"
-#include "blockdev/block_device.h"
-#include "index/index.h"
-#include "keylog/key_log.h"
-#include "pmem/pmem.h"
+#include "parts/parts.h"
 #include "request/deferred.h"
 #include "request/pace.h"
 #include "segment/data_head.h"
-#include "segment/segment_table.h"
-#include "stripe/stripes.h"
 
 namespace pcache {
 
@@ -72,31 +66,9 @@ struct alignas(64) QueueCounters {
 };
 inline constexpr auto kQueueCounters = PCACHE_COUNTER_TABLE(QueueCounters, PCACHE_QUEUE_COUNTERS);
 
-struct RequestContext {
-  RequestContext(Pmem& pmem, SegmentTable& segments, Index& index, KeyLog& log, Stripes& stripes,
-                 BlockDevice& backing, const Log& messages)
-      : pmem(pmem),
-        segments(segments),
-        index(index),
-        log(log),
-        stripes(stripes),
-        backing(backing),
-        messages(messages) {}
+struct RequestContext : Parts {
+  explicit RequestContext(const Parts& parts) : Parts(parts) {}
 
-  Pmem& pmem;
-  SegmentTable& segments;
-  Index& index;
-  KeyLog& log;
-  Stripes& stripes;
-  BlockDevice& backing;
-  const Log& messages;
-  bool data_crc = false;
-  bool readonly = false;  // nothing may be stored: a data head gets no segment
-  uint64_t logical_bytes = 0;
-  uint32_t block_bytes = 512;  // a power of two
-  // A power of two. With data_crc, extents are kept short: a read of part of one has to check all
-  // of it.
-  uint32_t max_extent_bytes = kRangeBytes;
   std::vector<std::unique_ptr<DataHead>> heads;
   SharedCounters counters;
   Pace pace;
@@ -146,9 +118,5 @@ struct RequestContext {
  private:
   std::atomic<int> lost_{0};
 };
-
-// A page: random reads of what was written in one piece were 2.5 times as fast as with 16 KiB, long
-// writes 1.0 to 1.3 times (the crc is made while the data is in L1), long reads 0.84 times.
-inline constexpr uint32_t kCrcExtentBytes = kPageBytes;
 
 }  // namespace pcache

@@ -42,12 +42,19 @@ class RequestTest : public ::testing::Test {
     log_start_ = log_->head();
     stripes_ = std::make_unique<Stripes>(4, *log_);
     messages_ = lines_.log();
-    ctx_ = std::make_unique<RequestContext>(image_->pmem(), *table_, *index_, *log_, *stripes_,
-                                            *device_, messages_);
-    ctx_->data_crc = o.data_crc;
-    ctx_->logical_bytes = o.logical_bytes;
-    ctx_->block_bytes = o.block_bytes;
-    if (o.data_crc) ctx_->max_extent_bytes = kCrcExtentBytes;
+    ctx_ = std::make_unique<RequestContext>(
+        Parts{.pmem = image_->pmem(),
+              .segments = *table_,
+              .index = *index_,
+              .log = *log_,
+              .stripes = *stripes_,
+              .tails = tails_,
+              .backing = *device_,
+              .messages = messages_,
+              .data_crc = o.data_crc,
+              .logical_bytes = o.logical_bytes,
+              .block_bytes = o.block_bytes,
+              .max_extent_bytes = o.data_crc ? kCrcExtentBytes : kRangeBytes});
     ctx_->heads.push_back(std::make_unique<DataHead>(*table_));
     queue_ = make_queue();
     image_->memory().checkpoint();
@@ -169,6 +176,7 @@ class RequestTest : public ::testing::Test {
   std::unique_ptr<Index> index_;
   std::unique_ptr<KeyLog> log_;
   CachePos log_start_;
+  Tails tails_;  // never loaded: no request looks at them
   std::unique_ptr<Stripes> stripes_;
   std::unique_ptr<RequestContext> ctx_;
   QueueSet set_;
