@@ -32,7 +32,8 @@ struct RigOptions {
   uint32_t log_reserve = 1;
   bool data_crc = false;
   uint64_t logical_bytes = 64 << 20;
-  uint32_t log_head = 0;  // in segment 0; near its end the log soon goes on in another
+  uint32_t log_head = 0;            // in segment 0; near its end the log soon goes on in another
+  uint64_t batch_bytes = 32 << 20;  // of writeback
   Writeback::Options writeback{};
 };
 
@@ -85,11 +86,12 @@ class Rig {
   int write_back() {
     const LogMark until = log->mark();
     for (int steps = 0;; steps++) {
-      const auto moved = writeback->step(until);
+      const auto moved = writeback->step(until, batch());
       EXPECT_TRUE(moved.ok()) << moved.error().text;
       if (!moved.ok() || !moved.value()) return steps;
     }
   }
+  Writeback::Size batch() const { return {o.batch_bytes, kHurriedDepth}; }
   int reclaim_all() {
     for (int steps = 0;; steps++) {
       const auto moved = reclaim->step();
@@ -250,7 +252,7 @@ class BackgroundTest : public ::testing::Test {
     image_->memory().checkpoint();
     image_->memory().make_unreadable(rig_->media(off));
   }
-  Result<bool> step() { return rig_->writeback->step(rig_->log->mark()); }
+  Result<bool> step() { return rig_->writeback->step(rig_->log->mark(), rig_->batch()); }
   // Writes a page by a thread of its own until its stripe leans to that.
   BiasedMutex& written_until_it_leans(uint64_t off) {
     (void)this_thread_serial();  // or this thread would get what the writer leaves behind

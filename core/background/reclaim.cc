@@ -50,7 +50,7 @@ Result<CachePos> Reclaim::collect() {
   const CachePos until = parts_.tails.dirty_tail();
   LogCursor cursor(parts_.pmem, parts_.segments, parts_.tails.key_tail(), {.until = until});
   uint64_t bytes = 0;
-  while (ksets_ < kStepKsets && bytes < kStepBytes) {
+  while (ksets_ < kReclaimStepKsets && bytes < kReclaimStepBytes) {
     const auto next = cursor.next();
     if (!next) return next.error();
     const LogItem& item = next.value();

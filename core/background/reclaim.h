@@ -19,15 +19,12 @@
 #pragma once
 
 #include "background/parts.h"
+#include "segment/space_policy.h"
 
 namespace pcache {
 
 class Reclaim {
  public:
-  // A step ends with the first of these two: what is cached is not given up by the gigabyte.
-  static constexpr uint32_t kStepKsets = 64;
-  static constexpr uint64_t kStepBytes = media::kSegmentBytes;
-
   explicit Reclaim(const BackgroundParts& parts) : parts_(parts) {}
 
   // False: key_tail stands at dirty_tail. ENOMEM: nothing is changed.

@@ -89,15 +89,15 @@ TEST_F(ReclaimTest, NeverPassesDirtyTail) {
 
 TEST_F(ReclaimTest, AStepIsSoManyKsets) {
   start();
-  for (uint32_t i = 0; i < 2 * Reclaim::kStepKsets + 1; i++) {
+  for (uint32_t i = 0; i < 2 * kReclaimStepKsets + 1; i++) {
     rig_->write(i * 4096, 512, i);
     rig_->close();
   }
   rig_->write_back();
   EXPECT_TRUE(rig_->reclaim->step().value());
-  EXPECT_EQ(counters().ksets, Reclaim::kStepKsets);
+  EXPECT_EQ(counters().ksets, kReclaimStepKsets);
   EXPECT_EQ(rig_->reclaim_all(), 2);
-  EXPECT_EQ(counters().ksets, 2 * Reclaim::kStepKsets + 1);
+  EXPECT_EQ(counters().ksets, 2 * kReclaimStepKsets + 1);
 }
 
 TEST_F(ReclaimTest, FreesDataSegments) {
@@ -164,7 +164,7 @@ TEST_F(ReclaimTest, StopsAtALastKset) {
   rig_->write(4096, 512, 2);
   rig_->flush();
   EXPECT_EQ(rig_->log->counters().rolls, 1u);
-  EXPECT_TRUE(rig_->writeback->step(first).value());
+  EXPECT_TRUE(rig_->writeback->step(first, rig_->batch()).value());
   EXPECT_EQ(rig_->reclaim_all(), 1);
   EXPECT_EQ(key_tail(), first.pos);
   EXPECT_EQ(counts().log, 2u);

@@ -36,7 +36,7 @@ void Worker::prepare() {
 void Worker::start() {
   if (!prepared_) prepare();
   stopping_.store(false, std::memory_order_release);
-  if (room_is_needed()) wake(main_, room_id_);
+  if (decided().reclaim) wake(main_, room_id_);
 }
 
 void Worker::stop() {
@@ -47,35 +47,44 @@ void Worker::stop() {
   writeback_.give_up(false);
 }
 
-bool Worker::above(uint32_t percent) const {
-  const SegmentCounts counts = parts_.segments.counts();
-  return counts.total - counts.free >= gc_threshold(counts.total, percent);
+SpaceCounts Worker::counts() const {
+  const SegmentCounts segments = parts_.segments.counts();
+  SpaceCounts now;
+  now.segments = segments.total;
+  now.free_segments = segments.free;
+  now.log_reserve_segments = segments.log_reserve;
+  now.retired_segments = segments.retired;
+  now.waiting_requests = options_.waiting_requests();
+  now.gc_percent = gc_percent();
+  now.device_failing = failing_.load(std::memory_order_relaxed);
+  return now;
 }
 
-bool Worker::low(uint32_t segments) const {
-  const SegmentCounts counts = parts_.segments.counts();
-  return counts.free <= counts.log_reserve + segments;
+SpaceCounts Worker::counts_at_dirty_tail() const {
+  SpaceCounts now = counts();
+  now.log_damaged = writeback_.log_damaged();
+  now.all_passed = !unwritten();
+  now.damaged_data_left = writeback_.stuck(parts_.log.mark());
+  now.reclaimable = parts_.tails.key_tail() != parts_.tails.dirty_tail();
+  return now;
 }
 
-bool Worker::room_is_needed() const {
-  return options_.requests_wait() || above(gc_percent()) || low(options_.low_segments);
-}
-
-bool Worker::pressure() const {
-  return options_.requests_wait() || above(std::max(gc_percent(), 50u)) ||
-         low(options_.low_segments);
+Writeback::Size Worker::batch_for(const SpaceCounts& now) const {
+  const SpaceActions actions = decide(options_.limits, now);
+  return {actions.batch_bytes, actions.depth};
 }
 
 void Worker::space_taken() {
-  if (low(options_.low_segments) && !failing_.load(std::memory_order_relaxed))
-    options_.set_pace(true);
-  if (room_is_needed()) wake(main_, room_id_);
+  const SpaceActions actions = decided();
+  if (actions.throttle) options_.set_pace(true);
+  if (actions.reclaim) wake(main_, room_id_);
 }
 
 void Worker::space_freed() {
-  // One more than where it is turned on: a batch that is passed must not let a burst in.
-  if (!low(options_.low_segments + 1)) options_.set_pace(false);
-  if (options_.requests_wait() && !hazard(Hazard::kFreedSpaceWakesNobody)) wake(main_, room_id_);
+  SpaceCounts now = counts();
+  now.throttled = true;  // if it is not, turning it off changes nothing
+  if (!decide(options_.limits, now).throttle) options_.set_pace(false);
+  if (now.waiting_requests > 0 && !hazard(Hazard::kFreedSpaceWakesNobody)) wake(main_, room_id_);
 }
 
 void Worker::request_waits() {
@@ -93,7 +102,7 @@ void Worker::close_old() {
     parts_.messages.print(LogLevel::kError, "closing ksets by time: %s",
                           closed.error().text.c_str());
   close_failed_ = !closed;
-  if (pressure() && unwritten()) wake(writing_, writeback_id_);
+  if (decided().write_back && unwritten()) wake(writing_, writeback_id_);
 }
 
 bool Worker::unwritten() const {
@@ -104,8 +113,8 @@ bool Worker::unwritten() const {
 
 void Worker::make_room_task() {
   options_.retry_requests();
-  for (uint32_t steps = 0; room_is_needed(); steps++) {
-    if (steps == kStepsInARow) {  // old ksets are to be closed, too
+  for (uint32_t steps = 0; decided().reclaim; steps++) {
+    if (steps == kReclaimStepsInARow) {  // old ksets are to be closed, too
       wake(main_, room_id_);
       return;
     }
@@ -120,29 +129,24 @@ void Worker::make_room_task() {
     options_.retry_requests();
     if (freed.value()) continue;
     // At dirty_tail.
-    if (pressure()) ask_for_writeback();
+    if (decided().write_back) ask_for_writeback();
     return;
   }
 }
 
 void Worker::ask_for_writeback() {
-  if (writeback_.log_damaged()) {
-    options_.fail_requests(EIO);
-  } else if (unwritten()) {
-    wake(writing_, writeback_id_);
-  } else {
-    // Nothing is left to be written back: nobody would grant credit.
-    options_.set_pace(false);
+  SpaceActions actions = decide(options_.limits, counts_at_dirty_tail());
+  if (!actions.write_back) {
+    // Nothing can be written back: nobody would grant credit.
+    if (!actions.throttle) options_.set_pace(false);
     options_.retry_requests();
-    // Bad media holds what is left: retired segments, and dirty data that cannot be read.
-    const bool held = parts_.segments.counts().retired > 0 || writeback_.stuck(parts_.log.mark());
-    if (!held || !options_.requests_wait()) return;
-    // Meanwhile writeback may have moved dirty_tail: what it has passed comes free first.
-    if (parts_.tails.key_tail() != parts_.tails.dirty_tail())
-      wake(main_, room_id_);
-    else
-      options_.fail_requests(EIO);
+    // Meanwhile who went on may have written something, and writeback may have moved dirty_tail.
+    const SpaceCounts now = counts_at_dirty_tail();
+    actions = decide(options_.limits, now);
+    if (actions.fail_waiting) options_.fail_requests(EIO);
+    if (now.waiting_requests > 0 && now.reclaimable) wake(main_, room_id_);
   }
+  if (actions.write_back) wake(writing_, writeback_id_);
 }
 
 void Worker::note_reclaim_failed(const Error& error) {
@@ -157,7 +161,7 @@ void Worker::note_reclaim_failed(const Error& error) {
   }
   // Nothing behind it can be reclaimed any more.
   options_.fail_requests(EIO);
-  if (pressure()) wake(writing_, writeback_id_);
+  if (decided().write_back) wake(writing_, writeback_id_);
 }
 
 void Worker::writeback_task() {
@@ -170,21 +174,20 @@ void Worker::writeback_task() {
   LogMark until = parts_.log.mark();
   bool closed = false;
   while (!stopping_.load(std::memory_order_acquire)) {
-    const auto moved =
-        pressure() ? writeback_.step(until) : writeback_.step(until, options_.idle_batch_bytes);
+    const auto moved = writeback_.step(until, batch_for(counts()));
     if (!moved) {
       if (!stopping_.load(std::memory_order_acquire)) note_failure(moved.error());
       return;
     }
     note_success();
     if (moved.value()) {
-      if (room_is_needed()) wake(main_, room_id_);
+      if (decided().reclaim) wake(main_, room_id_);
       continue;
     }
     // Keys that are still in DRAM can only be passed once they are in the log.
-    if (closed || !pressure()) {
+    if (closed || !decided().write_back) {
       // Nothing is left that could be: what waits has to be told, see ask_for_writeback().
-      if (options_.requests_wait() && !unwritten()) wake(main_, room_id_);
+      if (options_.waiting_requests() > 0 && !unwritten()) wake(main_, room_id_);
       return;
     }
     closed = true;
@@ -251,8 +254,11 @@ Status Worker::drain() {
   const LogMark until = parts_.log.mark();
   uint64_t unwritten = UINT64_MAX;  // by the steps before, which failed
   uint32_t vain = 0;
+  SpaceCounts draining = counts();
+  draining.draining = true;
+  const Writeback::Size batch = batch_for(draining);
   while (writeback_.behind(until)) {
-    const auto moved = writeback_.step(until, kDrainBatchBytes);
+    const auto moved = writeback_.step(until, batch);
     if (!moved) {
       const uint64_t left = writeback_.unwritten_bytes();
       vain = left < unwritten ? 0 : vain + 1;
@@ -263,7 +269,7 @@ Status Worker::drain() {
     unwritten = UINT64_MAX;
     vain = 0;
     if (!moved.value()) break;
-    if (room_is_needed()) wake(main_, room_id_);
+    if (decided().reclaim) wake(main_, room_id_);
   }
   if (!closed) return closed;
   if (parts_.tails.failed())
@@ -287,8 +293,11 @@ Error Worker::undrained(const Error& why, const LogMark& until) const {
 }
 
 void Worker::make_room(const std::function<bool()>& done) {
+  SpaceCounts waited_for = counts();
+  waited_for.waiting_requests = 1;  // the caller
+  const Writeback::Size batch = batch_for(waited_for);
   while (!done()) {
-    const auto moved = writeback_.step(parts_.log.mark());
+    const auto moved = writeback_.step(parts_.log.mark(), batch);
     const auto freed = reclaim_.step();
     if (!(moved && moved.value()) && !(freed && freed.value())) return;
   }

@@ -8,13 +8,11 @@
 // requests wait -> reclaim, which lets them go on. Nobody polls, and nobody waits for a tick:
 // hazards nobody-wakes, freed-space-wakes-nobody.
 //
-// Before the cache is full, while only `low_segments` are left for data, writes are paced (see
-// Pace): writeback grants them credit as it goes along. Pace is on only while writeback has
-// something to do.
-//
-// Reclaim works while gc_percent of the segments (gc_threshold()) are in use, while space is low,
-// and while requests wait. Writeback is woken when both that many and half of them are in use,
-// while space is low, and while requests wait; otherwise it works in its interval.
+// What is done for space, and how much of it at a time, decide() says (segment/space_policy.h). The
+// worker asks it at each event and does what it says. Two events do half of it: a segment taken may
+// turn throttling on and not off, a segment freed may turn it off and not on. While writes are
+// throttled writeback grants them credit as it goes along (see Pace); when writeback fails, or has
+// nothing more to do, throttling is turned off.
 //
 // A failing backing device: what could not be written stays dirty and is tried again after 100 ms,
 // twice as long each time that nothing could, 10 s at most; no wake shortens that (hazard
@@ -34,10 +32,6 @@ class Worker {
  public:
   using Milliseconds = Executor::Milliseconds;
   static constexpr Milliseconds kFirstBackoff{100}, kLongestBackoff{10000};
-  // The larger a batch, the better it sorts and merges; but its space comes free only at its end.
-  // So they are small (Writeback's own size) when space is short, larger when there is time.
-  static constexpr uint64_t kDrainBatchBytes = uint64_t{1} << 30;
-  static constexpr uint32_t kStepsInARow = 16;  // of reclaim, before another task has its turn
   // Of a drain, while the device fails: so many that write nothing end it.
   static constexpr uint32_t kVainSteps = 3;
 
@@ -45,15 +39,14 @@ class Worker {
     Milliseconds flush_delay{1000};
     Milliseconds writeback_interval{5000};
     uint32_t gc_percent = media::kGcPercentDefault;
-    // The requests' side: whether some wait for space, and letting them go on.
-    std::function<bool()> requests_wait;
+    SpaceLimits limits;
+    // The requests' side: how many wait for space, and letting them go on.
+    std::function<uint32_t()> waiting_requests;
     std::function<void()> retry_requests;
     // They wait for what can never be: they fail with this errno.
     std::function<void(int)> fail_requests;
     // Whether requests are to be let in at the pace of writeback.
     std::function<void(bool)> set_pace;
-    uint64_t idle_batch_bytes = 64 << 20;
-    uint32_t low_segments = 2;  // free for data: from here on they are
   };
   // `main` and `writing` may be the same.
   Worker(const BackgroundParts& parts, Writeback& writeback, Reclaim& reclaim, Executor& main,
@@ -91,10 +84,12 @@ class Worker {
   const char* reclaim_fault() const { return reclaim_fault_.load(std::memory_order_relaxed); }
 
  private:
-  bool above(uint32_t percent) const;
-  bool low(uint32_t segments) const;  // no more than that are free for data
-  bool room_is_needed() const;
-  bool pressure() const;
+  // What can be told under any lock: what is not passed yet is taken for something.
+  SpaceCounts counts() const;
+  SpaceActions decided() const { return decide(options_.limits, counts()); }
+  // The same, with what writeback and the log say. No lock of the log may be held.
+  SpaceCounts counts_at_dirty_tail() const;
+  Writeback::Size batch_for(const SpaceCounts& now) const;
   void close_old();
   bool unwritten() const;
   void make_room_task();

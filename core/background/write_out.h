@@ -21,15 +21,13 @@
 
 #include "background/dirty_batch.h"
 #include "background/parts.h"
+#include "segment/space_policy.h"
 
 namespace pcache {
 
 class WriteOut {
  public:
-  static constexpr unsigned kDepth = 128;
-  // The deeper, the faster, and the more completes at once: writes that are let in by what is
-  // written (see Pace) then come in bursts, and wait between them.
-  static constexpr unsigned kEvenDepth = 32;
+  static constexpr unsigned kDepth = kDeepestQueue;
   static constexpr uint32_t kWriteBytes = 256 << 10;
   static constexpr uint32_t kLeastBytes = 4 << 10;
   static constexpr uint32_t kAttempts = 4;  // of one write, before it is left

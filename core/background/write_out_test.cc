@@ -122,7 +122,7 @@ TEST_F(WriteOutTest, ManyAreInFlightAndNoneAfterwards) {
 TEST_F(WriteOutTest, SoManyAreInFlightAtMost) {
   start();
   for (uint32_t i = 0; i < 3 * WriteOut::kDepth; i++) rig_->write(i * 8192, 512, i);
-  for (const unsigned depth : {1u, WriteOut::kEvenDepth, WriteOut::kDepth}) {
+  for (const unsigned depth : {1u, kHurriedDepth, WriteOut::kDepth}) {
     device_->hold();
     device_->set_release_on_wait(true);
     EXPECT_EQ(write(depth).ios, 3u * WriteOut::kDepth);

@@ -42,20 +42,20 @@ Error Writeback::failed(Error error) {
   return error;
 }
 
-Result<bool> Writeback::step(const LogMark& until, uint64_t batch_bytes, unsigned depth) {
+Result<bool> Writeback::step(const LogMark& until, const Size& size) {
   MutexLock lock(mu_);
   try {
-    return step_once(until, batch_bytes, depth);
+    return step_once(until, size);
   } catch (const std::bad_alloc&) {
     return failed(out_of_memory());
   }
 }
 
-Result<bool> Writeback::step_once(const LogMark& until, uint64_t batch_bytes, unsigned depth) {
+Result<bool> Writeback::step_once(const LogMark& until, const Size& size) {
   if (!behind(until)) return false;
   if (!under_way_)
-    if (auto begun = begin_batch(until, batch_bytes); !begun || !begun.value()) return begun;
-  if (auto written = write_out(depth); !written) return failed(written.error());
+    if (auto begun = begin_batch(until, size.bytes); !begun || !begun.value()) return begun;
+  if (auto written = write_out(size.depth); !written) return failed(written.error());
   kept_for_ = end_.ksets;
   if (auto kept = keep_damaged(bad_); !kept) return failed(kept.error());
   mark_written(bad_);

@@ -33,12 +33,7 @@ namespace pcache {
 class Writeback {
  public:
   static constexpr size_t kMostKeys = 1 << 20;
-  // Of a batch's progress, one in so many is made when it is marked clean: what that takes of the
-  // time where the device writes some 100,000 pages a second.
-  static constexpr uint64_t kMarkingShare = 64;
   struct Options {
-    // Of data as appended; a kset is never divided, and a batch has kMostKeys keys at most.
-    uint64_t batch_bytes = 32 << 20;
     // While a step is under way: so many bytes of the cache are written back, as appended. For all
     // of a step as many as it passes.
     std::function<void(uint64_t)> progress = nullptr;
@@ -48,14 +43,15 @@ class Writeback {
   static Result<std::unique_ptr<Writeback>> create(const BackgroundParts& parts,
                                                    const Options& options);
 
+  // Of a batch, as decide() says.
+  struct Size {
+    uint64_t
+        bytes;  // of data as appended; a kset is never divided, and kMostKeys keys are the most
+    unsigned depth = kDeepestQueue;  // of the device's queue
+  };
   // Writes one batch back, of ksets before `until`. False: there was nothing to do, or nothing but
-  // data that is known to be damaged. The first: where space is wanted, and evenly.
-  Result<bool> step(const LogMark& until) {
-    return step(until, options_.batch_bytes, WriteOut::kEvenDepth);
-  }
-  Result<bool> step(const LogMark& until, uint64_t batch_bytes) {
-    return step(until, batch_bytes, WriteOut::kDepth);
-  }
+  // data that is known to be damaged.
+  Result<bool> step(const LogMark& until, const Size& size) EXCLUDES(mu_);
   // Of the batch that the last step has not finished: not on the device yet. 0: there is none.
   uint64_t unwritten_bytes() const { return unwritten_.load(std::memory_order_relaxed); }
   // A step under way ends at once, as one that fails, and so does each later one; or does no more.
@@ -95,10 +91,9 @@ class Writeback {
  private:
   Writeback(const BackgroundParts& parts, const Options& options)
       : parts_(parts), options_(options), damaged_(parts) {}
-  Result<bool> step(const LogMark& until, uint64_t batch_bytes, unsigned depth) EXCLUDES(mu_);
   // Makes a batch, to be finished by this step or a later one. False: there is nothing to do.
   Result<bool> begin_batch(const LogMark& until, uint64_t batch_bytes) REQUIRES(mu_);
-  Result<bool> step_once(const LogMark& until, uint64_t batch_bytes, unsigned depth) REQUIRES(mu_);
+  Result<bool> step_once(const LogMark& until, const Size& size) REQUIRES(mu_);
   // Reads ksets into batch_ and damaged_keys_; returns where it ends.
   Result<LogMark> collect(const LogMark& until, uint64_t batch_bytes) REQUIRES(mu_);
   Status write_out(unsigned depth) REQUIRES(mu_);

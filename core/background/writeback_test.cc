@@ -63,8 +63,8 @@ TEST_F(WritebackTest, GoesNoFurtherThanItWasAsked) {
   const LogMark until = rig_->log->mark();
   rig_->write(4096, 512, 2);
   rig_->close();
-  EXPECT_TRUE(rig_->writeback->step(until).value());
-  EXPECT_FALSE(rig_->writeback->step(until).value());
+  EXPECT_TRUE(rig_->writeback->step(until, rig_->batch()).value());
+  EXPECT_FALSE(rig_->writeback->step(until, rig_->batch()).value());
   EXPECT_EQ(dirty_tail(), until.pos);
   EXPECT_EQ(rig_->device_value(4096), Rig::kBacking);
   EXPECT_TRUE(rig_->dirty(4096));
@@ -82,7 +82,7 @@ TEST_F(WritebackTest, OneFlushForManyKsets) {
 }
 
 TEST_F(WritebackTest, ABatchEndsWhenItIsLargeEnough) {
-  start({.writeback = {.batch_bytes = 64 << 10}});
+  start({.batch_bytes = 64 << 10});
   for (uint64_t i = 0; i < 4 * 128; i++) rig_->write(i * 1024, 512, 1);
   rig_->flush();
   EXPECT_EQ(rig_->write_back(), 4) << "one kset of 128 sectors each";
@@ -172,7 +172,7 @@ TEST_F(WritebackTest, ProgressAddsUpToWhatIsPassed) {
 
 // Who is let in by it does not stand still while a batch is marked clean.
 TEST_F(WritebackTest, SomeProgressIsMadeByMarking) {
-  constexpr uint32_t kPages = 2 * Writeback::kMarkingShare;
+  constexpr uint32_t kPages = 2 * kMarkingShare;
   std::vector<uint64_t> before, after;
   start({.writeback = {.progress = [&](uint64_t bytes) {
            (flushes() == 0 ? before : after).push_back(bytes);
@@ -238,7 +238,7 @@ TEST_F(WritebackTest, AfterAttachEachKsetIsAnEpoch) {
 TEST_F(WritebackTest, TheDeviceAloneIsAlwaysLegal) {
   for (uint64_t seed = 1; seed <= 8; seed++) {
     std::mt19937_64 random(seed);
-    start({.data_crc = seed % 2 == 0, .writeback = {.batch_bytes = uint64_t{8} << 10 << seed}});
+    start({.data_crc = seed % 2 == 0, .batch_bytes = uint64_t{8} << 10 << seed});
     constexpr uint64_t kSectors = 64;
     const auto place = [](uint64_t s) {  // three ranges, so three stripes
       return s % 3 * kRangeBytes + s / 3 * kSector;

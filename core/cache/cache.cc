@@ -16,19 +16,6 @@ namespace {
 // kset for each that was written to, and looks at two lines for that.
 constexpr uint32_t kStripes = Stripes::kMost;
 
-// Each head holds a segment that may stay part empty; a small cache cannot afford many.
-uint32_t head_count(uint32_t n_segs) { return std::clamp(n_segs / 16, 1u, 64u); }
-
-// A data segment of 512-byte FUA writes makes an eighth of a segment of log (64 bytes a write). So
-// the log needs its next segment, one for what the open heads can still write, and one to roll
-// into.
-uint32_t log_reserve(uint32_t n_segs) { return 2 + (head_count(n_segs) + 7) / 8; }
-
-// A part of the cache as a batch of writeback.
-uint64_t batch_bytes(uint32_t n_segs, uint64_t part, uint64_t most) {
-  return std::clamp<uint64_t>(n_segs * media::kSegmentBytes / part, 8 << 20, most);
-}
-
 BackingIdentity identity_of(const BlockDevice& device) {
   return {device.identity().text, device.size_bytes()};
 }
@@ -213,7 +200,7 @@ Status Cache::recover_log() {
   recovery_.device_bytes = devices_.backing->size_bytes();
   recovery_.block_bytes = devices_.backing->logical_block_bytes();
   recovery_.stripes = kStripes;
-  recovery_.log_reserve = log_reserve(frame_.info.n_segs);
+  recovery_.log_reserve = log_reserve_segments(frame_.info.n_segs);
   if (blank_) return recover_blank(*devices_.pmem, frame_, recovery_, &recovered_);
   return recover(*devices_.pmem, frame_, recovery_, messages_, &recovered_);
 }
@@ -240,7 +227,7 @@ Status Cache::wire() {
             .block_bytes = devices_.backing->logical_block_bytes(),
             .max_extent_bytes = frame_.info.data_crc ? kCrcExtentBytes : kRangeBytes});
   context_ = std::make_unique<RequestContext>(*parts_);
-  for (uint32_t i = 0; i < head_count(frame_.info.n_segs); i++)
+  for (uint32_t i = 0; i < data_heads(frame_.info.n_segs); i++)
     context_->heads.push_back(std::make_unique<DataHead>(*recovered_.segments));
   return wire_background();
 }
@@ -248,7 +235,6 @@ Status Cache::wire() {
 // Here the two sides meet that do not know each other: background makes room, requests wait for it.
 Status Cache::wire_background() {
   Writeback::Options writing;
-  writing.batch_bytes = batch_bytes(frame_.info.n_segs, 32, 64 << 20);
   writing.progress = [this](uint64_t bytes) {
     context_->pace.grant(bytes);
     context_->deferred.run();
@@ -265,15 +251,11 @@ Status Cache::wire_background() {
   working.flush_delay = Worker::Milliseconds{options_.flush_delay_ms};
   working.writeback_interval = Worker::Milliseconds{options_.writeback_interval_ms};
   working.gc_percent = frame_.info.gc_percent;
-  working.requests_wait = [this] { return context_->deferred.count() > 0; };
+  working.limits = space_limits(frame_.info.n_segs);
+  working.waiting_requests = [this] { return context_->deferred.count(); };
   working.retry_requests = [this] { context_->deferred.run(); };
-  working.idle_batch_bytes = batch_bytes(frame_.info.n_segs, 8, 256 << 20);
   working.fail_requests = [this](int error) { context_->deferred.fail_all(error); };
   working.set_pace = [this](bool on) { context_->pace.set(on); };
-  // What is let in while a batch is written must fit before the batch comes free; and that does not
-  // come evenly, since a segment's keys are in the ksets of many stripes.
-  working.low_segments = std::clamp(frame_.info.n_segs / 6, 2u, 6u) +
-                         static_cast<uint32_t>(writing.batch_bytes / media::kSegmentBytes);
   Executor& main = *devices_.executor;
   Executor& write = devices_.writeback_executor ? *devices_.writeback_executor : main;
   worker_ = std::make_unique<Worker>(*parts_, *writeback_, *reclaim_, main, write, working);

@@ -48,10 +48,6 @@ struct CacheInfoFields {
   uint32_t gc_percent = media::kGcPercentDefault;
   bool gc_percent_clamped = false;  // the media said something above 90
 };
-// So many segments in use, and garbage collection starts: 21 of 31 at 70 percent.
-constexpr uint32_t gc_threshold(uint32_t segments, uint32_t percent) {
-  return static_cast<uint32_t>(uint64_t{segments} * percent / 100);
-}
 media::CacheInfo make_cache_info(const CacheInfoFields& fields);
 Result<CacheInfoFields> parse_cache_info(const media::CacheInfo& info, uint32_t seg_num);
 

@@ -4,6 +4,7 @@
 #include "format/layout.h"
 #include "keylog/tails.h"
 #include "segment/format_device.h"
+#include "segment/space_policy.h"
 #include "testing/image.h"
 
 namespace pcache {
@@ -100,8 +101,8 @@ void build_old_log(Base* base, bool data_crc, CachePos start) {
 void build_full(Base* base, bool data_crc) {
   Builder build(*base->pmem, data_crc);
   std::vector<Key> keys;
-  constexpr uint32_t kReserve = 3;  // for the log; see log_reserve() in cache.cc
-  for (uint32_t seg = 1; seg < kProveSegments - kReserve; seg++) {
+  const uint32_t reserve = log_reserve_segments(kProveSegments);
+  for (uint32_t seg = 1; seg < kProveSegments - reserve; seg++) {
     const Extent extent{(8 << 20) + seg * uint64_t{kPageBytes}, kPageBytes};
     const VersionId version = base->oracle.begin_write(extent, -1);
     base->oracle.end_write(version, true, -1);

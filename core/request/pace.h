@@ -7,19 +7,19 @@
 // a debt, so that large ones are not starved.
 //
 // Whoever turns it on must see to it that credit is granted, or turn it off: requests wait for
-// nothing else. Any thread.
+// nothing else: see decide() in segment/space_policy.h. Any thread.
 #pragma once
 
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
 
+#include "segment/space_policy.h"
+
 namespace pcache {
 
 class Pace {
  public:
-  static constexpr int64_t kMostCreditBytes = 1 << 20;  // what is not used lets the space grow
-
   bool on() const { return on_.load(std::memory_order_relaxed); }
   void set(bool on) {
     if (on == on_.load(std::memory_order_relaxed)) return;

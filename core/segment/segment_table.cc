@@ -2,6 +2,7 @@
 #include "segment/segment_table.h"
 
 #include "base/mutants.h"
+#include "segment/space_policy.h"
 
 namespace pcache {
 
@@ -251,7 +252,7 @@ bool SegmentTable::exhausted_for_log() const {
 
 bool SegmentTable::exhausted_for_data() const {
   MutexLock lock(mu_);
-  return retired_ > 0 && size() - retired_ <= 1 + log_reserve_;
+  return none_left_for_data(size(), retired_, log_reserve_);
 }
 
 SegmentCounts SegmentTable::counts() const {

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "segment/space_policy.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace pcache {
+
+namespace {
+
+uint64_t batch_bytes(uint32_t segments, uint32_t part, uint64_t most_bytes) {
+  return std::clamp<uint64_t>(segments * media::kSegmentBytes / part, kLeastBatchBytes, most_bytes);
+}
+
+bool free_for_data_at_most(const SpaceCounts& now, uint32_t segments) {
+  return now.free_segments <= uint64_t{now.log_reserve_segments} + segments;
+}
+
+bool in_use_from(const SpaceCounts& now, uint32_t percent) {
+  return now.segments - now.free_segments >= gc_threshold_segments(now.segments, percent);
+}
+
+// Whoever throttles must see to it that credit comes: a device that fails, or that has nothing to
+// write, grants none.
+bool throttles(const SpaceLimits& limits, const SpaceCounts& now) {
+  if (now.device_failing || now.all_passed || now.log_damaged) return false;
+  return free_for_data_at_most(
+      now, limits.throttle_segments + (now.throttled ? kThrottleHysteresisSegments : 0));
+}
+
+bool waits_for_ever(const SpaceCounts& now) {
+  if (now.waiting_requests == 0) return false;
+  if (now.log_damaged) return true;
+  return now.all_passed && !now.reclaimable && (now.retired_segments > 0 || now.damaged_data_left);
+}
+
+}  // namespace
+
+uint32_t data_heads(uint32_t segments) {
+  return std::clamp(segments / kSegmentsOfAHead, 1u, kMostHeads);
+}
+
+uint32_t log_reserve_segments(uint32_t segments) {
+  const uint32_t heads = data_heads(segments);
+  return kLogSegmentsAhead + (heads + kDataSegmentsOfALogSegment - 1) / kDataSegmentsOfALogSegment;
+}
+
+SpaceLimits space_limits(uint32_t segments) {
+  SpaceLimits limits;
+  limits.hurried_batch_bytes = batch_bytes(segments, kHurriedBatchPart, kMostHurriedBatchBytes);
+  limits.idle_batch_bytes = batch_bytes(segments, kIdleBatchPart, kMostIdleBatchBytes);
+  limits.throttle_segments =
+      std::clamp(segments / kThrottlePart, kLeastThrottleSegments, kMostThrottleSegments) +
+      static_cast<uint32_t>(limits.hurried_batch_bytes / media::kSegmentBytes);
+  return limits;
+}
+
+SpaceActions decide(const SpaceLimits& limits, const SpaceCounts& now) {
+  PCACHE_CHECK(now.free_segments <= now.segments && now.retired_segments <= now.segments);
+  const bool wanted =
+      now.waiting_requests > 0 || free_for_data_at_most(now, limits.throttle_segments);
+  const bool hurry = wanted || in_use_from(now, std::max(now.gc_percent, kLeastHurryPercent));
+  SpaceActions actions;
+  actions.throttle = throttles(limits, now);
+  actions.reclaim = wanted || in_use_from(now, now.gc_percent);
+  actions.write_back = hurry && !now.all_passed && !now.log_damaged;
+  actions.fail_waiting = waits_for_ever(now);
+  actions.batch_bytes = now.draining ? limits.drain_batch_bytes
+                        : hurry      ? limits.hurried_batch_bytes
+                                     : limits.idle_batch_bytes;
+  actions.depth = hurry && !now.draining ? kHurriedDepth : kDeepestQueue;
+  return actions;
+}
+
+bool none_left_for_data(uint32_t segments, uint32_t retired_segments,
+                        uint32_t log_reserve_segments) {
+  return retired_segments > 0 && segments - retired_segments <= 1 + uint64_t{log_reserve_segments};
+}
+
+}  // namespace pcache

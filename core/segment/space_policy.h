@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Space policy: what a cache does when space is short, as a function of counts.
+//
+// space_limits() says what follows from the size of a cache, once. decide() says what is to be done
+// now: whether writes are throttled, whether reclaim and writeback work at once, and in which
+// batches. Both are pure: they take no lock, keep nothing and read nothing. What depends on the
+// past is an input: `throttled`, so that throttling does not end where it begins.
+//
+// Who calls decide(), and when, is in background/worker.h. All constants about space stand here.
+#pragma once
+
+#include <cstdint>
+
+#include "format/media.h"
+
+namespace pcache {
+
+// A data head holds a segment that may stay part empty: a small cache cannot afford many.
+inline constexpr uint32_t kSegmentsOfAHead = 16;
+// More threads than that share heads: one costs a lock and a line, and holds 16 MiB.
+inline constexpr uint32_t kMostHeads = 64;
+
+// So many segments of log are written while data of 512-byte FUA writes fills eight: 64 bytes of
+// log for each write.
+inline constexpr uint32_t kDataSegmentsOfALogSegment = 8;
+// The log needs its next segment at once, and one more to roll into.
+inline constexpr uint32_t kLogSegmentsAhead = 2;
+
+// A batch's space comes free only at its end, so while space is short a batch is a 32nd of the
+// cache.
+inline constexpr uint32_t kHurriedBatchPart = 32;
+// Throttling begins a batch earlier: a larger one would keep more of the cache from use.
+inline constexpr uint64_t kMostHurriedBatchBytes = 64 << 20;
+// A larger batch sorts and merges better: an eighth of the cache, while there is time.
+inline constexpr uint32_t kIdleBatchPart = 8;
+// A request that begins to wait during such a batch waits for all of it.
+inline constexpr uint64_t kMostIdleBatchBytes = 256 << 20;
+// Each batch costs a flush of the device: a smaller one would be a flush for a few writes.
+inline constexpr uint64_t kLeastBatchBytes = 8 << 20;
+// Nobody waits for the space of a drain. Sorted over 1 GiB, random 4 KiB data was written twice as
+// fast as in batches of 64 MiB.
+inline constexpr uint64_t kDrainBatchBytes = uint64_t{1} << 30;
+
+// The deepest device queue of writeback, while nobody is let in by what it writes.
+inline constexpr unsigned kDeepestQueue = 128;
+// With a deep queue many device writes complete together, so the writers that they let in arrive
+// together and wait between two such bursts.
+inline constexpr unsigned kHurriedDepth = 32;
+
+// Throttling begins while there is still room for what is let in during one batch, and for these:
+// a batch's space comes free unevenly, since the keys of a segment are in the ksets of many
+// stripes.
+inline constexpr uint32_t kThrottlePart = 6;
+inline constexpr uint32_t kLeastThrottleSegments = 2, kMostThrottleSegments = 6;
+// Throttling ends one segment above where it begins: a batch that is passed must not let a burst
+// in.
+inline constexpr uint32_t kThrottleHysteresisSegments = 1;
+// Credit that no writer takes is kept up to here. More would be a burst; what is not used lets the
+// free space grow.
+inline constexpr int64_t kMostCreditBytes = 1 << 20;
+// One part in 64 of a batch's credit is kept for marking it clean: what that takes of the time
+// where the device writes some 100,000 pages a second.
+inline constexpr uint64_t kMarkingShare = 64;
+
+// Below half of the segments in use nobody hurries the backing device, whatever gc_percent says: a
+// small gc_percent asks for little cached data and not for a busy device.
+inline constexpr uint32_t kLeastHurryPercent = 50;
+
+// A step of reclaim ends with the first of these two, so that cached data is not given up by the
+// gigabyte for one request.
+inline constexpr uint32_t kReclaimStepKsets = 64;
+inline constexpr uint64_t kReclaimStepBytes = media::kSegmentBytes;
+// So many steps in a row, and old ksets have their turn to be closed.
+inline constexpr uint32_t kReclaimStepsInARow = 16;
+
+// How many data heads a cache has.
+uint32_t data_heads(uint32_t segments);
+// Free segments that data may not take, so that the log can always roll: for the log of what the
+// open heads can still write, and kLogSegmentsAhead.
+uint32_t log_reserve_segments(uint32_t segments);
+// Garbage collection works from so many segments in use on: 21 of 31 at 70 percent. The kernel
+// target rounds down, too.
+constexpr uint32_t gc_threshold_segments(uint32_t segments, uint32_t percent) {
+  return static_cast<uint32_t>(uint64_t{segments} * percent / 100);
+}
+
+// What follows from the size of a cache.
+struct SpaceLimits {
+  uint32_t throttle_segments = 0;  // free for data: from here on writes are throttled
+  uint64_t hurried_batch_bytes = kLeastBatchBytes;  // of data as appended, as all of these
+  uint64_t idle_batch_bytes = kLeastBatchBytes;
+  uint64_t drain_batch_bytes = kDrainBatchBytes;
+};
+SpaceLimits space_limits(uint32_t segments);
+
+// How things stand. Whoever cannot know one of the flags leaves it as it is.
+struct SpaceCounts {
+  uint32_t segments = 0;
+  uint32_t free_segments = 0;         // with those that are reserved
+  uint32_t log_reserve_segments = 0;  // of the free ones: data may not take them
+  uint32_t retired_segments = 0;      // with a bad page
+  uint32_t waiting_requests = 0;      // that found no space, or no credit
+  uint32_t gc_percent = media::kGcPercentDefault;
+  bool throttled = false;          // now: see kThrottleHysteresisSegments
+  bool device_failing = false;     // the last step of writeback failed
+  bool draining = false;           // all dirty data is to be written back, and no space is wanted
+  bool all_passed = false;         // writeback has passed all that it can pass now
+  bool reclaimable = false;        // reclaim is behind it: space comes free without the device
+  bool log_damaged = false;        // a kset cannot be read: they never pass it
+  bool damaged_data_left = false;  // dirty data that cannot be read: its keys are never passed
+};
+
+// What is to be done now.
+struct SpaceActions {
+  bool throttle = false;           // writes are let in as writeback goes along
+  bool reclaim = false;            // up to dirty_tail
+  bool write_back = false;         // at once, and not only in its interval
+  bool fail_waiting = false;       // requests that wait would wait for ever: they fail
+  uint64_t batch_bytes = 0;        // of the next batch of writeback, whenever it is
+  unsigned depth = kDeepestQueue;  // of the device's queue for it
+};
+SpaceActions decide(const SpaceLimits& limits, const SpaceCounts& now);
+
+// So many segments are retired that none will ever come free for data: one is the log's.
+bool none_left_for_data(uint32_t segments, uint32_t retired_segments,
+                        uint32_t log_reserve_segments);
+
+}  // namespace pcache
