@@ -42,6 +42,7 @@ Index& full_index(uint64_t n) {
   if (extents == n) return *index;
   index.reset();
   index = empty_index(extents = n);
+  const IndexAlone alone;
   for (uint64_t i = 0; i < n; i++)
     if (!index->insert(page(shuffled(i, n)), location(i)).ok()) die("out of memory for the index");
   return *index;
@@ -50,6 +51,7 @@ Index& full_index(uint64_t n) {
 void insert(benchmark::State& state) {
   const auto n = static_cast<uint64_t>(state.range(0));
   auto index = empty_index(n);
+  const IndexAlone alone;
   uint64_t i = 0;
   Instructions instructions;
   for (auto _ : state) {
@@ -65,6 +67,7 @@ void insert(benchmark::State& state) {
 void overwrite(benchmark::State& state) {
   const auto n = static_cast<uint64_t>(state.range(0));
   Index& index = full_index(n);
+  const IndexAlone alone;
   uint64_t i = 0;
   Instructions instructions;
   for (auto _ : state) {

@@ -198,7 +198,7 @@ class Rig {
       KeyLog::Ticket ticket = 0;
       {
         Stripe& stripe = stripes->of(part.off);
-        BiasedLock lock(stripe.mu);
+        StripeLock lock(stripe);
         EXPECT_TRUE(stripes->prepare(stripe));
         EXPECT_TRUE(index->insert(part, Location{place.pos, clean, key.data_crc}).ok());
         ticket = stripes->append(stripe, key);

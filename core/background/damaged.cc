@@ -29,7 +29,7 @@ std::optional<Piece> DamagedData::find(const Extent& extent, CachePos pos) const
 }
 
 bool DamagedData::in_index(const Extent& extent, CachePos pos) const {
-  BiasedLock lock(parts_.stripes.of(extent.off).mu);
+  StripeLock lock(parts_.stripes.of(extent.off));
   return find(extent, pos).has_value();
 }
 
@@ -68,7 +68,7 @@ void DamagedData::append(Stripe& stripe, const Key& key, const Piece& piece) {
 
 void DamagedData::keep(const Key& key, uint64_t* found) {
   Stripe& stripe = parts_.stripes.of(key.off);
-  BiasedLock lock(stripe.mu);
+  StripeLock lock(stripe);
   const bool was_known = known_.contains(id_of(key));
   bool is_whole = false;  // or of which parts are left
   Extent left{key.off, key.len};

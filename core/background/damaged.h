@@ -45,7 +45,8 @@ class DamagedData {
   bool in_index(const Extent& extent, CachePos pos) const;
   // The first part of `extent` that is still mapped, dirty, to its place from `pos` on.
   std::optional<Piece> find(const Extent& extent, CachePos pos) const;
-  void append(Stripe& stripe, const media::Key& key, const Piece& piece) REQUIRES(stripe.mu);
+  void append(Stripe& stripe, const media::Key& key, const Piece& piece)
+      REQUIRES(stripe.mu, index_turn);
 
   struct Known {
     Extent extent;

@@ -86,7 +86,7 @@ void Reclaim::forget_keys() {
     parts_.index.prefetch_each(run, off);
     std::array<uint64_t, Stripes::kMostInOneGo> forgotten;
     {
-      BorrowedLock lock(parts_.stripes.of(run.front().off).mu);
+      BorrowedStripeLock lock(parts_.stripes.of(run.front().off));
       for (size_t i = 0; i < run.size(); i++)
         forgotten[i] = parts_.index.remove({run[i].off, run[i].len}, data_of(run[i]));
     }

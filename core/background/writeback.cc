@@ -269,7 +269,7 @@ void Writeback::mark_written(const std::vector<uint32_t>& bad) {
     const auto run = parts_.stripes.run_from(all, at, off);
     parts_.index.prefetch_each(run, off);
     {
-      BorrowedLock lock(parts_.stripes.of(off(run.front())).mu);
+      BorrowedStripeLock lock(parts_.stripes.of(off(run.front())));
       for (const uint32_t piece : run) mark_written(pieces[piece], bad);
     }
     at += run.size();

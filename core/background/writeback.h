@@ -106,13 +106,14 @@ class Writeback {
   void note_written(uint64_t bytes) REQUIRES(mu_);
   void note_progress(uint64_t appended_bytes) REQUIRES(mu_);
   void mark_written(const std::vector<uint32_t>& bad) REQUIRES(mu_);
-  void mark_written(const DirtyBatch::Piece& piece, const std::vector<uint32_t>& bad) REQUIRES(mu_);
+  void mark_written(const DirtyBatch::Piece& piece, const std::vector<uint32_t>& bad)
+      REQUIRES(mu_, index_turn);
   Error failed(Error error);
 
   const BackgroundParts& parts_;
   const Options options_;
   std::unique_ptr<WriteOut> out_ PT_GUARDED_BY(mu_);
-  Mutex mu_;
+  Mutex mu_{LockRank::kWriteback};
   DirtyBatch batch_ GUARDED_BY(mu_);
   std::vector<media::Key> damaged_keys_ GUARDED_BY(mu_);  // of its ksets, known before
   uint64_t others_ GUARDED_BY(mu_) = 0;                   // of its ksets, in neither

@@ -103,9 +103,12 @@ void BiasedMutex::lock_slow() NO_THREAD_SAFETY_ANALYSIS {
 
 bool BiasedMutex::try_lock() NO_THREAD_SAFETY_ANALYSIS {
   Record* const me = register_this_thread();
-  if (me->is_inside(this) || !mu_.try_lock()) return false;
-  note_taken(me);
-  return true;
+  lock_order::before_try_lock(this);
+  const bool locked = !me->is_inside(this) && mu_.try_lock();
+  if (locked) note_taken(me);
+  lock_order::after_try_lock(this, locked);
+  if (locked) lock_order::tried(this, rank());
+  return locked;
 }
 
 void BiasedMutex::note_taken(Record* me) {
@@ -123,7 +126,7 @@ void BiasedMutex::note_taken(Record* me) {
 }
 
 void BiasedMutex::settle_slow() {
-  MutexLock lock(mu_);
+  LockWordLock lock(mu_);
   Record* const owner = owner_.load(std::memory_order_relaxed);
   if (owner != nullptr && owner != t_record) take_bias_away(owner);
 }
@@ -155,23 +158,28 @@ void BiasedMutex::take_bias_away(Record* owner) {
 
 BorrowedLock::BorrowedLock(BiasedMutex& mu) NO_THREAD_SAFETY_ANALYSIS
     : mu_(mu),
-      by_bias_(mu.lock_by_bias()) {
-  if (by_bias_ != nullptr) return;
-  mu_.mu_.lock();
-  Record* const owner = mu_.owner_.load(std::memory_order_relaxed);
-  if (owner == nullptr || owner == t_record) return;
-  mu_.suspend_bias(owner);
-  lender_ = owner;
+      by_bias_((lock_order::before_lock(&mu), mu.lock_by_bias())) {
+  if (by_bias_ == nullptr) {
+    mu_.mu_.lock();
+    Record* const owner = mu_.owner_.load(std::memory_order_relaxed);
+    if (owner != nullptr && owner != t_record) {
+      mu_.suspend_bias(owner);
+      lender_ = owner;
+    }
+  }
+  mu_.note_locked();
 }
 
 // The bias is given back before the mutex is dropped: nobody else can have taken it meanwhile.
 BorrowedLock::~BorrowedLock() NO_THREAD_SAFETY_ANALYSIS {
+  mu_.note_unlocking();
   if (by_bias_ != nullptr) {
     BiasedMutex::unlock_by_bias(by_bias_);
-    return;
+  } else {
+    if (lender_ != nullptr) mu_.owner_.store(lender_, std::memory_order_release);
+    mu_.mu_.unlock();
   }
-  if (lender_ != nullptr) mu_.owner_.store(lender_, std::memory_order_release);
-  mu_.mu_.unlock();
+  lock_order::after_unlock(&mu_);
 }
 
 }  // namespace pcache

@@ -63,16 +63,24 @@ inline ThreadSerial this_thread_serial() {
 
 class CAPABILITY("mutex") BiasedMutex {
  public:
-  BiasedMutex() = default;
+  explicit BiasedMutex(LockRank rank = LockRank::kLeaf)
+#ifndef NDEBUG
+      : rank_(rank)
+#endif
+  {
+  }
   BiasedMutex(const BiasedMutex&) = delete;
   BiasedMutex& operator=(const BiasedMutex&) = delete;
 
   void lock() ACQUIRE() NO_THREAD_SAFETY_ANALYSIS {
+    lock_order::before_lock(this);
     if (lock_by_bias() == nullptr) lock_slow();
+    note_locked();
   }
   // False also when this thread holds it. Waits where the bias is to be taken from another thread.
   bool try_lock() TRY_ACQUIRE(true);
   void unlock() RELEASE() NO_THREAD_SAFETY_ANALYSIS {
+    note_unlocking();
     Record* const me = biased_impl::t_record;
     const uint32_t held = me->held;
     if (held > 0 && me->inside[held - 1].load(std::memory_order_relaxed) == this) [[likely]] {
@@ -81,6 +89,7 @@ class CAPABILITY("mutex") BiasedMutex {
       PCACHE_DCHECK(!me->is_inside(this));
       mu_.unlock();
     }
+    lock_order::after_unlock(this);
   }
 
   bool leans_to_this_thread() const {
@@ -104,6 +113,19 @@ class CAPABILITY("mutex") BiasedMutex {
   friend class BiasedLock;
   friend class BorrowedLock;
   using Record = biased_impl::Record;
+  void note_locked() {
+    lock_order::after_lock(this);
+    lock_order::taken(this, rank());
+  }
+  void note_unlocking() {
+    lock_order::dropped(this);
+    lock_order::before_unlock(this);
+  }
+#ifdef NDEBUG
+  static constexpr LockRank rank() { return LockRank::kLeaf; }  // nobody asks
+#else
+  LockRank rank() const { return rank_; }
+#endif
   // This thread's record, which says so; nullptr: it does not lean to this thread, nothing is held.
   [[gnu::always_inline]] Record* lock_by_bias() {
     Record* const me = biased_impl::t_record;
@@ -134,10 +156,13 @@ class CAPABILITY("mutex") BiasedMutex {
   // nullptr; or the record of the thread it leans to; or, while that is being taken away, a value
   // that is no thread's.
   std::atomic<Record*> owner_{nullptr};
-  Mutex mu_;
+  LockWord mu_;
   uint32_t streak_ GUARDED_BY(mu_) = 0;
   uint32_t needed_ GUARDED_BY(mu_) = UINT32_MAX;  // UINT32_MAX: the first one
   const Record* last_ GUARDED_BY(mu_) = nullptr;
+#ifndef NDEBUG
+  const LockRank rank_;
+#endif
 };
 
 class SCOPED_CAPABILITY BiasedLock {
@@ -147,17 +172,20 @@ class SCOPED_CAPABILITY BiasedLock {
   template <typename Before>
   BiasedLock(BiasedMutex& mu, Before before) ACQUIRE(mu) NO_THREAD_SAFETY_ANALYSIS
       : mu_(mu),
-        by_bias_(mu.lock_by_bias()) {
-    if (by_bias_ != nullptr) [[likely]]
-      return;
-    before();
-    mu.lock_slow();
+        by_bias_((lock_order::before_lock(&mu), mu.lock_by_bias())) {
+    if (by_bias_ == nullptr) [[unlikely]] {
+      before();
+      mu.lock_slow();
+    }
+    mu.note_locked();
   }
   ~BiasedLock() RELEASE() NO_THREAD_SAFETY_ANALYSIS {
+    mu_.note_unlocking();
     if (by_bias_ != nullptr) [[likely]]
       BiasedMutex::unlock_by_bias(by_bias_);
     else
       mu_.mu_.unlock();
+    lock_order::after_unlock(&mu_);
   }
   BiasedLock(const BiasedLock&) = delete;
   BiasedLock& operator=(const BiasedLock&) = delete;

@@ -236,7 +236,7 @@ TEST(BiasedMutex, TryLockFailsWhenHeld) {
 }
 
 TEST(BiasedMutex, TwoCanBeHeldAtOnce) {
-  BiasedMutex a, b;
+  BiasedMutex a(LockRank::kPath), b(LockRank::kLogQueue);
   take(a, BiasedMutex::kFirstStreak + 1);
   take(b, BiasedMutex::kFirstStreak + 1);
   for (int i = 0; i < 3; i++) {

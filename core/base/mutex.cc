@@ -3,7 +3,7 @@
 
 namespace pcache {
 
-void Mutex::lock_slow() {
+void LockWord::lock_slow() {
   // Critical sections are tens of nanoseconds: a short spin mostly saves the system call.
   for (int i = 0; i < 100; i++) {
     uint32_t expected = kFree;

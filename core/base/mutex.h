@@ -1,21 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Mutex: one 32-bit word, 2 locked instructions per uncontended lock/unlock pair, sleeps (futex)
-// when contended, so that a preempted holder does not burn its waiters' time.
+// when contended, so that a preempted holder does not burn its waiters' time. Its rank says under
+// which others it may be taken (lock_order.h).
 #pragma once
 
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
 
+#include "base/lock_order.h"
 #include "base/thread_annotations.h"
 
 namespace pcache {
 
-class CAPABILITY("mutex") Mutex {
+// The word alone, in no order with others: for locks that are made of it.
+class CAPABILITY("mutex") LockWord {
  public:
-  Mutex() = default;
-  Mutex(const Mutex&) = delete;
-  Mutex& operator=(const Mutex&) = delete;
+  LockWord() = default;
+  LockWord(const LockWord&) = delete;
+  LockWord& operator=(const LockWord&) = delete;
 
   void lock() ACQUIRE() {
     uint32_t expected = kFree;
@@ -34,6 +37,58 @@ class CAPABILITY("mutex") Mutex {
   void lock_slow();
 
   std::atomic<uint32_t> word_{kFree};
+};
+
+class CAPABILITY("mutex") Mutex {
+ public:
+  explicit constexpr Mutex(LockRank rank = LockRank::kLeaf)
+#ifndef NDEBUG
+      : rank_(rank)
+#endif
+  {
+  }
+  Mutex(const Mutex&) = delete;
+  Mutex& operator=(const Mutex&) = delete;
+
+  void lock() ACQUIRE() NO_THREAD_SAFETY_ANALYSIS {
+    lock_order::before_lock(this);
+    word_.lock();
+    lock_order::after_lock(this);
+    lock_order::taken(this, rank());
+  }
+  bool try_lock() TRY_ACQUIRE(true) NO_THREAD_SAFETY_ANALYSIS {
+    lock_order::before_try_lock(this);
+    const bool locked = word_.try_lock();
+    lock_order::after_try_lock(this, locked);
+    if (locked) lock_order::tried(this, rank());
+    return locked;
+  }
+  void unlock() RELEASE() NO_THREAD_SAFETY_ANALYSIS {
+    lock_order::dropped(this);
+    lock_order::before_unlock(this);
+    word_.unlock();
+    lock_order::after_unlock(this);
+  }
+
+ private:
+#ifdef NDEBUG
+  static constexpr LockRank rank() { return LockRank::kLeaf; }  // nobody asks
+#else
+  LockRank rank() const { return rank_; }
+  const LockRank rank_;
+#endif
+  LockWord word_;
+};
+
+class SCOPED_CAPABILITY LockWordLock {
+ public:
+  explicit LockWordLock(LockWord& word) ACQUIRE(word) : word_(word) { word_.lock(); }
+  ~LockWordLock() RELEASE() { word_.unlock(); }
+  LockWordLock(const LockWordLock&) = delete;
+  LockWordLock& operator=(const LockWordLock&) = delete;
+
+ private:
+  LockWord& word_;
 };
 
 class SCOPED_CAPABILITY MutexLock {

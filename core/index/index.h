@@ -33,6 +33,7 @@
 #include "base/ids.h"
 #include "base/prefetch.h"
 #include "base/result.h"
+#include "base/thread_annotations.h"
 #include "index/arena.h"
 #include "index/shard.h"
 #include "index/slot.h"
@@ -75,6 +76,20 @@ struct IndexOptions {
 namespace index_impl {
 class RangeEdit;
 }
+
+// The right to change the index of a range: who has it holds a StripeLock, or an IndexAlone. For
+// the compiler's analysis alone.
+class CAPABILITY("index") IndexTurn {};
+inline constexpr IndexTurn index_turn;
+
+// Of an index that nobody else has yet: replay, a rescue, tests of one thread.
+class SCOPED_CAPABILITY IndexAlone {
+ public:
+  IndexAlone() ACQUIRE(index_turn) {}
+  ~IndexAlone() RELEASE() {}
+  IndexAlone(const IndexAlone&) = delete;
+  IndexAlone& operator=(const IndexAlone&) = delete;
+};
 
 class Index {
  public:
@@ -122,27 +137,27 @@ class Index {
   // All below: the caller holds the stripe lock of extent's range; extent inside one range.
 
   // Maps the whole extent to `location`, whatever was there before. ENOMEM leaves it as it was.
-  Status insert(Extent extent, Location location);
+  Status insert(Extent extent, Location location) REQUIRES(index_turn);
   // Puts `token` on every sector of `extent` that is not mapped and carries no other token.
-  Status begin_fill(const Extent& extent, FillToken token);
+  Status begin_fill(const Extent& extent, FillToken token) REQUIRES(index_turn);
   // Maps the sectors of `extent` that still carry `token`, as runs in ascending order and as long
   // as can be, and puts these into `runs` until it is full; what has no room there keeps its token,
   // for the next call. Returns how many runs. `location` is for the whole extent, which must lie
   // there in full; with data_crc on readers verify by that until the caller gives each run its own
   // crc by set_crc(). Nothing: no memory, and all is as it was.
   std::optional<size_t> finish_fill(const Extent& extent, FillToken token, const Location& location,
-                                    std::span<Extent> runs);
+                                    std::span<Extent> runs) REQUIRES(index_turn);
   // Takes `token` off wherever it still stands in `extent`.
-  void abandon_fill(const Extent& extent, FillToken token);
+  void abandon_fill(const Extent& extent, FillToken token) REQUIRES(index_turn);
   // Makes `run` (mapped contiguously from `pos`) one extent of its own with this crc.
-  void set_crc(const Extent& run, CachePos pos, uint32_t crc);
+  void set_crc(const Extent& run, CachePos pos, uint32_t crc) REQUIRES(index_turn);
   // Forgets the sectors of `extent` that are still mapped to their place in [pos, pos + len) and
   // are clean: dirty ones exist nowhere else. Returns the bytes forgotten.
-  uint64_t remove(const Extent& extent, CachePos pos);
+  uint64_t remove(const Extent& extent, CachePos pos) REQUIRES(index_turn);
   // Forgets whatever `extent` is mapped to. ENOMEM leaves it as it was. For replay.
-  Status erase(const Extent& extent);
+  Status erase(const Extent& extent) REQUIRES(index_turn);
   // Marks those sectors clean. Returns the bytes that were dirty before.
-  uint64_t mark_clean(const Extent& extent, CachePos pos);
+  uint64_t mark_clean(const Extent& extent, CachePos pos) REQUIRES(index_turn);
 
   // Approximate when called while changes are under way. Bytes.
   uint64_t mapped_bytes() const;

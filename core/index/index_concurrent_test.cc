@@ -57,6 +57,7 @@ void write(Shared& s, uint32_t stripe) {
     const Extent e = extent_of(range, i);
     uint32_t& v = version[range][i];
     MutexLock lock(s.locks[stripe]);
+    const IndexAlone alone;  // with its ranges
     if (v != 0 && random() % 2 == 0) {
       EXPECT_EQ(s.index->remove(e, location_of(range, i, v).pos), e.len);
       v = 0;
@@ -69,6 +70,7 @@ void write(Shared& s, uint32_t stripe) {
     for (uint32_t i = 0; i < kExtents; ++i) {
       MutexLock lock(s.locks[stripe]);
       if (version[range][i] == 0) continue;
+      const IndexAlone alone;
       const CachePos pos = location_of(range, i, version[range][i]).pos;
       s.index->remove(extent_of(range, i), pos);
     }

@@ -58,10 +58,12 @@ class IndexModel {
   Index& index() { return *index_; }
 
   void insert(const Extent& e, const Location& l) {
+    const IndexAlone alone;
     ASSERT_TRUE(index_->insert(e, l).ok());
     for_each(e, [&](ModelSector& s, uint32_t at) { s = mapped(e, l, at); });
   }
   void begin_fill(const Extent& e, FillToken token) {
+    const IndexAlone alone;
     ASSERT_TRUE(index_->begin_fill(e, token).ok());
     for_each(e, [&](ModelSector& s, uint32_t) {
       if (s.kind == Piece::Kind::kMiss) {
@@ -74,6 +76,7 @@ class IndexModel {
   // Returns the runs; gives each its own crc when `set_crc`.
   std::vector<Extent> finish_fill(const Extent& e, FillToken token, const Location& l,
                                   bool set_crc = true) {
+    const IndexAlone alone;
     std::vector<Extent> runs, expected;
     for (;;) {  // a few at a time
       Extent some[3];
@@ -100,6 +103,7 @@ class IndexModel {
     return runs;
   }
   void set_crc(const Extent& run, CachePos pos, uint32_t crc) {
+    const IndexAlone alone;
     index_->set_crc(run, pos, crc);
     if (!options_.with_crc) return;
     for_each(run, [&](ModelSector& s, uint32_t at) {
@@ -107,6 +111,7 @@ class IndexModel {
     });
   }
   void abandon_fill(const Extent& e, FillToken token) {
+    const IndexAlone alone;
     index_->abandon_fill(e, token);
     for_each(e, [&](ModelSector& s, uint32_t) {
       if (s.is_fill(token)) s = ModelSector{};
@@ -115,6 +120,7 @@ class IndexModel {
   // As reclaim does, after writeback: only what is clean goes.
   uint64_t remove(const Extent& e, CachePos pos) {
     mark_clean(e, pos);
+    const IndexAlone alone;
     const uint64_t got = index_->remove(e, pos);
     uint64_t expected = 0;
     for_each(e, [&](ModelSector& s, uint32_t at) {
@@ -126,6 +132,7 @@ class IndexModel {
     return got;
   }
   uint64_t mark_clean(const Extent& e, CachePos pos) {
+    const IndexAlone alone;
     const uint64_t got = index_->mark_clean(e, pos);
     uint64_t expected = 0;
     for_each(e, [&](ModelSector& s, uint32_t at) {

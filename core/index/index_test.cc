@@ -212,6 +212,7 @@ TEST_P(Rules, NothingIsDoneWhereNothingIs) {
 INSTANTIATE_TEST_SUITE_P(Crc, Rules, testing::Bool());
 
 TEST(IndexMemory, ExhaustionLeavesEverythingAsItWas) {
+  const IndexAlone alone;
   IndexModel m({.device_bytes = kDevice, .stripes = 1, .max_blocks = 2});
   m.insert(sectors(0, 8), {place(1, 0), false, 1});
   m.insert(sectors(64, 8), {place(1, 8), true, 1});
@@ -232,6 +233,7 @@ TEST(IndexMemory, ExhaustionLeavesEverythingAsItWas) {
 
 // Damaged dirty data stays in the index when reclaim passes an older key of it.
 TEST(Index, RemoveLeavesWhatIsDirty) {
+  const IndexAlone alone;
   IndexModel m({.device_bytes = kDevice, .stripes = 1});
   m.insert(sectors(0, 8), {place(1, 0), false, 1});
   m.insert(sectors(16, 8), {place(1, 16), false, 1});
@@ -242,6 +244,7 @@ TEST(Index, RemoveLeavesWhatIsDirty) {
 }
 
 TEST(Index, EraseTakesAllThatIsMapped) {
+  const IndexAlone alone;
   IndexModel m({.device_bytes = kDevice, .stripes = 1});
   m.insert(sectors(0, 8), {place(1, 0), false, 1});
   m.insert(sectors(12, 8), {place(1, 16), true, 1});
@@ -257,6 +260,7 @@ TEST(Index, EraseTakesAllThatIsMapped) {
 }
 
 TEST(IndexMemory, FillsGiveWayToExhaustion) {
+  const IndexAlone alone;
   IndexModel m({.device_bytes = kDevice, .stripes = 1, .max_blocks = 1});
   m.begin_fill(sectors(0, 16), {4});
   Extent runs[4];
@@ -267,6 +271,7 @@ TEST(IndexMemory, FillsGiveWayToExhaustion) {
 }
 
 TEST(IndexMemory, ReserveIsForWhatCannotFail) {
+  const IndexAlone alone;
   IndexModel m({.device_bytes = kDevice, .stripes = 1, .max_blocks = 32});
   for (uint32_t i = 0; i < 30; ++i) m.insert(sectors(64 * i, 8), {place(1, 8 * i), false, 1});
   EXPECT_EQ(m.index().insert(sectors(64 * 30, 8), {place(2, 0)}).error().code, ENOMEM);
@@ -285,6 +290,7 @@ uint64_t resident_bytes() {
 }
 
 TEST(IndexMemory, HugeSparseDevicesCostAlmostNothing) {
+  const IndexAlone alone;
   for (const uint64_t device : {8ull << 40, 1ull << 50}) {
     const uint64_t before = resident_bytes();
     auto index = Index::create({.device_bytes = device, .stripes = 64, .with_crc = true}).take();

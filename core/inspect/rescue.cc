@@ -163,6 +163,7 @@ class Rescuer {
 
   Status apply(const SurveyedKey& k) {
     const Extent extent{k.key.off, k.key.len};
+    const IndexAlone alone;
     switch (k.state) {
       case KeyState::kInvalid:  // its data cannot be found, and what is older is not it
         return lose_range(k);
@@ -186,6 +187,7 @@ class Rescuer {
                            "%llu+%u: its newest key is bad; the backing device's data is put there",
                            static_cast<unsigned long long>(k.key.off), k.key.len);
     }
+    const IndexAlone alone;
     return own_index_->erase({k.key.off, k.key.len});
   }
 

@@ -140,7 +140,7 @@ class KeyLog {
   Pmem& pmem_;
   SegmentTable& segments_;
 
-  mutable BiasedMutex writer_mu_;
+  mutable BiasedMutex writer_mu_{LockRank::kPath};
   LogMark head_ GUARDED_BY(writer_mu_);
   const uint64_t ksets_at_attach_;
   std::deque<uint64_t> epoch_ends_ GUARDED_BY(writer_mu_);  // ascending, in ksets
@@ -155,7 +155,7 @@ class KeyLog {
   CachePos failed_at_ GUARDED_BY(writer_mu_);
   std::function<void(const Error&)> on_failed_;
 
-  BiasedMutex queue_mu_ ACQUIRED_AFTER(writer_mu_);
+  BiasedMutex queue_mu_ ACQUIRED_AFTER(writer_mu_){LockRank::kLogQueue};
   KsetBuffer* queue_head_ GUARDED_BY(queue_mu_) = nullptr;
   KsetBuffer* queue_tail_ GUARDED_BY(queue_mu_) = nullptr;
   KsetBuffer* free_ GUARDED_BY(queue_mu_) = nullptr;

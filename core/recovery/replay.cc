@@ -91,6 +91,7 @@ class Replay {
         result_.dead_dirty_keys++;
         result_.lost.add({key.off, key.len});
       }
+      const IndexAlone alone;
       if (hazard(Hazard::kDeadKeyUsed))
         return index_.insert({key.off, key.len},
                              Location{CachePos{seg, key.cache_seg_off}, true, key.data_crc});
@@ -110,6 +111,7 @@ class Replay {
       result_.dirty_bytes += key.len;
       if (!result_.lost.empty()) result_.lost.remove({key.off, key.len});
     }
+    const IndexAlone alone;
     return index_.insert({key.off, key.len},
                          Location{CachePos{seg, key.cache_seg_off}, clean, key.data_crc});
   }

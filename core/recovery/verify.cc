@@ -46,6 +46,7 @@ Result<VerifyResult> verify_replayed(const Pmem& pmem, const SegmentTable& segme
       bool is_new = false;
       for (const Piece& piece : mapped) {
         if (piece.clean) {
+          const IndexAlone alone;
           index.remove(piece.extent, piece.pos);
           result.damaged.push_back({piece.extent, piece.pos, true});
           continue;

@@ -51,7 +51,7 @@ class Deferred {
 
   RequestContext& ctx_;
   std::function<void()> wake_;
-  Mutex run_mu_;
+  Mutex run_mu_{LockRank::kStalled};
   Mutex mu_ ACQUIRED_AFTER(run_mu_);
   PendingRequest* head_ GUARDED_BY(mu_) = nullptr;
   PendingRequest* tail_ GUARDED_BY(mu_) = nullptr;

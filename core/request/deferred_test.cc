@@ -45,7 +45,7 @@ class DeferredTest : public RequestTest {
     int64_t n = 0;
     for (const media::Key& key : logged_keys()) {
       if (key.seg_gen != table_->generation(SegId{key.cache_seg_id})) continue;
-      BiasedLock lock(stripes_->of(key.off).mu);
+      StripeLock lock(stripes_->of(key.off));
       const CachePos pos{SegId{key.cache_seg_id}, key.cache_seg_off};
       index_->mark_clean({key.off, key.len}, pos);
       index_->remove({key.off, key.len}, pos);

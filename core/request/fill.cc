@@ -50,7 +50,7 @@ size_t store_parts(RequestContext& ctx, DataHead& head, const Fill& fill, Extent
 
 // One CLEAN key for a run of what was mapped.
 void enter_run(RequestContext& ctx, Stripe& stripe, const CachedPart& part, const Extent& run,
-               KeyLog::Ticket* ticket) REQUIRES(stripe.mu) {
+               KeyLog::Ticket* ticket) REQUIRES(stripe.mu, index_turn) {
   const uint64_t at = run.off - part.extent.off;
   const CachePos pos = part.pos + static_cast<uint32_t>(at);
   uint32_t crc = part.crc;
@@ -65,7 +65,7 @@ void enter_run(RequestContext& ctx, Stripe& stripe, const CachedPart& part, cons
 // Enters those sectors of the part that no write has changed since the fill began. Where there is
 // no memory for an entry, its sectors are not cached.
 void enter_filled(RequestContext& ctx, Stripe& stripe, FillToken token, const CachedPart& part,
-                  KeyLog::Ticket* ticket) REQUIRES(stripe.mu) {
+                  KeyLog::Ticket* ticket) REQUIRES(stripe.mu, index_turn) {
   std::array<Extent, kRuns> runs;
   const Location location{part.pos, true, part.crc};
   size_t most = 0, n = 0;
@@ -97,7 +97,7 @@ Fill* end_fill(RequestContext& ctx, DataHead& head, Fill* fill, bool good) {
     KeyLog::Ticket ticket = 0;
     Fill* joins = nullptr;
     {
-      BiasedLock lock(stripe.mu);
+      StripeLock lock(stripe);
       for (size_t i = 0; i < n; i++) enter_filled(ctx, stripe, fill->token, parts[i], &ticket);
       if (last) {
         ctx.index.abandon_fill(fill->extent, fill->token);  // what found no room, or failed

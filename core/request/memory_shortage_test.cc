@@ -104,7 +104,7 @@ class MemoryShortage : public RequestTest, public ::testing::WithParamInterface<
     for (uint64_t off = 0; off < 4 * kRangeBytes; off += kRangeBytes) {
       EXPECT_EQ(mapped(off, kRangeBytes).find('f'), std::string::npos) << off;
       Stripe& stripe = stripes_->of(off);
-      BiasedLock lock(stripe.mu);
+      StripeLock lock(stripe);
       EXPECT_EQ(stripe.fills.size(), 0u);
     }
   }
@@ -199,7 +199,7 @@ class MemoryShortage : public RequestTest, public ::testing::WithParamInterface<
     ASSERT_TRUE(stripes_->close_all().ok());
     int64_t n = 0;
     for (const media::Key& key : logged_keys()) {
-      BiasedLock lock(stripes_->of(key.off).mu);
+      StripeLock lock(stripes_->of(key.off));
       const CachePos pos{SegId{key.cache_seg_id}, key.cache_seg_off};
       index_->mark_clean({key.off, key.len}, pos);
       index_->remove({key.off, key.len}, pos);
@@ -313,7 +313,7 @@ TEST_P(MemoryShortage, AWriteFindsTheKeysMemoryOfOthers) {
   // Nothing is in this one: a fill that has found all of its range written since.
   Stripe& empty = stripes_->of(3 * kRangeBytes);
   {
-    BiasedLock lock(empty.mu);
+    StripeLock lock(empty);
     ASSERT_TRUE(stripes_->prepare(empty));
   }
   {
@@ -406,7 +406,7 @@ TEST_P(MemoryShortage, AFullTableOfFills) {
   written_ = [](uint64_t off) { return off < 64 << 10 && off % 1024 < 512; };
   {
     Stripe& stripe = stripes_->of(0);
-    BiasedLock lock(stripe.mu);
+    StripeLock lock(stripe);
     stripe.fills = FillTable(0, 3);
   }
   device_->hold();

@@ -43,7 +43,7 @@ class QueueSet {
   void each_counters(Visit visit) EXCLUDES(mu_);
 
  private:
-  Mutex mu_;
+  Mutex mu_{LockRank::kQueues};
   UniqueFd epoll_;  // of their rings; made with the first of them
   std::vector<Queue*> queues_ GUARDED_BY(mu_);
   QueueCounters gone_ GUARDED_BY(mu_);

@@ -77,7 +77,7 @@ int ReadPath::handle_bad(const Piece& piece) {
     return EIO;
   }
   Stripe& stripe = ctx_.stripes.of(piece.extent.off);
-  BiasedLock lock(stripe.mu);
+  StripeLock lock(stripe);
   if (ctx_.index.remove(piece.extent, piece.pos) > 0) ctx_.counters.clean_dropped.add();
   return 0;
 }
@@ -86,7 +86,7 @@ bool ReadPath::fetch(pcache_request* request, Extent gap, ReadProgress* at, Pend
   Stripe& stripe = ctx_.stripes.of(gap.off);
   Fill* fill = nullptr;
   {
-    BiasedLock lock(stripe.mu);
+    StripeLock lock(stripe);
     Piece piece;
     Index::Snapshot snapshot;
     ctx_.index.lookup(gap, {&piece, 1}, &snapshot);

@@ -152,7 +152,7 @@ class RequestTest : public ::testing::Test {
   // As writeback and reclaim do it.
   void forget(const Extent& extent) {
     const Piece piece = lookup(extent);
-    BiasedLock lock(ctx_->stripes.of(extent.off).mu);
+    StripeLock lock(ctx_->stripes.of(extent.off));
     index_->mark_clean(extent, piece.pos);
     EXPECT_EQ(index_->remove(extent, piece.pos), extent.len);
   }

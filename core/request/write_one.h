@@ -52,7 +52,7 @@ struct Part {
 // when the lock is dropped.
 [[gnu::always_inline]] inline bool enter_part(RequestContext& ctx, Stripe& stripe, const Part& part,
                                               ThreadSerial unfenced_by, KeyLog::Ticket* ticket)
-    REQUIRES(stripe.mu) {
+    REQUIRES(stripe.mu, index_turn) {
   // What is in the index must have its key.
   if (!ctx.stripes.prepare(stripe)) [[unlikely]]
     return false;
@@ -81,7 +81,7 @@ inline void commit_full(RequestContext& ctx, KeyLog::Ticket ticket) {
 [[gnu::always_inline]] inline bool write_one(RequestContext& ctx, DataHead& head, uint64_t off,
                                              uint64_t len_bytes, const void* from) {
   if (hazard(Hazard::kTrimmedTooEarly)) {
-    BiasedLock lock(ctx.stripes.of(off).mu);
+    StripeLock lock(ctx.stripes.of(off));
     (void)ctx.index.erase({off, ctx.key_len(off, len_bytes)});
   }
   if (!ctx.is_one_key(off, len_bytes)) return false;
@@ -99,7 +99,7 @@ inline void commit_full(RequestContext& ctx, KeyLog::Ticket ticket) {
   bool entered;
   {
     Stripe& stripe = ctx.stripes.of(off);
-    BiasedLock lock(stripe.mu, [&] { ctx.pmem.fence(); });
+    StripeLock lock(stripe, [&] { ctx.pmem.fence(); });
     entered = enter_part(ctx, stripe, part, lock.by_bias(), &ticket);
   }
   if (!entered) [[unlikely]]

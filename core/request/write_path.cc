@@ -31,7 +31,7 @@ Entered enter_parts(RequestContext& ctx, std::span<const Part> parts) {
   bool entered = true;
   while (done.parts < parts.size() && entered) {
     Stripe& stripe = ctx.stripes.of(parts[done.parts].off);
-    BiasedLock lock(stripe.mu, fence);
+    StripeLock lock(stripe, fence);
     const ThreadSerial unfenced_by = fenced ? KsetBuffer::kNobody : lock.by_bias();
     while (done.parts < parts.size() && &ctx.stripes.of(parts[done.parts].off) == &stripe &&
            (entered = enter_part(ctx, stripe, parts[done.parts], unfenced_by, &ticket)))

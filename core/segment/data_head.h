@@ -59,7 +59,7 @@ class alignas(64) DataHead {  // each is another queue's
   }
 
   SegmentTable& segments_;
-  BiasedMutex mu_;  // a head is mostly one queue's
+  BiasedMutex mu_{LockRank::kPath};  // a head is mostly one queue's
   CachePos next_ GUARDED_BY(mu_);
   uint32_t left_ GUARDED_BY(mu_) = 0;  // behind next_, in its segment
   bool filling_ GUARDED_BY(mu_) = false;

@@ -143,7 +143,7 @@ class SegmentTable {
   const uint32_t log_reserve_;
   Events events_;
   uint32_t torn_records_ = 0;
-  mutable Mutex mu_;
+  mutable Mutex mu_{LockRank::kSegments};
   uint32_t free_ GUARDED_BY(mu_) = 0;
   uint32_t log_ GUARDED_BY(mu_) = 0;
   uint32_t retired_ GUARDED_BY(mu_) = 0;

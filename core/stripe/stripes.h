@@ -58,7 +58,7 @@ class FillTable {
 
 struct alignas(128) Stripe {
   // All that a write touches of it is in one line.
-  BiasedMutex mu;
+  BiasedMutex mu{LockRank::kPath};
   KsetBuffer* kset GUARDED_BY(mu) = nullptr;
   ThreadSerial unfenced_by GUARDED_BY(mu) = KsetBuffer::kNobody;  // see KsetBuffer
   // Keys in the open kset, and which one it is; written under mu, read without it.
@@ -69,6 +69,25 @@ struct alignas(128) Stripe {
   std::atomic<uint32_t> seen_by_closer{0};  // the kset that was open at the closer's last tick
 };
 static_assert(offsetof(Stripe, fills) == 64);
+
+// A stripe's lock, taken as `Lock` takes it, and with it the right to change the index of its
+// ranges.
+template <typename Lock>
+class SCOPED_CAPABILITY StripeHold {
+ public:
+  template <typename... Before>
+  explicit StripeHold(Stripe& stripe, Before... before)
+      ACQUIRE(stripe.mu, index_turn) NO_THREAD_SAFETY_ANALYSIS : lock_(stripe.mu, before...) {}
+  ~StripeHold() RELEASE() NO_THREAD_SAFETY_ANALYSIS = default;
+  StripeHold(const StripeHold&) = delete;
+  StripeHold& operator=(const StripeHold&) = delete;
+  ThreadSerial by_bias() const { return lock_.by_bias(); }
+
+ private:
+  Lock lock_;
+};
+using StripeLock = StripeHold<BiasedLock>;
+using BorrowedStripeLock = StripeHold<BorrowedLock>;
 
 class Stripes {
  public:
