@@ -16,7 +16,7 @@ AHEAD = {
     "ReadPath::copy_hits": {"prefetchnta"},
     "Replay::run": {"prefetcht0"},
     "Reclaim::forget_keys": {"prefetcht0"},
-    "Writeback::mark_written": {"prefetcht0"},
+    "Settler::mark_clean": {"prefetcht0"},
     "WriteOut::prefetch": {"prefetchnta"},
 }
 

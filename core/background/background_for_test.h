@@ -91,6 +91,7 @@ class Rig {
       if (!moved.ok() || !moved.value()) return steps;
     }
   }
+  WriteOut::Parts out_parts() const { return {pmem, *table, device, o.data_crc}; }
   Writeback::Size batch() const { return {o.batch_bytes, kHurriedDepth}; }
   int reclaim_all() {
     for (int steps = 0;; steps++) {

@@ -53,6 +53,8 @@ uint64_t DamagedData::count() {
 // A part of a damaged extent has a crc of its own, which must not make it look sound: it gets one
 // that cannot be right.
 void DamagedData::append(Stripe& stripe, const Key& key, const Piece& piece) {
+  PCACHE_CHECK(!piece.clean && piece.extent.off >= key.off &&
+               piece.extent.end() <= key.off + key.len);
   Key part = key;
   part.off = piece.extent.off;
   part.len = static_cast<uint32_t>(piece.extent.len);
@@ -67,6 +69,7 @@ void DamagedData::append(Stripe& stripe, const Key& key, const Piece& piece) {
 }
 
 void DamagedData::keep(const Key& key, uint64_t* found) {
+  PCACHE_CHECK(!(key.flags & media::kKeyClean));  // clean data is on the backing device
   Stripe& stripe = parts_.stripes.of(key.off);
   StripeLock lock(stripe);
   const bool was_known = known_.contains(id_of(key));

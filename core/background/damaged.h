@@ -25,6 +25,7 @@ class DamagedData {
     kOverwritten,  // nothing of it counts any more
   };
   State state(const media::Key& key);
+  bool any() const { return !known_.empty(); }  // that state() would say something of
 
   // Appends what of the key is still in the index; nothing that it has appended since the last
   // passed(). Counts in `found` the extents that were not known to be damaged before. May throw

@@ -5,6 +5,8 @@
 #include <numeric>
 #include <span>
 
+#include "base/check.h"
+
 namespace pcache {
 
 namespace {
@@ -26,6 +28,7 @@ void resolve(const std::vector<media::Key>& keys, std::span<uint32_t> cluster,
     std::fill_n(owner.begin() + static_cast<ptrdiff_t>((keys[k].off - start) / kSectorBytes),
                 keys[k].len / kSectorBytes, k);
   for (size_t at = 0; at < owner.size();) {
+    PCACHE_DCHECK(owner[at] != kNobody);  // or they would be two clusters
     size_t stop = at + 1;
     while (stop < owner.size() && owner[stop] == owner[at]) stop++;
     out->push_back({{start + at * kSectorBytes, (stop - at) * kSectorBytes}, owner[at]});
@@ -41,6 +44,7 @@ void DirtyBatch::clear() {
 }
 
 void DirtyBatch::add(const media::Key& key) {
+  PCACHE_DCHECK(key.len > 0 && key.off % kSectorBytes == 0 && key.len % kSectorBytes == 0);
   keys_.push_back(key);
   appended_bytes_ += key.len;
 }
@@ -63,6 +67,9 @@ std::vector<DirtyBatch::Piece> DirtyBatch::pieces() const {
       resolve(keys_, {order.data() + at, stop - at}, &out);
     at = stop;
   }
+  PCACHE_DCHECK(std::adjacent_find(out.begin(), out.end(), [](const Piece& a, const Piece& b) {
+                  return a.extent.end() > b.extent.off;
+                }) == out.end());
   return out;
 }
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/check.h"
 #include "base/ids.h"
 #include "format/media.h"
 
@@ -28,6 +29,7 @@ class DirtyBatch {
   // Where its data begins.
   CachePos place(const Piece& piece) const {
     const media::Key& key = keys_[piece.key];
+    PCACHE_DCHECK(piece.extent.off >= key.off && piece.extent.end() <= key.off + key.len);
     return CachePos{SegId{key.cache_seg_id}, key.cache_seg_off} +
            static_cast<uint32_t>(piece.extent.off - key.off);
   }

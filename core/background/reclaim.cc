@@ -30,6 +30,10 @@ Result<bool> Reclaim::step() {
     return end.error();
   }
   if (end.value() == parts_.tails.key_tail()) return false;
+  // Only what writeback has passed. (The log is in a segment once, so there order is that of
+  // places.)
+  const CachePos dirty_tail = parts_.tails.dirty_tail();
+  PCACHE_CHECK(end.value().seg != dirty_tail.seg || end.value().off <= dirty_tail.off);
   // Takes no memory.
   forget_keys();
   if (auto moved = parts_.tails.set_key_tail(parts_.pmem, end.value()); !moved) {
@@ -73,6 +77,7 @@ Result<CachePos> Reclaim::collect() {
         dead_keys_++;
     }
   }
+  PCACHE_CHECK(keys_.size() + dead_keys_ <= ksets_ * media::kKeysPerKset);
   return cursor.pos();
 }
 
@@ -112,7 +117,10 @@ void Reclaim::drop_references() {
     parts_.segments.drop_refs(SegId{seg}, static_cast<int64_t>(stop - at));
     at = stop;
   }
-  for (const SegId seg : log_segments_) parts_.segments.release_log(seg);
+  for (const SegId seg : log_segments_) {
+    PCACHE_CHECK(seg != parts_.tails.key_tail().seg);  // or replay would begin in a free segment
+    parts_.segments.release_log(seg);
+  }
 }
 
 }  // namespace pcache

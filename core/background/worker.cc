@@ -16,9 +16,14 @@ Worker::Worker(const BackgroundParts& parts, Writeback& writeback, Reclaim& recl
       main_(main),
       writing_(writing),
       options_(options),
-      gc_percent_(options.gc_percent) {}
+      gc_percent_(options.gc_percent) {
+  PCACHE_CHECK(options.waiting_requests && options.retry_requests && options.fail_requests &&
+               options.set_pace);
+  PCACHE_CHECK(options.gc_percent <= media::kGcPercentMax);
+}
 
 void Worker::prepare() {
+  PCACHE_CHECK(!prepared_ && stopping_.load(std::memory_order_relaxed));
   const auto once_started = [this](void (Worker::*task)()) {
     return [this, task] {
       if (!stopping_.load(std::memory_order_acquire)) (this->*task)();
@@ -92,6 +97,7 @@ void Worker::request_waits() {
 }
 
 void Worker::set_gc_percent(uint32_t percent) {
+  PCACHE_CHECK(percent <= media::kGcPercentMax);
   gc_percent_.store(percent, std::memory_order_relaxed);
   wake(main_, room_id_);
 }
@@ -213,6 +219,7 @@ void Worker::note_failure(const Error& error) {
     else
       backoff = state_.failing && nothing_written ? std::min(2 * state_.backoff, kLongestBackoff)
                                                   : kFirstBackoff;
+    PCACHE_CHECK(backoff <= kLongestBackoff);
     state_.failing = true;
     state_.backoff = backoff;
     try {
@@ -226,6 +233,7 @@ void Worker::note_failure(const Error& error) {
   options_.set_pace(false);  // no credit comes: what space is left is for who comes first
   options_.retry_requests();
   retry_at_ = writing_.now() + backoff;
+  PCACHE_DCHECK(retry_at_.count() > 0);  // 0 says that the device works
   if (!stopping_.load(std::memory_order_acquire)) writing_.wake(writeback_id_, backoff);
 }
 

@@ -9,17 +9,16 @@
 
 namespace pcache {
 
-Result<std::unique_ptr<WriteOut>> WriteOut::create(const BackgroundParts& parts, Written written) {
+Result<std::unique_ptr<WriteOut>> WriteOut::create(const Parts& parts, OnWritten on_written) {
   auto device = parts.backing.open_queue(kDepth);
   if (!device) return device.error();
-  return std::unique_ptr<WriteOut>(new WriteOut(parts, device.take(), std::move(written)));
+  return std::unique_ptr<WriteOut>(new WriteOut(parts, device.take(), std::move(on_written)));
 }
 
-WriteOut::WriteOut(const BackgroundParts& parts, std::unique_ptr<BlockQueue> device,
-                   Written written)
+WriteOut::WriteOut(const Parts& parts, std::unique_ptr<BlockQueue> device, OnWritten on_written)
     : parts_(parts),
       device_(std::move(device)),
-      written_(std::move(written)),
+      on_written_(std::move(on_written)),
       buffers_(static_cast<std::byte*>(std::aligned_alloc(4096, kDepth * size_t{kWriteBytes})),
                &free),
       slots_(kDepth) {
@@ -31,15 +30,16 @@ WriteOut::WriteOut(const BackgroundParts& parts, std::unique_ptr<BlockQueue> dev
   }
 }
 
-void WriteOut::on_written(BlockIo* io) {
+void WriteOut::on_done(BlockIo* io) {
   auto* slot = static_cast<Slot*>(io->ctx);
   WriteOut& self = *slot->self;
   if (io->result) return self.on_failed(slot);
+  PCACHE_DCHECK(self.free_.size() < self.slots_.size());
   self.failed_in_row_ = 0;
   self.done_.bytes += io->len;
   self.done_.ios++;
   self.free_.push_back(slot);
-  if (self.written_) self.written_(io->len);
+  if (self.on_written_) self.on_written_(io->len);
 }
 
 void WriteOut::on_failed(Slot* slot) {
@@ -56,6 +56,7 @@ void WriteOut::on_failed(Slot* slot) {
 
 WriteOut::Slot* WriteOut::free_slot() {
   while (slots_.size() - free_.size() >= limits_.depth) device_->wait(-1);
+  PCACHE_DCHECK(!free_.empty());
   Slot* slot = free_.back();
   free_.pop_back();
   return slot;
@@ -68,9 +69,10 @@ void WriteOut::submit_current() {
     free_.push_back(slot);
     return;
   }
+  PCACHE_DCHECK(slot->io.len % kSectorBytes == 0 && slot->io.len <= kWriteBytes);
   slot->io.op = BlockOp::kWrite;
   slot->io.buf = slot->buffer;
-  slot->io.done = on_written;
+  slot->io.done = on_done;
   slot->io.ctx = slot;
   slot->attempts = 0;
   device_->submit(&slot->io);
@@ -115,6 +117,7 @@ void WriteOut::prefetch(const DirtyBatch& batch, const DirtyBatch::Piece& piece)
 // The piece that next_ is in, from there on. False: given up before its end.
 bool WriteOut::add(const DirtyBatch& batch) {
   const DirtyBatch::Piece& piece = pieces_[next_.piece];
+  PCACHE_DCHECK(next_.at <= piece.extent.len && piece.key < verdicts_.size());
   while (next_.at < piece.extent.len) {
     if (gives_up()) return false;
     const uint64_t off = piece.extent.off + next_.at;
@@ -165,6 +168,8 @@ WriteOut::Done WriteOut::write(const DirtyBatch& batch, std::span<const DirtyBat
                                const Limits& limits) {
   PCACHE_CHECK(limits.depth >= 1 && limits.depth <= kDepth);
   PCACHE_CHECK(limits.write_bytes >= kLeastBytes && limits.write_bytes <= kWriteBytes);
+  // What the write() before has begun it has waited for.
+  PCACHE_CHECK((free_.size() == slots_.size() && !current_) || hazard(Hazard::kBatchNotWaitedFor));
   limits_ = limits;
   pieces_ = pieces;
   next_ = {};
@@ -195,6 +200,7 @@ WriteOut::Done WriteOut::write(const DirtyBatch& batch, std::span<const DirtyBat
   if (done_.untold) done_.error = ENOMEM;
   if (!failed_.empty()) done_.error = failed_.front().error;
   std::sort(done_.bad_keys.begin(), done_.bad_keys.end());
+  PCACHE_CHECK(done_.error != 0 || (done_.failed.empty() && done_.untried.empty()));
   return std::move(done_);
 }
 

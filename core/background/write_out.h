@@ -20,7 +20,9 @@
 #include <vector>
 
 #include "background/dirty_batch.h"
-#include "background/parts.h"
+#include "blockdev/block_device.h"
+#include "pmem/pmem.h"
+#include "segment/segment_table.h"
 #include "segment/space_policy.h"
 
 namespace pcache {
@@ -52,9 +54,16 @@ class WriteOut {
     bool untold = false;
   };
 
-  // `written`: called with the bytes of each write that has succeeded, from write().
-  using Written = std::function<void(uint64_t bytes)>;
-  static Result<std::unique_ptr<WriteOut>> create(const BackgroundParts& parts, Written written);
+  // Where data comes from, and goes to. They outlive it.
+  struct Parts {
+    const Pmem& pmem;
+    const SegmentTable& segments;
+    BlockDevice& backing;
+    bool data_crc = false;
+  };
+  // `on_written`: called with the bytes of each write that has succeeded, from write().
+  using OnWritten = std::function<void(uint64_t bytes)>;
+  static Result<std::unique_ptr<WriteOut>> create(const Parts& parts, OnWritten on_written);
 
   Done write(const DirtyBatch& batch, std::span<const DirtyBatch::Piece> pieces,
              const Limits& limits);
@@ -85,7 +94,7 @@ class WriteOut {
     int error;
   };
 
-  WriteOut(const BackgroundParts& parts, std::unique_ptr<BlockQueue> device, Written written);
+  WriteOut(const Parts& parts, std::unique_ptr<BlockQueue> device, OnWritten on_written);
   void prefetch(const DirtyBatch& batch, const DirtyBatch::Piece& piece) const;
   bool add(const DirtyBatch& batch);
   void add_all(const DirtyBatch& batch);
@@ -99,12 +108,12 @@ class WriteOut {
     return failed_in_row_ >= kMostFailedInARow || given_up_.load(std::memory_order_relaxed);
   }
   void tell_left(Cursor from, uint64_t len, std::vector<DirtyBatch::Piece>* to) const;
-  static void on_written(BlockIo* io);
+  static void on_done(BlockIo* io);
   void on_failed(Slot* slot);
 
-  const BackgroundParts& parts_;
+  const Parts parts_;
   std::unique_ptr<BlockQueue> device_;
-  const Written written_;
+  const OnWritten on_written_;
   const std::unique_ptr<std::byte[], decltype(&free)> buffers_;  // untouched they cost no memory
   std::vector<Slot> slots_;
   std::vector<Slot*> free_;

@@ -2,44 +2,68 @@
 #include "background/writeback.h"
 
 #include <algorithm>
-#include <iterator>
 #include <new>
 
 #include "base/mutants.h"
-#include "keylog/log_cursor.h"
 
 namespace pcache {
-
-using media::Key;
 
 Result<std::unique_ptr<Writeback>> Writeback::create(const BackgroundParts& parts,
                                                      const Options& options) {
   std::unique_ptr<Writeback> writeback(new Writeback(parts, options));
-  auto out = WriteOut::create(parts, [self = writeback.get()](uint64_t bytes)
-                                         NO_THREAD_SAFETY_ANALYSIS { self->note_written(bytes); });
+  auto out = WriteOut::create({parts.pmem, parts.segments, parts.backing, parts.data_crc},
+                              [self = writeback.get()](uint64_t bytes)
+                                  NO_THREAD_SAFETY_ANALYSIS { self->note_written(bytes); });
   if (!out) return out.error();
   writeback->out_ = out.take();
   return writeback;
 }
 
-// Superseded data is not written and yet passed: each byte written stands for its share. Some is
-// left for marking, so that who is let in by progress need not wait until that is done.
-void Writeback::note_written(uint64_t bytes) {
-  counters_.written_bytes.add(bytes);  // at once: who waits for a slow device sees that it works
-  const uint64_t all = batch_.appended_bytes();
-  note_progress(bytes * (all - all / kMarkingShare) / planned_bytes_);
+Writeback::Writeback(const BackgroundParts& parts, const Options& options)
+    : parts_(parts),
+      options_(options),
+      settler_(parts, {.data_lost = options.data_lost,
+                       .marked = [this](size_t part, size_t all)
+                                     NO_THREAD_SAFETY_ANALYSIS { note_marked(part, all); }}) {
+  PCACHE_CHECK(options.most_under_way >= 1);
+  under_way_.reserve(options.most_under_way);
 }
 
-void Writeback::note_progress(uint64_t appended_bytes) {
-  const uint64_t all = batch_.appended_bytes();
-  const uint64_t n = std::min(appended_bytes, all - std::min(all, reported_bytes_));
-  reported_bytes_ += n;
+// A batch passes more bytes than it writes, since superseded data is skipped: each byte written
+// stands for its share of all. Some is left for marking, so that who is let in by progress need not
+// wait until that is done.
+void Writeback::note_written(uint64_t bytes) {
+  counters_.written_bytes.add(bytes);  // at once: who waits for a slow device sees that it works
+  PCACHE_DCHECK(writing_ < under_way_.size());
+  Batch& batch = under_way_[writing_];
+  PCACHE_CHECK(batch.plan.planned_bytes > 0);
+  const uint64_t all = batch.plan.batch.appended_bytes();
+  note_progress(batch, bytes * (all - all / kMarkingShare) / batch.plan.planned_bytes);
+}
+
+void Writeback::note_marked(size_t part, size_t all) {
+  Batch& batch = under_way_[writing_];
+  note_progress(batch, batch.plan.batch.appended_bytes() / kMarkingShare * part / all);
+}
+
+void Writeback::note_progress(Batch& batch, uint64_t appended_bytes) {
+  const uint64_t all = batch.plan.batch.appended_bytes();
+  PCACHE_CHECK(batch.credited_bytes <= all);
+  const uint64_t n = std::min(appended_bytes, all - batch.credited_bytes);
+  batch.credited_bytes += n;
   if (n > 0 && options_.progress) options_.progress(n);
 }
 
 Error Writeback::failed(Error error) {
   counters_.errors.add();
   return error;
+}
+
+uint64_t Writeback::damaged_extents() {
+  MutexLock lock(mu_);
+  const uint64_t count = settler_.damaged_extents();
+  counters_.bad_keys.set(count);
+  return count;
 }
 
 Result<bool> Writeback::step(const LogMark& until, const Size& size) {
@@ -53,185 +77,143 @@ Result<bool> Writeback::step(const LogMark& until, const Size& size) {
 
 Result<bool> Writeback::step_once(const LogMark& until, const Size& size) {
   if (!behind(until)) return false;
-  if (!under_way_)
-    if (auto begun = begin_batch(until, size.bytes); !begun || !begun.value()) return begun;
-  if (auto written = write_out(size.depth); !written) return failed(written.error());
-  kept_for_ = end_.ksets;
-  if (auto kept = keep_damaged(bad_); !kept) return failed(kept.error());
-  mark_written(bad_);
-  const bool had_failed = parts_.tails.failed();
-  if (auto moved = parts_.tails.set_dirty_tail(parts_.pmem, end_.pos); !moved) {
-    // What can be saved is: the device goes on getting what is dirty.
-    if (!had_failed) parts_.messages.print(LogLevel::kError, "%s", moved.error().text.c_str());
-    counters_.errors.add();
-  }
-  counters_.batches.add();
-  counters_.ksets.add(end_.ksets - passed_ksets());
-  counters_.keys.add(batch_.keys().size());
-  counters_.appended_bytes.add(batch_.appended_bytes());
-  passed_bytes_.store(end_.dirty_bytes, std::memory_order_release);
-  passed_.store(end_.ksets, std::memory_order_release);
-  note_progress(batch_.appended_bytes());
-  reported_bytes_ = 0;
-  damaged_.passed();
-  counters_.bad_keys.set(damaged_.count());
-  under_way_ = false;
+  if (written_unknown_) forget();
+  if (auto planned = plan_batches(until, size.bytes); !planned) return failed(planned.error());
+  if (under_way_.empty()) return false;
+  if (auto written = write_batches(size.depth); !written) return failed(written.error());
+  if (auto settled = settle_batches(); !settled) return failed(settled.error());
   return true;
 }
 
-Result<bool> Writeback::begin_batch(const LogMark& until, uint64_t batch_bytes) {
-  const auto end = collect(until, batch_bytes);
-  if (!end && hazard(Hazard::kMediaErrorIsClean)) return false;
-  if (!end) {
-    // Ksets that were acknowledged cannot be read any more.
-    if (!log_damaged_.exchange(true) && options_.data_lost) options_.data_lost(EIO);
-    return failed(end.error());
-  }
-  // Passing nothing but damaged data would only append it again, unless it has been.
-  if (batch_.keys().empty() && others_ == 0 && !damaged_keys_.empty() && !damaged_.keeps()) {
-    stuck_at_.store(until.ksets, std::memory_order_relaxed);
-    return false;
-  }
-  pieces_ = batch_.pieces();
-  by_stripe_ = parts_.stripes.by_stripe(std::span<const DirtyBatch::Piece>(pieces_),
-                                        [](const auto& piece) { return piece.extent.off; });
-  planned_bytes_ = 0;
-  for (const DirtyBatch::Piece& piece : pieces_) planned_bytes_ += piece.extent.len;
-  untried_ = pieces_;
-  failed_.clear();
-  bad_.clear();
-  unflushed_ = false;
-  end_ = end.value();
-  under_way_ = true;
-  return true;
+void Writeback::forget() {
+  for (const Batch& batch : under_way_) credit_ahead_ += batch.credited_bytes;
+  if (!under_way_.empty()) spare_ = std::move(under_way_.front().plan);
+  under_way_.clear();
+  written_unknown_ = false;
 }
 
-uint64_t Writeback::damaged_extents() {
-  MutexLock lock(mu_);
-  const uint64_t count = damaged_.count();
-  counters_.bad_keys.set(count);
-  return count;
-}
-
-// The epoch that bounds the batch is that of its first key to be written; what comes before is only
-// passed.
-Result<LogMark> Writeback::collect(const LogMark& until, uint64_t batch_bytes) {
-  batch_.clear();
-  damaged_keys_.clear();
-  others_ = 0;
-  LogMark at{parts_.tails.dirty_tail(), passed_ksets(), passed_dirty_bytes()};
-  // No further than what was appended again was appended for: it is not appended once more, and
-  // dirty_tail must not pass both.
-  uint64_t last = damaged_.keeps() ? std::min(until.ksets, kept_for_) : until.ksets;
-  LogCursor cursor(parts_.pmem, parts_.segments, at.pos, {.until = until.pos});
-  while (at.ksets < last && batch_.appended_bytes() < batch_bytes &&
-         batch_.keys().size() < kMostKeys) {
-    const auto next = cursor.next();
-    if (!next) {
-      if (at.ksets == passed_ksets()) return next.error();
-      break;  // what is in front of it can be saved; the next batch meets it first
-    }
-    const LogItem& item = next.value();
-    if (item.kind == LogItem::Kind::kEnd)
-      return make_error(EUCLEAN, "log at segment %u:%u: ends before its head: damaged",
-                        item.pos.seg.v, item.pos.off);
-    at.pos = item.next;
-    if (item.kind == LogItem::Kind::kLast) continue;
-    for (const Key& key : item.keys) {
-      // Dead keys of a log that was damaged: their data is gone.
-      const bool live = key.seg_gen == parts_.segments.generation(SegId{key.cache_seg_id});
-      if (key.flags & media::kKeyClean || !live) {
-        others_++;
-        continue;
-      }
-      at.dirty_bytes += key.len;
-      const DamagedData::State state = damaged_.state(key);
-      if (state == DamagedData::State::kOverwritten) {
-        others_++;
-      } else if (state == DamagedData::State::kDamaged) {
-        damaged_keys_.push_back(key);
-      } else {
-        if (batch_.keys().empty()) last = std::min(last, parts_.log.epoch_end_after(at.ksets));
-        batch_.add(key);
-      }
-    }
-    at.ksets++;
+Status Writeback::plan_batches(const LogMark& until, uint64_t batch_bytes) {
+  while (under_way_.size() < options_.most_under_way) {
+    const auto planned = plan_one(until, batch_bytes);
+    if (planned && planned.value()) continue;
+    // What is wrong behind a batch is met again when it is the first.
+    return planned || !under_way_.empty() ? Status() : planned.error();
   }
-  return at;
-}
-
-// Whatever goes wrong here but a write that fails: nothing is remembered of the batch, and all of
-// it is written again.
-Status Writeback::write_out(unsigned depth) {
-  under_way_ = false;
-  const uint64_t failed_before = counters_.failed_writes.load();
-  if (auto written = write_pieces(depth); !written) return written;
-  tell_repeats(failed_before);
-  if (unflushed_) {
-    counters_.flushes.add();
-    if (const int error = hazard(Hazard::kDirtyTailAheadOfDisk) ? 0 : out_->flush())
-      return error_errno(error, "backing device %s: its flush failed",
-                         parts_.backing.identity().text.c_str());
-    unflushed_ = false;
-  }
-  under_way_ = true;
   return {};
 }
 
-// What failed is tried last, and in small writes: a bad place must not keep what lies beside it, or
-// behind it in the batch, from being written.
-Status Writeback::write_pieces(unsigned depth) {
-  unwritten_.store(0, std::memory_order_relaxed);
-  const auto untold = [&](int error) {
-    if (error == ENOMEM) return out_of_memory();
-    return error_errno(error, "backing device %s: writing back failed",
-                       parts_.backing.identity().text.c_str());
-  };
-  WriteOut::Done done = write(untried_, {.depth = depth});
-  if (done.untold) return untold(done.error);
-  untried_ = std::move(done.untried);
-  failed_.insert(failed_.end(), done.failed.begin(), done.failed.end());
-  if (untried_.empty() && !failed_.empty()) {
-    done = write(failed_, {.depth = depth, .write_bytes = WriteOut::kLeastBytes});
-    if (done.untold) return untold(done.error);
-    failed_ = std::move(done.untried);  // first, next time
-    failed_.insert(failed_.end(), done.failed.begin(), done.failed.end());
+std::optional<PlanOptions> Writeback::next_plan(const LogMark& until, uint64_t batch_bytes) {
+  PlanOptions options;
+  options.from = under_way_.empty() ? settler_.settled() : under_way_.back().plan.end;
+  options.end_ksets = until.ksets;
+  options.batch_bytes = batch_bytes;
+  options.fate = settler_.fate();
+  // Asked again: a FLUSH may have ended an epoch that was open when the first was planned.
+  for (const Batch& batch : under_way_)
+    if (batch.plan.epoch_from != BatchPlan::kNoEpoch) {
+      options.end_ksets =
+          std::min(options.end_ksets, parts_.log.epoch_end_after(batch.plan.epoch_from));
+      break;
+    }
+  options.end_ksets = std::min(options.end_ksets, settler_.farthest_end());
+  if (options.from.ksets >= options.end_ksets) return std::nullopt;
+  if (!under_way_.empty())
+    options.busy = [this](const Extent& extent) NO_THREAD_SAFETY_ANALYSIS {
+      return std::any_of(under_way_.begin(), under_way_.end(),
+                         [&extent](const Batch& batch) { return batch.plan.writes_to(extent); });
+    };
+  return options;
+}
+
+Result<bool> Writeback::plan_one(const LogMark& until, uint64_t batch_bytes) {
+  const auto options = next_plan(until, batch_bytes);
+  if (!options) return false;
+  const bool is_first = under_way_.empty();
+  LogKsets log(parts_.pmem, parts_.segments, options->from.pos, until.pos, &parts_.log);
+  BatchPlan plan = std::exchange(spare_, {});
+  if (auto made = make_plan(log, *options, &plan); !made) {
+    if (hazard(Hazard::kMediaErrorIsClean)) return false;
+    // Ksets that were acknowledged cannot be read any more.
+    if (is_first && !log_damaged_.exchange(true) && options_.data_lost) options_.data_lost(EIO);
+    return made.error();
   }
-  if (failed_.empty() && untried_.empty()) return {};
-  Error error = what_is_left(done.error);
-  under_way_ = true;
-  return error;
+  PCACHE_CHECK(!is_first || !plan.empty());  // nothing is in its way
+  if (plan.empty() || (plan.has_only_damaged() && !settler_.has_appended())) {
+    if (is_first) stuck_at_.store(until.ksets, std::memory_order_relaxed);
+    spare_ = std::move(plan);
+    return false;
+  }
+  begin(std::move(plan));
+  return true;
 }
 
-WriteOut::Done Writeback::write(const std::vector<DirtyBatch::Piece>& pieces,
-                                const WriteOut::Limits& limits) {
-  WriteOut::Done done = out_->write(batch_, pieces, limits);
-  counters_.writes.add(done.ios);
-  counters_.failed_writes.add(done.failed_ios);
-  unflushed_ |= done.ios > 0;
-  if (done.bad_keys.empty()) return done;
-  std::vector<uint32_t> bad;
-  std::set_union(bad_.begin(), bad_.end(), done.bad_keys.begin(), done.bad_keys.end(),
-                 std::back_inserter(bad));
-  bad_ = std::move(bad);
-  return done;
+// Takes all the memory that the batch needs until it is settled, but for damaged data.
+void Writeback::begin(BatchPlan plan) {
+  Batch batch;
+  batch.order = settler_.order_of(plan);
+  batch.written = nothing_written(plan);
+  batch.credited_bytes = std::min(credit_ahead_, plan.batch.appended_bytes());
+  batch.plan = std::move(plan);
+  PCACHE_CHECK(under_way_.size() < under_way_.capacity());
+  credit_ahead_ -= batch.credited_bytes;
+  under_way_.push_back(std::move(batch));
 }
 
-Error Writeback::what_is_left(int error) {
-  uint64_t bytes = 0;
-  for (const auto* pieces : {&untried_, &failed_})
-    for (const DirtyBatch::Piece& piece : *pieces) bytes += piece.extent.len;
-  unwritten_.store(bytes, std::memory_order_relaxed);
-  Extent first =
-      (failed_.empty() ? untried_ : failed_).front().extent;  // given up: none has failed
-  for (const DirtyBatch::Piece& piece : failed_)
-    if (piece.extent.off < first.off) first = piece.extent;
-  return error_errno(
-      error,
-      "backing device %s: writing back failed at %llu+%llu, %llu bytes of its batch "
-      "are left",
-      parts_.backing.identity().text.c_str(), static_cast<unsigned long long>(first.off),
-      static_cast<unsigned long long>(first.len), static_cast<unsigned long long>(bytes));
+// Whatever goes wrong here but a write that fails: nothing is remembered of the batches, and all of
+// them are written again.
+Status Writeback::write_batches(unsigned depth) {
+  written_unknown_ = true;
+  const uint64_t failed_before = counters_.failed_writes.load();
+  if (auto written = write_left(depth); !written) return written;
+  if (unwritten_bytes() == 0) tell_repeats(failed_before);
+  if (auto flushed = flush(); !flushed) return flushed;
+  written_unknown_ = false;
+  return {};
+}
+
+Status Writeback::write_left(unsigned depth) {
+  unwritten_.store(0, std::memory_order_relaxed);
+  Status first;  // of the first batch
+  for (writing_ = 0; writing_ < under_way_.size(); writing_++) {
+    Batch& batch = under_way_[writing_];
+    if (batch.written.all_written()) continue;
+    const WriteResult result = write_plan(*out_, batch.plan, depth, &batch.written);
+    counters_.writes.add(result.ios);
+    counters_.failed_writes.add(result.failed_ios);
+    if (result.untold && result.error == ENOMEM) return out_of_memory();
+    if (result.untold)
+      return error_errno(result.error, "backing device %s: writing back failed",
+                         parts_.backing.identity().text.c_str());
+    if (result.error && writing_ == 0) first = what_is_left(batch, result.error);
+    if (!batch.written.untried.empty()) break;  // the device fails everything, or was given up
+  }
+  uint64_t left = 0;
+  for (const Batch& batch : under_way_) left += batch.written.left_bytes();
+  unwritten_.store(left, std::memory_order_relaxed);
+  if (!first) written_unknown_ = false;
+  return first;
+}
+
+Status Writeback::flush() {
+  const auto unflushed = [](const Batch& batch) { return batch.written.unflushed; };
+  if (std::none_of(under_way_.begin(), under_way_.end(), unflushed)) return {};
+  counters_.flushes.add();
+  if (const int error = hazard(Hazard::kDirtyTailAheadOfDisk) ? 0 : out_->flush())
+    return error_errno(error, "backing device %s: its flush failed",
+                       parts_.backing.identity().text.c_str());
+  for (Batch& batch : under_way_) batch.written.unflushed = false;
+  return {};
+}
+
+Error Writeback::what_is_left(const Batch& batch, int error) const {
+  const Extent first = batch.written.first_left();
+  return error_errno(error,
+                     "backing device %s: writing back failed at %llu+%llu, %llu bytes of its batch "
+                     "are left",
+                     parts_.backing.identity().text.c_str(),
+                     static_cast<unsigned long long>(first.off),
+                     static_cast<unsigned long long>(first.len),
+                     static_cast<unsigned long long>(batch.written.left_bytes()));
 }
 
 void Writeback::tell_repeats(uint64_t failed_before) {
@@ -243,43 +225,33 @@ void Writeback::tell_repeats(uint64_t failed_before) {
                         parts_.backing.identity().text.c_str());
 }
 
-Status Writeback::keep_damaged(const std::vector<uint32_t>& bad) {
-  if (bad.empty() && damaged_keys_.empty()) return {};
-  uint64_t found = 0;
-  const auto report = [&] {
-    if (found > 0 && options_.data_lost) options_.data_lost(EIO);
-  };
-  try {
-    for (const Key& key : damaged_keys_) damaged_.keep(key, &found);
-    for (const uint32_t k : bad) damaged_.keep(batch_.keys()[k], &found);
-  } catch (const std::bad_alloc&) {
-    report();
-    throw;
-  }
-  report();
-  return parts_.stripes.close_all();
+Status Writeback::settle_batches() {
+  while (!under_way_.empty() && under_way_.front().written.all_written())
+    if (auto settled = settle_first(); !settled) return settled;
+  return {};
 }
 
-// By pieces: a key without one may name the same data as a later one that is damaged.
-void Writeback::mark_written(const std::vector<uint32_t>& bad) {
-  const std::span<const DirtyBatch::Piece> pieces(pieces_);
-  const auto off = [pieces](uint32_t piece) { return pieces[piece].extent.off; };
-  const std::span<const uint32_t> all(by_stripe_);
-  for (size_t at = 0; at < all.size();) {
-    const auto run = parts_.stripes.run_from(all, at, off);
-    parts_.index.prefetch_each(run, off);
-    {
-      BorrowedStripeLock lock(parts_.stripes.of(off(run.front())));
-      for (const uint32_t piece : run) mark_written(pieces[piece], bad);
-    }
-    at += run.size();
-    note_progress(batch_.appended_bytes() / kMarkingShare * run.size() / all.size());
-  }
-}
-
-void Writeback::mark_written(const DirtyBatch::Piece& piece, const std::vector<uint32_t>& bad) {
-  if (std::binary_search(bad.begin(), bad.end(), piece.key)) return;
-  parts_.index.mark_clean(piece.extent, batch_.place(piece));
+Status Writeback::settle_first() {
+  writing_ = 0;
+  Batch& batch = under_way_.front();
+  bool tail_failed = false;
+  if (auto settled = settler_.settle(batch.plan, batch.written, batch.order, &tail_failed);
+      !settled)
+    return settled;
+  if (tail_failed) counters_.errors.add();
+  const LogMark& end = batch.plan.end;
+  counters_.batches.add();
+  counters_.ksets.add(end.ksets - batch.plan.begin.ksets);
+  counters_.keys.add(batch.plan.batch.keys().size());
+  counters_.appended_bytes.add(batch.plan.batch.appended_bytes());
+  PCACHE_CHECK(end.ksets > passed_ksets() && end.dirty_bytes >= passed_dirty_bytes());
+  passed_bytes_.store(end.dirty_bytes, std::memory_order_release);
+  passed_.store(end.ksets, std::memory_order_release);
+  note_progress(batch, batch.plan.batch.appended_bytes());
+  counters_.bad_keys.set(settler_.damaged_extents());
+  spare_ = std::move(batch.plan);
+  under_way_.erase(under_way_.begin());
+  return {};
 }
 
 }  // namespace pcache

@@ -1,58 +1,66 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Writeback: moves dirty data to the backing device, in log order, and dirty_tail behind it.
 //
+// A batch is three values, each made from the one before:
+//   BatchPlan      what is to be written, from the log alone       plan.h
+//   WrittenBatch   what of it the device has                       written.h
+//   settled        index, references and dirty_tail know it        settle.h
+//
 // What a step does, and what a crash after each line leaves:
-//   1. the data of a batch of ksets goes to the device    written again at the next attach
-//   2. the device is flushed                              the same
-//   3. keys whose data is damaged are appended again      twice in the log: the later one counts
-//   4. dirty_tail is moved, durably                       done
+//   1. batches are planned                                nothing has changed
+//   2. their data goes to the device                      written again at the next attach
+//   3. the device is flushed                              the same
+//   4. keys whose data is damaged are appended again      twice in the log: the later one counts
+//   5. dirty_tail is moved, durably, batch by batch       done
 //
 // Invariants
 // - A batch never reaches past the end of an epoch (see KeyLog): at any moment the device alone is
 //   a state that the user's barriers allow. Within a batch the newest data of a sector is written.
+// - Batches that are under way at the same time are of one epoch and write different sectors; they
+//   may be written in any order, and are settled in that of the log.
 // - dirty_tail moves only when everything before it is on the device and flushed (hazard
 //   dirty-tail-ahead-of-disk), or has been appended again: data that is damaged stays dirty, and so
 //   an error to read, but does not keep what is behind it from being written (hazard
 //   media-error-is-clean).
-// - A step that fails changes nothing but the device, and the next one goes on with its batch: only
-//   what is not on the device yet is written. But when the device's flush fails, all of the batch
-//   is written again: what a flush that failed had to cover may be lost, whatever the next says.
-//   What finds no memory (ENOMEM) is such a step, too; what has been appended again of damaged data
-//   is not appended twice.
+// - A step that fails goes on with its batches the next time: only what is not on the device yet is
+//   written. But when the device's flush fails, all of the batches are written again: what a flush
+//   that failed had to cover may be lost, whatever the next says. What finds no memory (ENOMEM) is
+//   such a step, too; what has been appended again of damaged data is not appended twice.
 // Any thread; steps exclude each other.
 #pragma once
 
 #include <functional>
 
-#include "background/damaged.h"
-#include "background/write_out.h"
+#include "background/settle.h"
 #include "base/mutex.h"
 
 namespace pcache {
 
 class Writeback {
  public:
-  static constexpr size_t kMostKeys = 1 << 20;
   struct Options {
     // While a step is under way: so many bytes of the cache are written back, as appended. For all
     // of a step as many as it passes.
     std::function<void(uint64_t)> progress = nullptr;
     // Acknowledged data turned out to be damaged (positive errno).
     std::function<void(int)> data_lost = nullptr;
+    // So many batches may be under way: of one, a place that cannot be written keeps what is behind
+    // it in the log from being written.
+    uint32_t most_under_way = 1;
   };
   static Result<std::unique_ptr<Writeback>> create(const BackgroundParts& parts,
                                                    const Options& options);
 
   // Of a batch, as decide() says.
   struct Size {
-    uint64_t
-        bytes;  // of data as appended; a kset is never divided, and kMostKeys keys are the most
+    uint64_t bytes;                  // of data as appended; a kset is never divided
     unsigned depth = kDeepestQueue;  // of the device's queue
   };
-  // Writes one batch back, of ksets before `until`. False: there was nothing to do, or nothing but
-  // data that is known to be damaged.
+  // Writes back what may be under way, of ksets before `until`. True: dirty_tail has moved past the
+  // first batch, if not more. False: there was nothing to do, or nothing but data that is known to
+  // be damaged.
   Result<bool> step(const LogMark& until, const Size& size) EXCLUDES(mu_);
-  // Of the batch that the last step has not finished: not on the device yet. 0: there is none.
+  // Of the batches that the last step has not finished: not on the device yet. 0: there are none.
   uint64_t unwritten_bytes() const { return unwritten_.load(std::memory_order_relaxed); }
   // A step under way ends at once, as one that fails, and so does each later one; or does no more.
   // Any thread, also while a step has the lock: it only sets an atomic.
@@ -89,48 +97,49 @@ class Writeback {
   uint64_t passed_dirty_bytes() const { return passed_bytes_.load(std::memory_order_acquire); }
 
  private:
-  Writeback(const BackgroundParts& parts, const Options& options)
-      : parts_(parts), options_(options), damaged_(parts) {}
-  // Makes a batch, to be finished by this step or a later one. False: there is nothing to do.
-  Result<bool> begin_batch(const LogMark& until, uint64_t batch_bytes) REQUIRES(mu_);
+  struct Batch {
+    BatchPlan plan;
+    WrittenBatch written;
+    std::vector<uint32_t> order;  // in which it is settled
+    uint64_t credited_bytes = 0;  // told as progress
+  };
+
+  Writeback(const BackgroundParts& parts, const Options& options);
   Result<bool> step_once(const LogMark& until, const Size& size) REQUIRES(mu_);
-  // Reads ksets into batch_ and damaged_keys_; returns where it ends.
-  Result<LogMark> collect(const LogMark& until, uint64_t batch_bytes) REQUIRES(mu_);
-  Status write_out(unsigned depth) REQUIRES(mu_);
-  WriteOut::Done write(const std::vector<DirtyBatch::Piece>& pieces, const WriteOut::Limits& limits)
-      REQUIRES(mu_);
-  Status write_pieces(unsigned depth) REQUIRES(mu_);
-  Error what_is_left(int error) REQUIRES(mu_);
+  // Plans as many batches as may be under way. An error: the first cannot be planned.
+  Status plan_batches(const LogMark& until, uint64_t batch_bytes) REQUIRES(mu_);
+  // False: none may be under way behind those that are, or there is nothing to be written.
+  Result<bool> plan_one(const LogMark& until, uint64_t batch_bytes) REQUIRES(mu_);
+  // The options of the next plan; nothing: it has to wait.
+  std::optional<PlanOptions> next_plan(const LogMark& until, uint64_t batch_bytes) REQUIRES(mu_);
+  void begin(BatchPlan plan) REQUIRES(mu_);
+  // Afterwards the device has all of the first batch, durably; or an error.
+  Status write_batches(unsigned depth) REQUIRES(mu_);
+  Status write_left(unsigned depth) REQUIRES(mu_);
+  Status flush() REQUIRES(mu_);
+  // Settles from the first on what the device has.
+  Status settle_batches() REQUIRES(mu_);
+  Status settle_first() REQUIRES(mu_);
+  void forget() REQUIRES(mu_);
+  Error what_is_left(const Batch& batch, int error) const;
   void tell_repeats(uint64_t failed_before) REQUIRES(mu_);
-  Status keep_damaged(const std::vector<uint32_t>& bad) REQUIRES(mu_);
   void note_written(uint64_t bytes) REQUIRES(mu_);
-  void note_progress(uint64_t appended_bytes) REQUIRES(mu_);
-  void mark_written(const std::vector<uint32_t>& bad) REQUIRES(mu_);
-  void mark_written(const DirtyBatch::Piece& piece, const std::vector<uint32_t>& bad)
-      REQUIRES(mu_, index_turn);
+  void note_marked(size_t part, size_t all) REQUIRES(mu_);
+  void note_progress(Batch& batch, uint64_t appended_bytes) REQUIRES(mu_);
   Error failed(Error error);
 
   const BackgroundParts& parts_;
   const Options options_;
   std::unique_ptr<WriteOut> out_ PT_GUARDED_BY(mu_);
   Mutex mu_{LockRank::kWriteback};
-  DirtyBatch batch_ GUARDED_BY(mu_);
-  std::vector<media::Key> damaged_keys_ GUARDED_BY(mu_);  // of its ksets, known before
-  uint64_t others_ GUARDED_BY(mu_) = 0;                   // of its ksets, in neither
-  std::vector<DirtyBatch::Piece> pieces_ GUARDED_BY(mu_);
-  std::vector<uint32_t> by_stripe_ GUARDED_BY(mu_);  // their numbers
-  uint64_t planned_bytes_ GUARDED_BY(mu_) = 0;       // to be written for batch_
-  // The batch under way; if it is not, the next step begins one, with the same ksets.
-  bool under_way_ GUARDED_BY(mu_) = false;
-  LogMark end_ GUARDED_BY(mu_);  // behind its ksets
-  // The end of the last batch whose damaged data was appended again, or was to be.
-  uint64_t kept_for_ GUARDED_BY(mu_) = 0;
-  std::vector<DirtyBatch::Piece> untried_ GUARDED_BY(mu_), failed_ GUARDED_BY(mu_);
-  std::vector<uint32_t> bad_ GUARDED_BY(mu_);  // ascending: keys whose data is damaged
-  bool unflushed_ GUARDED_BY(mu_) = false;     // something of it has been written since
+  Settler settler_ GUARDED_BY(mu_);
+  std::vector<Batch> under_way_ GUARDED_BY(mu_);  // in log order; never moves while it is worked on
+  size_t writing_ GUARDED_BY(mu_) = 0;            // the one that is written, or settled
+  // What the device has of them is not known: the next step plans them anew.
+  bool written_unknown_ GUARDED_BY(mu_) = false;
+  BatchPlan spare_ GUARDED_BY(mu_);            // its memory is used again
+  uint64_t credit_ahead_ GUARDED_BY(mu_) = 0;  // told as progress of batches that are forgotten
   bool repeats_told_ GUARDED_BY(mu_) = false;
-  uint64_t reported_bytes_ GUARDED_BY(mu_) = 0;  // as progress since dirty_tail moved
-  DamagedData damaged_ GUARDED_BY(mu_);
   std::atomic<bool> log_damaged_{false};
   std::atomic<uint64_t> stuck_at_{UINT64_MAX};
   std::atomic<uint64_t> passed_{0}, passed_bytes_{0};

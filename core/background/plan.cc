@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "background/plan.h"
+
+#include <algorithm>
+
+namespace pcache {
+
+using media::Key;
+
+namespace {
+
+class Planner {
+ public:
+  Planner(KsetSource& log, const PlanOptions& options, BatchPlan* plan)
+      : log_(log), options_(options), plan_(*plan), last_(options.end_ksets) {}
+
+  Status collect() {
+    LogMark& at = plan_.end;
+    while (at.ksets < last_ && plan_.batch.appended_bytes() < options_.batch_bytes &&
+           plan_.batch.keys().size() < kMostPlannedKeys) {
+      const auto next = log_.next();
+      if (!next) {
+        if (plan_.empty()) return next.error();
+        break;  // what is in front of it can be saved; the next batch meets it first
+      }
+      const LogItem& item = next.value();
+      if (item.kind == LogItem::Kind::kEnd)
+        return make_error(EUCLEAN, "log at segment %u:%u: ends before its head: damaged",
+                          item.pos.seg.v, item.pos.off);
+      if (item.kind == LogItem::Kind::kKeys && is_busy(item.keys)) break;
+      at.pos = item.next;
+      if (item.kind == LogItem::Kind::kLast) continue;
+      for (const Key& key : item.keys) take(key);
+      at.ksets++;
+    }
+    return {};
+  }
+
+ private:
+  bool is_dirty(const Key& key) const {
+    return !(key.flags & media::kKeyClean) && log_.is_live(key);
+  }
+  bool is_busy(std::span<const Key> keys) const {
+    if (!options_.busy) return false;
+    return std::any_of(keys.begin(), keys.end(), [this](const Key& key) {
+      return is_dirty(key) && options_.busy({key.off, key.len});
+    });
+  }
+  void take(const Key& key) {
+    if (!is_dirty(key)) {
+      plan_.other_keys++;
+      return;
+    }
+    plan_.end.dirty_bytes += key.len;
+    switch (options_.fate ? options_.fate(key) : KeyFate::kWrite) {
+      case KeyFate::kPass:
+        plan_.other_keys++;
+        return;
+      case KeyFate::kKeep:
+        plan_.damaged.push_back(key);
+        return;
+      case KeyFate::kWrite:
+        break;
+    }
+    if (plan_.epoch_from == BatchPlan::kNoEpoch) {
+      plan_.epoch_from = plan_.end.ksets;
+      last_ = std::min(last_, log_.epoch_end_after(plan_.epoch_from));
+    }
+    plan_.batch.add(key);
+  }
+
+  KsetSource& log_;
+  const PlanOptions& options_;
+  BatchPlan& plan_;
+  uint64_t last_;  // in ksets
+};
+
+void restart(const LogMark& from, BatchPlan* plan) {
+  plan->begin = plan->end = from;
+  plan->epoch_from = BatchPlan::kNoEpoch;
+  plan->batch.clear();
+  plan->pieces.clear();
+  plan->damaged.clear();
+  plan->other_keys = plan->planned_bytes = 0;
+}
+
+}  // namespace
+
+bool BatchPlan::writes_to(const Extent& extent) const {
+  const auto behind = std::upper_bound(
+      pieces.begin(), pieces.end(), extent.off,
+      [](uint64_t off, const DirtyBatch::Piece& piece) { return off < piece.extent.end(); });
+  return behind != pieces.end() && behind->extent.off < extent.end();
+}
+
+Status make_plan(KsetSource& log, const PlanOptions& options, BatchPlan* plan) {
+  PCACHE_CHECK(options.from.ksets < options.end_ksets && options.batch_bytes > 0);
+  restart(options.from, plan);
+  if (auto collected = Planner(log, options, plan).collect(); !collected) return collected;
+  plan->pieces = plan->batch.pieces();
+  for (const DirtyBatch::Piece& piece : plan->pieces) plan->planned_bytes += piece.extent.len;
+  PCACHE_CHECK(plan->planned_bytes <= plan->batch.appended_bytes());
+  PCACHE_CHECK(plan->end.ksets <= options.end_ksets);
+  return {};
+}
+
+}  // namespace pcache

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// BatchPlan: what one batch of writeback will do, as a value. It says which keys of the log the
+// batch passes, up to where, and what of their data goes to the backing device, in the device's
+// order.
+//
+// make_plan() is given the log through a KsetSource and reads nothing else. It needs no index: what
+// a later key of the batch supersedes it sees by the keys themselves. So a process that has mapped
+// the pmem, and knows nothing but the log, can plan as well.
+//
+// Invariants
+// - A plan does not reach past the end of the epoch of its first key to be written (see KeyLog).
+//   What comes before that key in the log is only passed, whatever its epoch.
+// - A plan ends where a kset ends.
+// - Of each sector the newest data of the batch is written; pieces ascend and do not overlap.
+// - Batches that are under way at the same time are of one epoch (PlanOptions::end_ksets), or the
+//   backing device alone might be a state that no barrier allows. None of them writes what another
+//   one writes (PlanOptions::busy), or the older data might come last.
+// One thread for each call.
+#pragma once
+
+#include <functional>
+
+#include "background/dirty_batch.h"
+#include "keylog/key_log.h"
+#include "keylog/log_cursor.h"
+
+namespace pcache {
+
+// What planning sees of a cache: the log from some kset on.
+class KsetSource {
+ public:
+  virtual ~KsetSource() = default;
+  // As LogCursor::next().
+  virtual Result<LogItem> next() = 0;
+  // Whether the key names data of its segment's present life; a dead key's data is gone.
+  virtual bool is_live(const media::Key& key) const = 0;
+  // The end of the epoch that goes on behind the first `passed` ksets, in ksets. Where no epochs
+  // are recorded each kset is one.
+  virtual uint64_t epoch_end_after(uint64_t passed) const { return passed + 1; }
+};
+
+// The log on media, up to `until`. `epochs` knows where they end; nullptr: nobody does.
+class LogKsets final : public KsetSource {
+ public:
+  LogKsets(const Pmem& pmem, const SegmentTable& segments, CachePos from, CachePos until,
+           KeyLog* epochs)
+      : segments_(segments), epochs_(epochs), cursor_(pmem, segments, from, {.until = until}) {}
+  Result<LogItem> next() override { return cursor_.next(); }
+  bool is_live(const media::Key& key) const override {
+    return key.seg_gen == segments_.generation(SegId{key.cache_seg_id});
+  }
+  uint64_t epoch_end_after(uint64_t passed) const override {
+    return epochs_ ? epochs_->epoch_end_after(passed) : KsetSource::epoch_end_after(passed);
+  }
+
+ private:
+  const SegmentTable& segments_;
+  KeyLog* const epochs_;
+  LogCursor cursor_;
+};
+
+enum class KeyFate : uint8_t {
+  kWrite,
+  kPass,  // nothing of it counts any more
+  kKeep,  // its data is known to be damaged: it is passed, and appended again
+};
+
+struct BatchPlan {
+  static constexpr uint64_t kNoEpoch = UINT64_MAX;
+
+  LogMark begin, end;
+  uint64_t epoch_from = kNoEpoch;  // the kset of its first key to be written, in ksets
+  DirtyBatch batch;                // the keys to be written
+  std::vector<DirtyBatch::Piece> pieces;
+  std::vector<media::Key> damaged;  // the keys to be kept
+  uint64_t other_keys = 0;          // that are passed and in neither
+  uint64_t planned_bytes = 0;       // of the pieces
+
+  bool empty() const { return end.ksets == begin.ksets; }
+  // Passing nothing but damaged data would only append it again.
+  bool has_only_damaged() const {
+    return batch.keys().empty() && other_keys == 0 && !damaged.empty();
+  }
+  bool writes_to(const Extent& extent) const;
+};
+
+struct PlanOptions {
+  LogMark from;
+  uint64_t end_ksets = 0;    // no kset from there on; more than from.ksets
+  uint64_t batch_bytes = 0;  // a plan ends with the kset that reaches it, as appended
+  // What is known of a key's data; nothing: every live key is written that is not clean.
+  std::function<KeyFate(const media::Key&)> fate = nullptr;
+  // Whether another batch under way writes to it: the plan ends in front of such a key's kset.
+  std::function<bool(const Extent&)> busy = nullptr;
+};
+
+// More keys than that are not sorted at a time.
+inline constexpr size_t kMostPlannedKeys = 1 << 20;
+
+// Into `plan`, whose memory is used again. It may be empty(). An error: the first kset cannot be
+// read, or the log ends too early. May throw std::bad_alloc.
+Status make_plan(KsetSource& log, const PlanOptions& options, BatchPlan* plan);
+
+}  // namespace pcache

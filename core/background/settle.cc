@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "background/settle.h"
+
+#include <algorithm>
+#include <new>
+
+namespace pcache {
+
+using media::Key;
+
+std::function<KeyFate(const Key&)> Settler::fate() {
+  if (!damaged_.any()) return nullptr;
+  return [this](const Key& key) {
+    switch (damaged_.state(key)) {
+      case DamagedData::State::kOverwritten:
+        return KeyFate::kPass;
+      case DamagedData::State::kDamaged:
+        return KeyFate::kKeep;
+      case DamagedData::State::kNotKnown:
+        break;
+    }
+    return KeyFate::kWrite;
+  };
+}
+
+std::vector<uint32_t> Settler::order_of(const BatchPlan& plan) const {
+  return parts_.stripes.by_stripe(std::span<const DirtyBatch::Piece>(plan.pieces),
+                                  [](const auto& piece) { return piece.extent.off; });
+}
+
+Status Settler::settle(const BatchPlan& plan, const WrittenBatch& written,
+                       std::span<const uint32_t> order, bool* tail_failed) {
+  PCACHE_CHECK(plan.begin.ksets == ksets_ && plan.begin.pos == parts_.tails.dirty_tail());
+  PCACHE_CHECK(written.all_written() && !written.unflushed);
+  PCACHE_CHECK(order.size() == plan.pieces.size());
+  PCACHE_CHECK(plan.end.ksets > plan.begin.ksets &&
+               (plan.end.pos.seg != plan.begin.pos.seg || plan.end.pos.off > plan.begin.pos.off));
+  PCACHE_CHECK(plan.end.ksets <= farthest_end());
+  appended_for_ = plan.end.ksets;
+  if (auto kept = keep_damaged(plan, written); !kept) return kept;
+  mark_clean(plan, written, order);
+  const bool had_failed = parts_.tails.failed();
+  const Status moved = parts_.tails.set_dirty_tail(parts_.pmem, plan.end.pos);
+  // What can be saved is: the device goes on getting what is dirty.
+  if (!moved && !had_failed)
+    parts_.messages.print(LogLevel::kError, "%s", moved.error().text.c_str());
+  *tail_failed = !moved;
+  ksets_ = plan.end.ksets;
+  dirty_bytes_ = plan.end.dirty_bytes;
+  damaged_.passed();
+  return {};
+}
+
+Status Settler::keep_damaged(const BatchPlan& plan, const WrittenBatch& written) {
+  if (written.bad_keys.empty() && plan.damaged.empty()) return {};
+  uint64_t found = 0;
+  const auto report = [&] {
+    if (found > 0 && options_.data_lost) options_.data_lost(EIO);
+  };
+  try {
+    for (const Key& key : plan.damaged) damaged_.keep(key, &found);
+    for (const uint32_t k : written.bad_keys) damaged_.keep(plan.batch.keys()[k], &found);
+  } catch (const std::bad_alloc&) {
+    report();
+    throw;
+  }
+  report();
+  return parts_.stripes.close_all();
+}
+
+// By pieces: a key without one may name the same data as a later one that is damaged.
+void Settler::mark_clean(const BatchPlan& plan, const WrittenBatch& written,
+                         std::span<const uint32_t> order) {
+  const auto off = [&plan](uint32_t piece) { return plan.pieces[piece].extent.off; };
+  for (size_t at = 0; at < order.size();) {
+    const auto run = parts_.stripes.run_from(order, at, off);
+    parts_.index.prefetch_each(run, off);
+    {
+      BorrowedStripeLock lock(parts_.stripes.of(off(run.front())));
+      for (const uint32_t number : run) {
+        const DirtyBatch::Piece& piece = plan.pieces[number];
+        if (std::binary_search(written.bad_keys.begin(), written.bad_keys.end(), piece.key))
+          continue;
+        parts_.index.mark_clean(piece.extent, plan.batch.place(piece));
+      }
+    }
+    at += run.size();
+    if (options_.marked) options_.marked(run.size(), order.size());
+  }
+}
+
+}  // namespace pcache
