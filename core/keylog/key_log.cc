@@ -70,6 +70,7 @@ KsetBuffer* KeyLog::make_buffer() {
 }
 
 void KeyLog::put_back(KsetBuffer* kset) {
+  PCACHE_DCHECK(kset->next == nullptr);
   BiasedLock lock(queue_mu_);
   kset->next = free_;
   free_ = kset;
@@ -87,7 +88,7 @@ KsetBuffer* KeyLog::get_buffer() {
 }
 
 KeyLog::Ticket KeyLog::seal(KsetBuffer* kset) {
-  PCACHE_DCHECK(kset->n > 0);
+  PCACHE_DCHECK(kset->n > 0 && kset->n <= media::kKeysPerKset);
   seal_kset(&kset->header, {kset->keys, kset->n});
   BiasedLock lock(queue_mu_);
   (queue_tail_ ? queue_tail_->next : queue_head_) = kset;
@@ -124,6 +125,7 @@ Status KeyLog::commit(Ticket ticket) {
     list = next;
     committed_++;
   }
+  PCACHE_CHECK(committed_ <= last_sealed());
   if (committed_ >= ticket) return {};
   if (!failed() && segments_.exhausted_for_log()) fail(head_.pos);
   if (failed()) return failure();
@@ -151,6 +153,7 @@ KsetBuffer* KeyLog::append_group(KsetBuffer* list) {
   while (kset && append_one(group, *kset)) kset = kset->next;
   if (group.end == head_.pos) return kset;
 
+  PCACHE_CHECK(group.first_pending);
   constexpr KsetHeader kCleared{};
   if (!pmem_.store(segments_.media(group.end), &kCleared, sizeof kCleared)) {
     fail(group.end);
@@ -166,6 +169,7 @@ KsetBuffer* KeyLog::append_group(KsetBuffer* list) {
     return list;
   }
   pmem_.fence();
+  PCACHE_CHECK(group.done.ksets + group.done.rolls > 0);
   head_ = {group.end, head_.ksets + group.done.ksets, head_.dirty_bytes + group.dirty_bytes};
   counters_.ksets += group.done.ksets;
   counters_.keys += group.done.keys;
@@ -193,6 +197,7 @@ bool KeyLog::append_one(Group& group, KsetBuffer& kset) {
   group.done.keys += kset.n;
   group.others_unfenced |=
       kset.unfenced_by != KsetBuffer::kNobody && kset.unfenced_by != this_thread_serial();
+  PCACHE_DCHECK(kset.n == kset.header.key_num);
   for (uint32_t i = 0; i < kset.n; i++)
     if (!(kset.keys[i].flags & media::kKeyClean)) group.dirty_bytes += kset.keys[i].len;
   return true;
@@ -212,6 +217,7 @@ bool KeyLog::place(Group& group, const KsetBuffer& kset) {
     return false;
   }
   group.end = group.end + bytes;
+  PCACHE_CHECK(media::kSegDataBytes - group.end.off >= sizeof(KsetHeader));
   return true;
 }
 
@@ -228,6 +234,7 @@ bool KeyLog::can_end_at(CachePos pos, uint32_t kset_bytes) const {
 bool KeyLog::roll(Group& group) {
   const auto next = segments_.take_for_log();
   if (!next) return false;
+  PCACHE_CHECK(*next != group.end.seg);
   if (!put(group, make_last_kset(*next), 0)) {
     fail(group.end);
     segments_.release_log(*next);
@@ -243,6 +250,7 @@ void KeyLog::end_epoch() {
   const uint64_t end = head_.ksets;
   const uint64_t recorded = epoch_ends_.empty() ? ksets_at_attach_ : epoch_ends_.back();
   if (end == std::max(recorded, unrecorded_last_)) return;
+  PCACHE_CHECK(end > recorded);
   try {
     epoch_ends_.push_back(end);
   } catch (const std::bad_alloc&) {
@@ -256,6 +264,7 @@ uint64_t KeyLog::epoch_end_after(uint64_t passed) {
   if (passed < ksets_at_attach_) return passed + 1;
   while (!epoch_ends_.empty() && epoch_ends_.front() <= passed) epoch_ends_.pop_front();
   const uint64_t recorded = epoch_ends_.empty() ? UINT64_MAX : epoch_ends_.front();
+  PCACHE_CHECK(recorded > passed);
   if (passed >= unrecorded_last_) {
     unrecorded_first_ = unrecorded_last_ = 0;
     return recorded;

@@ -15,6 +15,7 @@ using media::KsetHeader;
 LogCursor::LogCursor(const Pmem& pmem, const SegmentTable& segments, CachePos from,
                      const Options& options)
     : pmem_(pmem), segments_(segments), pos_(from), options_(options), passed_(segments.size()) {
+  PCACHE_CHECK(from.seg.v < segments.size() && from.off <= media::kSegDataBytes);
   passed_[from.seg.v] = true;
 }
 
@@ -71,10 +72,13 @@ Result<LogItem> LogCursor::read_kset(KsetState state) {
     if (kset_bytes(header.key_num) > media::kSegDataBytes - sizeof header - pos_.off)
       return make_error(EUCLEAN, "log at segment %u:%u: kset leaves no room for a header behind it",
                         pos_.seg.v, pos_.off);
+    PCACHE_DCHECK(header.key_num > 0 && header.key_num <= media::kKeysPerKset);
     item.kind = LogItem::Kind::kKeys;
     item.keys = {reinterpret_cast<const media::Key*>(buffer_ + sizeof header), header.key_num};
     item.next = pos_ + kset_bytes(header.key_num);
   }
+  // It comes to an end.
+  PCACHE_CHECK(item.next.seg != pos_.seg || item.next.off > pos_.off || hazard(Hazard::kLogCycle));
   pos_ = item.next;
   return item;
 }
@@ -171,6 +175,7 @@ Result<LogItem> LogCursor::past_damage(const Error& damage, std::optional<CacheP
   lost.pos = pos_;
   lost.next = pos_ = *follower;
   lost.damage = damage;
+  PCACHE_CHECK(follower->seg.v < segments_.size());
   passed_[follower->seg.v] = true;
   return lost;
 }

@@ -79,6 +79,7 @@ Status load_formatted(Pmem& pmem, DeviceFrame* frame, const RecoverOptions& opti
 
 Status recover(Pmem& pmem, const DeviceFrame& frame, const RecoverOptions& options,
                const Log& messages, Recovered* out) {
+  PCACHE_CHECK(!out->segments && !out->index);
   const Bounds bounds{frame.info.n_segs, options.device_bytes, options.block_bytes};
   if (auto loaded = out->tails.load(pmem, bounds); !loaded) return loaded;
   if (auto done = replay_into(pmem, frame, options, bounds, false, out); !done) return done;
@@ -95,6 +96,7 @@ Status recover(Pmem& pmem, const DeviceFrame& frame, const RecoverOptions& optio
                    "everything counts as dirty");
     out->tails.take_all_as_dirty();
     if (auto done = replay_into(pmem, frame, options, bounds, true, out); !done) return done;
+    PCACHE_CHECK(out->replayed.dirty_tail_met);
   }
   tell_lost(out->replayed, dirty_tail_known, messages);
   if (out->replayed.torn_tail) tell_torn_tail(pmem, *out, messages);

@@ -56,6 +56,8 @@ class Replay {
                           item.pos.seg.v, item.pos.off);
     }
     result_.dirty_tail_met = dirty_;
+    PCACHE_CHECK(result_.dirty_ksets <= result_.ksets && result_.dirty_keys <= result_.keys);
+    PCACHE_CHECK(result_.dead_dirty_keys <= result_.dead_keys);
     if (!dirty_ && !tails_.dirty_tail_is_old())
       return make_error(
           EUCLEAN, "dirty_tail %u:%u is not a kset between key_tail %u:%u and the log's end %u:%u",
@@ -75,6 +77,7 @@ class Replay {
   // Puts a valid key into the index and counts its reference, or forgets its range if it is dead.
   Status apply(const Key& key) {
     const SegId seg{key.cache_seg_id};
+    PCACHE_DCHECK(seg.v < segments_.size());  // validate_key() has seen to it
     const uint64_t gen = segments_.generation(seg);
     if (key.seg_gen > gen) {
       result_.generations_lost = true;

@@ -18,6 +18,7 @@ bool DataHead::make_room() {
   next_ = CachePos{*seg, 0};
   left_ = media::kSegDataBytes;
   keys_ = 0;
+  PCACHE_DCHECK(left_ % kSectorBytes == 0);
   return true;
 }
 

@@ -52,6 +52,7 @@ class alignas(64) DataHead {  // each is another queue's
   bool make_room() REQUIRES(mu_);
   [[gnu::always_inline]] CachePos take(uint32_t len_bytes) REQUIRES(mu_) {
     const CachePos pos = next_;
+    PCACHE_DCHECK(filling_ && len_bytes <= left_);
     next_.off += len_bytes;
     left_ -= len_bytes;
     keys_++;

@@ -90,7 +90,9 @@ void SegmentTable::replay_log_segment(SegId seg) {
 // Of what is free or retired: replay finds that it holds something.
 void SegmentTable::take_out(const Segment& segment) {
   PCACHE_CHECK(segment.use == SegmentUse::kFree || segment.use == SegmentUse::kRetired);
-  (segment.use == SegmentUse::kFree ? free_ : out_of_use_)--;
+  uint32_t& count = segment.use == SegmentUse::kFree ? free_ : out_of_use_;
+  PCACHE_CHECK(count > 0);
+  count--;
 }
 
 bool SegmentTable::replay_first_key(SegId seg) {
@@ -122,6 +124,7 @@ std::optional<SegId> SegmentTable::find_free(SegmentUse use, uint32_t keep_free)
     next_ = next_ + 1 == size() ? 0 : next_ + 1;
     Segment& s = segments_[i];
     if (s.use != SegmentUse::kFree) continue;
+    PCACHE_CHECK(free_ > 0 && (!s.retired || hazard(Hazard::kRetiredHandedOut)));
     s.use = use;
     free_--;
     if (use == SegmentUse::kLog)
@@ -160,9 +163,13 @@ bool SegmentTable::probe(SegId seg) {
 
 std::optional<SegId> SegmentTable::take_for_data() { return take(SegmentUse::kData, log_reserve_); }
 
-void SegmentTable::finish_filling(SegId seg, int64_t keys) { drop_refs(seg, kFillingBias - keys); }
+void SegmentTable::finish_filling(SegId seg, int64_t keys) {
+  PCACHE_CHECK(keys >= 0 && keys < kFillingBias);
+  drop_refs(seg, kFillingBias - keys);
+}
 
 void SegmentTable::add_refs(SegId seg, int64_t n) {
+  PCACHE_DCHECK(seg.v < size());
   if (n != 0) segments_[seg.v].refs.fetch_add(n, std::memory_order_relaxed);
 }
 
@@ -176,6 +183,7 @@ void SegmentTable::drop_refs(SegId seg, int64_t n) {
 bool SegmentTable::put_back(Segment& segment) {
   segment.use = segment.retired ? SegmentUse::kRetired : SegmentUse::kFree;
   (segment.retired ? out_of_use_ : free_)++;
+  PCACHE_CHECK(free_ + out_of_use_ <= size());
   return !segment.retired;
 }
 
@@ -185,6 +193,7 @@ void SegmentTable::release(SegId seg) {
     MutexLock lock(mu_);
     Segment& s = segments_[seg.v];
     PCACHE_CHECK(s.use == SegmentUse::kData);
+    PCACHE_DCHECK(s.refs.load(std::memory_order_relaxed) == 0);
     const uint64_t last = s.gen.load(std::memory_order_relaxed);
     if (last == UINT64_MAX) return;  // not again in this attach
     const uint64_t gen = last + 1;
@@ -205,7 +214,7 @@ void SegmentTable::release_log(SegId seg) {
   {
     MutexLock lock(mu_);
     Segment& s = segments_[seg.v];
-    PCACHE_CHECK(s.use == SegmentUse::kLog);
+    PCACHE_CHECK(s.use == SegmentUse::kLog && log_ > 0);
     is_free = put_back(s);
     log_--;
   }
@@ -257,6 +266,7 @@ bool SegmentTable::exhausted_for_data() const {
 
 SegmentCounts SegmentTable::counts() const {
   MutexLock lock(mu_);
+  PCACHE_CHECK(uint64_t{free_} + log_ + out_of_use_ <= size() && retired_ >= out_of_use_);
   return {size(), free_, log_, size() - free_ - log_ - out_of_use_, log_reserve_, retired_};
 }
 

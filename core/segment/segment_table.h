@@ -66,8 +66,12 @@ class SegmentTable {
   // A segment found once and looked at several times. Lives as long as the table.
   class View;
   View view(SegId seg) const;
-  MediaOff media(CachePos pos) const { return MediaOff{segments_[pos.seg.v].data_off + pos.off}; }
+  MediaOff media(CachePos pos) const {
+    PCACHE_DCHECK(pos.seg.v < size() && pos.off <= media::kSegDataBytes);
+    return MediaOff{segments_[pos.seg.v].data_off + pos.off};
+  }
   uint64_t generation(SegId seg) const {
+    PCACHE_DCHECK(seg.v < size());
     return segments_[seg.v].gen.load(std::memory_order_acquire);
   }
 

@@ -53,6 +53,8 @@ SpaceLimits space_limits(uint32_t segments) {
   limits.throttle_segments =
       std::clamp(segments / kThrottlePart, kLeastThrottleSegments, kMostThrottleSegments) +
       static_cast<uint32_t>(limits.hurried_batch_bytes / media::kSegmentBytes);
+  PCACHE_CHECK(limits.hurried_batch_bytes <= limits.idle_batch_bytes &&
+               limits.idle_batch_bytes <= limits.drain_batch_bytes);
   return limits;
 }
 
