@@ -509,7 +509,7 @@ TEST_P(WritebackCrash, DamagedDataStaysDamaged) {
   image_->memory().checkpoint();
   ASSERT_TRUE(step().value());
   const uint64_t bad = GetParam() ? 1024 : 0;
-  for_each_crash({.tear_up_to_bytes = 64}, [&](Rig& rig) {
+  for_each_crash({}, [&](Rig& rig) {
     const auto expect_all = [&] {
       for (uint64_t off = 0; off < bad; off += 512) ASSERT_EQ(rig.value(off), 4) << off;
       for (uint64_t off = bad; off < 8192; off += 512) {

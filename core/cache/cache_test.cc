@@ -189,12 +189,9 @@ TEST_F(CacheAttach, ACrashAtAnyStoreOfAnAttach) {
   attach();
   const Journal journal = memory_.journal();
   detach();
-  CrashOptions torn;
-  torn.tear_up_to_bytes = sizeof(Identity);
-  torn.samples = 20;
   int states = 0;
   for_each_crash_state(
-      journal, torn, [&](std::span<const KeptStore> kept, const std::string& what) {
+      journal, {.samples = 40}, [&](std::span<const KeptStore> kept, const std::string& what) {
         const auto image = memory_.crash_image(kept);
         auto backing = std::make_unique<MemoryDevice>(kLogicalBytes);
         backing->set_identity(backing_);

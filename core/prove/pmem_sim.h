@@ -9,8 +9,8 @@
 #include <mutex>
 
 #include "pmem/pmem.h"
-#include "prove/trace.h"
-#include "prove/undo_memory.h"
+#include "testing/trace.h"
+#include "testing/undo_memory.h"
 
 namespace pcache {
 

@@ -11,8 +11,8 @@
 #include "cache/cache.h"
 #include "prove/oracle.h"
 #include "prove/pmem_sim.h"
-#include "prove/power_loss.h"
 #include "testing/memory_device.h"
+#include "testing/power_loss.h"
 
 namespace pcache {
 

@@ -123,11 +123,8 @@ TEST_F(FormatCrash, OverALiveCache) {
   memory_.poke(segment_data_off(0), make_last_kset(SegId{1}));
   memory_.checkpoint();
   ASSERT_TRUE(format_device(memory_.pmem(), {true, 33}).ok());
-  CrashOptions whole_stores;
-  whole_stores.tear_up_to_bytes = 0;
-  whole_stores.samples = 10;
   int old_one = 0, blank = 0, new_one = 0;
-  for_each_crash_state(memory_.journal(), whole_stores,
+  for_each_crash_state(memory_.journal(), {},
                        [&](std::span<const KeptStore> kept, const std::string& what) {
                          const auto image = memory_.crash_image(kept);
                          const auto state = probe_device(image->pmem());
@@ -148,11 +145,8 @@ TEST_F(FormatCrash, OverALiveCache) {
 TEST_F(FormatCrash, ItIsDurableWhenItReturns) { EXPECT_TRUE(all_durable(memory_.journal())); }
 
 TEST_F(FormatCrash, AtEveryStoreAndFence) {
-  CrashOptions whole_stores;
-  whole_stores.tear_up_to_bytes = 0;
-  whole_stores.samples = 10;
   for_each_crash_state(
-      memory_.journal(), whole_stores,
+      memory_.journal(), {},
       [&](std::span<const KeptStore> kept, const std::string& what) { check(kept, what); });
   EXPECT_EQ(refused_, 0);
   EXPECT_GT(blank_, 100);

@@ -79,12 +79,10 @@ TEST_F(Grow, AnEmptyCacheIsAsIfFormattedInItsNewSize) {
 TEST_F(Grow, ACrashAtAnyStoreLeavesTheOldCacheOrTheNew) {
   DeviceFrame frame = frame_of(memory_.pmem());
   ASSERT_TRUE(grow_cache(memory_.pmem(), frame, kNew).ok());
-  CrashOptions torn;
-  torn.tear_up_to_bytes = 64;
-  torn.samples = 20;
   std::map<size_t, int> seen;
   for_each_crash_state(
-      memory_.journal(), torn, [&](std::span<const KeptStore> kept, const std::string& what) {
+      memory_.journal(), {.samples = 20},
+      [&](std::span<const KeptStore> kept, const std::string& what) {
         const auto image = memory_.crash_image(kept);
         const auto state = validate_superblock(superblock_of(*image), image->size_bytes());
         ASSERT_TRUE(state.ok()) << what << ": " << state.error().text;

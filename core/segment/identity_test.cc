@@ -109,11 +109,10 @@ class IdentityCrash : public IdentityBlock {
   }
   void check(const std::vector<std::string>& allowed) {
     EXPECT_TRUE(all_durable(memory_.journal()));
-    CrashOptions torn;
-    torn.tear_up_to_bytes = media::kSuperblockOff;
     int damaged = 0;
     for_each_crash_state(
-        memory_.journal(), torn, [&](std::span<const KeptStore> kept, const std::string& what) {
+        memory_.journal(), {.samples = 100},
+        [&](std::span<const KeptStore> kept, const std::string& what) {
           const auto image = memory_.crash_image(kept);
           EXPECT_NE(first_page(image->pmem()), FirstPage::kForeign) << what;
           const auto loaded = load_identity(image->pmem());

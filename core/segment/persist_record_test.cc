@@ -47,10 +47,8 @@ TEST_F(PersistRecordTest, WhatIsStoredIsLoaded) {
 
 TEST_F(PersistRecordTest, TornAtAnyWordItIsNoneOrWhole) {
   ASSERT_TRUE(store_calibration(memory_.pmem(), given_, 1).ok());
-  CrashOptions torn;
-  torn.tear_up_to_bytes = sizeof(PersistRecord);
   int none = 0, whole = 0;
-  for_each_crash_state(memory_.journal(), torn,
+  for_each_crash_state(memory_.journal(), {.samples = 100},
                        [&](std::span<const KeptStore> kept, const std::string& what) {
                          const auto image = memory_.crash_image(kept);
                          const auto found = load_calibration(image->pmem());

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What a crash can leave of a journal of stores and fences: everything before some fence, and of
-// the stores between that fence and the next any subset. Short stores (headers, records) are torn
-// into 8-byte words, the unit that the CPU writes as a whole.
+// What a crash can leave of what was stored to a MemoryPmem: the states of PowerLoss, as lists of
+// the stores to be kept.
 #pragma once
 
 #include <functional>
@@ -9,16 +8,11 @@
 #include <string>
 
 #include "testing/memory_pmem.h"
+#include "testing/power_loss.h"
 
 namespace pcache {
 
-struct CrashOptions {
-  size_t tear_up_to_bytes = 24;  // longer stores are there or not
-  size_t exhaustive_up_to = 10;  // so many pieces between two fences: all subsets; more: some
-  size_t samples = 100;          // random subsets then, besides all prefixes
-  uint64_t seed = 1;
-};
-
+using CrashOptions = PowerLoss::Options;
 using CrashVisit = std::function<void(std::span<const KeptStore> kept, const std::string& what)>;
 
 // Of the stores of one thread. `what` names the state in a failure's message.

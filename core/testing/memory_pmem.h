@@ -34,7 +34,6 @@ using Journal = std::vector<PmemEvent>;
 struct KeptStore {
   MediaOff off;
   std::span<const std::byte> bytes;
-  bool unflushed = false;
 };
 
 class MemoryPmem {

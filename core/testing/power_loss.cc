@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "prove/power_loss.h"
+#include "testing/power_loss.h"
 
 #include <algorithm>
 #include <array>

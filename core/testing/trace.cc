@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "prove/trace.h"
+#include "testing/trace.h"
 
 #include <atomic>
 

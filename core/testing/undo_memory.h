@@ -26,6 +26,11 @@ class UndoMemory {
   using Mark = size_t;
   Mark mark() const { return changes_.size(); }
   void rollback(Mark mark);
+  // Calls `visit` with the offset and length of each change since the start, or forget().
+  template <typename Visit>
+  void each_change(Visit visit) const {
+    for (const Change& change : changes_) visit(change.off, change.len);
+  }
   // What there is now becomes what the memory was from the start; no mark is left.
   void forget() {
     changes_.clear();

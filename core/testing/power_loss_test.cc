@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "prove/power_loss.h"
+#include "testing/power_loss.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -49,7 +49,10 @@ class PowerLossTest : public ::testing::Test {
       std::string text;
       for (uint64_t off : {0, 8, 16}) text += std::to_string(word(off));
       for (const auto& [sector, bytes] : point.device)
-        text += " " + std::to_string(sector) + "=" + std::to_string(static_cast<int>(bytes[0]));
+        text.append(" ")
+            .append(std::to_string(sector))
+            .append("=")
+            .append(std::to_string(static_cast<int>(bytes[0])));
       found.insert(text);
     });
     memory_.rollback(mark);

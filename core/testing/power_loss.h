@@ -21,8 +21,8 @@
 #include <string>
 #include <unordered_set>
 
-#include "prove/trace.h"
-#include "prove/undo_memory.h"
+#include "testing/trace.h"
+#include "testing/undo_memory.h"
 
 namespace pcache {
 

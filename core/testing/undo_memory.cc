@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "prove/undo_memory.h"
+#include "testing/undo_memory.h"
 
 #include <sys/mman.h>
 
