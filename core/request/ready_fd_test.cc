@@ -22,7 +22,7 @@ class ReadyFdTest : public RequestTest {
   // As an event loop does it: never waits but for the descriptor. How many came out.
   static int serve(Queue& queue, int fd, int expected) {
     int n = 0;
-    while (n < expected && readable(fd, 10'000)) n += reap(queue);
+    while (n < expected && readable(fd, 60'000)) n += reap(queue);
     return n;
   }
 };
