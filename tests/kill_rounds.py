@@ -298,7 +298,7 @@ class Run:
 
     def open(self):
         """The kernel may still have I/O of the killed process under way, which holds the locks."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while True:
             try:
                 return Cache(self.cache_path, self.backing_path, **self.options)

@@ -29,7 +29,7 @@ def in_child(function):
         return done == pid
 
     try:
-        wait_until(ended, 20)
+        wait_until(ended)
     except AssertionError:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
