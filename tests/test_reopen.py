@@ -218,7 +218,7 @@ def test_log_segment_end_with_any_kset_size(pair, keys):
 
 def test_torn_kset_at_the_logs_end_is_the_end(pair):
     """A last kset whose keys did not reach the media: what was before stays, and the log goes on."""
-    cache = pair.open()
+    cache = pair.open(writeback_interval_ms=NEVER)
     for n in range(10):
         cache.write(n * PAGE, stamp(n * PAGE, PAGE, n + 1), flags=FUA)
     cache.close()
@@ -436,7 +436,7 @@ def test_format_that_was_cut_off_is_done_again(pair, lost):
 @pytest.mark.kills
 def test_log_goes_on_after_sigkill_without_old_ksets(pair):
     """Hazard stale-kset: after a kill the log is written on over ksets that never counted; none may come back."""
-    cache = pair.open(flush_delay_ms=60000)
+    cache = pair.open(flush_delay_ms=60000, writeback_interval_ms=NEVER)
     for n in range(40):  # ksets of one key, each 64 bytes
         cache.write(n * PAGE, stamp(n * PAGE, PAGE, 1), flags=FUA)
     cache.close()

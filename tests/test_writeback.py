@@ -152,7 +152,7 @@ def test_many_flushes(pair, data_crc):
         return body
 
     run_threads(*map(writer, range(4)))
-    assert cache.status["writeback"]["batches"] > 0
+    wait_until(lambda: cache.status["writeback"]["batches"] > 0)
     assert read_all(cache) == bytes(want)
     cache = pair.reopen(cache, writeback_interval_ms=NEVER)
     assert read_all(cache) == bytes(want)
