@@ -10,6 +10,7 @@ from fio import environment
 from measure.libpcache import MIB
 from sick_device import SickDevice
 from support import PAGE
+from test_fio_end import Run
 
 
 def write_log(path, *requests, files=("/dev/sda",), version=3):
@@ -111,13 +112,16 @@ CHUNK = 64 << 10
 def test_the_last_requests_of_a_log_are_done(fio, pair, disk):
     """fio asks for no completion of those that are in flight when the log ends; in a full cache they wait for space."""
     sick = SickDevice(pair.backing_path, disk)
-    sick.set("slow 100")
+    sick.set("hang")
     last = [15 * MIB + at * CHUNK for at in range(16)]
     full = [at % 240 * CHUNK for at in range(9000)]
     log = write_log(disk / "log", *[("write", at, CHUNK) for at in full + last], files=(pair.backing_path,))
-    done = fio.start(read_iolog=log, iodepth=32, drain=1, buffer_pattern="0x5a", io_mode="threads",
-                     env=sick.environment)
-    assert done.returncode == 0, done.stderr
+    # Deep enough for all that the cache has no room for.
+    with Run(fio, sick, read_iolog=log, iodepth=2048, drain=1, buffer_pattern="0x5a", io_mode="threads",
+             writeback_interval_ms=3600000) as run:
+        run.wait_for("requests wait for space")
+        sick.set("")
+        assert run.ends() == 0, run.err.read_text()
     assert fio.stats["events"]["waits_on_full"] > 0, "the cache has not been full"
     data = pair.backing_path.read_bytes()
     missing = [at for at in last if data[at:at + CHUNK] != b"\x5a" * CHUNK]
