@@ -184,7 +184,7 @@ def test_to_what_is_no_file(ctl, pair, disk):
     line = ["export", pair.cache_path, "--backing", pair.backing_path, "--to"]
     assert "/dev/null: 16 MiB" in ctl.run(*line, "/dev/null").stdout
     os.mkfifo(disk / "pipe")
-    assert "reader" in ctl.refused(*line, disk / "pipe", timeout=20)
+    assert "reader" in ctl.refused(*line, disk / "pipe", timeout=60)
     with subprocess.Popen(["sha256sum", disk / "pipe"], stdout=subprocess.PIPE, text=True) as reader:
         done = ctl.call(*line, disk / "pipe")
         while done.returncode and "reader" in done.stderr:  # it has not opened it yet

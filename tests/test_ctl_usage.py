@@ -66,7 +66,7 @@ def test_cache_that_is_none(ctl, pair, disk, command):
     """A directory, a character device, a pipe: none of them is waited for."""
     os.mkfifo(disk / "pipe")
     for cache in (disk, "/dev/null", disk / "pipe", ""):
-        ctl.refused(*filled(command, disk, cache, pair.backing_path), timeout=20)
+        ctl.refused(*filled(command, disk, cache, pair.backing_path), timeout=60)
 
 
 @with_backing
@@ -74,7 +74,7 @@ def test_missing_backing(ctl, written, disk, command):
     before = written.digests()
     os.mkfifo(disk / "pipe")
     for backing in (disk / "missing", disk, "/dev/null", disk / "pipe"):
-        ctl.refused(*filled(command, disk, written.cache_path, backing), timeout=20)
+        ctl.refused(*filled(command, disk, written.cache_path, backing), timeout=60)
     assert written.digests() == before and not (disk / "missing").exists() and not (disk / "new").exists()
 
 
