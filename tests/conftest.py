@@ -29,7 +29,7 @@ from ctl import Ctl  # noqa: E402
 from support import (CACHE_BYTES, GOLDEN_MISSING, GOLDEN_SET, GOLDEN_SKIP, GOLDEN_WHERE, SEGMENTS_AT,  # noqa: E402
                      TESTDATA, Golden, Pair, golden_manifest, golden_summary, make_backing)
 
-HANG_SECONDS = 150  # far above any test's time; then all stacks are printed and the run ends
+HANG_SECONDS = 600  # far above any test's time; then all stacks are printed and the run ends
 SHM = pathlib.Path("/dev/shm")
 PREFIX = "pcache-test-"
 

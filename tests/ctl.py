@@ -26,7 +26,7 @@ class Ctl:
     def call(self, *args, **kwargs):
         """Whatever comes of it; stdout is captured unless it is given."""
         kwargs = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "errors": "surrogateescape",
-                  "timeout": 120, "cwd": self.folder} | kwargs
+                  "timeout": 400, "cwd": self.folder} | kwargs
         return subprocess.run(self.argv(*args), check=False, **kwargs)
 
     def run(self, *args, code=DONE, **kwargs):

@@ -64,7 +64,7 @@ class Fio:
 
     def start(self, *jobs, env=None, **options):
         return subprocess.run(self.command(*jobs, **options), capture_output=True, text=True, check=False,
-                              cwd=self.folder, env=environment(**(env or {})), timeout=120)
+                              cwd=self.folder, env=environment(**(env or {})), timeout=400)
 
     def run(self, *jobs, **options):
         """Must succeed; returns the jobs of the JSON on stdout, which must be all that is there."""

@@ -36,7 +36,7 @@ def writeback(disk, shm):
 
 
 def test_it_measures(writeback, disk, shm):
-    out, said = (process := writeback(*SMALL, "--rounds", 2)).communicate(timeout=120)
+    out, said = (process := writeback(*SMALL, "--rounds", 2)).communicate(timeout=400)
     assert process.returncode == 0 and said == "", said
     *rounds, last = out.splitlines()
     assert len(rounds) == 2 and all(re.fullmatch(ROUND, line) for line in rounds), out
@@ -63,7 +63,7 @@ def test_folders_that_fio_would_take_for_others(writeback, disk, shm, odd):
         for cut in ("run", "run ", "run #1", "a", "two"):
             (parent / cut).write_text("precious")
     process = writeback(*SMALL, "--rounds", 1, "--dir", disk / odd, "--shm", shm / odd)
-    out, said = process.communicate(timeout=140)
+    out, said = process.communicate(timeout=400)
     assert process.returncode == 0 and said == "" and out, said
     for parent in (disk, shm):
         assert left(parent / odd) == []

@@ -198,12 +198,12 @@ def test_to_what_is_no_file(ctl, pair, disk):
 
 
 def test_a_huge_sparse_device_costs_what_it_holds(ctl, pair, disk):
-    """Only what is allocated, or cached, is looked at; to ask for each part of it would last longer than ctl waits."""
+    """Only what is allocated, or cached, is looked at; to ask for each part of it would last longer than is waited."""
     with open(pair.backing_path, "r+b") as f:
         f.truncate(12 << 40)
     with pair.open(writeback_interval_ms=3_600_000) as cache:
         cache.write(9 << 40, stamp(9 << 40, MIB, 1))
-    ctl.run("export", pair.cache_path, "--backing", pair.backing_path, "--to", disk / "whole")
+    ctl.run("export", pair.cache_path, "--backing", pair.backing_path, "--to", disk / "whole", timeout=120)
     assert peek(disk / "whole", 9 << 40, MIB) == stamp(9 << 40, MIB, 1)
     assert peek(disk / "whole", 0, 16 * MIB) == peek(pair.backing_path, 0, 16 * MIB)
     assert (disk / "whole").stat().st_size == 12 << 40

@@ -121,7 +121,7 @@ def test_ld_preload(fio, pair):
         {**fio.engine_options(ioengine="pcache"), "rw": "randwrite", "bs": "4k", "size": "4m", "verify": "crc32c",
          "iodepth": 16})
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=fio.folder,
-                          env=environment(LD_PRELOAD=str(ENGINE)), timeout=120)
+                          env=environment(LD_PRELOAD=str(ENGINE)), timeout=400)
     assert done.returncode == 0, done.stderr + done.stdout
     assert json.loads(done.stdout)["jobs"][0]["write"]["total_ios"] == 1024
     assert fio.stats["requests"]["writes"] == 1024

@@ -104,7 +104,7 @@ def test_same_as_without_a_cache(big, shm, data_crc, gc_percent):
     command = [FIO, "--output-format=json", "--name=job"] + arguments(
         dict(options, ioengine="psync", filename=plain))
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=big.folder,
-                          env=environment(), timeout=120)
+                          env=environment(), timeout=400)
     reference = json.loads(done.stdout[done.stdout.index("{"):])["jobs"]
     assert [job["write"]["total_ios"] for job in reference] == [job["write"]["total_ios"] for job in jobs]
     with open(big.pair.backing_path, "rb", buffering=0) as a, open(plain, "rb", buffering=0) as b:

@@ -76,7 +76,7 @@ def test_drains_and_takes_writes(flaky, pair, disk, seed):
     env = environment(LD_PRELOAD=str(flaky), FLAKY_FILE=str(pair.backing_path), FLAKY_SEED=str(seed))
     done = subprocess.run([FIO, *common, "--name=w", "--rw=randwrite", "--do_verify=0", "--drain=1",
                            f"--stats_file={stats}"], capture_output=True, text=True, check=False, env=env, cwd=disk,
-                          timeout=120)
+                          timeout=400)
     assert done.returncode == 0, done.stderr + done.stdout
     pair.used = True
     told = [line for line in done.stderr.splitlines() if line.startswith("flaky: ")]
@@ -91,4 +91,4 @@ def test_drains_and_takes_writes(flaky, pair, disk, seed):
     plain = [option for option in common if not option.split("=")[0] in
              ("--ioengine", "--cache_dev", "--emulate_pmem", "--io_mode")]
     subprocess.run([FIO, *plain, "--name=w", "--rw=randread", "--do_verify=1", "--direct=1"], check=True,
-                   capture_output=True, env=environment(), cwd=disk, timeout=120)
+                   capture_output=True, env=environment(), cwd=disk, timeout=400)

@@ -103,7 +103,7 @@ def check_lines(out, what):
 @pytest.mark.parametrize("what", [what for what in ALL if what != "fragments"])
 def test_each_prints_its_figures(limits, disk, shm, what):
     process = limits(what, "--small", "--rounds", 2)
-    out, said = process.communicate(timeout=140)
+    out, said = process.communicate(timeout=400)
     assert process.returncode == 0 and said == "", said
     check_lines(out, what)
     assert left(disk, shm) == []
@@ -130,7 +130,7 @@ def test_fragments_are_small_too(bench, capsys, monkeypatch):
 
 
 def test_several_are_made_in_the_order_they_are_named(limits, disk, shm):
-    out, _ = (process := limits("keys", "memory", "--small", "--rounds", 3)).communicate(timeout=140)
+    out, _ = (process := limits("keys", "memory", "--small", "--rounds", 3)).communicate(timeout=400)
     assert process.returncode == 0
     assert [line for line in out.splitlines() if not line.startswith(" ")] == ["keys", "memory"]
     assert "n 3" in out and left(disk, shm) == []
@@ -175,7 +175,7 @@ def test_folders_that_fio_would_take_for_others(limits, disk, shm, odd):
         for cut in ("run", "run ", "run #1", "a", "two"):
             (parent / cut).write_text("precious")
     process = limits("miss", "--small", "--rounds", 2, "--dir", disk / odd, "--shm", shm / odd)
-    out, said = process.communicate(timeout=140)
+    out, said = process.communicate(timeout=400)
     assert process.returncode == 0 and said == "" and out, said
     for parent in (disk, shm):
         assert left(parent / odd) == []

@@ -16,7 +16,7 @@ SOME = "(persist/.*/size:(512|1048576)|crc32c/size:64|index/.*:65536|log/.*keys:
 
 
 def run(*arguments, ok=True, **more):
-    done = subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False,
+    done = subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True, timeout=400, check=False,
                           **more)
     assert (done.returncode == 0) == ok, done.stderr
     return done

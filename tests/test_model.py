@@ -160,7 +160,7 @@ class CacheMachine(RuleBasedStateMachine):
             assert read_all(cache) == bytes(self.want), "after reopening"
 
 
-@pytest.mark.hang_seconds(500)  # a failure is shrunk, for 300 s at most
+@pytest.mark.hang_seconds(1200)  # a failure is shrunk, for 300 s at most
 @pytest.mark.parametrize("data_crc,io_mode", [(0, IO_AUTO), (1, IO_AUTO), (0, IO_THREADS)])
 def test_against_byte_array(cache_file, disk, data_crc, io_mode):
     class Machine(CacheMachine):

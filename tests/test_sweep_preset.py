@@ -23,7 +23,7 @@ def prefix(tmp_path_factory):
 
 def run_installed(prefix, *arguments, **more):
     return subprocess.run([prefix / "bin" / "pcache-sweep", *map(str, arguments)], capture_output=True, text=True,
-                          timeout=140, check=False, **more)
+                          timeout=400, check=False, **more)
 
 
 def test_a_preset_is_named_from_anywhere(tmp_path):
