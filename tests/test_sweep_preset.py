@@ -48,7 +48,7 @@ def test_a_file_of_that_name_comes_first(tmp_path):
 
 
 def test_installed_it_measures_a_preset(prefix, tmp_path):
-    done = run_installed(prefix, "run", "smoke", "--repeats", 1, "--runtime", 0.1, "--output", tmp_path / "run",
+    done = run_installed(prefix, "run", "smoke", "--repeats", 1, "--runtime", 0.3, "--output", tmp_path / "run",
                          "--backing-dir", tmp_path, "--quiet", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     info = json.loads((tmp_path / "run" / "run.json").read_text())

@@ -12,7 +12,7 @@ from measure.libpcache import BUILD, ROOT
 from test_gate_baseline import baseline, judged  # noqa: F401  pylint: disable=unused-import
 from test_sweep import HEAD, run, write
 
-DISK = HEAD.replace("1s", "100ms") + "matrix: {engine: uring, cache_size: 512m, working_set: 0.02, bs: 4k}\n"
+DISK = HEAD.replace("1s", "300ms") + "matrix: {engine: uring, cache_size: 512m, working_set: 0.02, bs: 4k}\n"
 STAMP = re.compile(rb"pcache build: commit=[0-9a-z]+ dirty=[01] ")
 LIBRARIES = ("libpcache.so", "libpcache_fio.so", "libpcache_raw.so")
 ONES = "1" * 40
