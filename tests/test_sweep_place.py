@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import threading
 
 import pytest
 
@@ -16,7 +15,7 @@ from support import wait_until
 from test_sweep import HEAD, SWEEP, lines_of, run, write
 
 # What needs no cache, and little time.
-DISK = HEAD.replace("1s", "100ms") + "matrix: {engine: uring, cache_size: 512m, working_set: 0.02, bs: 4k}\n"
+DISK = HEAD.replace("1s", "300ms") + "matrix: {engine: uring, cache_size: 512m, working_set: 0.02, bs: 4k}\n"
 
 
 def test_only_what_a_killed_sweep_left_is_removed(tmp_path):
@@ -57,7 +56,7 @@ stat -c %i "$(sed -n 's/^cache_dev=//p' "$job")" >> {seen}
 exec {shutil.which("fio")} "$@"
 """)
     wrapper.chmod(0o755)
-    spec = write(tmp_path, HEAD.replace("1s", "100ms").replace("repeats: 1", "repeats: 3") +
+    spec = write(tmp_path, HEAD.replace("1s", "300ms").replace("repeats: 1", "repeats: 3") +
                  "matrix: {engine: [pcache, bound], rw: randwrite, cache_size: 512m, working_set: 0.02}\n")
     run("run", spec, "--output", tmp_path / "run", "--backing-dir", tmp_path,
         env={**os.environ, "PATH": f"{wrapper.parent}:{os.environ['PATH']}"})
@@ -141,33 +140,66 @@ def test_a_device_of_a_running_cache_is_left_alone(tmp_path):
 
 
 def test_a_cache_that_is_started_meanwhile_keeps_its_ground(tmp_path):
-    given = make(tmp_path / "given", 512 << 20)
-    spec = write(tmp_path, DISK.replace("100ms", "1s").replace("repeats: 1", "repeats: 2"))
+    """While the first of two is measured, which lasts until then."""
+    given, begun, go = make(tmp_path / "given", 512 << 20), tmp_path / "begun", tmp_path / "go"
+    wrapper = tmp_path / "bin" / "fio"
+    wrapper.parent.mkdir()
+    wrapper.write_text(f"""#!/bin/sh
+case "$*" in *.fio) : > {begun}; while [ ! -e {go} ]; do sleep 0.05; done ;; esac
+exec {shutil.which("fio")} "$@"
+""")
+    wrapper.chmod(0o755)
+    spec = write(tmp_path, DISK.replace("repeats: 1", "repeats: 2"))
     process = subprocess.Popen([SWEEP, "run", spec, "--output", tmp_path / "run", "--cache-dev", given, "--overwrite",
                                 "--backing-dir", tmp_path], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
-                               text=True)
-    wait_until(lambda: list((tmp_path / "run" / "raw").glob("00000.fio")))
+                               text=True, env={**os.environ, "PATH": f"{wrapper.parent}:{os.environ['PATH']}"})
+    wait_until(begun.exists)
     with open(given, "r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(b"all mine")
         file.flush()
+        go.touch()
         said = process.communicate(timeout=60)[1]
     assert process.returncode == 1 and f"{given}: cannot be blanked: " in said
     assert [r["ok"] for r in lines_of(tmp_path / "run")] == [True, False]
     assert given.read_bytes()[:8] == b"all mine"
 
 
+# Somebody else holds what is at HELD, the first five times that it is tried.
+HELD_LOCK = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+int flock(int fd, int how) {
+  static int left = 5;
+  struct stat held, is;
+  if ((how & LOCK_EX) && !fstat(fd, &is) && !stat(getenv("HELD"), &held) && is.st_ino == held.st_ino &&
+      is.st_dev == held.st_dev && left-- > 0) {
+    if (left == 0) close(open(getenv("GIVEN_BACK"), O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
+    return errno = EWOULDBLOCK, -1;
+  }
+  return ((int (*)(int, int))dlsym(RTLD_NEXT, "flock"))(fd, how);
+}
+"""
+
+
 def test_a_lock_that_is_given_back_within_a_second_is_waited_for(tmp_path):
     """As what a killed sweep has started gives it back, when it ends a moment later."""
     given = make(tmp_path / "given", 512 << 20)
     make(tmp_path / "disk", 16 << 20)
+    write(tmp_path, HELD_LOCK, "held.c")
+    library = tmp_path / "held.so"
+    subprocess.run(["cc", "-w", "-shared", "-fPIC", "-o", library, tmp_path / "held.c", "-ldl"], check=True)
+
     def run_beside(path, *arguments):
-        folder = os.open(path, os.O_RDONLY)
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        timer = threading.Timer(0.4, os.close, [folder])
-        timer.start()
-        run("run", *arguments, "--overwrite")
-        timer.join()
+        given_back = tmp_path / "given_back"
+        run("run", *arguments, "--overwrite", env={**os.environ, "LD_PRELOAD": str(library),
+                                                   "HELD": str(path), "GIVEN_BACK": str(given_back)})
+        given_back.unlink()
     spec = write(tmp_path, DISK)
     places = ["--cache-dev", given, "--backing", tmp_path / "disk"]
     run_beside(given, spec, *places, "--output", tmp_path / "run")
@@ -178,7 +210,7 @@ def test_a_lock_that_is_given_back_within_a_second_is_waited_for(tmp_path):
 def test_a_second_run_gets_neither_the_devices_nor_the_folder(tmp_path):
     given = make(tmp_path / "given", 512 << 20)
     disk = make(tmp_path / "disk", 16 << 20)
-    spec = write(tmp_path, DISK.replace("100ms", "60s"))
+    spec = write(tmp_path, DISK.replace("300ms", "600s"))
     process = subprocess.Popen([SWEEP, "run", spec, "--output", tmp_path / "run", "--cache-dev", given, "--backing",
                                 disk, "--overwrite"], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
@@ -190,7 +222,7 @@ def test_a_second_run_gets_neither_the_devices_nor_the_folder(tmp_path):
         assert f"{tmp_path}/run: another pcache-sweep is writing to it" in done.stderr
     finally:
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        assert process.wait(60) == 130
 
 
 def test_a_run_goes_on_in_its_place_or_not_at_all(tmp_path):
