@@ -45,7 +45,7 @@ def test_this_tree_is_right(tree):
 
 @pytest.mark.parametrize("file, include, of, target, where", [
     ("core/index/index.cc", '"keylog/key_log.h"', "pcache_keylog", "pcache_index", "core"),
-    ("core/keylog/key_log.h", '"request/write_path.h"', "pcache_request", "pcache_keylog", "core"),
+    ("core/keylog/key_log.h", '"request/op_write.h"', "pcache_request", "pcache_keylog", "core"),
     ("core/format/replica.h", '"testing/memory_pmem.h"', "pcache_testing", "pcache_format", "core"),
     ("core/index/index_test.cc", '"testing/memory_pmem.h"', "pcache_testing", "pcache_index", "core"),
     ("core/pmem/pmem.cc", "<liburing.h>", "PkgConfig::URING", "pcache_pmem", "core"),
@@ -73,7 +73,7 @@ def test_a_link_that_nothing_includes_is_named(tree):
 
 
 def test_a_link_to_a_folder_that_is_listed_below_is_named(tree):
-    put_include(tree / "core/index/index.cc", '"request/write_path.h"')
+    put_include(tree / "core/index/index.cc", '"request/op_write.h"')
     replace(tree / "core/CMakeLists.txt", "pcache_module(index DEPENDS pcache_base)",
             "pcache_module(index DEPENDS pcache_base pcache_request)")
     assert check(tree) == (1, ["core/CMakeLists.txt: pcache_index links to pcache_request, which ARCHITECTURE.md lists "

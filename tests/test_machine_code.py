@@ -11,9 +11,9 @@ from measure.libpcache import BUILD
 # Of a function, with all that is inlined into it: the line of the index that it will change, the data or the page
 # table's line that it comes to next.
 AHEAD = {
-    "Queue::start_plain_write": {"prefetcht0", "prefetchnta"},
-    "Queue::start_read": {"prefetchnta"},
-    "ReadPath::copy_hits": {"prefetchnta"},
+    "pcache::submit_write": {"prefetcht0", "prefetchnta"},
+    "pcache::submit_read": {"prefetchnta"},
+    "walk": {"prefetchnta"},
     "Replay::run": {"prefetcht0"},
     "Reclaim::forget_keys": {"prefetcht0"},
     "Settler::mark_clean": {"prefetcht0"},

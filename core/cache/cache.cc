@@ -226,9 +226,7 @@ Status Cache::wire() {
             .logical_bytes = devices_.backing->size_bytes(),
             .block_bytes = devices_.backing->logical_block_bytes(),
             .max_extent_bytes = frame_.info.data_crc ? kCrcExtentBytes : kRangeBytes});
-  context_ = std::make_unique<RequestContext>(*parts_);
-  for (uint32_t i = 0; i < data_heads(frame_.info.n_segs); i++)
-    context_->heads.push_back(std::make_unique<DataHead>(*recovered_.segments));
+  requests_ = std::make_unique<RequestState>(*parts_, data_heads(frame_.info.n_segs));
   return wire_background();
 }
 
@@ -236,12 +234,12 @@ Status Cache::wire() {
 Status Cache::wire_background() {
   Writeback::Options writing;
   writing.progress = [this](uint64_t bytes) {
-    context_->pace.grant(bytes);
-    context_->deferred.run();
+    requests_->pace().grant(bytes);
+    requests_->deferred().run();
   };
   writing.data_lost = [this](int error) {
     media_errors_.data_lost();
-    context_->data_lost(error);
+    requests_->data_lost(error);
   };
   auto writeback = Writeback::create(*parts_, writing);
   if (!writeback) return writeback.error();
@@ -252,14 +250,14 @@ Status Cache::wire_background() {
   working.writeback_interval = Worker::Milliseconds{options_.writeback_interval_ms};
   working.gc_percent = frame_.info.gc_percent;
   working.limits = space_limits(frame_.info.n_segs);
-  working.waiting_requests = [this] { return context_->deferred.count(); };
-  working.retry_requests = [this] { context_->deferred.run(); };
-  working.fail_requests = [this](int error) { context_->deferred.fail_all(error); };
-  working.set_pace = [this](bool on) { context_->pace.set(on); };
+  working.waiting_requests = [this] { return requests_->deferred().count(); };
+  working.retry_requests = [this] { requests_->deferred().run(); };
+  working.fail_requests = [this](int error) { requests_->deferred().fail_all(error); };
+  working.set_pace = [this](bool on) { requests_->pace().set(on); };
   Executor& main = *devices_.executor;
   Executor& write = devices_.writeback_executor ? *devices_.writeback_executor : main;
   worker_ = std::make_unique<Worker>(*parts_, *writeback_, *reclaim_, main, write, working);
-  context_->deferred.set_wake([this] { worker_->request_waits(); });
+  requests_->deferred().set_wake([this] { worker_->request_waits(); });
   recovered_.segments->set_events(
       {[this] { worker_->space_taken(); }, [this] { worker_->space_freed(); },
        [this](SegId seg, MediaOff at) { media_errors_.segment_retired(seg, at); }});
@@ -296,7 +294,7 @@ Status Cache::begin_log() {
   // Of a cache that is attached. Writes that are done at once do not look at the log: none is from
   // then on.
   log_->set_on_failed([this](const Error& error) {
-    context_->deferred.close();
+    requests_->deferred().close();
     worker_->request_waits();
     media_errors_.log_failed(error);
   });
@@ -361,8 +359,7 @@ void Cache::choose_persist() try {
 Result<std::unique_ptr<Queue>> Cache::create_queue(uint32_t depth) {
   if (depth == 0 || depth > 65536)
     return make_error(EINVAL, "queue depth: %u is not in 1..65536", depth);
-  const uint32_t head = next_head_.fetch_add(1) % context_->heads.size();
-  return Queue::create(*context_, queues_, *context_->heads[head], depth);
+  return Queue::create(*requests_, queues_, depth);
 }
 
 Status Cache::refuse_if_readonly(const char* what) const {
@@ -394,8 +391,8 @@ Status Cache::set_gc_percent(int64_t percent) {
 
 SpaceWatch::Sample Cache::sample_space(Worker::State state) const {
   const SegmentCounts segments = recovered_.segments->counts();
-  return {.waits = context_->counters.waits.load(),
-          .waiting = context_->deferred.count(),
+  return {.waits = requests_->counters().waits.load(),
+          .waiting = requests_->deferred().count(),
           .written_bytes = writeback_->counters().written_bytes.load(),
           .dirty_bytes = dirty().bytes,
           .free_segments = segments.free,

@@ -2,7 +2,7 @@
 // Cache: all parts of one attached cache, wired together; opening and closing it.
 //
 // Who owns what: Cache owns every part. The parts below know nothing of it; requests see them as a
-// RequestContext. Members are in the order of construction; destruction runs it backwards, which
+// RequestState. Members are in the order of construction; destruction runs it backwards, which
 // also unwinds an opening that failed half-way.
 //
 // Opening looks first and changes then. Looking: everything is checked and replayed, and everything
@@ -85,7 +85,7 @@ class Cache {
   // What persist=auto goes by; nothing with another method.
   const std::optional<Calibration>& calibration() const { return calibration_; }
   const VerifyResult& verified() const { return recovered_.verified; }
-  RequestContext& context() { return *context_; }
+  RequestState& requests() { return *requests_; }
   QueueSet& queues() { return queues_; }
 
  private:
@@ -126,13 +126,12 @@ class Cache {
   std::unique_ptr<KeyLog> log_;
   std::unique_ptr<Stripes> stripes_;
   std::unique_ptr<const Parts> parts_;
-  std::unique_ptr<RequestContext> context_;
+  std::unique_ptr<RequestState> requests_;
   std::unique_ptr<Writeback> writeback_;
   std::unique_ptr<Reclaim> reclaim_;
   std::unique_ptr<Worker> worker_;
   SpaceWatch space_watch_;  // the executor's, while there is one
   QueueSet queues_;
-  std::atomic<uint32_t> next_head_{0};
   bool closed_ = false;
 };
 

@@ -52,8 +52,8 @@ TEST_P(ReadOnlyCache, ReadsWhatIsThereAndStoresNothing) {
     EXPECT_EQ(value_at(8192, (1 << 20) - 8192), 1);
     EXPECT_EQ(value_at(8 << 20, 1 << 20), -1) << "a miss, both times: nothing is kept";
   }
-  EXPECT_EQ(cache_->context().counters.fills.load(), 2u);
-  EXPECT_EQ(cache_->context().counters.fills_uncached.load(), 2u);
+  EXPECT_EQ(cache_->requests().counters().fills.load(), 2u);
+  EXPECT_EQ(cache_->requests().counters().fills_uncached.load(), 2u);
   EXPECT_EQ(segments(), free_before);
   executor_->advance(std::chrono::hours(1));
   queue_.reset();

@@ -170,14 +170,15 @@ void add_requests(Fields* fields) {
     fields->add("requests", counter.name, counter.text,
                 [=](View& v) { return Json((v.requests.*counter.member).load()); });
   fields->add("requests", "waiting_for_space", "now",
-              [](View& v) { return Json(v.cache.context().deferred.count()); });
+              [](View& v) { return Json(v.cache.requests().deferred().count()); });
   for (size_t i = 0; i < kLatencyClasses; i++)
     fields->add("latency", kLatencyNames[i].name, kLatencyNames[i].text, [=](View& v) {
       return latency_of(v.requests.latency[i], kLatencyNames[i].is_sampled);
     });
   for (const auto& counter : kSharedCounters)
-    fields->add("events", counter.name, counter.text,
-                [=](View& v) { return Json((v.cache.context().counters.*counter.member).load()); });
+    fields->add("events", counter.name, counter.text, [=](View& v) {
+      return Json((v.cache.requests().counters().*counter.member).load());
+    });
 }
 
 Fields all_fields() {

@@ -4,46 +4,50 @@
 #include <new>
 
 #include "base/mutants.h"
-#include "request/queue.h"
-#include "request/write_path.h"
+#include "request/queue_state.h"
 
 namespace pcache {
 
-void Deferred::push(PendingRequest* request) {
-  {
-    MutexLock lock(mu_);
-    const bool to_front = hazard(Hazard::kLastInFirstOut) && head_;
-    request->next = to_front ? head_ : nullptr;
-    (head_ && !to_front ? tail_->next : head_) = request;
-    if (!to_front) tail_ = request;
-    count_.fetch_add(1, std::memory_order_release);
-  }
+int Deferred::add(QueueState& queue, pcache_request* request, const WriteProgress& progress) {
+  PendingRequest* const pending = queue.in_flight.take(request, queue.ops[request->op]);
+  queue.in_flight.note_waits_for_space(pending);
+  pending->write = progress;
+  cache_.counters().waits.add();
+  push(pending);
   if (wake_) wake_();
+  return 0;
+}
+
+void Deferred::push(PendingRequest* pending) {
+  MutexLock lock(mu_);
+  if (hazard(Hazard::kLastInFirstOut))
+    list_.push_front(pending);
+  else
+    list_.push_back(pending);
+  count_.fetch_add(1, std::memory_order_release);
 }
 
 PendingRequest* Deferred::front() {
   MutexLock lock(mu_);
-  return head_;
+  return list_.front();
 }
 
 void Deferred::pop_front() {
   MutexLock lock(mu_);
-  head_ = head_->next;
+  list_.pop_front();
   count_.fetch_sub(1, std::memory_order_release);
 }
 
-bool Deferred::admit(PendingRequest& request) {
-  bool& admitted = request.progress.admitted;
-  if (!admitted)
-    admitted = request.request->op == PCACHE_OP_FLUSH || ctx_.log.failed() ||
-               ctx_.pace.take(request.request->len);
+bool Deferred::admit(PendingRequest& pending) {
+  bool& admitted = pending.write.admitted;
+  if (!admitted) admitted = cache_.parts().log.failed() || cache_.pace().take(pending.request->len);
   return admitted;
 }
 
 // In whose thread this is nobody expects an exception.
-int Deferred::go_on(PendingRequest& request) {
+int Deferred::resume(PendingRequest& pending) {
   try {
-    return write_request(ctx_, request.queue->head(), *request.request, &request.progress);
+    return pending.op->resume(pending);
   } catch (const std::bad_alloc&) {
     return -ENOMEM;
   }
@@ -51,51 +55,38 @@ int Deferred::go_on(PendingRequest& request) {
 
 void Deferred::fail_all(int error) {
   MutexLock running(run_mu_);
-  while (PendingRequest* request = front()) {
+  while (PendingRequest* pending = front()) {
     pop_front();
-    request->error.store(error, std::memory_order_relaxed);
-    request->queue->complete(request);
+    pending->queue->completions.complete(pending, error);
   }
 }
 
 void Deferred::run() {
   if (empty()) return;
   MutexLock running(run_mu_);
-  while (PendingRequest* request = front()) {
-    if (!admit(*request)) return;
-    const int result = go_on(*request);
+  while (PendingRequest* pending = front()) {
+    if (!admit(*pending)) return;
+    const int result = resume(*pending);
     if (result == -ENOSPC) return;
     pop_front();
-    request->error.store(-result, std::memory_order_relaxed);
-    request->queue->complete(request);
+    pending->queue->completions.complete(pending, -result);
   }
 }
 
-uint32_t Deferred::cancel(const Queue& queue) {
+uint32_t Deferred::cancel(const QueueState& queue) {
   MutexLock running(run_mu_);
-  PendingRequest* cancelled = nullptr;
-  uint32_t n = 0;
+  PendingList cancelled;
   {
     MutexLock lock(mu_);
-    PendingRequest** at = &head_;
-    tail_ = nullptr;
-    while (PendingRequest* request = *at) {
-      if (request->queue != &queue) {
-        tail_ = request;
-        at = &request->next;
-        continue;
-      }
-      *at = request->next;
-      request->next = cancelled;
-      cancelled = request;
-      n++;
-      count_.fetch_sub(1, std::memory_order_release);
-    }
+    PendingList kept;
+    while (PendingRequest* pending = list_.pop_front())
+      (pending->queue == &queue ? cancelled : kept).push_back(pending);
+    list_ = kept;
   }
-  while (PendingRequest* request = cancelled) {
-    cancelled = request->next;
-    request->error.store(ECANCELED, std::memory_order_relaxed);
-    request->queue->complete(request);
+  uint32_t n = 0;
+  for (; PendingRequest* pending = cancelled.pop_front(); n++) {
+    count_.fetch_sub(1, std::memory_order_release);
+    pending->queue->completions.complete(pending, ECANCELED);
   }
   if (count() > 0 && wake_) wake_();  // who was behind one of them may be able to go on
   return n;

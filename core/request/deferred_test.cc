@@ -24,7 +24,7 @@ class DeferredTest : public RequestTest {
     start(options);
   }
   void fill() {
-    ctx_->deferred.set_wake([this] { wakes_++; });
+    state_->deferred().set_wake([this] { wakes_++; });
     for (uint64_t i = 0;; i++) {
       waiting_ = submit(PCACHE_OP_WRITE, i % 16 << 20, 1 << 20, 1);
       if (waiting_->submitted == 0) break;
@@ -67,14 +67,14 @@ class DeferredTest : public RequestTest {
 TEST_F(DeferredTest, AWriteWaitsForSpaceAndGoesOn) {
   start_full();
   EXPECT_EQ(wakes_, 1) << "whoever makes room is woken at once";
-  EXPECT_EQ(ctx_->counters.waits.load(), 1u);
+  EXPECT_EQ(state_->counters().waits.load(), 1u);
   EXPECT_EQ(queue_->in_flight(), 1u);
   EXPECT_TRUE(reap_all().empty());
-  ctx_->deferred.run();
+  state_->deferred().run();
   EXPECT_TRUE(reap_all().empty()) << "there is no space yet";
   free_data();
   EXPECT_TRUE(reap_all().empty()) << "nobody has called run()";
-  ctx_->deferred.run();
+  state_->deferred().run();
   EXPECT_THAT(reap_all(), ElementsAre(&waiting_->request));
   EXPECT_EQ(waiting_->request.result, 0);
   // The part that was in before went with the segment that this test has freed.
@@ -93,7 +93,7 @@ TEST_F(DeferredTest, WaitingWritesKeepTheirOrderAndNobodyOvertakes) {
   fourth.request = {PCACHE_OP_WRITE, 0, 0, 512, fourth.data.data(), 1, 0, nullptr};
   EXPECT_EQ(other->submit(&fourth.request), 0);
   free_data();
-  ctx_->deferred.run();
+  state_->deferred().run();
   EXPECT_THAT(reap_all(), ElementsAre(&waiting_->request, &second->request, &third->request));
   pcache_request* done[1];
   ASSERT_EQ(other->reap(done, 1, 1, -1), 1);
@@ -118,7 +118,7 @@ TEST_F(DeferredTest, WhatAWaitingWriteWillOverwriteIsReadable) {
   fill();
   ASSERT_EQ(waiting_->request.off + waiting_->request.len, off + kOld);
   EXPECT_EQ(read(off, kOld), filled(kOld, 7));
-  ctx_->deferred.run();  // and finds none again
+  state_->deferred().run();  // and finds none again
   EXPECT_EQ(read(off, kOld), filled(kOld, 7));
 }
 
@@ -129,7 +129,7 @@ TEST_F(DeferredTest, ItGoesOnWhereItStopped) {
   EXPECT_EQ(read_sectors(off, 512), "1");
   const auto keys_before = logged_keys().size();
   free_data();
-  ctx_->deferred.run();
+  state_->deferred().run();
   ASSERT_EQ(reap_all().size(), 1u);
   EXPECT_EQ(flush(), 0);
   const auto keys = logged_keys();
@@ -143,7 +143,7 @@ TEST_F(DeferredTest, FuaAndPreflushAreKeptWhileItWaits) {
   ASSERT_EQ(fua->submitted, 0);
   free_data();
   const auto before = logged_keys().size();
-  ctx_->deferred.run();
+  state_->deferred().run();
   ASSERT_EQ(reap_all().size(), 2u);
   EXPECT_EQ(logged_keys().size(), before + 2) << "durable on completion, with what was before it";
 }
@@ -161,11 +161,11 @@ TEST_F(DeferredTest, AFlushThatFindsTheLogFullWaits) {
   ASSERT_EQ(flush->submitted, 0);
   auto fua = submit(PCACHE_OP_WRITE, 512, 512, 4, PCACHE_REQ_FUA);
   ASSERT_EQ(fua->submitted, 0);
-  ctx_->deferred.run();
+  state_->deferred().run();
   EXPECT_TRUE(reap_all().empty());
   EXPECT_EQ(logged_keys().size(), 1u);
   table_->finish_filling(taken, 0);
-  ctx_->deferred.run();
+  state_->deferred().run();
   EXPECT_THAT(reap_all(), ElementsAre(&flush->request, &fua->request));
   EXPECT_EQ(flush->request.result, 0);
   EXPECT_EQ(logged_keys().size(), 3u);
@@ -181,9 +181,9 @@ TEST_F(DeferredTest, DestroyingTheQueueCancelsThem) {
   ASSERT_EQ(other->submit(&third.request), 0);
   queue_.reset();
   EXPECT_EQ(second->request.result, -ECANCELED);
-  EXPECT_EQ(ctx_->deferred.count(), 1u) << "those of other queues stay";
+  EXPECT_EQ(state_->deferred().count(), 1u) << "those of other queues stay";
   free_data();
-  ctx_->deferred.run();
+  state_->deferred().run();
   pcache_request* done[1];
   ASSERT_EQ(other->reap(done, 1, 1, -1), 1);
   EXPECT_EQ(third.request.result, 0);
@@ -202,9 +202,9 @@ TEST_F(DeferredTest, CancellingGivesUpThoseOfTheQueueAndItGoesOn) {
   EXPECT_EQ(waiting_->request.result, -ECANCELED);
   EXPECT_EQ(second->request.result, -ECANCELED);
   EXPECT_EQ(queue_->cancel(), 0u);
-  EXPECT_EQ(ctx_->deferred.count(), 1u) << "those of other queues stay";
+  EXPECT_EQ(state_->deferred().count(), 1u) << "those of other queues stay";
   free_data();
-  ctx_->deferred.run();
+  state_->deferred().run();
   pcache_request* done[1];
   ASSERT_EQ(other->reap(done, 1, 1, -1), 1);
   EXPECT_EQ(third.request.result, 0);
@@ -231,7 +231,7 @@ TEST_F(DeferredTest, FillsTakeNoSpaceWhileWritesWait) {
   start_full();
   const uint64_t off = 20 << 20;
   EXPECT_EQ(read(off, 4096), device_bytes(off, 4096));
-  EXPECT_EQ(ctx_->counters.fills_uncached.load(), 1u);
+  EXPECT_EQ(state_->counters().fills_uncached.load(), 1u);
   EXPECT_EQ(mapped(off, 512), ".");
 }
 
@@ -239,7 +239,7 @@ TEST_F(DeferredTest, AWaiterIsWokenByWhoMakesRoom) {
   start_full();
   std::thread maker([this] {
     free_data();
-    ctx_->deferred.run();
+    state_->deferred().run();
   });
   pcache_request* done[1];
   EXPECT_EQ(queue_->reap(done, 1, 1, -1), 1);
@@ -249,7 +249,7 @@ TEST_F(DeferredTest, AWaiterIsWokenByWhoMakesRoom) {
 
 TEST_F(DeferredTest, DataThatWasLostFailsTheNextFlushOnce) {
   start();
-  ctx_->data_lost(EIO);
+  state_->data_lost(EIO);
   ASSERT_EQ(write(0, filled(512, 1)), 0);
   EXPECT_EQ(flush(), -EIO);
   EXPECT_EQ(flush(), 0);

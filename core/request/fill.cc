@@ -4,111 +4,90 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <span>
 #include <utility>
 
 #include "base/mutants.h"
-#include "request/queue.h"
-#include "request/write_one.h"
+#include "request/extent_write.h"
+#include "request/queue_state.h"
 
 namespace pcache {
 
 namespace {
 
-// Stored under one fence, entered under one lock.
-constexpr size_t kParts = 16;
-constexpr size_t kRuns = 16;
+constexpr size_t kRuns = 16;  // entered in one go
 
-struct CachedPart {
-  Extent extent;
-  CachePos pos;
-  uint32_t crc = 0;
-  const std::byte* data = nullptr;
-};
-
-// The data at the front of `todo` into places of the cache, fenced; as much as there is room for,
-// and as `parts` hold. Returns how many.
-size_t store_parts(RequestContext& ctx, DataHead& head, const Fill& fill, Extent* todo,
-                   std::span<CachedPart> parts) {
-  size_t n = 0;
-  while (todo->len > 0 && n < parts.size()) {
-    const auto place = head.allocate(ctx.key_len(todo->off, todo->len));
-    if (!place) break;
-    const std::byte* const from = fill.dst + (todo->off - fill.extent.off);
-    if (!ctx.pmem.store(ctx.segments.media(place.pos), from, place.len)) {
-      ctx.give_up_place(head, place.pos.seg);
-      continue;
-    }
-    parts[n++] = {
-        {todo->off, place.len}, place.pos, ctx.data_crc ? data_crc32c(from, place.len) : 0, from};
-    todo->off += place.len;
-    todo->len -= place.len;
+// One CLEAN key for a run of what was mapped; `data`: of the stored extent.
+void enter_run(const Parts& parts, Stripe& stripe, const StoredExtent& stored,
+               const std::byte* data, const Extent& run, KeyLog::Ticket* ticket)
+    REQUIRES(stripe.mu, index_turn) {
+  const uint64_t at = run.off - stored.off;
+  const CachePos pos = stored.pos() + static_cast<uint32_t>(at);
+  uint32_t crc = stored.crc;
+  if (parts.data_crc) {
+    if (!(run == stored.extent())) crc = data_crc32c(data + at, run.len);
+    parts.index.set_crc(run, pos, crc);
   }
-  if (n > 0) ctx.pmem.fence();
-  return n;
+  const auto key = make_key(run, pos, stored.gen, true, crc);
+  if (const auto full = parts.stripes.append(stripe, key)) *ticket = full;
 }
 
-// One CLEAN key for a run of what was mapped.
-void enter_run(RequestContext& ctx, Stripe& stripe, const CachedPart& part, const Extent& run,
-               KeyLog::Ticket* ticket) REQUIRES(stripe.mu, index_turn) {
-  const uint64_t at = run.off - part.extent.off;
-  const CachePos pos = part.pos + static_cast<uint32_t>(at);
-  uint32_t crc = part.crc;
-  if (ctx.data_crc) {
-    if (!(run == part.extent)) crc = data_crc32c(part.data + at, run.len);
-    ctx.index.set_crc(run, pos, crc);
-  }
-  const auto key = ctx.make_key(run, pos, ctx.segments.generation(pos.seg), true, crc);
-  if (const auto full = ctx.stripes.append(stripe, key)) *ticket = full;
-}
-
-// Enters those sectors of the part that no write has changed since the fill began. Where there is
-// no memory for an entry, its sectors are not cached.
-void enter_filled(RequestContext& ctx, Stripe& stripe, FillToken token, const CachedPart& part,
+// Enters what of it nobody has written meanwhile. What finds no memory is not cached.
+void enter_filled(const Parts& parts, Stripe& stripe, const Fill& fill, const StoredExtent& stored,
                   KeyLog::Ticket* ticket) REQUIRES(stripe.mu, index_turn) {
   std::array<Extent, kRuns> runs;
-  const Location location{part.pos, true, part.crc};
+  const Location location{stored.pos(), true, stored.crc};
+  const std::byte* const data = fill.dst + (stored.off - fill.extent.off);
   size_t most = 0, n = 0;
-  while (n == most && ctx.stripes.prepare(stripe)) {
+  while (n == most && parts.stripes.prepare(stripe)) {
     most = std::min<size_t>(kRuns, Stripes::room(stripe));
-    n = ctx.index.finish_fill(part.extent, token, location, {runs.data(), most}).value_or(0);
-    if (hazard(Hazard::kFillOverNewer) && !(n == 1 && runs[0] == part.extent)) {
-      runs[0] = part.extent;
+    n = parts.index.finish_fill(stored.extent(), fill.token, location, {runs.data(), most})
+            .value_or(0);
+    if (hazard(Hazard::kFillOverNewer) && !(n == 1 && runs[0] == stored.extent())) {
+      runs[0] = stored.extent();
       n = 1;
-      (void)ctx.index.insert(part.extent, location);
+      (void)parts.index.insert(stored.extent(), location);
     }
-    ctx.segments.add_refs(part.pos.seg, static_cast<int64_t>(n));
-    for (size_t i = 0; i < n; i++) enter_run(ctx, stripe, part, runs[i], ticket);
+    parts.segments.add_refs(stored.pos().seg, static_cast<int64_t>(n));
+    for (size_t i = 0; i < n; i++) enter_run(parts, stripe, stored, data, runs[i], ticket);
   }
-  ctx.segments.drop_refs(part.pos.seg);  // the one that the place came with
+  parts.segments.drop_refs(stored.pos().seg);  // the one that the place came with
 }
 
-// Ends a fill: caches what the device has read (if `good`, and if no write waits for space), takes
-// the fill's tokens out of the index, and returns the fills that have joined this one.
-Fill* end_fill(RequestContext& ctx, DataHead& head, Fill* fill, bool good) {
-  Stripe& stripe = ctx.stripes.of(fill->extent.off);
+// Caches what the device has read, if it has, and takes the fill's tokens off. Returns who has
+// joined it.
+Fill* end_fill(QueueState& queue, Fill* fill, bool good) {
+  const Parts& parts = queue.cache.parts();
+  Stripe& stripe = parts.stripes.of(fill->extent.off);
   Extent todo = fill->extent;
   // What space there is belongs to the writes that wait for it.
-  const bool has_room = !ctx.readonly && ctx.deferred.empty();
+  const bool keeps = good && !parts.readonly && queue.cache.deferred().empty();
   for (;;) {
-    std::array<CachedPart, kParts> parts;
-    const size_t n = good && has_room ? store_parts(ctx, head, *fill, &todo, parts) : 0;
-    const bool last = todo.len == 0 || n < kParts;
+    std::array<StoredExtent, kMostStored> stored;
+    size_t n = 0;
+    if (keeps) {
+      const std::byte* const from = fill->dst + (todo.off - fill->extent.off);
+      const Stored now = store_extents(parts, queue.head, todo, from, stored);
+      n = now.extents;
+      todo = {todo.off + now.bytes, todo.len - now.bytes};
+    }
+    if (n > 0) parts.pmem.fence();
+    const bool last = todo.len == 0 || n < kMostStored;
     KeyLog::Ticket ticket = 0;
     Fill* joins = nullptr;
     {
       StripeLock lock(stripe);
-      for (size_t i = 0; i < n; i++) enter_filled(ctx, stripe, fill->token, parts[i], &ticket);
+      for (size_t i = 0; i < n; i++) enter_filled(parts, stripe, *fill, stored[i], &ticket);
       if (last) {
-        ctx.index.abandon_fill(fill->extent, fill->token);  // what found no room, or failed
+        parts.index.abandon_fill(fill->extent,
+                                 fill->token);  // what found no room, or failed
         stripe.fills.remove(fill->token);
         joins = std::exchange(fill->joins, nullptr);
       }
     }
     // CLEAN keys lost to a full log cost a device read later, nothing else.
-    commit_full(ctx, ticket);
+    commit_full(parts, ticket);
     if (!last) continue;
-    if (good && todo.len > 0) ctx.counters.fills_uncached.add();
+    if (good && todo.len > 0) queue.cache.counters().fills_uncached.add();
     return joins;
   }
 }
@@ -121,8 +100,9 @@ void finish_join(const Fill& fill, Fill* join, int error) {
   // Of two requests with one buffer: the same bytes, or any.
   if (!error) memmove(join->dst, fill.dst + (join->extent.off - fill.extent.off), join->extent.len);
   PendingRequest* const read = join->owner;
-  read->queue->return_fill(join);
-  finish_part(read, error);
+  CompletionQueue& completions = read->queue->completions;
+  completions.return_fill(join);
+  completions.finish_part(read, error);
 }
 
 // Whose buffer is the fill's own comes last: what it gets there is not what the others wait for.
@@ -146,35 +126,26 @@ void finish_joins(const Fill& fill, Fill* joins, int error) {
 void on_device_done(BlockIo* io) {
   auto* fill = static_cast<Fill*>(io->ctx);
   PendingRequest* const owner = fill->owner;
-  Queue& queue = *owner->queue;
-  RequestContext& ctx = queue.context();
+  QueueState& queue = *owner->queue;
   const int error = io->result;
-  if (error) ctx.counters.backing_errors.add();
-  if (fill->token.v != 0) finish_joins(*fill, end_fill(ctx, queue.head(), fill, !error), error);
-  queue.return_fill(fill);
-  finish_part(owner, error);
+  if (error) queue.cache.counters().backing_errors.add();
+  if (fill->token.v != 0) finish_joins(*fill, end_fill(queue, fill, !error), error);
+  queue.completions.return_fill(fill);
+  queue.completions.finish_part(owner, error);
 }
 
 }  // namespace
 
-void start_fill(RequestContext& ctx, Queue& queue, Fill* fill) {
-  ctx.counters.fills.add();
-  ctx.counters.fill_bytes.add(fill->extent.len);
+void start_fill(QueueState& queue, Fill* fill) {
+  queue.cache.counters().fills.add();
+  queue.cache.counters().fill_bytes.add(fill->extent.len);
   fill->io.op = BlockOp::kRead;
   fill->io.off = fill->extent.off;
   fill->io.len = static_cast<uint32_t>(fill->extent.len);
   fill->io.buf = fill->dst;
   fill->io.done = on_device_done;
   fill->io.ctx = fill;
-  queue.device().submit(&fill->io);
-}
-
-void finish_part(PendingRequest* read, int error) {
-  if (error) {
-    int none = 0;
-    read->error.compare_exchange_strong(none, error, std::memory_order_relaxed);
-  }
-  if (read->parts.fetch_sub(1, std::memory_order_acq_rel) == 1) read->queue->complete(read);
+  queue.device->submit(&fill->io);
 }
 
 }  // namespace pcache

@@ -1,15 +1,42 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Fill: from the device read of a gap to its CLEAN keys. See read_path.h for the rules.
+// Fill: from the device read of a gap to its CLEAN keys. The device reads straight into the
+// request's buffer; from there the data is cached, and goes to the reads that have joined.
+//
+// Invariants
+// - A gap is fetched once: its sectors carry the fill's token in the index from before the device
+//   read starts, and a second reader joins the fill instead.
+// - A fill puts its data only where its token still stands: a write in between has taken it off.
+// - A joined reader gets its bytes from the first reader's buffer before that request is completed.
+// - A fill that finds no free segment, or whose device read fails, takes its tokens off; a full
+//   cache never fails a read.
+// Threads: started by its queue's; completed by whoever polls that queue's device.
 #pragma once
 
-#include "request/read_path.h"
+#include <cstddef>
+
+#include "base/ids.h"
+#include "blockdev/block_device.h"
+#include "index/index.h"
 
 namespace pcache {
 
-// Reads fill->extent into fill->dst; completion caches it and finishes the reads that wait for it.
-void start_fill(RequestContext& ctx, Queue& queue, Fill* fill);
+struct PendingRequest;
+struct QueueState;
 
-// One part of a pending read is there (or has failed, positive errno); the last part completes it.
-void finish_part(PendingRequest* read, int error);
+// A gap of a read on its way from the backing device; or a part of a read that has joined such a
+// one, and gets its data from there.
+struct Fill {
+  BlockIo io;
+  Extent extent;
+  std::byte* dst = nullptr;
+  FillToken token;  // none: nobody knows of it, and its data is not kept
+  PendingRequest* owner = nullptr;
+  Fill* joins = nullptr;  // under the stripe's lock
+  Fill* next = nullptr;   // in the one list that it is in
+};
+
+// Reads fill->extent into fill->dst; the completion caches it, and finishes its part of its owner
+// and of the reads that wait for it.
+void start_fill(QueueState& queue, Fill* fill);
 
 }  // namespace pcache

@@ -34,7 +34,7 @@ class FillRaces : public RequestTest, public ::testing::WithParamInterface<bool>
     int64_t keys = 0;
     for (const auto& key : logged_keys()) keys += key.cache_seg_id == 1;
     queue_.reset();
-    ctx_->heads.clear();
+    state_->close_heads();
     if (keys > 1) table_->drop_refs(SegId{1}, keys - 1);
     if (keys > 0) {
       EXPECT_EQ(table_->counts().data, 1u);
@@ -151,7 +151,7 @@ TEST_P(FillRaces, ASecondReaderJoins) {
   const auto second = submit_read(2048, 4096);
   const auto longer = submit_read(4096, 8192);  // joins and fetches the rest
   EXPECT_THAT(device_->reads(), ElementsAre(Extent{0, 8192}, Extent{8192, 4096}));
-  EXPECT_EQ(ctx_->counters.fill_joins.load(), 2u);
+  EXPECT_EQ(state_->counters().fill_joins.load(), 2u);
   device_->release(0);
   EXPECT_EQ(reap(*queue_), 2);
   EXPECT_EQ(sectors(0, first->data), "dddddddddddddddd");
@@ -316,7 +316,7 @@ TEST_F(Queues, AJoinedReaderHelpsItself) {
   const auto owner = submit_read(*other, 0, 8192);
   const auto joined = submit_read(4096, 4096);
   ASSERT_EQ(joined->submitted, 0);
-  EXPECT_EQ(ctx_->counters.fill_joins.load(), 1u);
+  EXPECT_EQ(state_->counters().fill_joins.load(), 1u);
   device_->release_all();
   pcache_request* done[1];
   ASSERT_EQ(queue_->reap(done, 1, 1, -1), 1);

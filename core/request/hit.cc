@@ -15,29 +15,29 @@ struct Whole {
   uint32_t crc;
 };
 // `copy` has `len_bytes` that were read of the extent `whole`: all of it, or a cut.
-bool verified(const RequestContext& ctx, uint64_t len_bytes, const Whole& whole, const void* copy) {
+bool verified(const Parts& parts, uint64_t len_bytes, const Whole& whole, const void* copy) {
   if (hazard(Hazard::kReadsNotVerified)) return true;
   if (whole.len_bytes == len_bytes) return data_crc32c(copy, len_bytes) == whole.crc;
   if (hazard(Hazard::kCutExtentsNotVerified)) return true;
-  return media_crc(ctx.pmem, ctx.segments, whole.pos, whole.len_bytes) == whole.crc;
+  return media_crc(parts.pmem, parts.segments, whole.pos, whole.len_bytes) == whole.crc;
 }
 
 }  // namespace
 
-bool page_verified(const RequestContext& ctx, Index::Page page, uint64_t len_bytes,
-                   const void* copy) {
+bool page_verified(const Parts& parts, Index::Page page, uint64_t len_bytes, const void* copy) {
   const CachePos pos = page.slot.pos(), start{pos.seg, pos.off - page.check.delta_bytes()};
-  return verified(ctx, len_bytes, {start, page.check.len_bytes(), page.check.crc()}, copy);
+  return verified(parts, len_bytes, {start, page.check.len_bytes(), page.check.crc()}, copy);
 }
 
-HitResult copy_hit(const RequestContext& ctx, const Piece& piece, uint64_t gen, void* dst) {
+HitResult copy_hit(const Parts& parts, const Piece& piece, uint64_t gen, void* dst) {
   const uint64_t len_bytes = piece.extent.len;
-  const bool good = ctx.pmem.load(dst, ctx.segments.media(piece.pos), len_bytes) &&
-                    (!ctx.data_crc ||
-                     verified(ctx, len_bytes, {piece.whole_pos, piece.whole_len, piece.crc}, dst));
+  const bool good =
+      parts.pmem.load(dst, parts.segments.media(piece.pos), len_bytes) &&
+      (!parts.data_crc ||
+       verified(parts, len_bytes, {piece.whole_pos, piece.whole_len, piece.crc}, dst));
   // The copy must be over before the generation is looked at again.
   std::atomic_signal_fence(std::memory_order_seq_cst);
-  if (ctx.segments.generation(piece.pos.seg) != gen) return HitResult::kGone;
+  if (parts.segments.generation(piece.pos.seg) != gen) return HitResult::kGone;
   return good ? HitResult::kOk : HitResult::kBad;
 }
 

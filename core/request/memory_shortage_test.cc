@@ -143,7 +143,7 @@ class MemoryShortage : public RequestTest, public ::testing::WithParamInterface<
     ASSERT_EQ(flush(), 0);
     const auto keys = logged_keys();
     drop_queues();
-    ctx_->heads.clear();
+    state_->close_heads();
     for (const auto& key : keys)
       if (key.seg_gen == table_->generation(SegId{key.cache_seg_id}))
         table_->drop_refs(SegId{key.cache_seg_id});
@@ -334,14 +334,14 @@ TEST_P(MemoryShortage, AWriteWithoutMemoryInAFullCacheWaits) {
   EXPECT_EQ(queue_->in_flight(), 1u);
   {
     const FailingMemory failing(0);
-    ctx_->deferred.run();
+    state_->deferred().run();
   }
   EXPECT_EQ(queue_->in_flight(), 1u) << "still waits";
   EXPECT_EQ(allocations_failed(), 0u);
   free_data();
   {
     const FailingMemory failing(0);
-    ctx_->deferred.run();
+    state_->deferred().run();
     reap_from(*queue_);
   }
   EXPECT_EQ(queue_->in_flight(), 0u);
@@ -357,7 +357,7 @@ TEST_P(MemoryShortage, MakingAQueue) {
     {
       const FailingMemory failing(pass, 1);
       try {
-        auto result = Queue::create(*ctx_, set_, *ctx_->heads[0], 16);
+        auto result = Queue::create(*state_, set_, 16);
         if (result) made = result.take();
       } catch (const std::bad_alloc&) {
       }
@@ -416,7 +416,7 @@ TEST_P(MemoryShortage, AFullTableOfFills) {
   ASSERT_TRUE(run());
   for (const auto& r : requests_) EXPECT_TRUE(right(*r));
   EXPECT_EQ(mapped(0, 4096), "DCDCDCD.");
-  EXPECT_EQ(ctx_->counters.fill_joins.load(), 3u);
+  EXPECT_EQ(state_->counters().fill_joins.load(), 3u);
   expect_nothing_held();
 }
 

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A request that was not complete when submit() returned.
+// Requests in flight: those that were not complete when submit() returned.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
+#include <utility>
 
+#include "base/check.h"
 #include "base/ids.h"
-#include "pcache.h"
+#include "request/op.h"
 
 namespace pcache {
-
-class Queue;
 
 // How far a READ has been looked at: what is before that has been copied, or is being read from the
 // backing device.
@@ -28,23 +29,102 @@ struct ReadProgress {
 
 // How far a WRITE or FLUSH has come: one that finds the cache full goes on from here later.
 struct WriteProgress {
-  bool admitted = false;        // has passed Pace
+  bool admitted = false;        // by Pace
   bool flushed_before = false;  // PREFLUSH is done
+  bool try_whole = true;        // write_extent() is to be tried, once
   uint64_t done_bytes = 0;      // from the request's start
 };
 
 struct PendingRequest {
-  Queue* queue = nullptr;
+  QueueState* queue = nullptr;
   pcache_request* request = nullptr;
-  // A read: fills it waits for, and one while not all of it has been looked at.
-  std::atomic<uint32_t> parts{0};
+  const Op* op = nullptr;
+  // Of a read: a part for each fill it waits for, and one while not all of it has been looked at.
+  std::atomic<uint32_t> parts_to_come{0};
   std::atomic<int> error{0};     // positive errno, the first
   bool joined = false;           // a read: waits for another queue's fill
   bool waits_for_space = false;  // a write or flush: is in Deferred
-  WriteProgress progress;
+  WriteProgress write;
   ReadProgress read;
   PendingRequest* next = nullptr;  // in the one list that it is in
   uint64_t since_ns = 0;           // when it began to wait
+};
+
+// First in, first out.
+class PendingList {
+ public:
+  bool empty() const { return first_ == nullptr; }
+  PendingRequest* front() const { return first_; }
+  void push_back(PendingRequest* pending) {
+    pending->next = nullptr;
+    (first_ != nullptr ? last_->next : first_) = pending;
+    last_ = pending;
+  }
+  void push_front(PendingRequest* pending) {
+    pending->next = first_;
+    if (first_ == nullptr) last_ = pending;
+    first_ = pending;
+  }
+  // nullptr: it is empty.
+  PendingRequest* pop_front() {
+    PendingRequest* const pending = first_;
+    if (pending != nullptr) first_ = pending->next;
+    return pending;
+  }
+
+ private:
+  PendingRequest *first_ = nullptr, *last_ = nullptr;
+};
+
+// A queue's requests in flight, as many as its depth; made with it. The queue's thread alone.
+class InFlightTable {
+ public:
+  InFlightTable(uint32_t depth, QueueState* queue)
+      : depth_(depth), all_(std::make_unique<PendingRequest[]>(depth)) {
+    for (uint32_t i = depth; i-- > 0;) {
+      all_[i].queue = queue;
+      free_.push_front(&all_[i]);
+    }
+  }
+  bool full() const { return count_ >= depth_; }
+  uint32_t count() const { return count_; }
+  uint32_t waiting_for_space() const { return waiting_for_space_; }
+  uint32_t joined() const { return joined_; }
+
+  // When it is not full. The request has one part, to be finished by who has looked at all of it.
+  PendingRequest* take(pcache_request* request, const Op& op) {
+    PendingRequest* const pending = free_.pop_front();
+    PCACHE_CHECK(pending != nullptr);
+    count_++;
+    pending->request = request;
+    pending->op = &op;
+    pending->joined = false;
+    pending->waits_for_space = false;
+    pending->since_ns = now_ns();
+    pending->error.store(0, std::memory_order_relaxed);
+    pending->parts_to_come.store(1, std::memory_order_relaxed);
+    return pending;
+  }
+  void note_waits_for_space(PendingRequest* pending) {
+    pending->waits_for_space = true;
+    waiting_for_space_++;
+  }
+  // It waits for another queue's fill.
+  void note_joined(PendingRequest* pending) {
+    if (!std::exchange(pending->joined, true)) joined_++;
+  }
+  void give_back(PendingRequest* pending) {
+    if (pending->joined) joined_--;
+    if (pending->waits_for_space) waiting_for_space_--;
+    count_--;
+    free_.push_front(pending);
+  }
+
+ private:
+  const uint32_t depth_;
+  uint32_t count_ = 0, waiting_for_space_ = 0, joined_ = 0;
+  const std::unique_ptr<PendingRequest[]> all_;
+  PendingList free_;
 };
 
 }  // namespace pcache

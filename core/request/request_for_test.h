@@ -19,6 +19,7 @@ struct RequestOptions {
   uint32_t segments = 8;
   uint32_t log_reserve = 1;
   bool data_crc = false;
+  bool readonly = false;
   uint32_t block_bytes = 512;
   uint64_t logical_bytes = 32 << 20;
   uint64_t max_index_blocks = 0;
@@ -42,7 +43,7 @@ class RequestTest : public ::testing::Test {
     log_start_ = log_->head();
     stripes_ = std::make_unique<Stripes>(4, *log_);
     messages_ = lines_.log();
-    ctx_ = std::make_unique<RequestContext>(
+    state_ = std::make_unique<RequestState>(
         Parts{.pmem = image_->pmem(),
               .segments = *table_,
               .index = *index_,
@@ -52,19 +53,20 @@ class RequestTest : public ::testing::Test {
               .backing = *device_,
               .messages = messages_,
               .data_crc = o.data_crc,
+              .readonly = o.readonly,
               .logical_bytes = o.logical_bytes,
               .block_bytes = o.block_bytes,
-              .max_extent_bytes = o.data_crc ? kCrcExtentBytes : kRangeBytes});
-    ctx_->heads.push_back(std::make_unique<DataHead>(*table_));
+              .max_extent_bytes = o.data_crc ? kCrcExtentBytes : kRangeBytes},
+        1);
     queue_ = make_queue();
     image_->memory().checkpoint();
   }
   std::unique_ptr<Queue> make_queue(uint32_t depth = 16) {
-    return Queue::create(*ctx_, set_, *ctx_->heads[0], depth).take();
+    return Queue::create(*state_, set_, depth).take();
   }
   void stop() {
     queue_.reset();
-    ctx_.reset();
+    state_.reset();
     stripes_.reset();
     log_.reset();
   }
@@ -152,7 +154,7 @@ class RequestTest : public ::testing::Test {
   // As writeback and reclaim do it.
   void forget(const Extent& extent) {
     const Piece piece = lookup(extent);
-    StripeLock lock(ctx_->stripes.of(extent.off));
+    StripeLock lock(stripes_->of(extent.off));
     index_->mark_clean(extent, piece.pos);
     EXPECT_EQ(index_->remove(extent, piece.pos), extent.len);
   }
@@ -178,7 +180,7 @@ class RequestTest : public ::testing::Test {
   CachePos log_start_;
   Tails tails_;  // never loaded: no request looks at them
   std::unique_ptr<Stripes> stripes_;
-  std::unique_ptr<RequestContext> ctx_;
+  std::unique_ptr<RequestState> state_;
   QueueSet set_;
   std::unique_ptr<Queue> queue_;
 };

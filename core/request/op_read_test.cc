@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Reads, misses and what they leave behind; bad media. For races of fills see fill_test.cc.
-#include "request/read_path.h"
+#include "request/op_read.h"
 
 #include <gmock/gmock.h>
 
@@ -77,7 +77,7 @@ TEST_F(ReadPathTest, MoreThanARangeInOneRequest) {
 
 TEST_F(ReadPathTest, AFillIsSplitAtASegmentsEnd) {
   start();
-  ASSERT_TRUE(ctx_->heads[0]->allocate(media::kSegDataBytes - 1024));
+  ASSERT_TRUE(state_->next_head().allocate(media::kSegDataBytes - 1024));
   EXPECT_EQ(read_sectors(0, 2048), "dddd");
   EXPECT_EQ(mapped(0, 2048), "CCCC");
   EXPECT_EQ(read_sectors(0, 2048), "dddd");
@@ -92,7 +92,7 @@ TEST_F(ReadPathTest, AFullCacheStillReads) {
   ASSERT_EQ(write(0, filled((1 << 20) - media::kSegDataOff, 1)), 0);  // to the segment's end
   EXPECT_EQ(read_sectors(8 << 20, 4096), "dddddddd");
   EXPECT_EQ(mapped(8 << 20, 4096), "........") << "no marks are left";
-  EXPECT_EQ(ctx_->counters.fills_uncached.load(), 1u);
+  EXPECT_EQ(state_->counters().fills_uncached.load(), 1u);
   EXPECT_EQ(read_sectors(8 << 20, 4096), "dddddddd");
   EXPECT_EQ(device_->reads().size(), 2u);
 }
@@ -112,7 +112,7 @@ TEST_F(ReadPathTest, TheDevicesErrorIsTheReadsAndPasses) {
   device_->set_error(ENXIO);
   read(0, 4096, -ENXIO);
   EXPECT_EQ(mapped(0, 4096), "........");
-  EXPECT_EQ(ctx_->counters.backing_errors.load(), 1u);
+  EXPECT_EQ(state_->counters().backing_errors.load(), 1u);
   EXPECT_EQ(queue_->counters().errors.load(), 1u);
   device_->set_error(0);
   EXPECT_EQ(read_sectors(0, 4096), "dddddddd");
@@ -133,7 +133,7 @@ TEST_F(BadMedia, AFlippedBitInCleanDataIsReadAgainFromTheDevice) {
   image_->memory().flip_bit(place_of(0) + 700);
   EXPECT_EQ(read_sectors(0, 4096), "dddddddd");
   EXPECT_EQ(device_->reads().size(), 2u);
-  EXPECT_EQ(ctx_->counters.clean_dropped.load(), 1u);
+  EXPECT_EQ(state_->counters().clean_dropped.load(), 1u);
   EXPECT_EQ(read_sectors(0, 4096), "dddddddd");
   EXPECT_EQ(device_->reads().size(), 2u) << "cached again";
 }
@@ -147,7 +147,7 @@ TEST_F(BadMedia, AFlippedBitInDirtyDataIsAnErrorEachTime) {
   read(0, 8192, -EIO);
   EXPECT_EQ(read_sectors(4096, 4096), "22222222");
   EXPECT_THAT(device_->reads(), IsEmpty());
-  EXPECT_EQ(ctx_->counters.dirty_bad.load(), 3u);
+  EXPECT_EQ(state_->counters().dirty_bad.load(), 3u);
   ASSERT_FALSE(lines_.lines.empty());
   EXPECT_THAT(lines_.lines[0], HasSubstr("dirty data of range 0+4096 is damaged (segment 1:0)"));
   ASSERT_EQ(write(0, filled(4096, 3)), 0);

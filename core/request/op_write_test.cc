@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Writes, flush and FUA: what is stored where, what reaches the log, and when.
-#include "request/write_path.h"
+#include "request/op_write.h"
 
 #include <gmock/gmock.h>
 
@@ -54,7 +54,7 @@ TEST_F(WritePath, OneKeyForEachRangeAndPlace) {
 
 TEST_F(WritePath, SplitAtASegmentsEnd) {
   start();
-  ASSERT_TRUE(ctx_->heads[0]->allocate(media::kSegDataBytes - 1024));
+  ASSERT_TRUE(state_->next_head().allocate(media::kSegDataBytes - 1024));
   ASSERT_EQ(write(0, filled(4096, 1), PCACHE_REQ_FUA), 0);
   EXPECT_THAT(logged(), ElementsAre("0+1024@1:16763904", "1024+3072@2:0"));
   EXPECT_EQ(read_sectors(0, 4096), "11111111");
@@ -116,7 +116,7 @@ TEST_F(WritePath, NoMemoryForTheIndexGivesReferencesBack) {
   ASSERT_EQ(flush(), 0);
   EXPECT_EQ(logged_keys().size(), good);
   queue_.reset();
-  ctx_->heads.clear();
+  state_->close_heads();
   table_->drop_refs(SegId{1}, static_cast<int64_t>(good));
   EXPECT_EQ(table_->counts().data, 0u);
 }
@@ -286,8 +286,8 @@ TEST_F(BadPageWrites, WhereEverySegmentHasOneTheyFail) {
 // Else they would be acknowledged for ever, and nothing of them ever be durable.
 TEST_F(BadPageWrites, FailWhenTheLogHasFailed) {
   start();
-  ctx_->deferred.set_wake([this] { ctx_->deferred.run(); });
-  log_->set_on_failed([this](const Error&) { ctx_->deferred.close(); });
+  state_->deferred().set_wake([this] { state_->deferred().run(); });
+  log_->set_on_failed([this](const Error&) { state_->deferred().close(); });
   ASSERT_EQ(write(0, filled(4096, 1)), 0);
   make_bad(0, 0);
   ASSERT_EQ(write(4096, filled(4096, 2), PCACHE_REQ_FUA), -EIO);

@@ -1,18 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What every request needs of the cache it belongs to, and the counters it leaves behind.
+// What requests count: events of the whole cache, and of each queue its operations and their
+// latency.
 #pragma once
 
-#include <atomic>
+#include <array>
+#include <chrono>
+#include <cstddef>
 #include <cstdint>
-#include <memory>
-#include <vector>
+#include <iterator>
 
 #include "base/counter.h"
 #include "base/histogram.h"
-#include "parts/parts.h"
-#include "request/deferred.h"
-#include "request/pace.h"
-#include "segment/data_head.h"
 
 namespace pcache {
 
@@ -48,6 +46,14 @@ inline constexpr struct {
 inline constexpr size_t kLatencyClasses = std::size(kLatencyNames);
 inline constexpr uint32_t kSampling = 64;
 
+// Whether the next one is timed, after so many before it.
+inline bool is_timed(uint64_t before) { return before % kSampling == kSampling - 1; }
+
+inline uint64_t now_ns() {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  return static_cast<uint64_t>(now / std::chrono::nanoseconds(1));
+}
+
 // Each queue's own; written by its thread, read by anyone.
 #define PCACHE_QUEUE_COUNTERS(X)                                         \
   X(writes, "writes", "WRITEs")                                          \
@@ -63,60 +69,11 @@ inline constexpr uint32_t kSampling = 64;
 struct alignas(64) QueueCounters {
   PCACHE_QUEUE_COUNTERS(PCACHE_COUNTER_MEMBER)
   std::array<Histogram, kLatencyClasses> latency;
+
+  void note_latency(LatencyClass what, uint64_t since_ns) {
+    latency[static_cast<size_t>(what)].add(now_ns() - since_ns);
+  }
 };
 inline constexpr auto kQueueCounters = PCACHE_COUNTER_TABLE(QueueCounters, PCACHE_QUEUE_COUNTERS);
-
-struct RequestContext : Parts {
-  explicit RequestContext(const Parts& parts) : Parts(parts) {}
-
-  std::vector<std::unique_ptr<DataHead>> heads;
-  SharedCounters counters;
-  Pace pace;
-  Deferred deferred{*this};
-
-  // Data that a FLUSH had promised is not safe in pmem any more: the next FLUSH fails, once.
-  void data_lost(int error) { lost_.store(error, std::memory_order_relaxed); }
-  // A positive errno, or 0.
-  int take_lost() {
-    return lost_.load(std::memory_order_relaxed) == 0
-               ? 0
-               : lost_.exchange(0, std::memory_order_relaxed);
-  }
-
-  // A store to a place in `seg` was lost: no key will name it, and no more of its segment is handed
-  // out.
-  [[gnu::cold, gnu::noinline]] void give_up_place(DataHead& head, SegId seg) {
-    segments.retire(seg);
-    head.leave(seg);
-    segments.drop_refs(seg);
-  }
-
-  // The part of a range that one key may cover: to its 4 MiB boundary, no longer than an extent may
-  // be; what is longer is cut where pages end.
-  uint32_t key_len(uint64_t off, uint64_t len) const {
-    const uint64_t to_boundary = kRangeBytes - off % kRangeBytes;
-    const uint64_t n = len < to_boundary ? len : to_boundary;
-    return static_cast<uint32_t>(n <= max_extent_bytes ? n
-                                                       : max_extent_bytes - off % max_extent_bytes);
-  }
-  bool is_one_key(uint64_t off, uint64_t len) const {
-    return off % kRangeBytes + len <= kRangeBytes && len <= max_extent_bytes;
-  }
-  // Of data in the segment's present life, `gen`.
-  media::Key make_key(Extent extent, CachePos pos, uint64_t gen, bool clean, uint32_t crc) const {
-    media::Key key{};
-    key.off = extent.off;
-    key.len = static_cast<uint32_t>(extent.len);
-    key.flags = clean ? media::kKeyClean : 0;
-    key.cache_seg_id = pos.seg.v;
-    key.cache_seg_off = pos.off;
-    key.seg_gen = gen;
-    key.data_crc = crc;
-    return key;
-  }
-
- private:
-  std::atomic<int> lost_{0};
-};
 
 }  // namespace pcache

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "request/op.h"
+
+#include "base/mutants.h"
+#include "request/extent_write.h"
+#include "request/op_flush.h"
+#include "request/op_read.h"
+#include "request/op_write.h"
+
+namespace pcache {
+
+namespace {
+
+int refuse_readonly(QueueState& queue, pcache_request* request) {
+  return queue.complete_at_once(request, -EROFS, LatencyClass::kWrite, 0);
+}
+int flush_nothing(QueueState& queue, pcache_request* request) {
+  queue.counters.flushes.add_alone();
+  return queue.complete_at_once(request, 0, LatencyClass::kFlush, 0);
+}
+int refuse_foreign(QueueState&, pcache_request*) { return -EPERM; }
+
+#ifdef PCACHE_MUTANTS
+// Hazard trimmed-too-early: what a write will overwrite is forgotten before the write is in.
+int submit_write_or_mutant(QueueState& queue, pcache_request* request) {
+  if (hazard(Hazard::kTrimmedTooEarly)) {
+    const Parts& parts = queue.cache.parts();
+    StripeLock lock(parts.stripes.of(request->off));
+    (void)parts.index.erase({request->off, extent_len(parts, request->off, request->len)});
+  }
+  return submit_write(queue, request);
+}
+#else
+constexpr auto submit_write_or_mutant = submit_write;
+#endif
+
+constexpr Op kRead{submit_read, nullptr, true, true, LatencyClass::kReadMiss};
+
+}  // namespace
+
+constexpr OpTable kOrdinaryOps = {
+    kRead,
+    {submit_write_or_mutant, resume_write, true, true, LatencyClass::kWriteWaited},
+    {submit_flush, resume_flush, false, false, LatencyClass::kFlush},
+};
+constexpr OpTable kReadonlyOps = {
+    kRead,
+    {refuse_readonly, nullptr, true, false, LatencyClass::kWrite},
+    {flush_nothing, nullptr, false, false, LatencyClass::kFlush},
+};
+constexpr OpTable kForeignOps = {
+    {refuse_foreign, nullptr, true, false, LatencyClass::kReadHit},
+    {refuse_foreign, nullptr, true, false, LatencyClass::kWrite},
+    {refuse_foreign, nullptr, false, false, LatencyClass::kFlush},
+};
+
+}  // namespace pcache

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Op: what a queue has to know of an operation. The tables have a row for each pcache_op, by its
+// number; an operation is in a file of its own, op_*.cc.
+#pragma once
+
+#include <cstdint>
+
+#include "pcache.h"
+#include "request/counters.h"
+
+namespace pcache {
+
+struct PendingRequest;
+struct QueueState;
+
+struct Op {
+  // Runs a valid request as far as it comes at once. Returns what pcache_submit() does: 1, it is
+  // complete and has its result; 0, it is in flight, and its completion comes by the queue's
+  // CompletionQueue; -EAGAIN, it was not taken, and nothing has changed.
+  int (*submit)(QueueState& queue, pcache_request* request);
+  // Goes on with one that waits in Deferred, in any thread. Returns 0 or a negative errno; -ENOSPC:
+  // there is still no space. nullptr: this one never waits there.
+  int (*resume)(PendingRequest& pending);
+  bool has_range;        // off, len and buf say where
+  bool needs_slot;       // a queue that is full does not take it
+  LatencyClass latency;  // of one that was in flight
+};
+
+inline constexpr uint32_t kOpCount = PCACHE_OP_FLUSH + 1;
+using OpTable = Op[kOpCount];
+
+extern const OpTable kOrdinaryOps;
+extern const OpTable kReadonlyOps;  // a write is refused, a flush has nothing to do
+extern const OpTable kForeignOps;   // of a forked child: each is refused
+
+}  // namespace pcache

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "request/op_write.h"
+
+#include <utility>
+
+#include "base/mutants.h"
+#include "request/extent_write.h"
+#include "request/op_flush.h"
+
+namespace pcache {
+
+namespace {
+
+// From where `progress` says. 0 or a negative errno; then any part of the range may have been
+// written. -ENOSPC: no segment is free; to be called again when one is, with the same `progress`.
+// -EIO: the media is bad where the log goes on, or in all segments that there are.
+int run(RequestState& cache, DataHead& head, const pcache_request& request,
+        WriteProgress* progress) {
+  if (cache.parts().log.failed()) return -EIO;  // it would never be durable
+  if (request.flags & PCACHE_REQ_PREFLUSH && !progress->flushed_before) {
+    if (!hazard(Hazard::kPreflushForgotten))
+      if (const int result = flush(cache)) return result;
+    progress->flushed_before = true;
+    if (hazard(Hazard::kPreflushDropsData)) return 0;
+  }
+  if (const uint64_t done = progress->done_bytes; done < request.len) {
+    auto* from = static_cast<const std::byte*>(request.buf) + done;
+    const Extent todo{request.off + done, request.len - done};
+    if (std::exchange(progress->try_whole, false) &&
+        write_extent(cache.parts(), head, todo.off, todo.len, from))
+      progress->done_bytes = request.len;
+    else if (const int result =
+                 write_extents(cache.parts(), head, todo, from, &progress->done_bytes))
+      return result;
+  }
+  if (hazard(Hazard::kFuaForgotten)) return 0;
+  return request.flags & PCACHE_REQ_FUA ? flush(cache) : 0;
+}
+
+// With a barrier, timed, in its turn behind others, or of several extents. noinline: what it needs
+// of the stack is not needed by most writes.
+[[gnu::noinline]] int submit_any_write(QueueState& queue, pcache_request* request,
+                                       WriteProgress progress) {
+  const bool fua = request->flags & PCACHE_REQ_FUA;
+  const uint64_t since_ns = is_timed(queue.counters.writes) ? now_ns() : 0;
+  progress.admitted = queue.cache.admit(request->len);
+  const int result =
+      progress.admitted ? run(queue.cache, queue.head, *request, &progress) : -ENOSPC;
+  queue.counters.writes.add_alone();
+  queue.counters.write_bytes.add_alone(request->len);
+  if (fua) queue.counters.fua.add_alone();
+  if (result == -ENOSPC) return queue.cache.deferred().add(queue, request, progress);
+  return queue.complete_at_once(request, result,
+                                fua ? LatencyClass::kWriteFua : LatencyClass::kWrite, since_ns);
+}
+
+}  // namespace
+
+int submit_write(QueueState& queue, pcache_request* request) {
+  WriteProgress progress;
+  if (request->flags == 0 && queue.cache.admits_at_once() && !is_timed(queue.counters.writes))
+      [[likely]] {
+    if (write_extent(queue.cache.parts(), queue.head, request->off, request->len, request->buf))
+        [[likely]] {
+      queue.counters.writes.add_alone();
+      queue.counters.write_bytes.add_alone(request->len);
+      return 1;
+    }
+    progress.try_whole = false;
+  }
+  return submit_any_write(queue, request, progress);
+}
+
+int resume_write(PendingRequest& pending) {
+  return run(pending.queue->cache, pending.queue->head, *pending.request, &pending.write);
+}
+
+}  // namespace pcache

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// RequestState: what the requests of a cache share and change, whichever queue they come by: data
+// heads, admission (Pace), the requests that wait for space, counters. Any thread.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "parts/parts.h"
+#include "request/counters.h"
+#include "request/deferred.h"
+#include "request/pace.h"
+#include "segment/data_head.h"
+
+namespace pcache {
+
+class RequestState {
+ public:
+  // `heads`: how many; a queue has one, and shares it when there are more queues.
+  RequestState(const Parts& parts, uint32_t heads);
+
+  const Parts& parts() const { return parts_; }
+  // In turn.
+  DataHead& next_head();
+  // Gives back what they hold of their segments. When no queue is left.
+  void close_heads() { heads_.clear(); }
+  Pace& pace() { return pace_; }
+  Deferred& deferred() { return deferred_; }
+  SharedCounters& counters() { return counters_; }
+
+  // Whether a write need not wait for its turn, nor for credit.
+  bool admits_at_once() const { return deferred_.empty() && !pace_.on(); }
+  // Otherwise it takes its credit.
+  bool admit(uint64_t len_bytes) { return deferred_.empty() && pace_.take(len_bytes); }
+
+  // Data that a FLUSH had promised is not safe in pmem any more: the next FLUSH fails, once.
+  void data_lost(int error) { lost_.store(error, std::memory_order_relaxed); }
+  // A positive errno, or 0.
+  int take_lost() {
+    return lost_.load(std::memory_order_relaxed) == 0
+               ? 0
+               : lost_.exchange(0, std::memory_order_relaxed);
+  }
+
+ private:
+  const Parts parts_;  // a copy of the references: one load less on each way
+  Pace pace_;
+  Deferred deferred_{*this};
+  std::atomic<int> lost_{0};
+  std::vector<std::unique_ptr<DataHead>> heads_;
+  std::atomic<uint32_t> next_head_{0};
+  SharedCounters counters_;
+};
+
+}  // namespace pcache
