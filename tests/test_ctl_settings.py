@@ -4,13 +4,15 @@
 import errno
 import re
 import shutil
+import struct
+import subprocess
 import time
 
 import pytest
 
 from ctl import UNTRUSTED
 from measure.libpcache import MIB, PcacheError
-from support import PAGE, golden_damaged, make_backing, patch, peek, read_all, stamp
+from support import PAGE, Pair, golden_damaged, make_backing, patch, peek, read_all, stamp, system_tool
 
 
 @pytest.mark.parametrize("percent", [0, 1, 50, 89, 90])
@@ -136,3 +138,60 @@ def test_damaged_identity_block(ctl, pair):
 def test_wrong_identity_commands(ctl, pair, arguments):
     places = {"CACHE": pair.cache_path, "BACKING": pair.backing_path}
     ctl.refused(*[places.get(argument, argument) for argument in arguments])
+
+
+def partition_table(_disk):
+    entry = struct.pack("<4B4BII", 0x80, 0x20, 0x21, 0, 0x83, 0xFE, 0xFF, 0xFF, 2048, 1 << 19)
+    return (b"\xfa\xb8\x00\x10".ljust(446, b"\x90") + entry).ljust(510, b"\0") + b"\x55\xaa" + bytes(PAGE - 512)
+
+
+def file_system(disk):
+    with open(disk / "ext4", "wb") as f:
+        f.truncate(64 * MIB)
+    subprocess.run([system_tool("mkfs.ext4", "e2fsprogs"), "-q", disk / "ext4"], check=True)
+    return peek(disk / "ext4", 0, PAGE)
+
+
+def nothing_known(_disk):
+    return bytes(range(1, 251)) + bytes(PAGE - 250)
+
+
+@pytest.mark.parametrize("foreign, name", [
+    (partition_table, "a partition table of type dos"), (file_system, "content of type ext4"),
+    (nothing_known, "something unknown")])
+def test_foreign_first_page(ctl, fresh_cache_file, backing, disk, foreign, name):
+    """As on an image of the kernel target's. Whatever is done, it stays, byte for byte, until identity set overwrites
+    it: that says so, and what it was."""
+    cache, pair = fresh_cache_file, Pair(fresh_cache_file, backing)
+    with pair.open(writeback_interval_ms=3_600_000) as attached:
+        attached.write(0, stamp(0, MIB, 1))
+        content = read_all(attached)
+    page = foreign(disk)
+    patch(cache, 0, page)
+    with pair.open(writeback_interval_ms=3_600_000, persist="auto") as attached:
+        assert any("not ours" in line for _level, line in attached.log)
+        attached.write(MIB, stamp(MIB, MIB, 2))
+        content = content[:MIB] + stamp(MIB, MIB, 2) + content[2 * MIB:]
+    assert peek(cache, 0, PAGE) == page, "attach"
+    for line in (["check", cache, "--backing", backing], ["status", cache], ["dump", cache],
+                 ["identity", "show", cache], ["export", cache, "--backing", backing, "--to", disk / "whole"],
+                 ["set", cache, "gc_percent", "33"], ["repair", cache, "--yes"], ["calibrate", cache],
+                 ["format", disk / "other", "--size", "512M"], ["writeback", cache, "--to", backing],
+                 ["resize", cache, "--size", "544M"]):
+        ctl.run(*line)
+        assert peek(cache, 0, PAGE) == page, line
+    assert ctl.json("identity", "show", cache) == {"identity": None}
+    assert "--force" in ctl.refused("format", cache) and peek(cache, 0, PAGE) == page
+    assert (disk / "whole").read_bytes() == content == backing.read_bytes()
+
+    said = ctl.run("identity", "set", cache, "--backing", backing).stdout.splitlines()
+    assert [line for line in said if "overwrote" in line] == [
+        f"overwrote the first 512 bytes of what was not ours: {name}"]
+    shown = ctl.json("identity", "show", cache)
+    assert shown["backing_bytes"] == 16 * MIB and shown["uuid"] in "".join(said)
+    assert peek(cache, 512, PAGE - 512) == page[512:], "an identity block has 512 bytes"
+    assert "overwrote" not in ctl.run("identity", "set", cache, "--backing", backing).stdout, "its own is not foreign"
+    with pair.open() as attached:
+        assert read_all(attached) == content
+    patch(cache, 0, page)
+    assert ctl.json("identity", "set", cache, "--backing", backing)["overwrote"] == name

@@ -11,7 +11,7 @@
 
 namespace pcache::ctl {
 
-Result<std::string> foreign_content(const std::string& path) {
+Result<std::string> foreign_content(const std::string& path, uint64_t bytes) {
   UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd.valid()) return error_errno(errno, "cache device %s", path.c_str());
   struct stat st;
@@ -20,7 +20,8 @@ Result<std::string> foreign_content(const std::string& path) {
   if (!readable) return std::string();  // devdax cannot be read
   std::unique_ptr<std::remove_pointer_t<blkid_probe>, decltype(&blkid_free_probe)> probe(
       blkid_new_probe(), &blkid_free_probe);
-  if (!probe || blkid_probe_set_device(probe.get(), fd.get(), 0, 0) != 0)
+  if (!probe ||
+      blkid_probe_set_device(probe.get(), fd.get(), 0, static_cast<blkid_loff_t>(bytes)) != 0)
     return make_error(EIO, "cache device %s: what it holds cannot be examined", path.c_str());
   blkid_probe_enable_superblocks(probe.get(), 1);
   blkid_probe_enable_partitions(probe.get(), 1);

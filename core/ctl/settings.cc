@@ -5,6 +5,7 @@
 #include <cinttypes>
 
 #include "ctl/common.h"
+#include "ctl/content.h"
 #include "segment/identity.h"
 
 namespace pcache::ctl {
@@ -79,7 +80,8 @@ std::string uuid_text(const uint8_t (&uuid)[16]) {
   return text;
 }
 
-int show_identity(const Image& image) {
+// `overwrote`: what stood there until now; empty for nothing.
+int show_identity(const Image& image, const std::string& overwrote = {}) {
   auto pmem = open_cache(image.cache, false);
   if (!pmem) return fail(pmem.error());
   if (pmem.value()->size_bytes() < media::kMinDeviceBytes)
@@ -96,10 +98,12 @@ int show_identity(const Image& image) {
   }
   const media::Identity& block = *identity.value();
   if (image.json) {
-    print({{"uuid", uuid_text(block.uuid)},
-           {"backing", block.backing},
-           {"backing_bytes", block.backing_bytes},
-           {"created_unix_s", block.created_unix_s}});
+    Json json = {{"uuid", uuid_text(block.uuid)},
+                 {"backing", block.backing},
+                 {"backing_bytes", block.backing_bytes},
+                 {"created_unix_s", block.created_unix_s}};
+    if (!overwrote.empty()) json["overwrote"] = overwrote;
+    print(json);
     return kDone;
   }
   const time_t created = static_cast<time_t>(block.created_unix_s);
@@ -108,7 +112,17 @@ int show_identity(const Image& image) {
   if (gmtime_r(&created, &utc)) strftime(when, sizeof when, "%Y-%m-%d %H:%M:%S UTC", &utc);
   printf("uuid:     %s\nbacking:  \"%s\", %" PRIu64 " bytes\nwritten:  %s\n",
          uuid_text(block.uuid).c_str(), block.backing, block.backing_bytes, when);
+  if (!overwrote.empty())
+    printf("overwrote the first %zu bytes of what was not ours: %s\n", sizeof block,
+           overwrote.c_str());
   return kDone;
+}
+
+// Empty: the first 4 KiB hold nothing, or what is ours.
+std::string foreign_first_page(const std::string& path, const Pmem& pmem) {
+  if (first_page(pmem) != FirstPage::kForeign) return {};
+  const auto known = foreign_content(path, media::kSuperblockOff);
+  return known && !known.value().empty() ? known.value() : "something unknown";
 }
 
 int set_identity(const Image& given, bool force) {
@@ -126,13 +140,14 @@ int set_identity(const Image& given, bool force) {
         " bytes, which would go to \"%s\" of %" PRIu64 " bytes; --force if that is a copy of it",
         image.cache.c_str(), bytes_text(report.dirty_bytes).c_str(), report.frame.identity->backing,
         report.frame.identity->backing_bytes, identity.text.c_str(), identity.size_bytes));
+  const std::string overwrites = foreign_first_page(image.cache, *open.value().pmem);
   const auto now = static_cast<uint64_t>(time(nullptr));
   if (const auto written = write_identity(*open.value().pmem, identity, now); !written)
     return fail(written.error());
   if (const auto synced = sync_cache(image.cache, *open.value().pmem); !synced)
     return fail(synced.error());
   open.take();  // closed: it is read again
-  return show_identity(given);
+  return show_identity(given, overwrites);
 }
 
 }  // namespace
