@@ -25,6 +25,7 @@ RANGE = 4 * MIB
 SEGMENT = 16 * MIB
 SEGMENTS_AT = 20 << 10
 CACHE_BYTES = 512 * MIB
+MOST_BYTES = SEGMENTS_AT + 1048576 * SEGMENT  # more of a device is not used
 
 # Media offsets and constants, from core/format/FORMAT.md.
 SUPERBLOCK, CACHE_INFO, CACHE_CTRL = 4096, 8192, 16384

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """pcachectl on a block device: the kernel target's kind of cache device. Here a loop device."""
 
+import contextlib
 import os
+import resource
 import shutil
 import stat
 import subprocess
@@ -9,9 +11,9 @@ import time
 
 import pytest
 
-from ctl import UNTRUSTED
+from ctl import Ctl, UNTRUSTED
 from measure.libpcache import MIB
-from support import CACHE_BYTES, SUPERBLOCK, patch, peek, read_all, stamp
+from support import CACHE_BYTES, MOST_BYTES, SUPERBLOCK, patch, peek, read_all, stamp
 
 
 def losetup(*args):
@@ -24,17 +26,26 @@ def losetup(*args):
     return made.stdout.strip()
 
 
+@contextlib.contextmanager
+def attached(path):
+    """The file as a block device."""
+    device = losetup("--find", "--show", path)
+    try:
+        yield device
+    finally:
+        deadline = time.monotonic() + 60  # udev may have it open for a moment
+        while subprocess.run(["losetup", "--detach", device], stderr=subprocess.DEVNULL, check=False).returncode:
+            assert time.monotonic() < deadline, f"{device} cannot be detached"
+            time.sleep(0.01)
+
+
 @pytest.fixture
 def loop(pair):
     """The pair's cache file as a block device; what is written to it is in the file when it is closed."""
     with open(pair.cache_path, "ab") as f:
         f.truncate(CACHE_BYTES)
-    device = losetup("--find", "--show", pair.cache_path)
-    yield device
-    deadline = time.monotonic() + 60  # udev may have it open for a moment
-    while subprocess.run(["losetup", "--detach", device], stderr=subprocess.DEVNULL, check=False).returncode:
-        assert time.monotonic() < deadline, f"{device} cannot be detached"
-        time.sleep(0.01)
+    with attached(pair.cache_path) as device:
+        yield device
 
 
 @pytest.fixture
@@ -140,3 +151,18 @@ def test_damage_is_told_as_of_a_file(ctl, written, loop):
     patch(loop, SUPERBLOCK, b"\xff" * 4)
     assert ctl.json("check", loop, code=UNTRUSTED)["findings"][0]["code"] == "superblock"
     assert os.path.getsize(written.cache_path) == 512 * MIB
+
+
+def test_format_says_what_is_not_used(shm):
+    """Of more than 16 TiB, before it begins, which is all that is waited for: the whole would store 12 GiB."""
+    path = shm / "huge"
+    with open(path, "wb") as f:
+        f.truncate(MOST_BYTES + (1 << 40))
+    with attached(path) as device, subprocess.Popen(
+            Ctl.argv("format", device), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (1, 1))) as formatting:
+        said = formatting.stderr.readline()
+        formatting.kill()
+        assert not formatting.stdout.read()
+    assert said == (f"pcachectl: {1 << 40} bytes of the device are not used: a pcache has 1048576 segments of 16 MiB "
+                    "(16 TiB) at most\n")

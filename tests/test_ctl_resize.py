@@ -59,13 +59,18 @@ def test_a_dirty_cache_becomes_larger(dirty):
 def test_again_and_by_what_the_file_has(dirty):
     os.truncate(dirty.cache_path, CACHE_BYTES + 3 * SEGMENT)
     with dirty.open() as cache:
-        assert any("34 have room" in line for line in cache.warnings)
+        said, = (line for line in cache.warnings if "34 have room" in line)
+    found, = (finding for finding in Ctl().json("check", dirty.cache_path)["findings"] if finding["code"] == "unused")
+    assert found["severity"] == "note" and found["text"] in said
+    assert f"unused:    {found['text']}\n" in Ctl().run("status", dirty.cache_path).stdout
+    assert Ctl().json("status", dirty.cache_path)["unused"] == found["text"]
     assert Ctl().json("resize", dirty.cache_path) == {"segments": 34, "before": 31}
     before = file_state(dirty.cache_path)
     assert "already" in Ctl().run("resize", dirty.cache_path).stdout
     assert file_state(dirty.cache_path) == before
     assert Ctl().json("resize", dirty.cache_path, "--size", "600M") == {"segments": 37, "before": 34}
     still_there(dirty)
+    assert "unused" not in Ctl().run("status", dirty.cache_path).stdout + Ctl().run("check", dirty.cache_path).stdout
 
 
 def refused(pair, *args, code=3):

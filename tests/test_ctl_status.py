@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """pcachectl status and table: what an image is, in the kernel target's own terms."""
 
+import os
 import shutil
 
 import pytest
 
 from ctl import UNTRUSTED
 from measure.libpcache import MIB
-from support import golden_damaged, golden_images, make_backing, newest_tails, stamp
+from support import MOST_BYTES, golden_damaged, golden_images, make_backing, newest_tails, stamp
 
 NAMES = ["start", "sectors", "target", "sb_flags", "seg_total", "cache_segs", "segs_used", "gc_percent",
          "cache_flags", "key_head", "dirty_tail", "key_tail"]
@@ -69,6 +70,19 @@ def test_size_is_taken_from_the_identity_block(ctl, golden, pair):
 def test_blank(ctl, pair):
     assert "blank" in ctl.run("status", pair.cache_path).stdout
     assert ctl.json("status", pair.cache_path) == {"blank": True, "attaches": True}
+
+
+def test_larger_than_a_pcache_can_be(ctl, shm):
+    """A sparse file: check and status say what of it will not be used, once and in the same words."""
+    path = shm / "huge"
+    with open(path, "wb") as f:
+        f.truncate(MOST_BYTES + (1 << 40))
+    words = f"{1 << 40} bytes of the device are not used: a pcache has 1048576 segments of 16 MiB (16 TiB) at most"
+    assert ctl.run("check", path).stdout.count(words) == 1
+    assert ctl.run("status", path).stdout.splitlines()[1:] == [f"unused:    {words}"]
+    assert ctl.json("status", path)["unused"] == words
+    os.truncate(path, MOST_BYTES)
+    assert "not used" not in ctl.run("check", path).stdout + ctl.run("status", path).stdout
 
 
 @pytest.mark.parametrize("case", golden_damaged(attach="refuse"))

@@ -109,6 +109,10 @@ int run(Options& options) {
     return fail(make_error(EINVAL, "cache device %s: has %s, a pcache has 512 MiB or more",
                            path.c_str(), bytes_text(pmem.value()->size_bytes()).c_str()));
   if (const auto blank = refuse_content(options, *pmem.value()); !blank) return fail(blank.error());
+  const uint32_t segments = segments_of_device(pmem.value()->size_bytes());
+  // First, since a format of so much takes its time.
+  if (const auto unused = unused_text(pmem.value()->size_bytes(), segments); !unused.empty())
+    fprintf(stderr, "pcachectl: %s\n", unused.c_str());
   FormatOptions format;
   format.data_crc = options.data_crc;
   format.gc_percent = options.gc_percent;
@@ -117,7 +121,6 @@ int run(Options& options) {
   if (!made)
     return fail(make_error(made.error().code, "cache device %s: %s", path.c_str(),
                            made.error().text.c_str()));
-  const uint32_t segments = segments_of_device(pmem.value()->size_bytes());
   if (const auto synced = sync_cache(path, *pmem.value()); !synced) return fail(synced.error());
   if (options.image.json)
     print({{"segments", segments},

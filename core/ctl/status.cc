@@ -26,12 +26,22 @@ std::string status_line(const CheckReport& report) {
   return line;
 }
 
+void print_unused(const FrameSurvey& frame) {
+  if (!frame.unused.empty()) printf("unused:    %s\n", frame.unused.c_str());
+}
+
+void print_json(Json json, const FrameSurvey& frame) {
+  if (!frame.unused.empty()) json["unused"] = frame.unused;
+  print(json);
+}
+
 void print_text(const Image& image, const CheckReport& report) {
   const FrameSurvey& frame = report.frame;
   const CacheInfoFields& info = frame.frame.info;
   const LogSurvey& log = report.log;
   printf("cache:     %s, %u segments of 16 MiB, data_crc %s, gc_percent %u\n", image.cache.c_str(),
          info.n_segs, info.data_crc ? "on" : "off", info.gc_percent);
+  print_unused(frame);
   if (frame.identity)
     printf("backing:   \"%s\", %s\n", frame.identity->backing,
            bytes_text(frame.identity->backing_bytes).c_str());
@@ -82,16 +92,18 @@ int run_status(const Image& image, bool line) {
   const CheckReport& report = open.value().report;
   if (report.frame.blank) {
     if (line) return fail(require_attachable(image, report).error());
-    if (image.json)
-      print({{"blank", true}, {"attaches", true}});
-    else
+    if (image.json) {
+      print_json({{"blank", true}, {"attaches", true}}, report.frame);
+    } else {
       printf("cache:     %s, blank: not formatted yet\n", image.cache.c_str());
+      print_unused(report.frame);
+    }
     return kDone;
   }
   const auto attachable = require_attachable(image, report);
   if (attachable || report.log.walked) {
     if (image.json)
-      print(to_json(report));
+      print_json(to_json(report), report.frame);
     else if (line)
       printf("%s\n", status_line(report).c_str());
     else

@@ -107,6 +107,7 @@ class FrameReader {
       identity();
       findings_.add(Severity::kNote, "blank", "superblock at 4096",
                     "is zeros: a blank device, which is formatted when it is first attached");
+      unused(fit);
       return false;
     }
     out_.superblock_error = probed.error();
@@ -118,6 +119,13 @@ class FrameReader {
                   text.c_str() + (text.starts_with(kPlace) ? kPlace.size() : 0));
     out_.frame.seg_num = fit;
     return !out_.other_version;
+  }
+
+  // As attach says it.
+  void unused(uint32_t n_segs) {
+    out_.unused = unused_text(out_.device_bytes, n_segs);
+    if (!out_.unused.empty())
+      findings_.add(Severity::kNote, "unused", "cache device", "%s", out_.unused.c_str());
   }
 
   void cache_info() {
@@ -139,6 +147,7 @@ class FrameReader {
     }
     out_.info_known = true;
     out_.frame.info = fields.value();
+    unused(out_.frame.info.n_segs);
     if (fields.value().gc_percent_clamped)
       findings_.add(Severity::kFinding, "gc-percent", "cache_info",
                     "gc_percent is %u, at most %u is allowed: %u is used",

@@ -42,6 +42,7 @@ struct FrameSurvey {
   uint64_t device_bytes = 0;   // of the cache device
   bool blank = false;          // not formatted: nothing below means anything
   bool other_version = false;  // of the format: likewise
+  std::string unused;          // what of the device the cache does not use; empty: it uses all
   media::Superblock superblock{};
   std::optional<Error> superblock_error;
   RecordView info_record;
