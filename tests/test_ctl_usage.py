@@ -2,6 +2,7 @@
 """What holds for every subcommand of pcachectl: wrong use, devices that are not there or in use, stdout."""
 
 import os
+import re
 import subprocess
 
 import pytest
@@ -157,6 +158,62 @@ def test_wrong_use(ctl, written, disk, line):
     places = {"CACHE": written.cache_path, "BACKING": written.backing_path, "NEW": disk / "new"}
     assert "--help" in ctl.refused(*[places.get(word, word) for word in line])
     assert written.digests() == before
+
+
+# What takes a number: how it is given, one that is good, and what is said to be expected.
+NUMBERS = {
+    "format --size": (["format", "NEW", "--size=N"], "512M", "a size"),
+    "format --gc-percent": (["format", "NEW", "--size=512M", "--gc-percent=N"], "50", "a number from 0 to 90"),
+    "format --data-crc": (["format", "NEW", "--size=512M", "--data-crc=N"], "1", "0, 1 or media"),
+    "resize --size": (["resize", "CACHE", "--size=N"], "512M", "a size"),
+    "dump --range": (["dump", "CACHE", "--range=N+512"], "4K", "OFF+LEN in bytes"),
+    "dump --range, LEN": (["dump", "CACHE", "--range=0+N"], "4K", "OFF+LEN in bytes"),
+    "set VALUE": (["set", "CACHE", "gc_percent", "N"], "50", "a number from 0 to 90"),
+}
+# What has a value of another kind: a path, or words.
+NO_NUMBERS = {"CACHE", "--backing", "--to", "--keep", "--restore", "--what", "set NAME"}
+# 2^63, 2^64 and their neighbours by unit; what C's own functions take for numbers.
+NONE_OF_THEM = ["-1", "-0", "-512", "-1G", "-9223372036854775808", "+1", "9223372036854775808", "18446744073709551104",
+                "18446744073709551615", "18446744073709551616", "18446744073709552128", "8192P", "16384P",
+                "8796093022208M", "17179869184G", "99999999999999999999999", "1e3", "0x200", "1.5G", "1_000", " 512",
+                "512 ", "5 12", "G", "1GG", "512x", "inf", "nan"]
+
+
+def filled_number(number, pair, disk, value):
+    places = {"CACHE": pair.cache_path, "NEW": disk / "new"}
+    return [places.get(word, re.sub(r"(?<=[=+])N|^N$", value, word)) for word in NUMBERS[number][0]]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_numbers(ctl, written, disk, number):
+    """Each is refused in one line of ours, which names it and says what is expected; nothing is touched."""
+    good, expected = NUMBERS[number][1:]
+    ctl.run(*filled_number(number, written, disk, good))
+    (disk / "new").unlink(missing_ok=True)
+    before = written.digests()
+    for value in NONE_OF_THEM:
+        told = ctl.refused(*filled_number(number, written, disk, value))
+        assert f"expected {expected}" in told and value in told, told
+        assert not (disk / "new").exists()
+    assert written.digests() == before
+
+
+@pytest.mark.parametrize("number", [number for number in NUMBERS if number != "format --data-crc"])
+def test_numbers_that_are_empty(ctl, written, disk, number):
+    """As a word of its own. (A switch has none: --data-crc= is --data-crc.)"""
+    before = written.digests()
+    line = [word for words in filled_number(number, written, disk, "") for word in str(words).split("=", 1)]
+    assert f"expected {NUMBERS[number][2]}" in ctl.refused(*line)
+    assert written.digests() == before and not (disk / "new").exists()
+
+
+def test_every_number_is_tested(ctl):
+    """What has a value, by its help, takes a number and is in the table above, or takes none."""
+    for name in {" ".join(name.split()[:2 if name.startswith("identity") else 1]) for name in COMMANDS}:
+        told = ctl.run(*name.split(), "--help").stdout.split("\nExamples:")[0]
+        for option, rest in re.findall(r"^  (--[a-z-]+|[A-Z]+)(.*)", told, re.MULTILINE):
+            if rest.startswith((" TEXT", "{")) or not rest.startswith("  "):
+                assert {f"{name} {option}", option} & (NUMBERS.keys() | NO_NUMBERS), f"{name}: {option}{rest}"
 
 
 def test_wrong_subcommand_is_named(ctl):

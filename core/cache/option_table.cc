@@ -126,22 +126,6 @@ std::optional<int64_t> digits_of(std::string_view text) {
   return value;
 }
 
-// "2g", "2GiB", "2GB", "2147483648", "2147483648b".
-std::optional<int64_t> size_of(std::string_view text) {
-  const size_t digits = std::min(text.find_first_not_of("0123456789"), text.size());
-  const auto value = digits_of(text.substr(0, digits));
-  std::string unit(text.substr(digits));
-  for (char& c : unit) c = static_cast<char>(tolower(static_cast<unsigned char>(c)));
-  constexpr std::string_view kUnits = "kmgtp";
-  unsigned shift = 0;
-  if (const size_t at = unit.empty() ? kUnits.npos : kUnits.find(unit[0]); at != kUnits.npos) {
-    shift = 10 * (static_cast<unsigned>(at) + 1);
-    unit.erase(0, unit.size() > 1 && unit[1] == 'i' ? 2 : 1);
-  }
-  if (!value || !(unit.empty() || unit == "b") || *value > INT64_MAX >> shift) return {};
-  return *value << shift;
-}
-
 bool is_a_value(const OptionEntry& entry, int64_t value) {
   if (choice_of(entry, value)) return true;
   return entry.type != PCACHE_OPTION_CHOICE && value >= entry.least && value <= entry.most;
@@ -151,7 +135,7 @@ bool is_a_value(const OptionEntry& entry, int64_t value) {
 std::optional<int64_t> number_of(const OptionEntry& entry, std::string_view text) {
   if (const auto* choice = choice_named(entry, text)) return choice->value;
   if (entry.type == PCACHE_OPTION_CHOICE) return {};
-  const auto value = entry.type == PCACHE_OPTION_SIZE ? size_of(text) : digits_of(text);
+  const auto value = entry.type == PCACHE_OPTION_SIZE ? size_from_text(text) : digits_of(text);
   return value && is_a_value(entry, *value) ? value : std::nullopt;
 }
 
@@ -185,6 +169,21 @@ std::string_view OptionEntry::in_ctl(std::string_view subcommand) const {
     left.remove_prefix(std::min(word.size() + 1, left.size()));
   }
   return {};
+}
+
+std::optional<int64_t> size_from_text(std::string_view text) {
+  const size_t digits = std::min(text.find_first_not_of("0123456789"), text.size());
+  const auto value = digits_of(text.substr(0, digits));
+  std::string unit(text.substr(digits));
+  for (char& c : unit) c = static_cast<char>(tolower(static_cast<unsigned char>(c)));
+  constexpr std::string_view kUnits = "kmgtp";
+  unsigned shift = 0;
+  if (const size_t at = unit.empty() ? kUnits.npos : kUnits.find(unit[0]); at != kUnits.npos) {
+    shift = 10 * (static_cast<unsigned>(at) + 1);
+    unit.erase(0, unit.size() > 1 && unit[1] == 'i' ? 2 : 1);
+  }
+  if (!value || !(unit.empty() || unit == "b") || *value > INT64_MAX >> shift) return {};
+  return *value << shift;
 }
 
 std::span<const OptionEntry> option_table() { return kTable; }

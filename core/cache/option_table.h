@@ -6,6 +6,7 @@
 // is behind its `size`.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -36,6 +37,9 @@ std::span<const OptionEntry> option_table();
 // nullptr: there is none of this name.
 const OptionEntry* find_option(std::string_view name);
 
+// Bytes: digits, then k, m, g, t or p (powers of 1024), also as kb, KiB. Nothing: it is no such
+// text, or more than INT64_MAX.
+std::optional<int64_t> size_from_text(std::string_view text);
 // "a number from 0 to 90, or media".
 std::string expected_text(const OptionEntry& entry);
 // EINVAL: option, what was given, what is expected.

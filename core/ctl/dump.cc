@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include <algorithm>
-#include <cctype>
-#include <charconv>
 #include <cinttypes>
 #include <set>
 
@@ -16,7 +14,7 @@ namespace {
 struct Options {
   Image image;
   std::vector<std::string> what;
-  std::string range;
+  std::optional<std::string> range;
 };
 
 const std::vector<std::string> kSections = {"superblock", "info",     "tails", "identity",
@@ -188,33 +186,21 @@ class KsetPrinter {
   const bool ksets_, keys_;
 };
 
-// Digits, and K, M, G or T.
-std::optional<uint64_t> parse_bytes(const std::string& text) {
-  uint64_t value = 0;
-  const char* const end = text.data() + text.size();
-  const auto parsed = std::from_chars(text.data(), end, value);
-  if (parsed.ec != std::errc()) return std::nullopt;
-  if (parsed.ptr == end) return value;
-  const size_t unit = std::string("KMGT").find(static_cast<char>(toupper(*parsed.ptr)));
-  const unsigned shift = 10 * (static_cast<unsigned>(unit) + 1);
-  if (unit > 3 || parsed.ptr + 1 != end || value > UINT64_MAX >> shift) return std::nullopt;
-  return value << shift;
-}
-
 // "OFF+LEN".
 Result<Extent> parse_range(const std::string& text) {
   const auto wrong = [&] {
     return make_error(EINVAL,
-                      "--range %s: expected OFF+LEN in bytes (K, M, G, T), multiples of 512",
+                      "--range %s: expected OFF+LEN in bytes (K, M, G, T, P), multiples of 512",
                       text.c_str());
   };
   const size_t plus = text.find('+');
   if (plus == std::string::npos) return wrong();
-  const auto off = parse_bytes(text.substr(0, plus)), len = parse_bytes(text.substr(plus + 1));
+  const auto off = size_from_text(text.substr(0, plus));
+  const auto len = size_from_text(text.substr(plus + 1));
   if (!off || !len) return wrong();
-  const Extent range{*off, *len};
+  const Extent range{static_cast<uint64_t>(*off), static_cast<uint64_t>(*len)};
   if (range.off % kSectorBytes || range.len % kSectorBytes || range.len == 0 ||
-      range.len > INT64_MAX || range.off > INT64_MAX - range.len)
+      range.off > INT64_MAX - range.len)
     return wrong();
   return range;
 }
@@ -259,7 +245,7 @@ int print_range(const Printer& out, const Image& image, const std::string& text)
 
 int run(const Options& options) {
   const Printer out(options.image.json);
-  if (!options.range.empty()) return print_range(out, options.image, options.range);
+  if (options.range) return print_range(out, options.image, *options.range);
   const std::set<std::string> what =
       options.what.empty() ? std::set<std::string>(kSections.begin(), kSections.end())
                            : std::set<std::string>(options.what.begin(), options.what.end());
@@ -298,7 +284,7 @@ void add_dump(CLI::App& app, int* exit_code) {
       ->delimiter(',')
       ->check(CLI::IsMember(kSections));
   command->add_option("--range", options->range,
-                      "instead: where these logical bytes are, OFF+LEN (K, M, G, T)");
+                      "instead: where these logical bytes are, OFF+LEN (K, M, G, T, P)");
   command->callback([=] { *exit_code = run(*options); });
 }
 

@@ -11,7 +11,8 @@ namespace {
 
 struct Options {
   Image image;
-  uint64_t size_bytes = 0;  // 0: as large as the device is
+  std::optional<std::string> size;
+  uint64_t size_bytes = 0;  // taken from it; 0: as large as the device is
 };
 
 // A file is only looked at until it is known that it can be done.
@@ -66,7 +67,20 @@ Status grow(const Options& options, Pmem& pmem, uint32_t target) {
   return grow_cache(pmem, frame.value(), target, sync);
 }
 
-int run(const Options& options) {
+Status take_size(Options* options) {
+  if (!options->size) return {};
+  const auto bytes = size_from_text(*options->size);
+  if (!bytes)
+    return make_error(EINVAL,
+                      "--size %s: expected a size in bytes, such as 2G (K, M, G, T, P; powers of "
+                      "1024)",
+                      options->size->c_str());
+  options->size_bytes = static_cast<uint64_t>(*bytes);
+  return {};
+}
+
+int run(Options& options) {
+  if (const auto taken = take_size(&options); !taken) return fail(taken.error());
   const Image& image = options.image;
   auto pmem = open_to_grow(options);
   if (!pmem) return fail(pmem.error());
@@ -104,11 +118,9 @@ void add_resize(CLI::App& app, int* exit_code) {
       "Examples:\n  pcachectl resize cache.img --size 2G\n  pcachectl resize /dev/dax0.0");
   auto options = std::make_shared<Options>();
   add_image(command, &options->image, Backing::kNone);
-  command
-      ->add_option("--size", options->size_bytes,
-                   "the new size (2G); a file is extended to it; default: all that the file or "
-                   "device has")
-      ->transform(CLI::AsSizeValue(false));
+  command->add_option("--size", options->size,
+                      "the new size (2G); a file is extended to it; default: all that the file or "
+                      "device has");
   command->callback([=] { *exit_code = run(*options); });
 }
 
