@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import pathlib
 import resource
 import shutil
 import stat
@@ -13,7 +14,7 @@ import pytest
 
 from ctl import Ctl, UNTRUSTED
 from measure.libpcache import MIB
-from support import CACHE_BYTES, MOST_BYTES, SUPERBLOCK, patch, peek, read_all, stamp
+from support import CACHE_BYTES, MOST_BYTES, SEGMENT, SUPERBLOCK, Pair, patch, peek, read_all, stamp
 
 
 def losetup(*args):
@@ -27,8 +28,8 @@ def losetup(*args):
 
 
 @contextlib.contextmanager
-def attached(path):
-    """The file as a block device."""
+def loop_over(path):
+    """A block device; what is written to it is in the file when it is closed."""
     device = losetup("--find", "--show", path)
     try:
         yield device
@@ -41,11 +42,18 @@ def attached(path):
 
 @pytest.fixture
 def loop(pair):
-    """The pair's cache file as a block device; what is written to it is in the file when it is closed."""
+    """The pair's cache file as a block device."""
     with open(pair.cache_path, "ab") as f:
         f.truncate(CACHE_BYTES)
-    with attached(pair.cache_path) as device:
+    with loop_over(pair.cache_path) as device:
         yield device
+
+
+@pytest.fixture
+def backing_loop(backing):
+    """The backing file as a block device."""
+    with loop_over(backing) as device:
+        yield pathlib.Path(device)
 
 
 @pytest.fixture
@@ -81,6 +89,40 @@ def test_writeback(ctl, written, loop):
     assert told["done"] and told["dirty_bytes"] > 0
     assert written.backing_path.read_bytes() == written.content
     assert ctl.json("check", loop, "--backing", written.backing_path)["dirty_bytes"] == 0
+
+
+def test_writeback_from_a_block_device_to_another(ctl, cache_file, backing, backing_loop):
+    with Pair(cache_file, backing_loop).open(writeback_interval_ms=3_600_000) as cache:
+        for tag in range(1, 100):
+            off = tag * 7919 % 4000 * 4096
+            cache.write(off, stamp(off, 4096, tag))
+        content = read_all(cache)
+    assert backing.read_bytes() != content
+    with loop_over(cache_file) as loop:
+        told = ctl.json("writeback", loop, "--to", backing_loop)
+        assert told["done"] and told["dirty_bytes"] > 0
+        checked = ctl.json("check", loop, "--backing", backing_loop)
+        assert checked["findings"] == [] and checked["dirty_bytes"] == 0
+    assert peek(backing_loop, 0, 16 * MIB) == backing.read_bytes() == content
+
+
+def test_resize(ctl, written, loop):
+    """To all that a device has that has grown, with all its dirty data; smaller and larger is refused."""
+    os.truncate(written.cache_path, CACHE_BYTES + 3 * SEGMENT)
+    assert "already" in ctl.run("resize", loop).stdout, "what the device does not know of yet"
+    losetup("--set-capacity", loop)
+    before = written.digests()
+    assert "cannot be made larger" in ctl.refused("resize", loop, "--size", "1G")
+    assert "cannot be made smaller" in ctl.refused("resize", loop, "--size", "490M")
+    assert written.digests() == before
+    assert ctl.json("resize", loop, "--size", "530M") == {"segments": 33, "before": 31}
+    assert ctl.json("resize", loop) == {"segments": 34, "before": 33}
+    assert ctl.json("resize", loop) == {"segments": 34, "before": 34}
+    for cache in (loop, written.cache_path):
+        checked = ctl.json("check", cache, "--backing", written.backing_path)
+        assert checked["findings"] == [] and checked["segments"] == 34 and checked["dirty_bytes"] > 0
+    with written.open() as cache:
+        assert cache.info.segments == 34 and read_all(cache) == written.content
 
 
 def test_settings_and_repair(ctl, written, loop):
@@ -129,12 +171,18 @@ def test_attached_elsewhere(ctl, written, loop, disk):
     assert written.digests() == before
 
 
-def test_one_device_for_both(ctl, loop, disk):
+def test_one_device_for_both(ctl, written, loop, disk):
     """Also by another name."""
     node = disk / "node"
     os.mknod(node, stat.S_IFBLK | 0o600, os.stat(loop).st_rdev)
+    os.symlink(loop, disk / "link")
+    before = written.digests()
     assert "both" in ctl.refused("check", loop, "--backing", node)
     assert "both" in ctl.refused("identity", "set", node, "--backing", loop)
+    for cache, to in ((loop, loop), (loop, node), (node, loop), (loop, disk / "link"), (disk / "link", node)):
+        for more in ([], ["--ignore-identity"]):
+            assert "both" in ctl.refused("writeback", cache, "--to", to, *more)
+    assert written.digests() == before
 
 
 def test_calibrate_has_nothing_to_measure(ctl, written, loop):
@@ -158,7 +206,7 @@ def test_format_says_what_is_not_used(shm):
     path = shm / "huge"
     with open(path, "wb") as f:
         f.truncate(MOST_BYTES + (1 << 40))
-    with attached(path) as device, subprocess.Popen(
+    with loop_over(path) as device, subprocess.Popen(
             Ctl.argv("format", device), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (1, 1))) as formatting:
         said = formatting.stderr.readline()
