@@ -18,6 +18,11 @@ std::string at_text(const char* what, MediaOff at) {
   return std::string(what) + " at " + std::to_string(at.v);
 }
 
+// An error of the modules, without the place, which a finding says beside it.
+const char* without_place(std::string_view place, const Error& error) {
+  return error.text.c_str() + (error.text.starts_with(place) ? place.size() : 0);
+}
+
 template <typename Record>
 RecordView view_of(const Pmem& pmem, Replicated<Record>& record, std::optional<Record>* value) {
   *value = record.load(pmem);
@@ -112,11 +117,9 @@ class FrameReader {
     }
     out_.superblock_error = probed.error();
     out_.other_version = is_review_version(pmem_);
-    constexpr std::string_view kPlace = "superblock at 4096: ";
-    const std::string& text = probed.error().text;
     findings_.add(Severity::kLost, out_.other_version ? "other-version" : "superblock",
                   "superblock at 4096", "%s",
-                  text.c_str() + (text.starts_with(kPlace) ? kPlace.size() : 0));
+                  without_place("superblock at 4096: ", probed.error()));
     out_.frame.seg_num = fit;
     return !out_.other_version;
   }
@@ -142,7 +145,8 @@ class FrameReader {
     const auto fields = parse_cache_info(*info, out_.frame.seg_num);
     if (!fields) {
       out_.frame.info.data_crc = info->flags & kInfoDataCrc;
-      findings_.add(Severity::kLost, "cache-info", "cache_info", "%s", fields.error().text.c_str());
+      findings_.add(Severity::kLost, "cache-info", "cache_info", "%s",
+                    without_place("cache_info: ", fields.error()));
       return;
     }
     out_.info_known = true;

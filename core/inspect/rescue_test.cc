@@ -7,6 +7,8 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <regex>
+#include <set>
 #include <thread>
 
 #include "inspect/new_file.h"
@@ -195,6 +197,124 @@ TEST_F(RescueTest, TheWrongDiskIsNamedBeforeAllElse) {
   EXPECT_EQ(refused.code, EUCLEAN);
   EXPECT_THAT(refused.text, AllOf(HasSubstr("\"mine\""), HasSubstr("--ignore-identity")));
   EXPECT_LT(refused.text.find("--ignore-identity"), refused.text.find("--force"));
+}
+
+// Many kinds of damage, and what check, attach and export, forced or not, say of each.
+class MessagesTest : public RescueTest {
+ protected:
+  MessagesTest() {
+    second_ = image_.kset({}, {page(0, {kA, 0}), page(1, {kA, 4096})});
+    third_ = image_.kset(second_, {page(2, {kA, 8192})});
+    last_ = image_.kset(third_, {page(3, {kA, 12288})});
+    fifth_ = image_.last(last_, SegId{1});
+    end_ = image_.kset(fifth_, {page(4, {kB, 0}), page(5, {kB, 4096})});
+    image_.dirty_tail(second_);
+  }
+  // "3:4096", "at 8192": once in a message; and where a finding is, its text does not say again.
+  static void expect_each_place_once(const std::string& message) {
+    static const std::regex kPlace(
+        "\\b[0-9]+:[0-9]+\\b|\\bat [0-9]+(?![0-9:])|\\b(cache_info|key_tail)\\b");
+    std::set<std::string> places;
+    for (std::sregex_iterator at(message.begin(), message.end(), kPlace), end; at != end; ++at)
+      EXPECT_TRUE(places.insert(at->str()).second) << at->str() << " twice in: " << message;
+  }
+  // How many messages there were that name a place in the log.
+  size_t look() {
+    std::vector<std::string> messages;
+    CheckReport report = check();
+    LogLines lines;
+    Recovered recovered;
+    RecoverOptions options;
+    options.device_bytes = kLogicalBytes;
+    const auto frame = load_frame(image_.pmem(), lines.log());
+    if (!frame) messages.push_back(frame.error().text);
+    if (frame)
+      if (const auto done = recover(image_.pmem(), frame.value(), options, lines.log(), &recovered);
+          !done)
+        messages.push_back(done.error().text);
+    for (const bool force : {false, true}) {
+      RescueOptions to;
+      to.to = to_;
+      to.force = force;
+      const auto exported = rescue(image_.pmem(), file_, &report, to);
+      if (!exported) messages.push_back(exported.error().text);
+      std::filesystem::remove(to_);
+    }
+    for (const Finding& finding : report.findings.all())
+      messages.push_back(finding.where + ": " + finding.text);
+    messages.insert(messages.end(), lines.lines.begin(), lines.lines.end());
+    for (const std::string& message : messages) expect_each_place_once(message);
+    return static_cast<size_t>(std::count_if(
+        messages.begin(), messages.end(),
+        [](const std::string& message) { return message.find("log at ") != std::string::npos; }));
+  }
+
+  CachePos second_, third_, last_, fifth_, end_;
+};
+
+TEST_F(MessagesTest, OfEachDamagedWordOfTheLogSayEachPlaceOnce) {
+  size_t told = 0;
+  for (const auto& [from, to] : {std::pair(CachePos{}, fifth_), std::pair(last_, last_ + 32),
+                                 std::pair(fifth_, end_ + 32)}) {
+    for (CachePos at = from; at.seg == from.seg && at != to && at.off < last_.off + 32;
+         at = at + 4) {
+      SCOPED_TRACE(::testing::Message() << "bit at " << at.seg.v << "-" << at.off);
+      image_.memory().flip_bit(image_.off(at), 1);
+      told += look();
+      image_.memory().flip_bit(image_.off(at), 1);
+    }
+  }
+  EXPECT_GT(told, 200u);
+}
+
+TEST_F(MessagesTest, OfOneRecordOfEachKindSayEachPlaceOnce) {
+  const auto bad_key = [this](const media::Key& key) {
+    image_.clear_header(image_.kset(end_, {key}));
+    EXPECT_GT(look(), 0u);
+    image_.clear_header(end_);
+  };
+  bad_key(make_key({kLogicalBytes, 512}, {kA, 16384}));
+  bad_key(make_key({512, 512}, {SegId{0}, 1 << 20}));
+  bad_key(make_key({512, 512}, {SegId{99}, 0}));
+  for (const uint32_t next : {0u, 1u, 99u, kA.v}) {
+    image_.last(end_, SegId{next});
+    EXPECT_GT(look(), 0u) << next;
+    image_.clear_header(end_);
+  }
+  for (const CachePos tail : {second_ + 8, CachePos{SegId{9}, 0}, CachePos{SegId{99}, 8}}) {
+    image_.dirty_tail(tail);
+    look();
+    image_.dirty_tail(second_);
+  }
+  image_.key_tail({SegId{99}, 8});
+  look();
+  image_.key_tail({});
+  Replicated<media::CacheInfo> record(cache_info_place());
+  const media::CacheInfo info = *record.load(image_.pmem());
+  for (const auto& change : std::initializer_list<std::function<void(media::CacheInfo&)>>{
+           [](media::CacheInfo& bad) { bad.n_segs = 0; },
+           [](media::CacheInfo& bad) { bad.flags = 0; },
+           [](media::CacheInfo& bad) { bad.flags |= media::kInfoModeMask << 4; }}) {
+    media::CacheInfo bad = info;
+    change(bad);
+    ASSERT_TRUE(record.write(image_.pmem(), bad));
+    image_.pmem().fence();
+    look();
+  }
+}
+
+TEST_F(MessagesTest, OfEachUnreadablePageSayEachPlaceOnce) {
+  for (const MediaOff page : {image_.off({}), image_.off(fifth_), image_.off({kA, 0}),
+                              image_.off({kB, 0}), MediaOff{media::kSuperblockOff},
+                              MediaOff{media::kCacheInfoOff}, MediaOff{media::kCacheCtrlOff}}) {
+    SCOPED_TRACE(::testing::Message() << "page at " << page.v);
+    std::vector<std::byte> kept(kPageBytes);
+    ASSERT_TRUE(image_.pmem().load(kept.data(), page, kPageBytes));
+    image_.memory().make_unreadable(page);
+    look();
+    ASSERT_TRUE(image_.pmem().store(page, kept.data(), kPageBytes));
+    image_.pmem().fence();
+  }
 }
 
 TEST_F(RescueTest, ANewFileIsThereOnlyWhenPublished) {
