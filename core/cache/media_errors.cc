@@ -25,7 +25,8 @@ void MediaErrors::segment_retired(SegId seg, MediaOff at) {
   if (before >= kMostLines) return;
   messages_.print(
       LogLevel::kError,
-      "cache device %s: media error in the page at %" PRIu64 ": segment %u takes no more data%s",
+      "cache device %s: media error in the page at %" PRIu64
+      ": segment %u takes no more data until the next attach%s",
       pmem_.path(), at.v, seg.v,
       before + 1 == kMostLines ? "; further ones are only counted (status, retired)" : "");
 }

@@ -15,7 +15,7 @@ class MediaErrors {
  public:
   MediaErrors(const Pmem& pmem, const Log& messages) : pmem_(pmem), messages_(messages) {}
 
-  // The segment is not used any more, for its bad page at `at`.
+  // The segment is out of use until the next attach, for its bad page at `at`.
   void segment_retired(SegId seg, MediaOff at);
   void log_failed(const Error& error);
   // Dirty data, or a part of the log, cannot be read; what, others say.

@@ -96,7 +96,7 @@ void add_segments_and_log(Fields* fields) {
   fields->add("segments", "data", "with data", [](View& v) { return Json(v.segs.data); });
   fields->add("segments", "reserved_for_log", "free, but not for data",
               [](View& v) { return Json(v.segs.log_reserve); });
-  fields->add("segments", "retired", "not used any more for a bad page",
+  fields->add("segments", "retired", "out of use for a bad page, until the next attach",
               [](View& v) { return Json(v.segs.retired); });
   fields->add("media", "bad_pages", "pages of the pmem that cannot be read or written",
               [](View& v) { return Json(v.cache.pmem().bad_pages()); });
