@@ -12,7 +12,7 @@ import pytest
 from ctl import DONE, FINDINGS, UNTRUSTED
 from measure.libpcache import MIB, PcacheError
 from support import (PAGE, SEGMENT, SEGMENTS_AT, SUPERBLOCK, SUPERBLOCK_MAGIC, copy_sparse, golden_damaged,
-                     golden_images, make_backing, patch, peek, sealed, stamp, superblock)
+                     golden_images, make_backing, patch, peek, read_all, sealed, stamp, superblock)
 
 
 def worst(report):
@@ -194,6 +194,33 @@ def test_kset_copied_over_a_later_one(ctl, pair, disk, target, code):
     ctl.refused("export", pair.cache_path, *line, "--to", disk / "whole", code=UNTRUSTED)
     ctl.refused("writeback", pair.cache_path, "--to", pair.backing_path, code=UNTRUSTED)
     assert "nothing to repair" not in ctl.run("repair", pair.cache_path, *line, code=UNTRUSTED).stdout
+
+
+@pytest.mark.damages_image
+@pytest.mark.parametrize("data_crc", [False, True])
+@pytest.mark.parametrize("target, left", [(2, (1, 2, 1, 4, 5)), (1, (1, 1)), (3, (1, 2, 3, 1))])
+def test_a_copied_kset_is_told_by_attach_and_read_as_exported(ctl, pair, disk, target, left, data_crc):
+    """Attach and export --force take the keys in the log's order: the copy's over those of the ksets between."""
+    sizes = (3, 5, 3, 1, 4)
+    with pair.open(writeback_interval_ms=3_600_000, data_crc=data_crc) as cache:
+        for tag, pages in enumerate(sizes, 1):
+            for page in range(pages):
+                cache.write(page * PAGE, stamp(page * PAGE, PAGE, tag))
+            cache.flush()
+    with pair.open(readonly=1) as cache:
+        assert "stands here again" not in str(cache.log)
+    copy_kset(ctl, pair.cache_path, 0, target)
+    ctl.run("export", pair.cache_path, "--backing", pair.backing_path, "--to", disk / "whole", "--force",
+            code=UNTRUSTED)
+    expected = bytearray(pair.backing_path.read_bytes())
+    for tag in left:
+        for page in range(sizes[tag - 1]):
+            expected[page * PAGE:(page + 1) * PAGE] = stamp(page * PAGE, PAGE, tag)
+    for options in ({"readonly": 1}, {"writeback_interval_ms": 3_600_000}):
+        with pair.open(**options) as cache:
+            told = [line for _level, line in cache.log if "stands here again" in line]
+            assert len(told) == 1 and "the kset from 0:0 " in told[0] and "export --force" in told[0], cache.log
+            assert read_all(cache) == expected == (disk / "whole").read_bytes()
 
 
 @pytest.mark.parametrize("seed, covered", [(0x3B15A, 20), (0x3B15A, 4092), (0, 4092)])

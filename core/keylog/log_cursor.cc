@@ -75,6 +75,7 @@ Result<LogItem> LogCursor::read_kset(KsetState state) {
     PCACHE_DCHECK(header.key_num > 0 && header.key_num <= media::kKeysPerKset);
     item.kind = LogItem::Kind::kKeys;
     item.keys = {reinterpret_cast<const media::Key*>(buffer_ + sizeof header), header.key_num};
+    item.crc = header.crc;
     item.next = pos_ + kset_bytes(header.key_num);
   }
   // It comes to an end.

@@ -32,6 +32,7 @@ struct LogItem {
   CachePos pos;                      // of the kset's header
   CachePos next;                     // where the log goes on (kEnd: same as pos)
   std::span<const media::Key> keys;  // valid until the next call
+  uint32_t crc = 0;                  // of the kset
   bool torn = false;                 // kEnd: something was there, and it was not valid
   // Salvage: what was wrong. A kset that comes with it is whole but for one field of its header,
   // which its crc has told.

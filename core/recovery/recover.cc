@@ -1,9 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "recovery/recover.h"
 
+#include <algorithm>
+#include <map>
+
 #include "keylog/kset_search.h"
+#include "recovery/kset_copies.h"
+#include "segment/media_crc.h"
 
 namespace pcache {
+
+using media::Key;
 
 namespace {
 
@@ -54,6 +61,47 @@ void tell_torn_tail(const Pmem& pmem, const Recovered& recovered, const Log& mes
                    end.off);
 }
 
+// Whether the kset stands over sound data. That of damaged data's keys does not: writeback appends
+// them again. Without a crc a bad page that was cleared looks sound, so one key is taken for that.
+bool is_over_sound_data(const Pmem& pmem, const SegmentTable& segments, std::span<const Key> keys,
+                        bool with_crc) {
+  if (!with_crc && keys.size() == 1) return false;
+  bool live = false;
+  for (const Key& key : keys) {
+    const CachePos pos{SegId{key.cache_seg_id}, key.cache_seg_off};
+    if (key.seg_gen != segments.generation(pos.seg)) continue;
+    const auto crc = media_crc(pmem, segments, pos, key.len);
+    if (with_crc && crc == key.data_crc) return true;
+    if (!with_crc && !crc) return false;
+    live = true;
+  }
+  return live && !with_crc;
+}
+
+// Replay takes the copy's keys in the log's order, as export --force does. So nothing that can be
+// read before is lost by it; what stood in its place is gone, and ksets between the two may be
+// newer than the copy.
+void tell_copy(const Pmem& pmem, const Recovered& recovered, bool with_crc, const Log& messages) {
+  const std::vector<uint64_t>& repeated = recovered.replayed.repeated;
+  if (repeated.empty()) return;
+  std::map<uint64_t, CachePos> first;  // by print
+  LogCursor cursor(pmem, *recovered.segments, recovered.tails.key_tail());
+  for (auto next = cursor.next(); next && next.value().kind != LogItem::Kind::kEnd;
+       next = cursor.next()) {
+    const LogItem& item = next.value();
+    const uint64_t print = KsetCopies::print_of(item.crc, item.keys);
+    if (item.keys.empty() || !std::binary_search(repeated.begin(), repeated.end(), print)) continue;
+    const auto [at, is_new] = first.emplace(print, item.pos);
+    if (is_new || !is_over_sound_data(pmem, *recovered.segments, item.keys, with_crc)) continue;
+    return messages.print(
+        LogLevel::kError,
+        "log at segment %u:%u: the kset from %u:%u stands here again: what it was copied over is "
+        "lost, and older data is in its place; write nothing, take what is there with pcachectl "
+        "export --force, and see pcachectl check",
+        item.pos.seg.v, item.pos.off, at->second.seg.v, at->second.off);
+  }
+}
+
 }  // namespace
 
 Status recover_blank(Pmem& pmem, const DeviceFrame& frame, const RecoverOptions& options,
@@ -100,6 +148,7 @@ Status recover(Pmem& pmem, const DeviceFrame& frame, const RecoverOptions& optio
   }
   tell_lost(out->replayed, dirty_tail_known, messages);
   if (out->replayed.torn_tail) tell_torn_tail(pmem, *out, messages);
+  tell_copy(pmem, *out, frame.info.data_crc, messages);
   if (!frame.info.data_crc) return {};
   auto verified = verify_replayed(pmem, *out->segments, *out->index, out->tails, messages,
                                   options.verify_progress);

@@ -2,6 +2,7 @@
 #include "recovery/replay.h"
 
 #include "base/mutants.h"
+#include "recovery/kset_copies.h"
 
 namespace pcache {
 
@@ -50,11 +51,13 @@ class Replay {
       for (size_t i = 0; i < item.keys.size(); i++)
         if (auto applied = apply(item.keys[i]); !applied) return bad_key(item, i, applied.error());
       if (result_.generations_lost) return result_;
+      copies_.add(item.crc, item.keys);
       if (index_.mapped_bytes() > uint64_t{segments_.size()} * media::kSegDataBytes)
         return make_error(EUCLEAN,
                           "log at segment %u:%u: its keys name more data than the cache can hold",
                           item.pos.seg.v, item.pos.off);
     }
+    result_.repeated = copies_.repeated();
     result_.dirty_tail_met = dirty_;
     PCACHE_CHECK(result_.dirty_ksets <= result_.ksets && result_.dirty_keys <= result_.keys);
     PCACHE_CHECK(result_.dead_dirty_keys <= result_.dead_keys);
@@ -124,6 +127,7 @@ class Replay {
   const Tails& tails_;
   const Bounds& bounds_;
   bool dirty_ = false;  // dirty_tail has been reached
+  KsetCopies copies_;
   ReplayResult result_;
 };
 

@@ -23,7 +23,8 @@ struct ReplayResult {
   RangeSet lost;
   uint64_t dirty_ksets = 0;  // behind dirty_tail
   uint64_t dirty_keys = 0;
-  uint64_t dirty_bytes = 0;  // as appended; overlaps count twice
+  uint64_t dirty_bytes = 0;        // as appended; overlaps count twice
+  std::vector<uint64_t> repeated;  // prints of ksets that come again, see KsetCopies
   bool dirty_tail_met = false;
   bool torn_tail = false;  // the log ends in something invalid rather than in a cleared header
   // A key is younger than its segment's generation: the newest generation record was lost. The
