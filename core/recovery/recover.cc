@@ -96,8 +96,8 @@ void tell_copy(const Pmem& pmem, const Recovered& recovered, bool with_crc, cons
     return messages.print(
         LogLevel::kError,
         "log at segment %u:%u: the kset from %u:%u stands here again: what it was copied over is "
-        "lost, and older data is in its place; write nothing, take what is there with pcachectl "
-        "export --force, and see pcachectl check",
+        "lost, and older data is in its place; attach with readonly=1, or take what is there with "
+        "pcachectl export --force, and see pcachectl check",
         item.pos.seg.v, item.pos.off, at->second.seg.v, at->second.off);
   }
 }
