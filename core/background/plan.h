@@ -94,7 +94,7 @@ struct PlanOptions {
   std::function<bool(const Extent&)> busy = nullptr;
 };
 
-// More keys than that are not sorted at a time.
+// make_plan() takes no further kset once the plan has this many keys.
 inline constexpr size_t kMostPlannedKeys = 1 << 20;
 
 // Into `plan`, whose memory is used again. It may be empty(). An error: the first kset cannot be

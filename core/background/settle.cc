@@ -68,7 +68,8 @@ Status Settler::keep_damaged(const BatchPlan& plan, const WrittenBatch& written)
   return parts_.stripes.close_all();
 }
 
-// By pieces: a key without one may name the same data as a later one that is damaged.
+// Goes by pieces: a key without one is superseded, and may name the same data as a later key that
+// is damaged.
 void Settler::mark_clean(const BatchPlan& plan, const WrittenBatch& written,
                          std::span<const uint32_t> order) {
   const auto off = [&plan](uint32_t piece) { return plan.pieces[piece].extent.off; };

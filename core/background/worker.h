@@ -32,7 +32,7 @@ class Worker {
  public:
   using Milliseconds = Executor::Milliseconds;
   static constexpr Milliseconds kFirstBackoff{100}, kLongestBackoff{10000};
-  // Of a drain, while the device fails: so many that write nothing end it.
+  // A drain ends after this many steps in a row that failed and wrote nothing.
   static constexpr uint32_t kVainSteps = 3;
 
   struct Options {
@@ -66,9 +66,9 @@ class Worker {
   void set_gc_percent(uint32_t percent);
   uint32_t gc_percent() const { return gc_percent_.load(std::memory_order_relaxed); }
 
-  // Writes everything back that was complete when it was called, and moves dirty_tail past it, in
-  // the caller's thread. EIO and the like as the device says, once nothing more can be written,
-  // with what is left; EIO when damaged data is left behind.
+  // Writes back what was complete at the call, in the caller's thread, and moves dirty_tail past
+  // it. When the device takes no more, returns its errno and says how much is left. Returns EIO
+  // when damaged data stays behind.
   Status drain();
   // For the end, without executors: makes room for the log until `done` says so, or nothing more
   // can be done.
@@ -84,7 +84,8 @@ class Worker {
   const char* reclaim_fault() const { return reclaim_fault_.load(std::memory_order_relaxed); }
 
  private:
-  // What can be told under any lock: what is not passed yet is taken for something.
+  // counts() takes no lock of the log, so it does not know whether writeback has anything left. It
+  // assumes that it has.
   SpaceCounts counts() const;
   SpaceActions decided() const { return decide(options_.limits, counts()); }
   // The same, with what writeback and the log say. No lock of the log may be held.

@@ -146,7 +146,8 @@ bool WriteOut::add(const DirtyBatch& batch) {
 void WriteOut::add_all(const DirtyBatch& batch) {
   while (next_.piece < pieces_.size()) {
     if (next_.piece + 1 < pieces_.size()) prefetch(batch, pieces_[next_.piece + 1]);
-    // Not asked a second time: by then it may be off again, and the rest would be left out.
+    // The loop does not ask gives_up() again: another thread may have cleared it, and the rest of
+    // this piece would be skipped.
     if (!add(batch)) break;
     next_ = {next_.piece + 1, 0};
   }

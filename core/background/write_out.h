@@ -33,7 +33,7 @@ class WriteOut {
   static constexpr uint32_t kWriteBytes = 256 << 10;
   static constexpr uint32_t kLeastBytes = 4 << 10;
   static constexpr uint32_t kAttempts = 4;  // of one write, before it is left
-  // So many writes that are left, with none between them that succeeded, and the rest is not tried.
+  // After so many writes in a row that used up their attempts, write() does not try the rest.
   static constexpr uint32_t kMostFailedInARow = 16;
 
   struct Limits {

@@ -39,8 +39,8 @@ namespace pcache {
 class Writeback {
  public:
   struct Options {
-    // While a step is under way: so many bytes of the cache are written back, as appended. For all
-    // of a step as many as it passes.
+    // A step reports here how many appended bytes its progress stands for. The reports of a whole
+    // step add up to the bytes that it passes.
     std::function<void(uint64_t)> progress = nullptr;
     // Acknowledged data turned out to be damaged (positive errno).
     std::function<void(int)> data_lost = nullptr;
@@ -92,7 +92,7 @@ class Writeback {
     PCACHE_WRITEBACK_COUNTERS(PCACHE_COUNTER_MEMBER)
   };
   const Counters& counters() const { return counters_; }
-  // Behind dirty_tail at attach and before it now.
+  // What dirty_tail has passed since attach.
   uint64_t passed_ksets() const { return passed_.load(std::memory_order_acquire); }
   uint64_t passed_dirty_bytes() const { return passed_bytes_.load(std::memory_order_acquire); }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The order in which one thread takes locks: each only after locks of a lower rank. In builds
-// without NDEBUG each lock checks it, and in those with ThreadSanitizer that is told of each, since
-// it does not know mutexes that are no pthread's. In other builds all of this is nothing.
+// The order of locks. A thread takes a lock only if each lock that it holds has a lower rank.
+// Builds without NDEBUG check that. Builds with ThreadSanitizer report each lock to it, because it
+// knows pthread mutexes alone. Other builds compile all of this to nothing.
 #pragma once
 
 #include <cstdint>

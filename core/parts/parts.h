@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Parts: the modules of an attached cache, as requests and background work both see them, and what
-// stays the same while it is attached. All of it outlives both. It holds no state: what requests
-// change together is theirs (request/state.h), and so it is for background work.
+// stays the same while it is attached. They outlive both. Parts has no state of its own:
+// RequestState has what requests change; Writeback, Reclaim and Worker have what background work
+// changes.
 #pragma once
 
 #include "base/log.h"

@@ -44,6 +44,7 @@ inline constexpr struct {
     {"flush", "FLUSHes", true},
 };
 inline constexpr size_t kLatencyClasses = std::size(kLatencyNames);
+static_assert(kLatencyClasses == static_cast<size_t>(LatencyClass::kFlush) + 1);
 inline constexpr uint32_t kSampling = 64;
 
 // Whether the next one is timed, after so many before it.

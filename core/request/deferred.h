@@ -29,8 +29,8 @@ class Deferred {
 
   bool empty() const { return count_.load(std::memory_order_acquire) == 0; }
   uint32_t count() const { return count_.load(std::memory_order_relaxed) & ~kClosed; }
-  // From now on it is never empty(): every write comes by here, where it is told that the log has
-  // failed, and no write that is done at once has to look.
+  // From now on empty() is false. So each write comes to Deferred, which fails it because the log
+  // has failed. A write that is done at once needs no test for that.
   void close() { count_.fetch_or(kClosed, std::memory_order_release); }
   // From here on the request is in flight in `queue`, which is not full, and waits with what it has
   // done already. Called by the queue's thread; returns what submit() does, 0.

@@ -36,9 +36,9 @@ Entered enter_extents(const Parts& parts, std::span<const StoredExtent> stored) 
   return done;
 }
 
-// Enters all of `stored`, or gives the places of the rest back. What is open in DRAM holds memory
-// that a write which finds none can have: closed and committed it is free again. 0, -ENOSPC when
-// the log has no room for that now, -ENOMEM.
+// Enters all of `stored`, or gives the places of the rest back. Open ksets hold buffers: a write
+// that finds none commits the open ksets and uses theirs. Returns 0, -ENOMEM, or -ENOSPC when the
+// log has no room for that now.
 int enter_all(const Parts& parts, std::span<const StoredExtent> stored, uint64_t* entered_bytes) {
   // Other threads may take what has come free: then they go on, and in the end so do we.
   constexpr int kMostTries = 1000;

@@ -97,7 +97,7 @@ bool overlap(const Fill& join, const Fill& fill) {
 }
 
 void finish_join(const Fill& fill, Fill* join, int error) {
-  // Of two requests with one buffer: the same bytes, or any.
+  // The buffers overlap where two reads were given one: hence memmove().
   if (!error) memmove(join->dst, fill.dst + (join->extent.off - fill.extent.off), join->extent.len);
   PendingRequest* const read = join->owner;
   CompletionQueue& completions = read->queue->completions;

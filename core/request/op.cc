@@ -54,4 +54,11 @@ constexpr OpTable kForeignOps = {
     {refuse_foreign, nullptr, false, false, LatencyClass::kFlush},
 };
 
+constexpr bool is_complete(const OpTable& table) {
+  for (const Op& op : table)
+    if (op.submit == nullptr) return false;
+  return true;
+}
+static_assert(is_complete(kOrdinaryOps) && is_complete(kReadonlyOps) && is_complete(kForeignOps));
+
 }  // namespace pcache

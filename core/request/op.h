@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Op: what a queue has to know of an operation. The tables have a row for each pcache_op, by its
-// number; an operation is in a file of its own, op_*.cc.
+// Op: what a queue has to know of an operation. Each table has a row for each pcache_op, in the
+// order of their numbers. An operation has a file of its own, op_*.cc.
 #pragma once
 
 #include <cstdint>

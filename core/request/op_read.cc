@@ -23,7 +23,8 @@ constexpr size_t kPieces = 8;
   Index::Snapshot snapshot;
   if (!parts.index.find_page(off, &page, &snapshot)) [[unlikely]]
     return false;
-  // Before the next line: what a lost race has found may be in the last sector of a segment.
+  // Taken before page.after(): a lookup that has lost a race may name the last sector of a segment,
+  // and page.after() would then name the next one.
   const SegmentTable::View seg = parts.segments.view(page.slot.pos().seg);
   page = page.after(in_page / kSectorBytes);
   parts.pmem.prefetch(seg.media(page.slot.pos().off));
@@ -66,7 +67,7 @@ int copy_hits(RequestState& cache, ReadProgress* at, Found* found, const Piece**
   const uint64_t to_boundary = kRangeBytes - at->todo.off % kRangeBytes;
   const Extent in_range{at->todo.off, std::min(at->todo.len, to_boundary)};
   found->n = parts.index.lookup(in_range, found->pieces, &found->snapshot);
-  // Data that the range's own thread has stored without a fence.
+  // Makes visible what the thread with the bias has stored without a fence.
   parts.stripes.of(in_range.off).mu.settle();
   std::array<uint64_t, kPieces> gens;
   size_t hits = 0;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// WRITE, with its PREFLUSH and FUA. What is one extent, and most are, is written at once and whole;
-// anything else as many extents, which may come to wait in Deferred for space, with what is done
-// already. Never waits for the backing device.
+// WRITE, with its PREFLUSH and FUA. A write of one extent, as most are, is stored and entered at
+// once. A longer write is cut into extents. Where space runs out, the write waits in Deferred and
+// keeps its progress. No write waits for the backing device.
 //
 // What a crash at each step leaves: until the kset that names it is committed, a write has not
 // happened (the places belong to no key and are free at the next attach). Extents of one write

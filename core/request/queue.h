@@ -40,7 +40,8 @@ class Queue {
   // Readable while reap() has something to do; made when it is first asked for. From the queue's
   // thread.
   Result<int> ready_fd();
-  // From now on each submit() returns -EPERM. For what must not cost a plain request anything.
+  // From now on submit() refuses each valid request with -EPERM. The table of operations does it,
+  // so a plain request pays nothing.
   void disown() { state_.ops = kForeignOps; }
   uint32_t in_flight() const { return state_.in_flight.count(); }
   const QueueCounters& counters() const { return state_.counters; }

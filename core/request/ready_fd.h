@@ -4,7 +4,8 @@
 // completes a request in another thread; and, while a read waits for another queue's fill, all
 // rings.
 //
-// Threads: raise() and lower() under the queue's done_mu_; all else by the queue's thread.
+// Threads: CompletionQueue calls raise(), lower() and watch_all() under its mu_. The queue's thread
+// calls the rest.
 #pragma once
 
 #include <memory>

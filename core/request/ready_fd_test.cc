@@ -93,7 +93,6 @@ TEST_F(ReadyFdTest, AnErrorShows) {
   EXPECT_FALSE(readable(fd));
 }
 
-// Nobody polls the queue whose fill it waits for.
 // Nothing would bring an event loop back to push it.
 TEST_F(ReadyFdTest, WhatTheKernelHasNotTakenShowsUntilItHas) {
   start();

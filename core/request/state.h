@@ -24,7 +24,7 @@ class RequestState {
   const Parts& parts() const { return parts_; }
   // In turn.
   DataHead& next_head();
-  // Gives back what they hold of their segments. When no queue is left.
+  // For tests, when no queue is left: gives back what the heads hold of their segments.
   void close_heads() { heads_.clear(); }
   Pace& pace() { return pace_; }
   Deferred& deferred() { return deferred_; }

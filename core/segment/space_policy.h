@@ -20,8 +20,7 @@ inline constexpr uint32_t kSegmentsOfAHead = 16;
 // More threads than that share heads: one costs a lock and a line, and holds 16 MiB.
 inline constexpr uint32_t kMostHeads = 64;
 
-// So many segments of log are written while data of 512-byte FUA writes fills eight: 64 bytes of
-// log for each write.
+// 512-byte FUA writes that fill eight data segments fill one log segment: each appends 64 bytes.
 inline constexpr uint32_t kDataSegmentsOfALogSegment = 8;
 // The log needs its next segment at once, and one more to roll into.
 inline constexpr uint32_t kLogSegmentsAhead = 2;
@@ -41,7 +40,8 @@ inline constexpr uint64_t kLeastBatchBytes = 8 << 20;
 // fast as in batches of 64 MiB.
 inline constexpr uint64_t kDrainBatchBytes = uint64_t{1} << 30;
 
-// The deepest device queue of writeback, while nobody is let in by what it writes.
+// Writeback keeps at most this many device writes in flight, when space is not short and in a
+// drain.
 inline constexpr unsigned kDeepestQueue = 128;
 // With a deep queue many device writes complete together, so the writers that they let in arrive
 // together and wait between two such bursts.
@@ -58,8 +58,8 @@ inline constexpr uint32_t kThrottleHysteresisSegments = 1;
 // Credit that no writer takes is kept up to here. More would be a burst; what is not used lets the
 // free space grow.
 inline constexpr int64_t kMostCreditBytes = 1 << 20;
-// One part in 64 of a batch's credit is kept for marking it clean: what that takes of the time
-// where the device writes some 100,000 pages a second.
+// Writeback holds back 1/64 of a batch's credit and grants it while it marks the batch clean.
+// Marking takes about that share of the time on a device that writes 100,000 pages a second.
 inline constexpr uint64_t kMarkingShare = 64;
 
 // Below half of the segments in use nobody hurries the backing device, whatever gc_percent says: a
