@@ -103,12 +103,10 @@ void BiasedMutex::lock_slow() NO_THREAD_SAFETY_ANALYSIS {
 
 bool BiasedMutex::try_lock() NO_THREAD_SAFETY_ANALYSIS {
   Record* const me = register_this_thread();
-  lock_order::before_try_lock(this);
-  const bool locked = !me->is_inside(this) && mu_.try_lock();
-  if (locked) note_taken(me);
-  lock_order::after_try_lock(this, locked);
-  if (locked) lock_order::tried(this, rank());
-  return locked;
+  if (me->is_inside(this) || !mu_.try_lock()) return false;
+  note_taken(me);
+  lock_order::taken(this, rank());
+  return true;
 }
 
 void BiasedMutex::note_taken(Record* me) {
@@ -158,7 +156,7 @@ void BiasedMutex::take_bias_away(Record* owner) {
 
 BorrowedLock::BorrowedLock(BiasedMutex& mu) NO_THREAD_SAFETY_ANALYSIS
     : mu_(mu),
-      by_bias_((lock_order::before_lock(&mu), mu.lock_by_bias())) {
+      by_bias_((lock_order::check(mu.rank()), mu.lock_by_bias())) {
   if (by_bias_ == nullptr) {
     mu_.mu_.lock();
     Record* const owner = mu_.owner_.load(std::memory_order_relaxed);
@@ -167,19 +165,18 @@ BorrowedLock::BorrowedLock(BiasedMutex& mu) NO_THREAD_SAFETY_ANALYSIS
       lender_ = owner;
     }
   }
-  mu_.note_locked();
+  lock_order::taken(&mu_, mu_.rank());
 }
 
 // The bias is given back before the mutex is dropped: nobody else can have taken it meanwhile.
 BorrowedLock::~BorrowedLock() NO_THREAD_SAFETY_ANALYSIS {
-  mu_.note_unlocking();
+  lock_order::dropped(&mu_);
   if (by_bias_ != nullptr) {
     BiasedMutex::unlock_by_bias(by_bias_);
   } else {
     if (lender_ != nullptr) mu_.owner_.store(lender_, std::memory_order_release);
     mu_.mu_.unlock();
   }
-  lock_order::after_unlock(&mu_);
 }
 
 }  // namespace pcache

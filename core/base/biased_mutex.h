@@ -73,14 +73,14 @@ class CAPABILITY("mutex") BiasedMutex {
   BiasedMutex& operator=(const BiasedMutex&) = delete;
 
   void lock() ACQUIRE() NO_THREAD_SAFETY_ANALYSIS {
-    lock_order::before_lock(this);
+    lock_order::check(rank());
     if (lock_by_bias() == nullptr) lock_slow();
-    note_locked();
+    lock_order::taken(this, rank());
   }
   // False also when this thread holds it. Waits where the bias is to be taken from another thread.
   bool try_lock() TRY_ACQUIRE(true);
   void unlock() RELEASE() NO_THREAD_SAFETY_ANALYSIS {
-    note_unlocking();
+    lock_order::dropped(this);
     Record* const me = biased_impl::t_record;
     const uint32_t held = me->held;
     if (held > 0 && me->inside[held - 1].load(std::memory_order_relaxed) == this) [[likely]] {
@@ -89,7 +89,6 @@ class CAPABILITY("mutex") BiasedMutex {
       PCACHE_DCHECK(!me->is_inside(this));
       mu_.unlock();
     }
-    lock_order::after_unlock(this);
   }
 
   bool leans_to_this_thread() const {
@@ -113,14 +112,6 @@ class CAPABILITY("mutex") BiasedMutex {
   friend class BiasedLock;
   friend class BorrowedLock;
   using Record = biased_impl::Record;
-  void note_locked() {
-    lock_order::after_lock(this);
-    lock_order::taken(this, rank());
-  }
-  void note_unlocking() {
-    lock_order::dropped(this);
-    lock_order::before_unlock(this);
-  }
 #ifdef NDEBUG
   static constexpr LockRank rank() { return LockRank::kLeaf; }  // nobody asks
 #else
@@ -172,20 +163,19 @@ class SCOPED_CAPABILITY BiasedLock {
   template <typename Before>
   BiasedLock(BiasedMutex& mu, Before before) ACQUIRE(mu) NO_THREAD_SAFETY_ANALYSIS
       : mu_(mu),
-        by_bias_((lock_order::before_lock(&mu), mu.lock_by_bias())) {
+        by_bias_((lock_order::check(mu.rank()), mu.lock_by_bias())) {
     if (by_bias_ == nullptr) [[unlikely]] {
       before();
       mu.lock_slow();
     }
-    mu.note_locked();
+    lock_order::taken(&mu, mu.rank());
   }
   ~BiasedLock() RELEASE() NO_THREAD_SAFETY_ANALYSIS {
-    mu_.note_unlocking();
+    lock_order::dropped(&mu_);
     if (by_bias_ != nullptr) [[likely]]
       BiasedMutex::unlock_by_bias(by_bias_);
     else
       mu_.mu_.unlock();
-    lock_order::after_unlock(&mu_);
   }
   BiasedLock(const BiasedLock&) = delete;
   BiasedLock& operator=(const BiasedLock&) = delete;

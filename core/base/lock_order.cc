@@ -20,14 +20,13 @@ thread_local unsigned t_count = 0;
 
 }  // namespace
 
-void tried(const void* lock, LockRank rank) {
-  PCACHE_CHECK(t_count < kMostHeld);
-  t_held[t_count++] = {lock, rank};
+void check(LockRank rank) {
+  for (unsigned i = 0; i < t_count; i++) PCACHE_CHECK(t_held[i].rank < rank);  // see lock_order.h
 }
 
 void taken(const void* lock, LockRank rank) {
-  for (unsigned i = 0; i < t_count; i++) PCACHE_CHECK(t_held[i].rank < rank);  // see lock_order.h
-  tried(lock, rank);
+  PCACHE_CHECK(t_count < kMostHeld);
+  t_held[t_count++] = {lock, rank};
 }
 
 // Locks are not always dropped in the order in which they were taken.

@@ -48,6 +48,18 @@ TEST(LockOrderDeathTest, TwoOfOneRankEndTheProcess) {
   EXPECT_DEATH(nest(leaf, other), "rank");
 }
 
+// It would wait for itself, and for ever.
+TEST(LockOrderDeathTest, TheSameTwiceEndsTheProcess) {
+  Mutex mutex;
+  BiasedMutex biased(LockRank::kPath), leaning(LockRank::kPath);
+  for (uint32_t i = 0; i < 2 * BiasedMutex::kFirstStreak; i++) {
+    BiasedLock lock(leaning);
+  }
+  EXPECT_DEATH(nest(mutex, mutex), "rank");
+  EXPECT_DEATH(nest(biased, biased), "rank");
+  EXPECT_DEATH(nest(leaning, leaning), "rank");
+}
+
 TEST(LockOrderDeathTest, AlsoWhereTheMutexLeansToThisThread) {
   BiasedMutex one(LockRank::kPath), two(LockRank::kPath);
   for (uint32_t i = 0; i < 2 * BiasedMutex::kFirstStreak; i++) {

@@ -51,23 +51,18 @@ class CAPABILITY("mutex") Mutex {
   Mutex& operator=(const Mutex&) = delete;
 
   void lock() ACQUIRE() NO_THREAD_SAFETY_ANALYSIS {
-    lock_order::before_lock(this);
+    lock_order::check(rank());
     word_.lock();
-    lock_order::after_lock(this);
     lock_order::taken(this, rank());
   }
   bool try_lock() TRY_ACQUIRE(true) NO_THREAD_SAFETY_ANALYSIS {
-    lock_order::before_try_lock(this);
     const bool locked = word_.try_lock();
-    lock_order::after_try_lock(this, locked);
-    if (locked) lock_order::tried(this, rank());
+    if (locked) lock_order::taken(this, rank());
     return locked;
   }
   void unlock() RELEASE() NO_THREAD_SAFETY_ANALYSIS {
     lock_order::dropped(this);
-    lock_order::before_unlock(this);
     word_.unlock();
-    lock_order::after_unlock(this);
   }
 
  private:
