@@ -34,7 +34,8 @@ Writeback::Writeback(const BackgroundParts& parts, const Options& options)
 // wait until that is done.
 void Writeback::note_written(uint64_t bytes) {
   counters_.written_bytes.add(bytes);  // at once: who waits for a slow device sees that it works
-  PCACHE_DCHECK(writing_ < under_way_.size());
+  if (hazard(Hazard::kBatchNotWaitedFor) && writing_ == under_way_.size()) return;
+  PCACHE_CHECK(writing_ < under_way_.size());
   Batch& batch = under_way_[writing_];
   PCACHE_CHECK(batch.plan.planned_bytes > 0);
   const uint64_t all = batch.plan.batch.appended_bytes();
