@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "base/check.h"
+
 namespace pcache {
 
 namespace {
@@ -29,6 +31,8 @@ void for_each_crash_state(const Journal& journal, const CrashOptions& options,
                           const CrashVisit& visit) {
   Trace trace;
   add(journal, &trace);
+  // PowerLoss counts on that order, too.
+  PCACHE_CHECK(missing_order(trace).empty());
   UndoMemory memory((end_of(journal) + kPageBytes - 1) / kPageBytes * kPageBytes);
   std::vector<KeptStore> kept;
   PowerLoss(memory, trace, {}, options).walk(0, [&](const CrashPoint& point) {
