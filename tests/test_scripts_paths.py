@@ -46,6 +46,8 @@ def test_refused(tree, name):
         assert sorted(folder.rglob("*")) == before, "nothing is made there"
     os.symlink(folder, folder.parent.parent / "link")
     assert run(folder.parent.parent / "link/scripts/buildable").returncode == 0
+    by_link = run(folder.parent.parent / "link/scripts/prove", timeout=60)  # in Python, not in the shell
+    assert "cannot be built in" not in by_link.stderr, by_link
 
 
 def test_each_script_that_builds_asks():
