@@ -109,7 +109,7 @@ class Writer:
         length = rng.choice(SIZES)
         start, size = (0, HOT) if rng.random() < 0.3 else (0, self.size)
         align = rng.choice((SECTOR, 4096))
-        off = start + rng.randrange(0, size - length + align, align)
+        off = start + rng.randrange(0, size - length + 1, align)
         raw.off, raw.len, raw.flags = off, length, 0
         if roll < 0.08:
             raw.op = READ
