@@ -33,6 +33,28 @@ def test_it_is_measured_once_and_remembered(pair):
         assert cache.read(0, MIB) == stamp(0, MIB, 1)
 
 
+@pytest.mark.parametrize("slower", [0, 1])
+def test_methods_are_chosen_by_size(pair, slower):
+    """From what is remembered: one method for the shorter two sizes, another or the same for the longer two."""
+    with pair.open() as cache:
+        measured = list(cache.status["cache"]["persist_ns"])
+    if len(measured) < 2:
+        pytest.skip(f"this CPU has {measured[0]} alone")
+    record = bytearray(peek(pair.cache_path, PERSIST_RECORD, 112))
+    for number, method in enumerate(("flushcache", "clflushopt", "clwb", "movdir64b")):
+        ns = [0] * 4 if method not in measured else [500] * 4
+        if method in measured[:2]:
+            ns = [100, 100, 200, 200] if method == measured[0] else [300, 300, 100 + 200 * slower, 100 + 200 * slower]
+        struct.pack_into("<4I", record, 40 + 16 * number, *ns)
+    patch(pair.cache_path, PERSIST_RECORD, sealed(bytes(record)))
+    with pair.open() as cache:
+        assert said(cache) == [], "measured again"
+        assert cache.status["cache"]["persist"] == cache.info.persist.decode() == (
+            measured[0] if slower else "by size")
+        cache.write(0, stamp(0, MIB, 1))
+        assert cache.read(0, MIB) == stamp(0, MIB, 1)
+
+
 def test_damaged_it_is_measured_again(pair):
     with pair.open():
         pass
