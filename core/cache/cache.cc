@@ -202,7 +202,22 @@ Status Cache::recover_log() {
   recovery_.stripes = kStripes;
   recovery_.log_reserve = log_reserve_segments(frame_.info.n_segs);
   if (blank_) return recover_blank(*devices_.pmem, frame_, recovery_, &recovered_);
-  return recover(*devices_.pmem, frame_, recovery_, messages_, &recovered_);
+  if (auto done = recover(*devices_.pmem, frame_, recovery_, messages_, &recovered_); !done)
+    return done;
+  return accept_copied_kset();
+}
+
+// Writeback of the older data, and reclaim, would lose what export --force can still find.
+Status Cache::accept_copied_kset() const {
+  const std::string& copied = recovered_.copied_kset;
+  if (copied.empty()) return {};
+  if (!options_.readonly && !options_.force)
+    return make_error(EUCLEAN,
+                      "%s; take what is there with readonly=1 or pcachectl export --force, or "
+                      "force=1 to attach all the same; see pcachectl check",
+                      copied.c_str());
+  messages_.print(LogLevel::kError, "%s; see pcachectl check", copied.c_str());
+  return {};
 }
 
 Status Cache::wire() {

@@ -96,6 +96,7 @@ class Cache {
   Status check_identity();
   Status load_frame_and_options();
   Status recover_log();
+  Status accept_copied_kset() const;
   Status wire();
   Status wire_background();
   FormatOptions format_options() const;

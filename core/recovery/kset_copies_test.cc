@@ -80,6 +80,7 @@ class CopiedKset : public ::testing::TestWithParam<bool> {
     image_.memory().forbid_stores();
     EXPECT_TRUE(recover(image_.pmem(), frame.value(), options, lines.log(), &recovered_).ok());
     image_.memory().allow_stores();
+    if (!recovered_.copied_kset.empty()) lines.lines.push_back(recovered_.copied_kset);
     return lines.lines;
   }
   CachePos newest_of(uint64_t page) {

@@ -78,12 +78,16 @@ bool is_over_sound_data(const Pmem& pmem, const SegmentTable& segments, std::spa
   return live && !with_crc;
 }
 
+std::string text_of(CachePos pos) {
+  return std::to_string(pos.seg.v) + ":" + std::to_string(pos.off);
+}
+
 // Replay takes the copy's keys in the log's order, as export --force does. So nothing that can be
 // read before is lost by it; what stood in its place is gone, and ksets between the two may be
 // newer than the copy.
-void tell_copy(const Pmem& pmem, const Recovered& recovered, bool with_crc, const Log& messages) {
+std::string find_copy(const Pmem& pmem, const Recovered& recovered, bool with_crc) {
   const std::vector<uint64_t>& repeated = recovered.replayed.repeated;
-  if (repeated.empty()) return;
+  if (repeated.empty()) return {};
   std::map<uint64_t, CachePos> first;  // by print
   LogCursor cursor(pmem, *recovered.segments, recovered.tails.key_tail());
   for (auto next = cursor.next(); next && next.value().kind != LogItem::Kind::kEnd;
@@ -93,13 +97,10 @@ void tell_copy(const Pmem& pmem, const Recovered& recovered, bool with_crc, cons
     if (item.keys.empty() || !std::binary_search(repeated.begin(), repeated.end(), print)) continue;
     const auto [at, is_new] = first.emplace(print, item.pos);
     if (is_new || !is_over_sound_data(pmem, *recovered.segments, item.keys, with_crc)) continue;
-    return messages.print(
-        LogLevel::kError,
-        "log at segment %u:%u: the kset from %u:%u stands here again: what it was copied over is "
-        "lost, and older data is in its place; attach with readonly=1, or take what is there with "
-        "pcachectl export --force, and see pcachectl check",
-        item.pos.seg.v, item.pos.off, at->second.seg.v, at->second.off);
+    return "log at segment " + text_of(item.pos) + ": the kset from " + text_of(at->second) +
+           " stands here again: what it was copied over is lost, and older data is in its place";
   }
+  return {};
 }
 
 }  // namespace
@@ -148,7 +149,7 @@ Status recover(Pmem& pmem, const DeviceFrame& frame, const RecoverOptions& optio
   }
   tell_lost(out->replayed, dirty_tail_known, messages);
   if (out->replayed.torn_tail) tell_torn_tail(pmem, *out, messages);
-  tell_copy(pmem, *out, frame.info.data_crc, messages);
+  out->copied_kset = find_copy(pmem, *out, frame.info.data_crc);
   if (!frame.info.data_crc) return {};
   auto verified = verify_replayed(pmem, *out->segments, *out->index, out->tails, messages,
                                   options.verify_progress);

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "recovery/replay.h"
 #include "recovery/verify.h"
@@ -29,6 +30,9 @@ struct Recovered {
   std::unique_ptr<Index> index;
   ReplayResult replayed;
   VerifyResult verified;
+  // Names a kset that was copied over a later one; empty: there is none. What the cache then holds
+  // can be read, but to write it back may lose what is newer.
+  std::string copied_kset;
 };
 
 // The same of a blank device with `frame` as a format will leave it, without a look at the media:
