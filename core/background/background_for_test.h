@@ -13,10 +13,10 @@
 #include <thread>
 #include <vector>
 
-#include "background/parts.h"
 #include "background/reclaim.h"
 #include "background/writeback.h"
 #include "base/process_barrier.h"
+#include "parts/parts.h"
 #include "recovery/replay.h"
 #include "recovery/verify.h"
 #include "segment/data_head.h"
@@ -64,8 +64,8 @@ class Rig {
         pmem, *table, LogMark{replayed.head, replayed.dirty_ksets, replayed.dirty_bytes});
     log->clear_head();
     stripes = std::make_unique<Stripes>(4, *log);
-    parts = std::make_unique<BackgroundParts>(
-        BackgroundParts{pmem, *table, *index, *log, *stripes, tails, device, messages, o.data_crc});
+    parts = std::make_unique<Parts>(
+        Parts{pmem, *table, *index, *log, *stripes, tails, device, messages, o.data_crc});
     writeback = Writeback::create(*parts, o.writeback).take();
     reclaim = std::make_unique<Reclaim>(*parts);
     head = std::make_unique<DataHead>(*table);
@@ -91,7 +91,7 @@ class Rig {
       if (!moved.ok() || !moved.value()) return steps;
     }
   }
-  WriteOut::Parts out_parts() const { return {pmem, *table, device, o.data_crc}; }
+  WriteOut::Media out_media() const { return {pmem, *table, device, o.data_crc}; }
   Writeback::Size batch() const { return {o.batch_bytes, kHurriedDepth}; }
   int reclaim_all() {
     for (int steps = 0;; steps++) {
@@ -176,7 +176,7 @@ class Rig {
   std::unique_ptr<Index> index;
   std::unique_ptr<KeyLog> log;
   std::unique_ptr<Stripes> stripes;
-  std::unique_ptr<BackgroundParts> parts;
+  std::unique_ptr<Parts> parts;
   std::unique_ptr<Writeback> writeback;
   std::unique_ptr<Reclaim> reclaim;
   std::unique_ptr<DataHead> head;

@@ -11,13 +11,13 @@
 #include <set>
 #include <tuple>
 
-#include "background/parts.h"
+#include "parts/parts.h"
 
 namespace pcache {
 
 class DamagedData {
  public:
-  explicit DamagedData(const BackgroundParts& parts) : parts_(parts) {}
+  explicit DamagedData(const Parts& parts) : parts_(parts) {}
 
   enum class State {
     kNotKnown,     // or to be tried again
@@ -54,7 +54,7 @@ class DamagedData {
     bool unproven;  // a part of what could not be read: may be readable, and is tried by itself
   };
 
-  const BackgroundParts& parts_;
+  const Parts& parts_;
   std::map<Id, Known> known_;
   std::set<Id> kept_;
 };

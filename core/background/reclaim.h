@@ -18,14 +18,15 @@
 // One thread at a time.
 #pragma once
 
-#include "background/parts.h"
+#include "base/counter.h"
+#include "parts/parts.h"
 #include "segment/space_policy.h"
 
 namespace pcache {
 
 class Reclaim {
  public:
-  explicit Reclaim(const BackgroundParts& parts) : parts_(parts) {}
+  explicit Reclaim(const Parts& parts) : parts_(parts) {}
 
   // False: key_tail stands at dirty_tail. ENOMEM: nothing is changed.
   Result<bool> step();
@@ -48,7 +49,7 @@ class Reclaim {
   void count_forgotten(const media::Key& key, uint64_t bytes);
   void drop_references();
 
-  const BackgroundParts& parts_;
+  const Parts& parts_;
   std::vector<media::Key> keys_;  // of a step, those that hold a reference
   std::vector<SegId> log_segments_;
   uint64_t ksets_ = 0, dead_keys_ = 0;

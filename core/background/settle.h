@@ -32,7 +32,7 @@ class Settler {
     // So much of the batch is marked clean: `part` of `all` pieces.
     std::function<void(size_t part, size_t all)> marked = nullptr;
   };
-  Settler(const BackgroundParts& parts, Options options)
+  Settler(const Parts& parts, Options options)
       : parts_(parts), options_(std::move(options)), damaged_(parts) {}
 
   // Up to here all is settled.
@@ -60,7 +60,7 @@ class Settler {
   void mark_clean(const BatchPlan& plan, const WrittenBatch& written,
                   std::span<const uint32_t> order);
 
-  const BackgroundParts& parts_;
+  const Parts& parts_;
   const Options options_;
   uint64_t ksets_ = 0, dirty_bytes_ = 0;  // since attach
   // The end of the last batch whose damaged data was appended again, or was to be, in ksets.

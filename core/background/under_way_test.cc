@@ -49,7 +49,7 @@ class UnderWayByHand : public WritebackTest, public ::testing::WithParamInterfac
     EXPECT_TRUE(make_plan(log, options, &batch.plan).ok());
     batch.written = nothing_written(batch.plan);
     batch.order = settler_->order_of(batch.plan);
-    batch.out = WriteOut::create(rig_->out_parts(), nullptr).take();
+    batch.out = WriteOut::create(rig_->out_media(), nullptr).take();
     return batch;
   }
   static void write(Batch& batch) {
@@ -299,20 +299,18 @@ TEST_F(UnderWay, TheDeviceAloneIsAlwaysLegal) {
       const bool bad = !healed && op == BlockOp::kWrite && (extent.off / 4096 + seed) % 3 == 0;
       return MemoryDevice::Fate{.error = bad ? EIO : 0};
     });
-    std::vector<std::map<uint64_t, uint32_t>> before;  // at each barrier: what each page held
-    std::vector<uint32_t> epoch_of{0};                 // by value
-    std::map<uint64_t, uint32_t> now;
+    SCOPED_TRACE(::testing::Message() << "seed " << seed);
+    Epochs user{.place_bytes = 4096};
     for (uint32_t i = 0; i < 1500; i++) {
       const uint64_t choice = random() % 100;
       if (choice < 60) {
-        const auto value = static_cast<uint32_t>(epoch_of.size());
-        epoch_of.push_back(static_cast<uint32_t>(before.size()));
+        const uint32_t value = user.new_value();
         const uint64_t off = random() % 48 * 4096;
         rig_->write(off, 4096, value);
-        now[off] = value;
+        user.now[off] = value;
       } else if (choice < 63) {
         rig_->flush();
-        before.push_back(now);
+        user.barrier();
       } else if (choice < 80) {
         rig_->close();
       } else {
@@ -325,32 +323,7 @@ TEST_F(UnderWay, TheDeviceAloneIsAlwaysLegal) {
     healed = true;
     rig_->flush();
     rig_->write_back();
-
-    std::map<uint64_t, uint32_t> durable, written;
-    uint32_t reached = 0;  // the last epoch of which something is on the device
-    for (const MemoryDevice::Event& event : device_->journal()) {
-      if (event.op == BlockOp::kFlush) {
-        durable = written;
-        continue;
-      }
-      for (uint64_t at = 0; at < event.extent.len; at += 4096) {
-        uint32_t value;
-        memcpy(&value, event.bytes.data() + at, sizeof value);
-        uint32_t& there = written[event.extent.off + at];
-        ASSERT_GE(value, there) << "older data over newer, seed " << seed;
-        there = value;
-        const uint32_t epoch = epoch_of[value];
-        if (epoch <= reached) continue;
-        reached = epoch;
-        for (const auto& [off, least] : before[epoch - 1])
-          ASSERT_GE(durable[off], least) << "epoch " << epoch << " overtakes, seed " << seed;
-      }
-    }
-    EXPECT_EQ(durable, now) << "seed " << seed;
-    for (const auto& [off, value] : now) {
-      ASSERT_EQ(rig_->device_value(off), int(value));
-      ASSERT_FALSE(rig_->dirty(off));
-    }
+    ASSERT_NO_FATAL_FAILURE(expect_device_was_legal(user));
   }
   EXPECT_GT(settled_together, 50u) << "several were under way";
 }

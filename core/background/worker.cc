@@ -8,7 +8,7 @@
 
 namespace pcache {
 
-Worker::Worker(const BackgroundParts& parts, Writeback& writeback, Reclaim& reclaim, Executor& main,
+Worker::Worker(const Parts& parts, Writeback& writeback, Reclaim& reclaim, Executor& main,
                Executor& writing, const Options& options)
     : parts_(parts),
       writeback_(writeback),

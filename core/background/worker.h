@@ -49,7 +49,7 @@ class Worker {
     std::function<void(bool)> set_pace;
   };
   // `main` and `writing` may be the same.
-  Worker(const BackgroundParts& parts, Writeback& writeback, Reclaim& reclaim, Executor& main,
+  Worker(const Parts& parts, Writeback& writeback, Reclaim& reclaim, Executor& main,
          Executor& writing, const Options& options);
 
   // Takes what memory the tasks need; they do nothing yet.
@@ -104,7 +104,7 @@ class Worker {
   void note_success() EXCLUDES(state_mu_);
   Error undrained(const Error& why, const LogMark& until) const;
 
-  const BackgroundParts& parts_;
+  const Parts& parts_;
   Writeback& writeback_;
   Reclaim& reclaim_;
   Executor& main_;

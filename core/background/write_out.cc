@@ -9,14 +9,14 @@
 
 namespace pcache {
 
-Result<std::unique_ptr<WriteOut>> WriteOut::create(const Parts& parts, OnWritten on_written) {
-  auto device = parts.backing.open_queue(kDepth);
+Result<std::unique_ptr<WriteOut>> WriteOut::create(const Media& media, OnWritten on_written) {
+  auto device = media.backing.open_queue(kDepth);
   if (!device) return device.error();
-  return std::unique_ptr<WriteOut>(new WriteOut(parts, device.take(), std::move(on_written)));
+  return std::unique_ptr<WriteOut>(new WriteOut(media, device.take(), std::move(on_written)));
 }
 
-WriteOut::WriteOut(const Parts& parts, std::unique_ptr<BlockQueue> device, OnWritten on_written)
-    : parts_(parts),
+WriteOut::WriteOut(const Media& media, std::unique_ptr<BlockQueue> device, OnWritten on_written)
+    : media_(media),
       device_(std::move(device)),
       on_written_(std::move(on_written)),
       buffers_(static_cast<std::byte*>(std::aligned_alloc(4096, kDepth * size_t{kWriteBytes})),
@@ -93,14 +93,14 @@ bool WriteOut::load(const DirtyBatch& batch, const DirtyBatch::Piece& piece, uin
   if (verdict == Verdict::kBad) return false;
   const CachePos whole{SegId{key.cache_seg_id}, key.cache_seg_off};
   const CachePos pos = batch.place(piece) + static_cast<uint32_t>(at);
-  const bool loaded = parts_.pmem.load(dst, parts_.segments.media(pos), len);
+  const bool loaded = media_.pmem.load(dst, media_.segments.media(pos), len);
   if (verdict == Verdict::kUnknown) {
     bool good = loaded;
-    if (good && parts_.data_crc)
+    if (good && media_.data_crc)
       good = len == key.len
                  ? data_crc32c(dst, len) == key.data_crc
-                 : media_crc(parts_.pmem, parts_.segments, whole, key.len) == key.data_crc;
-    if (good && (parts_.data_crc || len == key.len)) verdict = Verdict::kGood;
+                 : media_crc(media_.pmem, media_.segments, whole, key.len) == key.data_crc;
+    if (good && (media_.data_crc || len == key.len)) verdict = Verdict::kGood;
     if (!good) verdict = Verdict::kBad;
   } else if (!loaded) {
     verdict = Verdict::kBad;
@@ -111,7 +111,7 @@ bool WriteOut::load(const DirtyBatch& batch, const DirtyBatch::Piece& piece, uin
 }
 
 void WriteOut::prefetch(const DirtyBatch& batch, const DirtyBatch::Piece& piece) const {
-  parts_.pmem.prefetch(parts_.segments.media(batch.place(piece)), piece.extent.len);
+  media_.pmem.prefetch(media_.segments.media(batch.place(piece)), piece.extent.len);
 }
 
 // The piece that next_ is in, from there on. False: given up before its end.

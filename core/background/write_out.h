@@ -55,7 +55,7 @@ class WriteOut {
   };
 
   // Where data comes from, and goes to. They outlive it.
-  struct Parts {
+  struct Media {
     const Pmem& pmem;
     const SegmentTable& segments;
     BlockDevice& backing;
@@ -63,7 +63,7 @@ class WriteOut {
   };
   // `on_written`: called with the bytes of each write that has succeeded, from write().
   using OnWritten = std::function<void(uint64_t bytes)>;
-  static Result<std::unique_ptr<WriteOut>> create(const Parts& parts, OnWritten on_written);
+  static Result<std::unique_ptr<WriteOut>> create(const Media& media, OnWritten on_written);
 
   Done write(const DirtyBatch& batch, std::span<const DirtyBatch::Piece> pieces,
              const Limits& limits);
@@ -94,7 +94,7 @@ class WriteOut {
     int error;
   };
 
-  WriteOut(const Parts& parts, std::unique_ptr<BlockQueue> device, OnWritten on_written);
+  WriteOut(const Media& media, std::unique_ptr<BlockQueue> device, OnWritten on_written);
   void prefetch(const DirtyBatch& batch, const DirtyBatch::Piece& piece) const;
   bool add(const DirtyBatch& batch);
   void add_all(const DirtyBatch& batch);
@@ -111,7 +111,7 @@ class WriteOut {
   static void on_done(BlockIo* io);
   void on_failed(Slot* slot);
 
-  const Parts parts_;
+  const Media media_;
   std::unique_ptr<BlockQueue> device_;
   const OnWritten on_written_;
   const std::unique_ptr<std::byte[], decltype(&free)> buffers_;  // untouched they cost no memory

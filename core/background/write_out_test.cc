@@ -15,7 +15,7 @@ class WriteOutTest : public BackgroundTest {
     BackgroundTest::start(o);
     device_->start_journal();
     written_ = 0;
-    out_ = WriteOut::create(rig_->out_parts(), [this](uint64_t bytes) {
+    out_ = WriteOut::create(rig_->out_media(), [this](uint64_t bytes) {
              written_ += bytes;
              if (on_written_) on_written_();
            }).take();

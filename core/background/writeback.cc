@@ -8,8 +8,7 @@
 
 namespace pcache {
 
-Result<std::unique_ptr<Writeback>> Writeback::create(const BackgroundParts& parts,
-                                                     const Options& options) {
+Result<std::unique_ptr<Writeback>> Writeback::create(const Parts& parts, const Options& options) {
   std::unique_ptr<Writeback> writeback(new Writeback(parts, options));
   auto out = WriteOut::create({parts.pmem, parts.segments, parts.backing, parts.data_crc},
                               [self = writeback.get()](uint64_t bytes)
@@ -19,7 +18,7 @@ Result<std::unique_ptr<Writeback>> Writeback::create(const BackgroundParts& part
   return writeback;
 }
 
-Writeback::Writeback(const BackgroundParts& parts, const Options& options)
+Writeback::Writeback(const Parts& parts, const Options& options)
     : parts_(parts),
       options_(options),
       settler_(parts, {.data_lost = options.data_lost,

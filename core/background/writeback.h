@@ -32,6 +32,7 @@
 #include <functional>
 
 #include "background/settle.h"
+#include "base/counter.h"
 #include "base/mutex.h"
 
 namespace pcache {
@@ -48,8 +49,7 @@ class Writeback {
     // it in the log from being written.
     uint32_t most_under_way = 1;
   };
-  static Result<std::unique_ptr<Writeback>> create(const BackgroundParts& parts,
-                                                   const Options& options);
+  static Result<std::unique_ptr<Writeback>> create(const Parts& parts, const Options& options);
 
   // Of a batch, as decide() says.
   struct Size {
@@ -104,7 +104,7 @@ class Writeback {
     uint64_t credited_bytes = 0;  // told as progress
   };
 
-  Writeback(const BackgroundParts& parts, const Options& options);
+  Writeback(const Parts& parts, const Options& options);
   Result<bool> step_once(const LogMark& until, const Size& size) REQUIRES(mu_);
   // Plans as many batches as may be under way. An error: the first cannot be planned.
   Status plan_batches(const LogMark& until, uint64_t batch_bytes) REQUIRES(mu_);
@@ -128,7 +128,7 @@ class Writeback {
   void note_progress(Batch& batch, uint64_t appended_bytes) REQUIRES(mu_);
   Error failed(Error error);
 
-  const BackgroundParts& parts_;
+  const Parts& parts_;
   const Options options_;
   std::unique_ptr<WriteOut> out_ PT_GUARDED_BY(mu_);
   Mutex mu_{LockRank::kWriteback};

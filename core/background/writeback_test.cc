@@ -243,22 +243,20 @@ TEST_F(WritebackTest, TheDeviceAloneIsAlwaysLegal) {
     const auto place = [](uint64_t s) {  // three ranges, so three stripes
       return s % 3 * kRangeBytes + s / 3 * kSector;
     };
-    std::vector<std::map<uint64_t, uint32_t>> before;  // at each barrier: what each sector held
-    std::vector<uint32_t> epoch_of{0};                 // by value
-    std::map<uint64_t, uint32_t> now;
+    SCOPED_TRACE(::testing::Message() << "seed " << seed);
+    Epochs user{.place_bytes = kSector};
     for (uint32_t i = 0; i < 2000; i++) {
       const uint64_t choice = random() % 100;
       if (choice < 80) {
-        const auto value = static_cast<uint32_t>(epoch_of.size());
-        epoch_of.push_back(static_cast<uint32_t>(before.size()));
+        const uint32_t value = user.new_value();
         const uint64_t sector = random() % kSectors;
         const uint64_t n = std::min<uint64_t>(1 + random() % 4, (kSectors + 2 - sector) / 3);
         rig_->write(place(sector), std::max<uint64_t>(n, 1) * kSector, value);
         for (uint64_t k = 0; k < std::max<uint64_t>(n, 1); k++)
-          now[place(sector) + k * kSector] = value;
+          user.now[place(sector) + k * kSector] = value;
       } else if (choice < 88) {
         rig_->flush();
-        before.push_back(now);
+        user.barrier();
       } else if (choice < 94) {
         rig_->close();
       } else {
@@ -267,30 +265,7 @@ TEST_F(WritebackTest, TheDeviceAloneIsAlwaysLegal) {
     }
     rig_->flush();
     rig_->write_back();
-
-    std::map<uint64_t, uint32_t> durable, written;
-    uint32_t reached = 0;  // the last epoch of which something is on the device
-    for (const MemoryDevice::Event& event : device_->journal()) {
-      if (event.op == BlockOp::kFlush) {
-        durable = written;
-        continue;
-      }
-      for (uint64_t at = 0; at < event.extent.len; at += kSector) {
-        uint32_t value;
-        memcpy(&value, event.bytes.data() + at, sizeof value);
-        written[event.extent.off + at] = value;
-        const uint32_t epoch = epoch_of[value];
-        if (epoch <= reached) continue;
-        reached = epoch;
-        for (const auto& [off, least] : before[epoch - 1])
-          ASSERT_GE(durable[off], least) << "epoch " << epoch << " overtakes, seed " << seed;
-      }
-    }
-    EXPECT_EQ(durable, now) << "seed " << seed;
-    for (const auto& [off, value] : now) {
-      ASSERT_EQ(rig_->device_value(off), int(value));
-      ASSERT_FALSE(rig_->dirty(off));
-    }
+    ASSERT_NO_FATAL_FAILURE(expect_device_was_legal(user));
   }
 }
 
