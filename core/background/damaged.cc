@@ -16,43 +16,44 @@ CachePos place_of(const Key& key) { return {SegId{key.cache_seg_id}, key.cache_s
 
 }  // namespace
 
-std::optional<Piece> DamagedData::find(const Extent& extent, CachePos pos) const {
-  for (uint64_t at = extent.off; at < extent.end();) {
+std::optional<Piece> DamagedData::find(const Named& named) const {
+  for (uint64_t at = named.extent.off; at < named.extent.end();) {
     Piece piece;
     Index::Snapshot snapshot;
-    parts_.index.lookup({at, extent.end() - at}, {&piece, 1}, &snapshot);
-    const CachePos expected = pos + static_cast<uint32_t>(at - extent.off);
-    if (piece.kind == Piece::Kind::kHit && !piece.clean && piece.pos == expected) return piece;
+    parts_.index.lookup({at, named.extent.end() - at}, {&piece, 1}, &snapshot);
+    const CachePos expected = named.pos + static_cast<uint32_t>(at - named.extent.off);
+    if (piece.kind == Piece::Kind::kHit && !piece.clean && piece.pos == expected &&
+        (!parts_.data_crc || piece.crc == named.crc ||
+         kept_.contains({piece.pos.seg.v, piece.pos.off, named.gen})))
+      return piece;
     at = piece.extent.end();
   }
   return std::nullopt;
 }
 
-bool DamagedData::in_index(const Extent& extent, CachePos pos) const {
-  StripeLock lock(parts_.stripes.of(extent.off));
-  return find(extent, pos).has_value();
+bool DamagedData::in_index(const Named& named) const {
+  StripeLock lock(parts_.stripes.of(named.extent.off));
+  return find(named).has_value();
 }
 
 DamagedData::State DamagedData::state(const Key& key) {
   const auto known = known_.find(id_of(key));
   if (known == known_.end()) return State::kNotKnown;
-  if (in_index(known->second.extent, place_of(key)))
+  if (in_index(known->second.named))
     return known->second.unproven ? State::kNotKnown : State::kDamaged;
   known_.erase(known);
   return State::kOverwritten;
 }
 
 uint64_t DamagedData::count() {
-  for (auto at = known_.begin(); at != known_.end();) {
-    const auto& [seg, off, gen] = at->first;
-    at = in_index(at->second.extent, {SegId{seg}, off}) ? std::next(at) : known_.erase(at);
-  }
+  for (auto at = known_.begin(); at != known_.end();)
+    at = in_index(at->second.named) ? std::next(at) : known_.erase(at);
   return known_.size();
 }
 
 // A part of a damaged extent has a crc of its own, which must not make it look sound: it gets one
 // that cannot be right.
-void DamagedData::append(Stripe& stripe, const Key& key, const Piece& piece) {
+uint32_t DamagedData::append(Stripe& stripe, const Key& key, const Piece& piece) {
   PCACHE_CHECK(!piece.clean && piece.extent.off >= key.off &&
                piece.extent.end() <= key.off + key.len);
   Key part = key;
@@ -66,6 +67,7 @@ void DamagedData::append(Stripe& stripe, const Key& key, const Piece& piece) {
   }
   parts_.segments.add_refs(piece.pos.seg, 1);
   parts_.stripes.append(stripe, part);
+  return part.data_crc;
 }
 
 void DamagedData::keep(const Key& key, uint64_t* found) {
@@ -77,7 +79,7 @@ void DamagedData::keep(const Key& key, uint64_t* found) {
   Extent left{key.off, key.len};
   while (left.len > 0) {
     const CachePos pos = place_of(key) + static_cast<uint32_t>(left.off - key.off);
-    const auto piece = find(left, pos);
+    const auto piece = find({left, pos, key.seg_gen, key.data_crc});
     if (!piece) break;
     left = {piece->extent.end(), left.end() - piece->extent.end()};
     const Id id{piece->pos.seg.v, piece->pos.off, key.seg_gen};
@@ -86,13 +88,17 @@ void DamagedData::keep(const Key& key, uint64_t* found) {
     if (!parts_.stripes.prepare(stripe)) throw std::bad_alloc();
     const bool to_append = kept_.insert(id).second;
     bool is_new = false;
+    Known* known = nullptr;
     try {
-      is_new = known_.insert_or_assign(id, Known{piece->extent, unproven}).second;
+      const auto [at, inserted] = known_.try_emplace(id);
+      known = &at->second;
+      is_new = inserted;
     } catch (const std::bad_alloc&) {
       if (to_append) kept_.erase(id);
       throw;
     }
-    if (to_append) append(stripe, key, *piece);
+    const uint32_t crc = to_append ? append(stripe, key, *piece) : piece->crc;
+    *known = {{piece->extent, piece->pos, key.seg_gen, crc}, unproven};
     is_whole |= id == id_of(key);
     if (was_known || !is_new) continue;
     ++*found;

@@ -43,14 +43,24 @@ class DamagedData {
   static Id id_of(const media::Key& key) {
     return {key.cache_seg_id, key.cache_seg_off, key.seg_gen};
   }
-  bool in_index(const Extent& extent, CachePos pos) const;
-  // The first part of `extent` that is still mapped, dirty, to its place from `pos` on.
-  std::optional<Piece> find(const Extent& extent, CachePos pos) const;
-  void append(Stripe& stripe, const media::Key& key, const Piece& piece)
+  // Of one key of the log. With data_crc a later key may name the same place with another crc, and
+  // be sound.
+  struct Named {
+    Extent extent;
+    CachePos pos;
+    uint64_t gen;
+    uint32_t crc;
+  };
+  bool in_index(const Named& named) const;
+  // The first part of it that is still mapped, dirty, to its place; also one that keep() has given
+  // another crc.
+  std::optional<Piece> find(const Named& named) const;
+  // Returns the crc that the log and the index then have for it.
+  uint32_t append(Stripe& stripe, const media::Key& key, const Piece& piece)
       REQUIRES(stripe.mu, index_turn);
 
   struct Known {
-    Extent extent;
+    Named named;
     bool unproven;  // a part of what could not be read: may be readable, and is tried by itself
   };
 

@@ -189,6 +189,29 @@ TEST_P(DamagedDirtyData, StaysDirtyWhenTheLogNamesItTwice) {
   }
 }
 
+using KeyOfOnePlace = WritebackTest;
+
+// A key that names a place with a wrong crc says nothing of a later key of that place.
+TEST_F(KeyOfOnePlace, WithAnotherCrcDoesNotMakeTheLaterOneDamaged) {
+  start({.data_crc = true});
+  const CachePos first = rig_->log->head();
+  rig_->write(4096, 4096, 1);
+  rig_->flush();
+  const media::Key key = rig_->keys_from(first).at(0);
+  rig_.reset();
+  media::Key wrong = key;
+  wrong.data_crc++;
+  image_->kset(image_->kset(first, {wrong}), {key});
+  attach();
+  EXPECT_EQ(rig_->verified.dirty_bad, 0u);
+  while (step().value()) {
+  }
+  EXPECT_EQ(rig_->device_value(4096), 1);
+  EXPECT_EQ(rig_->value(4096), 1);
+  EXPECT_THAT(rig_->keys_from(dirty_tail()), IsEmpty()) << "nothing is appended again";
+  EXPECT_THAT(lost_, IsEmpty());
+}
+
 // Nobody waits for space for ever because of it: fills behind it are passed.
 TEST_P(DamagedDirtyData, DoesNotKeepCleanDataBehindIt) {
   start();

@@ -15,7 +15,7 @@ Result<VerifyResult> verify_replayed(const Pmem& pmem, const SegmentTable& segme
                                      const Tails& tails, const Log& messages,
                                      const std::function<void(uint64_t)>& progress) {
   VerifyResult result;
-  std::set<CachePos> named;  // writeback may have appended a second key for the same data
+  std::set<CachePos> named;  // writeback may have appended the same key a second time
   LogCursor cursor(pmem, segments, tails.key_tail());
   uint64_t passed_bytes = 0;
   for (;;) {
@@ -36,7 +36,7 @@ Result<VerifyResult> verify_replayed(const Pmem& pmem, const SegmentTable& segme
         Piece piece;
         Index::Snapshot snapshot;
         index.lookup({at, key.off + key.len - at}, {&piece, 1}, &snapshot);
-        if (piece.kind == Piece::Kind::kHit &&
+        if (piece.kind == Piece::Kind::kHit && piece.crc == key.data_crc &&
             piece.pos == whole + static_cast<uint32_t>(at - key.off))
           mapped.push_back(piece);
         at = piece.extent.end();

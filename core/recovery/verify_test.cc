@@ -182,5 +182,18 @@ TEST_F(VerifyTest, TwoKeysOfOneDamagedExtentAreOne) {
   EXPECT_EQ(lines_.lines.size(), 1u);
 }
 
+// Only what the index has is judged: the later key's crc.
+TEST_F(VerifyTest, AnEarlierKeyOfThePlaceWithAnotherCrcIsNotLookedAt) {
+  const Key key = page(0, {kA, 0});
+  Key wrong = key;
+  wrong.data_crc++;
+  const CachePos second = image_.kset({}, {wrong});
+  image_.dirty_tail(second);
+  image_.kset(second, {key});
+  EXPECT_EQ(verify().dirty_bad, 0u);
+  EXPECT_THAT(lines_.lines, IsEmpty());
+  EXPECT_EQ(mapped(0), "DDDDDDDD");
+}
+
 }  // namespace
 }  // namespace pcache
