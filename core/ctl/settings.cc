@@ -23,7 +23,8 @@ Result<OpenImage> open_to_change(const Image& image) {
   auto open = open_image(image, true);
   if (!open) return open;
   const CheckReport& report = open.value().report;
-  const bool only_identity = report.recovered && !report.attaches;
+  const bool only_identity =
+      report.recovered && !report.attaches && report.recovered->copied_kset.empty();
   if (auto usable = require_attachable(image, report); !usable && !only_identity)
     return usable.error();
   return open;

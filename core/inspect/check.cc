@@ -77,8 +77,10 @@ class Checker {
     auto recovered = std::make_unique<Recovered>();
     if (auto done = recover(pmem_, frame.value(), recovery, Log(), recovered.get()); !done)
       return refused(done.error());
+    const std::string& copied = recovered->copied_kset;
+    if (!copied.empty()) refused({EUCLEAN, copied});
     const bool identified = options_.ignore_identity || !out_.findings.has("identity");
-    out_.attaches = identified && !out_.findings.has("other-backing");
+    out_.attaches = identified && !out_.findings.has("other-backing") && copied.empty();
     out_.recovered = std::move(recovered);
     compare_counts();
     note_damaged_data();

@@ -31,12 +31,12 @@ struct CheckReport {
   FrameSurvey frame;
   LogSurvey log;
   uint64_t logical_bytes = 0;  // of the backing device; 0: not known
-  bool attaches = false;
+  bool attaches = false;  // without readonly=1 and force=1
   // Newer in the cache than on the backing device, each byte once: what export takes and writeback
   // has to write. Of an image that does not attach: what the dirty keys that were found name, where
   // a byte that was written twice counts twice.
   uint64_t dirty_bytes = 0;
-  // What attach would begin with; only when it attaches and is not blank.
+  // What attach would begin with; also where it is refused for the identity or a copied kset alone.
   std::unique_ptr<Recovered> recovered;
 
   // But for damaged dirty data, whose ranges are named, everything is as it should be.
