@@ -254,14 +254,14 @@ class BackgroundTest : public ::testing::Test {
     image_->memory().make_unreadable(rig_->media(off));
   }
   Result<bool> step() { return rig_->writeback->step(rig_->log->mark(), rig_->batch()); }
-  // Writes a page by a thread of its own until its stripe leans to that.
-  BiasedMutex& written_until_it_leans(uint64_t off) {
+  // Writes a page in another thread until its stripe is biased to that thread.
+  BiasedMutex& written_until_biased(uint64_t off) {
     (void)this_thread_serial();  // or this thread would get what the writer leaves behind
     BiasedMutex& mu = rig_->stripes->of(off).mu;
     std::thread([&] {
-      for (int i = 0; i < 5000 && !mu.leans(); i++) rig_->write(off, 4096, 1);
+      for (int i = 0; i < 5000 && !mu.is_biased(); i++) rig_->write(off, 4096, 1);
     }).join();
-    EXPECT_TRUE(mu.leans());
+    EXPECT_TRUE(mu.is_biased());
     return mu;
   }
 

@@ -59,16 +59,16 @@ TEST_F(ReclaimTest, ForgetsWhatIsWrittenBack) {
   EXPECT_EQ(counters().forgotten_bytes, 8192u);
 }
 
-TEST_F(ReclaimTest, LeavesAStripeToTheThreadThatItLeansTo) {
+TEST_F(ReclaimTest, GivesABiasBack) {
   if (!process_barrier_available()) GTEST_SKIP() << "membarrier(2) is not permitted here";
   start();
   rig_->write(0, 4096, 1);
   rig_->flush();
-  const BiasedMutex& mu = written_until_it_leans(8192);
+  const BiasedMutex& mu = written_until_biased(8192);
   rig_->write_back();
   EXPECT_EQ(rig_->reclaim_all(), 1);
   EXPECT_EQ(rig_->mapped(0, 512), ".") << "of the same stripe";
-  EXPECT_TRUE(mu.leans());
+  EXPECT_TRUE(mu.is_biased());
 }
 
 TEST_F(ReclaimTest, NeverPassesDirtyTail) {

@@ -125,15 +125,15 @@ TEST_F(WritebackTest, WhatTheUserOverwroteMeanwhileStaysDirty) {
   EXPECT_EQ(rig_->value(1024), 2);
 }
 
-TEST_F(WritebackTest, LeavesAStripeToTheThreadThatItLeansTo) {
+TEST_F(WritebackTest, GivesABiasBack) {
   if (!process_barrier_available()) GTEST_SKIP() << "membarrier(2) is not permitted here";
   start();
   rig_->write(0, 4096, 1);
   rig_->flush();
-  const BiasedMutex& mu = written_until_it_leans(8192);
+  const BiasedMutex& mu = written_until_biased(8192);
   EXPECT_EQ(rig_->write_back(), 1);
   EXPECT_EQ(rig_->mapped(0, 512), "C") << "of the same stripe";
-  EXPECT_TRUE(mu.leans());
+  EXPECT_TRUE(mu.is_biased());
 }
 
 TEST_F(WritebackTest, CleanKeysArePassedUnwritten) {

@@ -24,11 +24,11 @@ using biased_impl::t_record;
 
 namespace {
 
-constinit Record g_being_taken_away;
+constinit Record g_being_revoked;
 constinit std::atomic<uint32_t> g_first_streak{BiasedMutex::kFirstStreak};
 
-// Records are never freed, since a mutex may name one long after its thread has ended; the next
-// thread gets it. What that thread then is biased to it has the right to: the one before has ended.
+// Records are never freed, since a mutex may name one long after its thread has ended: a later
+// thread gets it, and every bias to it. That is safe, as the earlier thread has ended.
 constinit Mutex g_records_mu;
 constinit Record* g_free_records GUARDED_BY(g_records_mu) = nullptr;
 
@@ -37,9 +37,8 @@ ThreadSerial next_serial() {
   return last.fetch_add(1, std::memory_order_relaxed) + 1;
 }
 
-// A thread has its record from its first lock to its end. Its end is told by a key of pthreads and
-// not by a destructor of C++: registering one of those takes memory, and ends the process when
-// there is none.
+// A thread has its record from its first lock to its end. A pthread key tells its end, and not a
+// C++ destructor: to register a destructor takes memory, and ends the process when there is none.
 constinit thread_local bool t_ended [[gnu::tls_model("initial-exec")]] = false;
 
 void give_back(Record* record) {
@@ -50,11 +49,11 @@ void give_back(Record* record) {
 
 void on_thread_end(void* record) {
   t_ended = true;
-  t_record = &g_nobody;  // what is locked from here on is locked in the ordinary way
+  t_record = &g_nobody;  // what this thread locks from here on is not biased to it
   give_back(static_cast<Record*>(record));
 }
 
-// Made by the first lock of the process. Without one nothing leans to any thread.
+// The first lock of the process makes the key. Without the key no mutex is ever biased.
 struct ThreadEndKey {
   pthread_key_t key;
   const bool made = pthread_key_create(&key, on_thread_end) == 0;
@@ -71,7 +70,7 @@ Record* take_record() {
   return new (std::nothrow) Record;
 }
 
-// Without memory nothing leans to this thread, until a later lock finds some.
+// Without memory no mutex is biased to this thread, until a later lock of it finds some.
 Record* register_this_thread() {
   static const ThreadEndKey end{};
   if (t_record != &g_nobody || t_ended || !end.made) return t_record;
@@ -88,7 +87,7 @@ Record* register_this_thread() {
 
 }  // namespace
 
-// At a thread's end, when it has given its record back: nobody's twice.
+// A thread that has given its record back, at its end, gets a new serial with each call.
 ThreadSerial biased_impl::new_thread_serial() {
   const Record* const record = register_this_thread();
   return record == &g_nobody ? next_serial() : record->serial;
@@ -113,9 +112,9 @@ void BiasedMutex::note_taken(Record* me) {
   Record* const owner = owner_.load(std::memory_order_relaxed);
   if (owner == me) {
     PCACHE_CHECK(!me->is_inside(this));  // locked twice
-    return;                              // it holds too many by bias already
+    return;                              // it holds kMostHeld others by bias
   }
-  if (owner != nullptr) take_bias_away(owner);
+  if (owner != nullptr) revoke_bias(owner);
   if (needed_ == UINT32_MAX) needed_ = g_first_streak.load(std::memory_order_relaxed);
   streak_ = last_ == me ? streak_ + 1 : 0;
   last_ = me;
@@ -126,20 +125,20 @@ void BiasedMutex::note_taken(Record* me) {
 void BiasedMutex::settle_slow() {
   LockWordLock lock(mu_);
   Record* const owner = owner_.load(std::memory_order_relaxed);
-  if (owner != nullptr && owner != t_record) take_bias_away(owner);
+  if (owner != nullptr && owner != t_record) revoke_bias(owner);
 }
 
-// It leans to nobody then, and `owner` is not inside.
+// Afterwards the mutex is not biased, and `owner` does not hold it.
 void BiasedMutex::suspend_bias(Record* owner) {
-  // Not nullptr yet: a settle() that sees that must not go on before the barrier.
-  owner_.store(&g_being_taken_away, std::memory_order_seq_cst);
+  // Not nullptr before the barrier: a settle() that reads nullptr does not wait for the barrier.
+  owner_.store(&g_being_revoked, std::memory_order_seq_cst);
   process_barrier();
   for (unsigned tries = 0; owner->is_inside(this); tries++) {
     if (tries < 100) {
       __builtin_ia32_pause();
     } else {
-      // It was preempted inside. A yield would not let it run if this thread has real-time
-      // priority.
+      // The owner was preempted while it holds the mutex. A yield would not let it run if this
+      // thread has real-time priority.
       const timespec a_little{0, 50000};
       nanosleep(&a_little, nullptr);
     }
@@ -147,7 +146,7 @@ void BiasedMutex::suspend_bias(Record* owner) {
   owner_.store(nullptr, std::memory_order_release);
 }
 
-void BiasedMutex::take_bias_away(Record* owner) {
+void BiasedMutex::revoke_bias(Record* owner) {
   suspend_bias(owner);
   last_ = nullptr;
   streak_ = 0;
@@ -162,19 +161,19 @@ BorrowedLock::BorrowedLock(BiasedMutex& mu) NO_THREAD_SAFETY_ANALYSIS
     Record* const owner = mu_.owner_.load(std::memory_order_relaxed);
     if (owner != nullptr && owner != t_record) {
       mu_.suspend_bias(owner);
-      lender_ = owner;
+      suspended_ = owner;
     }
   }
   lock_order::taken(&mu_, mu_.rank());
 }
 
-// The bias is given back before the mutex is dropped: nobody else can have taken it meanwhile.
+// Gives the bias back before it unlocks, so no thread can have taken the mutex in between.
 BorrowedLock::~BorrowedLock() NO_THREAD_SAFETY_ANALYSIS {
   lock_order::dropped(&mu_);
   if (by_bias_ != nullptr) {
     BiasedMutex::unlock_by_bias(by_bias_);
   } else {
-    if (lender_ != nullptr) mu_.owner_.store(lender_, std::memory_order_release);
+    if (suspended_ != nullptr) mu_.owner_.store(suspended_, std::memory_order_release);
     mu_.mu_.unlock();
   }
 }

@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// BiasedMutex: a mutex that leans towards the thread that takes it most. That thread takes and
-// drops it without a locked instruction, and so without waiting for its streaming stores to drain
-// (persist.h), which takes as long as storing 4 KiB. Every other thread first takes the bias away
-// with a barrier in all threads (process_barrier.h): some microseconds, and the more often that has
-// happened the longer it lasts until the mutex leans again.
+// BiasedMutex: a mutex that becomes biased to the thread that takes it most. That thread locks and
+// unlocks it without a locked instruction, and so without waiting for its streaming stores to drain
+// (persist.h), which takes as long as storing 4 KiB. Any other thread first revokes the bias with a
+// barrier in all threads (process_barrier.h): some microseconds. Each revocation delays the next
+// bias.
 //
 // Invariants
-// - Mutual exclusion, and what was written under it is seen under it, as of any mutex.
-// - What its biased thread wrote under it is NOT seen by who reads without it (as lock-free readers
-//   of an index do), until that reader has called settle(). Streaming stores made before it was
-//   taken are the same case.
-// - leans_to_this_thread() can end at any time; it says what is cheap, not what is safe.
-// - Background work borrows it (BorrowedLock): once dropped it leans to whom it leant before.
-// - What is held by bias is dropped in reverse order, as scoped locks do.
-// - Where there is no process barrier it never leans: a Mutex.
+// - Mutual exclusion, and the visibility of what is written under it, are as of any mutex.
+// - A thread that reads without the mutex (as lock-free readers of an index do) is NOT sure to see
+//   what the biased thread wrote under it, nor the streaming stores before that, until it has
+//   called settle().
+// - biased_to_this_thread() can become false at any time; it says what is cheap, not what is safe.
+// - Background work suspends the bias (BorrowedLock) and gives it back when it unlocks.
+// - Mutexes that are held by bias are unlocked in reverse order, as scoped locks do.
+// - Where there is no process barrier it is never biased: a Mutex.
 //
-// How: the biased thread says in its own record what it is inside of, and looks at owner_ again;
-// who takes the bias away changes owner_, makes the barrier, and waits until the record says
-// something else. Each of the two stores first and loads then; the barrier orders it for both.
+// How: the biased thread notes the mutex in its own record, then looks at owner_ again. A thread
+// that revokes changes owner_, makes the barrier, and waits until the record no longer has the
+// mutex. Each of the two stores first and loads then; the barrier orders this for both.
 #pragma once
 
 #include <atomic>
@@ -28,7 +28,7 @@
 
 namespace pcache {
 
-// A thread's identity; never used again, never 0.
+// A thread's identity: never 0, and no two threads of a process have the same.
 using ThreadSerial = uint64_t;
 
 namespace biased_impl {
@@ -37,9 +37,9 @@ struct alignas(64) Record {
   // The mutexes that its thread holds by bias, in the order in which it has taken them.
   static constexpr uint32_t kMostHeld = 4;
   std::atomic<const void*> inside[kMostHeld] = {};
-  uint32_t held = 0;  // the thread's own
+  uint32_t held = 0;  // used by its thread alone
   ThreadSerial serial = 0;
-  Record* next = nullptr;  // of the free ones
+  Record* next = nullptr;  // in the list of free records
 
   bool is_inside(const void* mutex) const {
     for (const auto& one : inside)
@@ -48,9 +48,9 @@ struct alignas(64) Record {
   }
 };
 
-// Of threads that have taken none yet; owns nothing.
-extern Record g_nobody;  // its serial is 0, and nothing leans to it
-// initial-exec: a load, not a call, also in a library that is opened at run time.
+// The record of all threads that have none: its serial is 0, and no mutex is biased to it.
+extern Record g_nobody;
+// initial-exec makes it a load, not a call, also in a library that is opened at run time.
 extern constinit thread_local Record* t_record [[gnu::tls_model("initial-exec")]];
 ThreadSerial new_thread_serial();
 
@@ -77,7 +77,7 @@ class CAPABILITY("mutex") BiasedMutex {
     if (lock_by_bias() == nullptr) lock_slow();
     lock_order::taken(this, rank());
   }
-  // False also when this thread holds it. Waits where the bias is to be taken from another thread.
+  // False also when this thread holds it. Waits for its owner if it is biased to another thread.
   bool try_lock() TRY_ACQUIRE(true);
   void unlock() RELEASE() NO_THREAD_SAFETY_ANALYSIS {
     lock_order::dropped(this);
@@ -91,20 +91,20 @@ class CAPABILITY("mutex") BiasedMutex {
     }
   }
 
-  bool leans_to_this_thread() const {
+  bool biased_to_this_thread() const {
     return owner_.load(std::memory_order_relaxed) == biased_impl::t_record;
   }
-  bool leans() const { return owner_.load(std::memory_order_relaxed) != nullptr; }
-  // Of what this thread has read without the mutex, the stores that preceded it are visible to it
-  // afterwards. Costs a load, unless the mutex leans to another thread.
+  bool is_biased() const { return owner_.load(std::memory_order_relaxed) != nullptr; }
+  // Makes visible to this thread all stores that precede what it has read without the mutex. Costs
+  // a load, unless the mutex is biased to another thread.
   void settle() EXCLUDES(this) {
     Record* const owner = owner_.load(std::memory_order_acquire);
     if (owner != nullptr && owner != biased_impl::t_record) [[unlikely]]
       settle_slow();
   }
 
-  // For tests: a new mutex leans once one thread has taken it so many times in a row (0: at once);
-  // each time the bias is taken away it doubles, up to kMostStreak.
+  // For tests: a new mutex becomes biased when one thread has taken it so many times in a row (0:
+  // at once). Each revocation doubles the number, up to kMostStreak.
   static void set_first_streak(uint32_t times);
   static constexpr uint32_t kFirstStreak = 32, kMostStreak = 1024;
 
@@ -113,11 +113,11 @@ class CAPABILITY("mutex") BiasedMutex {
   friend class BorrowedLock;
   using Record = biased_impl::Record;
 #ifdef NDEBUG
-  static constexpr LockRank rank() { return LockRank::kLeaf; }  // nobody asks
+  static constexpr LockRank rank() { return LockRank::kLeaf; }  // never used
 #else
   LockRank rank() const { return rank_; }
 #endif
-  // This thread's record, which says so; nullptr: it does not lean to this thread, nothing is held.
+  // nullptr: not locked, as it is not biased to this thread, or the thread holds kMostHeld by bias.
   [[gnu::always_inline]] Record* lock_by_bias() {
     Record* const me = biased_impl::t_record;
     const uint32_t held = me->held;
@@ -132,7 +132,7 @@ class CAPABILITY("mutex") BiasedMutex {
     me->inside[held].store(nullptr, std::memory_order_release);
     return nullptr;
   }
-  // Of what it has taken last and not dropped.
+  // Unlocks the one that this thread has locked last by bias.
   [[gnu::always_inline]] static void unlock_by_bias(Record* me) {
     const uint32_t held = me->held - 1;
     me->held = held;
@@ -142,14 +142,13 @@ class CAPABILITY("mutex") BiasedMutex {
   void note_taken(Record* me) REQUIRES(mu_);
   void settle_slow();
   void suspend_bias(Record* owner) REQUIRES(mu_);
-  void take_bias_away(Record* owner) REQUIRES(mu_);
+  void revoke_bias(Record* owner) REQUIRES(mu_);
 
-  // nullptr; or the record of the thread it leans to; or, while that is being taken away, a value
-  // that is no thread's.
+  // The record of the thread that it is biased to, or nullptr; g_being_revoked during a revocation.
   std::atomic<Record*> owner_{nullptr};
   LockWord mu_;
   uint32_t streak_ GUARDED_BY(mu_) = 0;
-  uint32_t needed_ GUARDED_BY(mu_) = UINT32_MAX;  // UINT32_MAX: the first one
+  uint32_t needed_ GUARDED_BY(mu_) = UINT32_MAX;  // streak for a bias; UINT32_MAX: not set yet
   const Record* last_ GUARDED_BY(mu_) = nullptr;
 #ifndef NDEBUG
   const LockRank rank_;
@@ -159,7 +158,7 @@ class CAPABILITY("mutex") BiasedMutex {
 class SCOPED_CAPABILITY BiasedLock {
  public:
   explicit BiasedLock(BiasedMutex& mu) ACQUIRE(mu) : BiasedLock(mu, [] {}) {}
-  // Calls `before` when it has to be locked with a locked instruction.
+  // Calls `before` first if the mutex has to be locked with a locked instruction.
   template <typename Before>
   BiasedLock(BiasedMutex& mu, Before before) ACQUIRE(mu) NO_THREAD_SAFETY_ANALYSIS
       : mu_(mu),
@@ -179,7 +178,7 @@ class SCOPED_CAPABILITY BiasedLock {
   }
   BiasedLock(const BiasedLock&) = delete;
   BiasedLock& operator=(const BiasedLock&) = delete;
-  // Which thread this is, if it has the mutex without a locked instruction; else 0.
+  // The serial of this thread if it holds the mutex by bias; else 0.
   ThreadSerial by_bias() const { return by_bias_ != nullptr ? by_bias_->serial : 0; }
 
  private:
@@ -187,8 +186,8 @@ class SCOPED_CAPABILITY BiasedLock {
   biased_impl::Record* const by_bias_;
 };
 
-// Of background work, which takes the mutex seldom and briefly and has made no streaming stores for
-// what it protects. The thread that it leans to pays for a barrier, and not with a locked
+// For background work, which takes the mutex seldom and briefly and has made no streaming stores
+// for what it protects. It costs a barrier, but the biased thread goes on without a locked
 // instruction and a fence for each of its next writes.
 class SCOPED_CAPABILITY BorrowedLock {
  public:
@@ -200,7 +199,7 @@ class SCOPED_CAPABILITY BorrowedLock {
  private:
   BiasedMutex& mu_;
   biased_impl::Record* const by_bias_;
-  biased_impl::Record* lender_ = nullptr;  // whom it is given back to
+  biased_impl::Record* suspended_ = nullptr;  // gets its bias back
 };
 
 }  // namespace pcache

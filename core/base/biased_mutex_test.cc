@@ -11,7 +11,7 @@
 namespace pcache {
 namespace {
 
-// Where the kernel offers no process barrier it is a Mutex, which is all there is to test then.
+// Without a process barrier a BiasedMutex is a Mutex, and these tests have nothing to test.
 #define NEEDS_BARRIER() \
   if (!process_barrier_available()) GTEST_SKIP() << "membarrier(2) is not permitted here"
 
@@ -36,8 +36,8 @@ TEST_P(BiasedMutexTest, CountsUnderContention) {
   EXPECT_EQ(counter, 80000u);
 }
 
-// One takes it all the time, others now and then, and some of them borrow it: the bias comes and
-// goes while it is held.
+// One thread takes it all the time, others now and then, and two borrow it: it becomes biased and
+// is revoked while they run.
 TEST_P(BiasedMutexTest, CountsBesideOccasionalOthers) {
   BiasedMutex mu;
   uint64_t counter = 0;
@@ -72,7 +72,7 @@ TEST_P(BiasedMutexTest, CountsBesideOccasionalOthers) {
   EXPECT_EQ(counter, mine + 3 * 500 + 2 * 2000);
 }
 
-// What its thread stored is seen by a reader without the mutex, once that has settled it.
+// A reader without the mutex sees what the biased thread stored, once it has called settle().
 TEST_P(BiasedMutexTest, SettledReadersSeeWhatWasStoredBefore) {
   BiasedMutex mu;
   std::atomic<uint64_t> published{0};
@@ -100,30 +100,30 @@ void take(BiasedMutex& mu, unsigned times) {
   for (unsigned i = 0; i < times; i++) BiasedLock lock(mu);
 }
 
-TEST(BiasedMutex, LeansToWhoTakesItOften) {
+TEST(BiasedMutex, IsBiasedToTheThreadThatTakesItOften) {
   NEEDS_BARRIER();
   BiasedMutex mu;
   take(mu, BiasedMutex::kFirstStreak);
-  EXPECT_FALSE(mu.leans_to_this_thread());
+  EXPECT_FALSE(mu.biased_to_this_thread());
   take(mu, 1);
-  EXPECT_TRUE(mu.leans_to_this_thread());
+  EXPECT_TRUE(mu.biased_to_this_thread());
   std::thread([&] {
-    EXPECT_FALSE(mu.leans_to_this_thread());
+    EXPECT_FALSE(mu.biased_to_this_thread());
     take(mu, 1);
   }).join();
-  EXPECT_FALSE(mu.leans_to_this_thread()) << "another thread has taken it";
+  EXPECT_FALSE(mu.biased_to_this_thread()) << "another thread has taken it";
   take(mu, 2 * BiasedMutex::kFirstStreak);
-  EXPECT_FALSE(mu.leans_to_this_thread()) << "once bitten";
+  EXPECT_FALSE(mu.biased_to_this_thread()) << "once bitten";
   take(mu, 1);
-  EXPECT_TRUE(mu.leans_to_this_thread());
+  EXPECT_TRUE(mu.biased_to_this_thread());
 }
 
-TEST(BiasedMutex, LeansToNobodyWhileTwoTakeTurns) {
+TEST(BiasedMutex, IsNotBiasedWhileTwoTakeTurns) {
   BiasedMutex mu;
   for (int i = 0; i < 1000; i++) {
     take(mu, BiasedMutex::kFirstStreak / 2);
     std::thread([&] { take(mu, 1); }).join();
-    ASSERT_FALSE(mu.leans_to_this_thread());
+    ASSERT_FALSE(mu.biased_to_this_thread());
   }
 }
 
@@ -132,9 +132,9 @@ TEST(BiasedMutex, ReadersThatSettleEndTheBias) {
   BiasedMutex mu;
   take(mu, BiasedMutex::kFirstStreak + 1);
   mu.settle();
-  EXPECT_TRUE(mu.leans_to_this_thread()) << "its own thread needs nothing settled";
+  EXPECT_TRUE(mu.biased_to_this_thread()) << "its own thread needs nothing settled";
   std::thread([&] { mu.settle(); }).join();
-  EXPECT_FALSE(mu.leans_to_this_thread());
+  EXPECT_FALSE(mu.biased_to_this_thread());
 }
 
 template <typename Lock>
@@ -169,21 +169,21 @@ TEST(BiasedMutex, WhatWasBorrowedIsGivenBack) {
   for (int i = 0; i < 3; i++) {
     std::thread([&] {
       BorrowedLock lock(mu);
-      EXPECT_FALSE(mu.leans());
+      EXPECT_FALSE(mu.is_biased());
     }).join();
-    EXPECT_TRUE(mu.leans_to_this_thread());
+    EXPECT_TRUE(mu.biased_to_this_thread());
   }
   std::thread([&] { take(mu, 1); }).join();
   take(mu, 2 * BiasedMutex::kFirstStreak);
-  EXPECT_FALSE(mu.leans()) << "borrowing has not counted as taking it away";
+  EXPECT_FALSE(mu.is_biased()) << "borrowing has not counted as taking it away";
   std::thread([&] { BorrowedLock lock(mu); }).join();
   take(mu, 1);
-  EXPECT_TRUE(mu.leans_to_this_thread()) << "a borrower has not broken the streak";
+  EXPECT_TRUE(mu.biased_to_this_thread()) << "a borrower has not broken the streak";
   { BorrowedLock lock(mu); }
-  EXPECT_TRUE(mu.leans_to_this_thread()) << "its own thread borrows nothing";
+  EXPECT_TRUE(mu.biased_to_this_thread()) << "its own thread borrows nothing";
 }
 
-TEST(BiasedMutex, WhoLentItWaitsUntilItIsGivenBack) {
+TEST(BiasedMutex, TheBiasedThreadWaitsUntilItIsGivenBack) {
   NEEDS_BARRIER();
   BiasedMutex mu;
   std::atomic<int> turn{0};
@@ -196,7 +196,7 @@ TEST(BiasedMutex, WhoLentItWaitsUntilItIsGivenBack) {
       BiasedLock lock(mu);
       owner_is_in = true;
     }
-    EXPECT_TRUE(mu.leans_to_this_thread());
+    EXPECT_TRUE(mu.biased_to_this_thread());
     take(mu, 1);
   });
   while (turn != 1) std::this_thread::yield();
@@ -210,7 +210,7 @@ TEST(BiasedMutex, WhoLentItWaitsUntilItIsGivenBack) {
   EXPECT_TRUE(owner_is_in);
 }
 
-// Whether another thread is refused.
+// Whether try_lock() fails in another thread.
 bool is_refused_to_another(BiasedMutex& mu) {
   bool refused = true;
   std::thread([&] {
@@ -257,7 +257,7 @@ TEST(BiasedMutex, TwoCanBeHeldAtOnce) {
   }
 }
 
-// A thread's record goes to the next thread, with what it was biased to.
+// A thread's record goes to the next thread, with all its biases.
 TEST(BiasedMutex, OutlivesItsThreads) {
   BiasedMutex mu;
   uint64_t counter = 0;

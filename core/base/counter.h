@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Counter: a count of events that others may read while it goes on. It orders nothing.
+// Counter: a count of events. Any thread may read it at any time. It orders no memory.
 #pragma once
 
 #include <array>
@@ -12,7 +12,7 @@ class Counter {
  public:
   // Any thread.
   void add(uint64_t n = 1) { value_.fetch_add(n, std::memory_order_relaxed); }
-  // The one thread that counts: no locked instruction.
+  // For a counter that one thread alone changes: no locked instruction.
   void add_alone(uint64_t n = 1) { set(load() + n); }
   void set(uint64_t n) { value_.store(n, std::memory_order_relaxed); }
   uint64_t load() const { return value_.load(std::memory_order_relaxed); }

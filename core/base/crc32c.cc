@@ -10,7 +10,7 @@ namespace pcache {
 
 namespace {
 
-// Below this ISA-L's set-up costs more than the bytes (measured: performance page of the docs).
+// Up to here the crc32 instruction is faster than ISA-L, whose set-up costs more than the bytes.
 constexpr size_t kShortBytes = 64;
 
 [[gnu::target("sse4.2")]] uint32_t crc32c_short(uint32_t crc, const unsigned char* p, size_t n) {

@@ -12,11 +12,11 @@ namespace pcache {
 
 namespace {
 
-// A task that found no memory is run again after this.
+// After this time a task that found no memory runs again.
 constexpr std::chrono::milliseconds kShortOfMemory{100};
 
-// The thread has the mask of who made it. Where SIGBUS is blocked a bad page of pmem is no signal
-// to the handler: the kernel ends the process.
+// A thread inherits the signal mask of its maker. Where SIGBUS is blocked a bad page of pmem does
+// not reach the handler: the kernel ends the process.
 void unblock_sigbus() {
   sigset_t sigbus;
   sigemptyset(&sigbus);

@@ -4,12 +4,13 @@
 //
 // Invariants
 // - Tasks of one executor never run at the same time as each other.
-// - After stop() returns no task runs any more, and wake() does nothing. stop() is idempotent and
-//   not called from a task.
+// - After stop() returns no task runs any more, and wake() does nothing. stop() is idempotent. A
+//   task must not call it.
 // - A wake is never lost: one that comes while its task runs makes it run once more.
 // - A task that ends by std::bad_alloc is run again after 100 ms.
-// - The real one's thread takes SIGBUS, whatever its maker blocks; other signals as its maker does.
-// Locks: the executor's is a leaf; wake() may be called with any other held.
+// - The thread of the real one takes SIGBUS even if its maker blocks it.
+// Locks: the executor's is a leaf, so wake() may be called with any other held.
+// The executor's lock is a leaf: wake() may be called with any other held.
 #pragma once
 
 #include <chrono>
@@ -31,8 +32,8 @@ class Executor {
   virtual ~Executor() = default;
   // Runs `task` every `interval` from now on. Any thread.
   virtual Id every(Milliseconds interval, Task task) = 0;
-  // Runs it once more when `delay` has passed, or when it is due anyway if that is earlier. Any
-  // thread; cheap when it is due already.
+  // Runs the task `delay` from now, or earlier if it is due earlier. Any thread; cheap if it is due
+  // already.
   virtual void wake(Id id, Milliseconds delay) = 0;
   void wake(Id id) { wake(id, Milliseconds{0}); }
   // A clock that only goes forward; its zero means nothing.
@@ -42,7 +43,7 @@ class Executor {
 
 class ThreadExecutor : public Executor {
  public:
-  // EAGAIN and the like: there is no thread to be had.
+  // EAGAIN and the like: no thread can be started.
   static Result<std::unique_ptr<Executor>> create();
   // As create(), but throws std::system_error.
   ThreadExecutor();
@@ -77,7 +78,7 @@ class SteppedExecutor : public Executor {
   void wake(Id id, Milliseconds delay) override;
   Milliseconds now() const override { return Milliseconds{now_ms_}; }
   void stop() override { entries_.clear(); }
-  // Turns the clock, running what falls due in order of time; by 0: what is due now.
+  // Turns the clock on and runs what becomes due, in order of time. By 0: runs what is due now.
   void advance(Milliseconds by);
 
  private:

@@ -145,7 +145,7 @@ TEST(ThreadExecutor, SaysThatThereIsNoThread) {
   }).join();
 }
 
-// A fault whose signal is blocked ends the process, whatever handler there is.
+// If the signal of a fault is blocked the kernel ends the process, even if there is a handler.
 TEST(ThreadExecutor, TakesSigbusWhateverItsMakerBlocks) {
   sigset_t all, before, seen;
   sigfillset(&all);
@@ -211,7 +211,7 @@ TEST(ThreadExecutor, AWakeAfterStopDoesNothing) {
   EXPECT_EQ(ran, 0);
 }
 
-// One that comes while the task runs makes it run once more.
+// A wake while the task runs makes it run once more.
 TEST(ThreadExecutor, AWakeWhileItRunsIsNotLost) {
   ThreadExecutor executor;
   std::promise<void> again;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Takes a system call away from the calling thread, as a container's filter may.
+// Forbids the calling thread a system call, as a container's filter may.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -26,7 +26,7 @@ inline void forbid_in_this_thread(unsigned number, unsigned error) {
   ASSERT_EQ(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter), 0);
 }
 
-// No thread can be started any more: as at a limit of processes.
+// No thread can be started any more, as when a limit of processes is reached.
 inline void forbid_threads_in_this_thread() {
   forbid_in_this_thread(__NR_clone3, ENOSYS);  // libc then takes clone()
   forbid_in_this_thread(__NR_clone, EAGAIN);

@@ -7,7 +7,7 @@
 
 namespace pcache {
 
-// 0..3 have a bucket each; from 4 on the two bits below the highest choose among four.
+// Values 0..3 have a bucket each; from 4 on the two bits below the highest one choose the bucket.
 size_t Histogram::bucket_of(uint64_t ns) {
   if (ns < 4) return ns;
   const unsigned power = static_cast<unsigned>(std::bit_width(ns)) - 1;

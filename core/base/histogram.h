@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Histogram: how long things took. Four buckets to each power of two of nanoseconds, so a value is
-// known to a fifth.
+// Histogram: how long things took. Each power of two of nanoseconds has four buckets, so the upper
+// end of a bucket is at most a quarter above a value in it.
 //
 // One thread adds; any thread may read meanwhile (counts may then miss the newest).
 #pragma once
@@ -14,7 +14,7 @@ namespace pcache {
 
 class Histogram {
  public:
-  static constexpr size_t kBuckets = 4 * 42;  // up to 73 minutes; longer counts as that
+  static constexpr size_t kBuckets = 4 * 42;  // up to 146 minutes, and longer in the last one
 
   void add(uint64_t ns) {
     bump(counts_[bucket_of(ns)], 1);
@@ -29,7 +29,7 @@ class Histogram {
   uint64_t quantile_ns(double part) const;
 
   static size_t bucket_of(uint64_t ns);
-  static uint64_t upper_ns(size_t bucket);  // the first value that is beyond it
+  static uint64_t upper_ns(size_t bucket);  // the first value above the bucket
 
  private:
   static void bump(std::atomic<uint64_t>& counter, uint64_t n) {

@@ -45,9 +45,9 @@ struct Extent {
 
 inline uint64_t range_of(uint64_t logical_off) { return logical_off / kRangeBytes; }
 
-// Which stripe a range belongs to, before it is taken modulo the number of stripes. 128 MiB have 8
-// stripes, its ranges in turn, so that threads in the same region rarely meet in one; the next 128
-// MiB have other ones, so that threads with regions of their own do not meet at all.
+// The number of a range's stripe, before it is taken modulo the number of stripes. The ranges of
+// 128 MiB go to 8 stripes in turn, so that threads in the same region rarely meet in one. The next
+// 128 MiB have other stripes, so that threads with regions of their own do not meet at all.
 inline uint64_t stripe_number(uint64_t range) {
   constexpr uint64_t kStripesOfRegion = 8, kRangesOfRegion = (128 << 20) / kRangeBytes;
   return range / kRangesOfRegion * kStripesOfRegion + range % kStripesOfRegion;

@@ -13,7 +13,7 @@ namespace {
 
 #ifndef NDEBUG  // a release build checks no order
 
-// Takes one after the other.
+// Locks `first`, then `second`.
 template <typename First, typename Second>
 void nest(First& first, Second& second) NO_THREAD_SAFETY_ANALYSIS {
   first.lock();
@@ -48,19 +48,19 @@ TEST(LockOrderDeathTest, TwoOfOneRankEndTheProcess) {
   EXPECT_DEATH(nest(leaf, other), "rank");
 }
 
-// It would wait for itself, and for ever.
+// Without the check the thread would wait for itself, for ever.
 TEST(LockOrderDeathTest, TheSameTwiceEndsTheProcess) {
   Mutex mutex;
-  BiasedMutex biased(LockRank::kPath), leaning(LockRank::kPath);
+  BiasedMutex unbiased(LockRank::kPath), biased(LockRank::kPath);
   for (uint32_t i = 0; i < 2 * BiasedMutex::kFirstStreak; i++) {
-    BiasedLock lock(leaning);
+    BiasedLock lock(biased);
   }
   EXPECT_DEATH(nest(mutex, mutex), "rank");
+  EXPECT_DEATH(nest(unbiased, unbiased), "rank");
   EXPECT_DEATH(nest(biased, biased), "rank");
-  EXPECT_DEATH(nest(leaning, leaning), "rank");
 }
 
-TEST(LockOrderDeathTest, AlsoWhereTheMutexLeansToThisThread) {
+TEST(LockOrderDeathTest, AlsoWhereTheMutexIsBiasedToThisThread) {
   BiasedMutex one(LockRank::kPath), two(LockRank::kPath);
   for (uint32_t i = 0; i < 2 * BiasedMutex::kFirstStreak; i++) {
     BiasedLock lock(one);
@@ -90,7 +90,7 @@ TEST(LockOrder, WhatIsDroppedFirstIsForgottenFirst) {
   }();
 }
 
-// It waits for nobody, so it is in nobody's way.
+// try_lock() waits for nobody, so it cannot be part of a deadlock.
 TEST(LockOrder, TryingIsFreeInItsOrder) {
   Mutex segments(LockRank::kSegments), batch(LockRank::kWriteback);
   [&]() NO_THREAD_SAFETY_ANALYSIS {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Log: where the library's few lines for a person go. Thread-safe if the sink is.
+// Log: where the library sends its few lines for a person. Thread-safe if the sink is.
 #pragma once
 
 #include <functional>

@@ -21,7 +21,7 @@ thread_local bool t_unflushed = false;
 constexpr const char* kFence = "fence:";
 constexpr const char* kFlush = "flush:";
 
-// All that there are. scripts/prove reads the names here.
+// The list of all. scripts/prove reads the names here.
 constexpr struct {
   std::string_view name;
   Hazard hazard;
@@ -66,7 +66,7 @@ std::optional<Hazard> hazard_named(std::string_view name) {
   return std::nullopt;
 }
 
-// "fence:keylog/key_log.cc:89". Where memory is short, too: tests take it away.
+// "fence:keylog/key_log.cc:89". Takes no memory: tests let allocations fail.
 struct SiteName {
   SiteName(const char* what, const CodeSite& site) {
     const std::string_view path = site.file;
@@ -77,8 +77,8 @@ struct SiteName {
   char text[256];
 };
 
-// What PCACHE_MUTANT asks for; and where PCACHE_MUTANT_SITES names a file, the sites that were
-// reached are appended to it at exit, one "fence:SITE" or "flush:SITE" a line.
+// Holds what PCACHE_MUTANT asks for. If PCACHE_MUTANT_SITES names a file, the process appends to it
+// at its end the sites that were reached, one "fence:SITE" or "flush:SITE" a line.
 class Registry {
  public:
   Registry() {
@@ -131,7 +131,7 @@ class Registry {
   std::optional<Hazard> hazard_;
   bool looks_at_sites_ = false;
   std::mutex mu_;
-  std::array<Reached, 2048> reached_;  // and not what grows: see SiteName
+  std::array<Reached, 2048> reached_;  // fixed, so it takes no memory: see SiteName
   size_t count_ = 0;
 };
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Mutants: the known defects of this design, each fence and each flush left out, to be switched on
-// one at a time so that the tests can show that they would notice. Only in the build for
-// scripts/prove (PCACHE_MUTANTS); in every other build all of this is constant and leaves no code.
+// Mutants: the known hazards of this design, and each fence and flush left out. scripts/prove
+// switches on one at a time, to show that a test notices it. They are only in its build
+// (PCACHE_MUTANTS): in every other build all of this is constant and leaves no code.
 //
 // PCACHE_MUTANT in the environment says which:
-//   hazard:NAME  the defect of that name: MUTANTS.md beside this file says what goes wrong
+// hazard:NAME  the hazard NAME: MUTANTS.md beside this file says what goes wrong
 //   fence:SITE   the fence at SITE ("keylog/key_log.cc:89") does nothing
 //   flush:SITE   what is stored at SITE is never flushed: it stays in the CPU's cache
 #pragma once
@@ -49,8 +49,8 @@ enum class Hazard : uint8_t {
   kLastFlushIgnored,
 };
 
-// A place in the code that stores to media or fences; a function that does it for several callers
-// takes theirs. (clang 14 has no std::source_location.)
+// A place in the code that stores to media or fences. A function that does this for several callers
+// takes the place from its caller. (clang 14 has no std::source_location.)
 struct CodeSite {
   const char* file;
   int line;
@@ -66,11 +66,11 @@ bool hazard(Hazard which);
 
 namespace mutants {
 
-// Each notes that the site was reached. True: it is the mutant.
+// Each notes that the site was reached. True: this site is the mutant.
 bool fence_left_out(const CodeSite& site);
 bool flush_left_out(const CodeSite& site);
 
-// Whether this thread is in a store whose flush is left out; for the simulators.
+// Whether this thread is in a store whose flush is left out. The simulators ask.
 bool unflushed();
 class Unflushed {
  public:

@@ -4,7 +4,7 @@
 namespace pcache {
 
 void LockWord::lock_slow() {
-  // Critical sections are tens of nanoseconds: a short spin mostly saves the system call.
+  // Critical sections take tens of nanoseconds: a short spin mostly saves the system call.
   for (int i = 0; i < 100; i++) {
     uint32_t expected = kFree;
     if (word_.load(std::memory_order_relaxed) == kFree &&

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Mutex: one 32-bit word, 2 locked instructions per uncontended lock/unlock pair, sleeps (futex)
-// when contended, so that a preempted holder does not burn its waiters' time. Its rank says under
-// which others it may be taken (lock_order.h).
+// Mutex: one 32-bit word. An uncontended lock/unlock pair takes 2 locked instructions; a contended
+// lock sleeps (futex), so that waiters do not spin while the holder is preempted. The rank says
+// which locks a thread may hold when it takes this one (lock_order.h).
 #pragma once
 
 #include <atomic>
@@ -13,7 +13,7 @@
 
 namespace pcache {
 
-// The word alone, in no order with others: for locks that are made of it.
+// The lock word alone, without a rank: other locks are made of it.
 class CAPABILITY("mutex") LockWord {
  public:
   LockWord() = default;
@@ -67,7 +67,7 @@ class CAPABILITY("mutex") Mutex {
 
  private:
 #ifdef NDEBUG
-  static constexpr LockRank rank() { return LockRank::kLeaf; }  // nobody asks
+  static constexpr LockRank rank() { return LockRank::kLeaf; }  // never used
 #else
   LockRank rank() const { return rank_; }
   const LockRank rank_;
@@ -97,7 +97,7 @@ class SCOPED_CAPABILITY MutexLock {
   Mutex& mu_;
 };
 
-// Waits with a Mutex held; always inside a loop that tests its condition.
+// Waits with a Mutex held. Callers wait in a loop that tests their condition.
 class CondVar {
  public:
   void wait(Mutex& mu) REQUIRES(mu) { cv_.wait(mu); }

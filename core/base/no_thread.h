@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Where a thread was not to be had: one line, which says what it was wanted for and what to do.
+// The error for a thread that cannot be started: one line, with its purpose and what to do.
 #pragma once
 
 #include <system_error>
@@ -8,7 +8,7 @@
 
 namespace pcache {
 
-// `thrown`: by std::thread.
+// `thrown`: what std::thread's constructor threw.
 inline Error no_thread(const std::system_error& thrown, const char* wanted_for) {
   const int code = thrown.code().value() > 0 ? thrown.code().value() : EAGAIN;
   Error error = error_errno(code, "no thread for %s can be started", wanted_for);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Messages are one line each, whatever the paths and the media's texts in them hold.
+// Each message is one line, even if the paths and media texts in it hold line breaks.
 #pragma once
 
 namespace pcache {

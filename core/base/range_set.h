@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// RangeSet: a set of bytes as ranges that neither overlap nor touch, in ascending order. One
-// thread.
+// RangeSet: a set of bytes, as ascending ranges that neither overlap nor touch. One thread.
 #pragma once
 
 #include <map>

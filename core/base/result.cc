@@ -14,10 +14,10 @@ namespace pcache {
 
 namespace {
 
-// Short enough to be kept in the string itself.
+// Short enough for the string to keep it without an allocation.
 constexpr char kOutOfMemory[] = "out of memory";
 
-// Of a process that has no memory even for an error: one for each errno, never freed.
+// For a process without memory even for an error: one Error for each errno, never freed.
 constexpr int kMostCode = 134;
 alignas(Error) std::byte g_errors[kMostCode][sizeof(Error)];
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Error and Result<T>: how media, I/O and configuration failures travel. Nothing here throws, also
-// when memory is out: then an error keeps its code, and its text says no more than that.
+// Error and Result<T>: how media, I/O and configuration failures are reported. Nothing here throws.
+// Without memory an error keeps its code, and its text says only that memory is out.
 // A message names the thing, what was expected, what was found and what to do, in one line.
 #pragma once
 
@@ -21,21 +21,21 @@ struct Error {
   std::string text;
 };
 
-// printf-style; strerror text is not added, use error_errno() for that.
+// printf-style. Does not add the text of `code`: use error_errno() for that.
 [[gnu::format(printf, 2, 3)]] Error make_error(int code, const char* format, ...) noexcept;
 // As make_error(), followed by ": " and the text of `code`.
 [[gnu::format(printf, 2, 3)]] Error error_errno(int code, const char* format, ...) noexcept;
-// For where a step ran out of memory: ENOMEM.
+// The error of a step that found no memory: ENOMEM.
 Error out_of_memory() noexcept;
 
-// What a Result holds of an error.
+// Frees an Error that a Result holds.
 struct ErrorDeleter {
   void operator()(Error* error) const noexcept;
 };
 using ErrorPtr = std::unique_ptr<Error, ErrorDeleter>;
 ErrorPtr keep_error(Error error) noexcept;
 
-// A value or an Error. The error sits behind a pointer: the good case costs one word to check.
+// A value or an Error. The error is behind a pointer, so a check for success costs one word.
 template <typename T>
 class [[nodiscard]] Result {
  public:

@@ -8,7 +8,7 @@
 namespace pcache {
 namespace {
 
-// Paths and texts from the media are in them, and may hold anything.
+// Messages contain paths and texts from media, which may hold any byte.
 constexpr const char* kPath =
     "a\nb\rc\x1b[2Jd\x7f"
     "e \xc3\xa9";

@@ -11,16 +11,16 @@
 
 namespace pcache {
 
-// No struct is as large: a `size` above it was never set.
+// No struct is that large: a larger `size` was never set.
 inline constexpr uint32_t kMostSizedBytes = 4096;
 
-// Whether a caller's `size` can be one, of a struct of which the first `least` bytes are needed.
+// Whether `size` can be that of a caller's struct whose first `least` bytes are needed.
 inline bool is_sized(uint32_t size, size_t least) {
   return size >= least && size <= kMostSizedBytes;
 }
 
-// Copies what fits into the caller's struct, which has `out->size` bytes, with zeros behind what
-// this library knows. `out->size` becomes the number of bytes that mean something.
+// Copies what fits into the caller's struct of `out->size` bytes, and zeros behind it. Then
+// `out->size` is the number of bytes that this library has set.
 template <typename Struct>
 void give_sized(Struct all, Struct* out) {
   static_assert(std::is_trivially_copyable_v<Struct>);
@@ -30,7 +30,7 @@ void give_sized(Struct all, Struct* out) {
   memcpy(static_cast<void*>(out), &all, all.size);
 }
 
-// The first byte that a newer caller has set behind what this library knows of the struct.
+// The first byte behind what this library knows of the struct that a newer caller has set.
 template <typename Struct>
 std::optional<uint32_t> set_behind(const Struct& given) {
   const auto* bytes = reinterpret_cast<const char*>(&given);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Clang's thread-safety annotations: which lock covers what is checked by the compiler
-// (the clang presets build with -Wthread-safety -Werror). Nothing for other compilers.
+// Clang's thread-safety annotations: the compiler checks which lock covers what (the clang presets
+// build with -Wthread-safety -Werror). Empty for other compilers.
 #pragma once
 
 #if defined(__clang__)

@@ -213,7 +213,7 @@ void run_schedule(Base& base, uint64_t seed, Totals* totals) {
   Witness witness(base.oracle, trace);
   Yields yields(seed);
   Faults faults(seed, 5);
-  // From never to at once: where a stripe leans to a thread, its data is fenced by another.
+  // From at once to never: where a stripe is biased, another thread fences its writer's data.
   BiasedMutex::set_first_streak(std::array<uint32_t, 4>{0, 1, 3, UINT32_MAX - 1}[seed % 4]);
   std::string wrong;
   {

@@ -10,7 +10,7 @@
 namespace pcache {
 namespace {
 
-// data_crc, and whether stripes lean to a thread from its second write on.
+// data_crc, and whether a stripe becomes biased with the second write of a thread.
 class Threads : public ::testing::TestWithParam<std::tuple<bool, bool>> {
  protected:
   void SetUp() override {
@@ -54,7 +54,7 @@ TEST_P(Threads, AWriteOfSeveralKeysIsMadeDurableByAnother) {
   run([](Session& session) { EXPECT_EQ(session.write({kRangeBytes - 4096, 8192}), 0); });
 }
 
-// What leans to the first thread is stored without a fence: another one makes it.
+// The first thread leaves out the fences, as the stripe is biased to it: another one makes them.
 TEST_P(Threads, WritesOfAThreadThatHasTheStripeAreMadeDurableByAnother) {
   run([](Session& session) {
     for (uint64_t at : {0, 512, 1024}) EXPECT_EQ(session.write({at, 512}), 0);

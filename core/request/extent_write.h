@@ -93,7 +93,7 @@ struct StoredExtent {
 }
 
 // Into the index and the open kset; the reference of its place goes over to the key. `unfenced_by`:
-// the caller, if it has not fenced the data and the stripe leans to it; else kNobody. False: no
+// the caller, if it has not fenced the data and the stripe is biased to it; else kNobody. False: no
 // memory, nothing is changed. In `ticket` the kset that became full, if one did: to be committed
 // when the lock is dropped.
 [[gnu::always_inline]] inline bool enter_extent(const Parts& parts, Stripe& stripe,

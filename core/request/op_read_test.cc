@@ -34,17 +34,17 @@ TEST_F(ReadPathTest, AMissIsFetchedOnceAndCachedClean) {
 }
 
 // What another thread has to itself it may have stored without a fence: a read takes it away first.
-TEST_F(ReadPathTest, ReadingTakesAStripeFromTheThreadThatItLeansTo) {
+TEST_F(ReadPathTest, ReadingRevokesTheBiasOfAnotherThread) {
   if (!process_barrier_available()) GTEST_SKIP() << "membarrier(2) is not permitted here";
   start();
   for (const uint64_t len : {4096, 512, 3072}) {
     BiasedMutex& mu = stripes_->of(0).mu;
     std::thread([&] {
-      for (int i = 0; i < 5000 && !mu.leans(); i++) ASSERT_EQ(write(0, filled(4096, 1)), 0);
-      ASSERT_TRUE(mu.leans_to_this_thread());
+      for (int i = 0; i < 5000 && !mu.is_biased(); i++) ASSERT_EQ(write(0, filled(4096, 1)), 0);
+      ASSERT_TRUE(mu.biased_to_this_thread());
     }).join();
     EXPECT_EQ(read(0, len), filled(len, 1));
-    EXPECT_FALSE(mu.leans()) << len;
+    EXPECT_FALSE(mu.is_biased()) << len;
   }
 }
 

@@ -120,18 +120,18 @@ TEST_F(StripesTest, CloseOldClosesWhatItHasSeenBefore) {
   EXPECT_EQ(logged_keys().size(), 2u);
 }
 
-TEST_F(StripesTest, CloseOldLeavesAStripeToTheThreadThatItLeansTo) {
+TEST_F(StripesTest, CloseOldGivesABiasBack) {
   if (!process_barrier_available()) GTEST_SKIP() << "membarrier(2) is not permitted here";
   start();
   (void)this_thread_serial();  // or this thread would get what the writer leaves behind
   BiasedMutex& mu = stripes_->of(0).mu;
   std::thread([&] {
-    for (int i = 0; i < 5000 && !mu.leans(); i++) ASSERT_EQ(write(0, filled(512, 1)), 0);
+    for (int i = 0; i < 5000 && !mu.is_biased(); i++) ASSERT_EQ(write(0, filled(512, 1)), 0);
     ASSERT_EQ(write(0, filled(512, 1)), 0);
   }).join();
   for (int tick = 0; tick < 2; tick++) ASSERT_TRUE(stripes_->close_old().ok());
   EXPECT_EQ(stripes_->open_keys(), 0u);
-  EXPECT_TRUE(mu.leans());
+  EXPECT_TRUE(mu.is_biased());
 }
 
 // What a tick could not write for want of space, a later tick writes: its keys are acknowledged,

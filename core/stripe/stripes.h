@@ -99,9 +99,9 @@ class Stripes {
   Stripe& of(uint64_t logical_off) {
     return stripes_[stripe_number(range_of(logical_off)) & mask_];
   }
-  // For who changes many: those of `items` from `at` on that have the stripe of the first, as far
-  // as they may be done under its lock in one go. Taking a stripe from the thread that it leans to
-  // costs that one far more than the change does: each of its next writes a fence.
+  // For a caller that changes many: the items from `at` on that have the stripe of the first, as
+  // far as they may be changed under its lock in one go. To revoke a bias costs the biased thread
+  // far more than the change does: each of its next writes has a fence.
   template <typename Item, typename Off>
   std::span<const Item> run_from(std::span<const Item> items, size_t at, Off off) {
     const Stripe* const stripe = &of(off(items[at]));

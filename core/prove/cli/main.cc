@@ -305,8 +305,8 @@ int main(int argc, char** argv) {
   // And what one image has needed, the next one needs.
   mallopt(M_MMAP_THRESHOLD, 32 << 20);
   mallopt(M_TRIM_THRESHOLD, 256 << 20);
-  // A stripe leans to its thread from its second write on, so that both ways are in short
-  // sequences.
+  // A stripe becomes biased with the second write of its thread, so that short sequences have
+  // writes with and without a bias.
   BiasedMutex::set_first_streak(0);
   CLI::App app("Tries every crash; see scripts/prove");
   app.require_subcommand(1);
