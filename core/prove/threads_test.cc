@@ -90,7 +90,7 @@ TEST_P(Threads, AFillIsMadeDurableByAnother) {
 INSTANTIATE_TEST_SUITE_P(All, Threads, ::testing::Combine(::testing::Bool(), ::testing::Bool()),
                          [](const auto& info) {
                            return std::string(std::get<0>(info.param) ? "crc_on" : "crc_off") +
-                                  (std::get<1>(info.param) ? "_leaning" : "_not_leaning");
+                                  (std::get<1>(info.param) ? "_biased" : "_not_biased");
                          });
 
 }  // namespace
