@@ -8,7 +8,7 @@ DataHead::~DataHead() {
   if (filling_) segments_.finish_filling(next_.seg, keys_);
 }
 
-// At a segment's end what is left of it, if anything; then the next one. False: none is free.
+// Fills up this segment, then takes the next one. False: no segment is free.
 bool DataHead::make_room() {
   if (left_ > 0) return true;
   if (filling_) segments_.finish_filling(next_.seg, keys_);

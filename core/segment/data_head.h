@@ -5,8 +5,8 @@
 // - A place is handed out once in a segment's life. It carries one reference to its segment, which
 //   passes to the key that names it, or is given back with drop_refs().
 // - What is left of a segment with a bad page is not handed out: leave().
-// - A head holds its segment (a bias on its references) from taking it until it is full, so a
-//   segment cannot be freed under a place that no key names yet.
+// - A head holds extra references to its segment until the segment is full, so the segment cannot
+//   be freed under a place that no key names yet.
 // Any thread.
 #pragma once
 
@@ -15,19 +15,19 @@
 
 namespace pcache {
 
-// len 0: none.
+// len 0: no place.
 struct Place {
   CachePos pos;
   uint32_t len = 0;
   explicit operator bool() const { return len != 0; }
 };
 
-class alignas(64) DataHead {  // each is another queue's
+class alignas(64) DataHead {  // own cache lines: each is another queue's
  public:
   explicit DataHead(SegmentTable& segments) : segments_(segments) {}
   ~DataHead();
 
-  // Up to `len_bytes` (a multiple of 512), fewer at a segment's end. None: no segment is free.
+  // Up to `len_bytes` (a multiple of 512), fewer at a segment's end. No place: no segment is free.
   Place allocate(uint32_t len_bytes) EXCLUDES(mu_) {
     PCACHE_DCHECK(len_bytes > 0 && len_bytes % kSectorBytes == 0);
     BiasedLock lock(mu_);
@@ -36,7 +36,7 @@ class alignas(64) DataHead {  // each is another queue's
     const uint32_t len = len_bytes < left_ ? len_bytes : left_;
     return {take(len), len};
   }
-  // All of `len_bytes`, or false: so much is not left in its segment.
+  // A place for all of `len_bytes`, or false: the segment has less room than that.
   [[gnu::always_inline]] bool allocate_whole(uint32_t len_bytes, CachePos* pos) EXCLUDES(mu_) {
     PCACHE_DCHECK(len_bytes > 0 && len_bytes % kSectorBytes == 0);
     BiasedLock lock(mu_);
@@ -45,7 +45,7 @@ class alignas(64) DataHead {  // each is another queue's
     *pos = take(len_bytes);
     return true;
   }
-  // Goes on in another segment, if it is in this one.
+  // Gives up the rest of `seg` if that is this head's segment, and goes on in another one.
   void leave(SegId seg) EXCLUDES(mu_);
 
  private:

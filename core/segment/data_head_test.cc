@@ -57,7 +57,7 @@ TEST_F(Heads, EachPlaceIsOneReference) {
     DataHead head(*table_);
     for (int i = 0; i < 3; i++) ASSERT_TRUE(head.allocate(512));
     table_->drop_refs(SegId{0});
-  }  // gives the bias back
+  }  // gives the extra references back
   EXPECT_EQ(table_->counts().data, 1u);
   table_->drop_refs(SegId{0});
   EXPECT_EQ(table_->counts().data, 1u);
@@ -100,7 +100,7 @@ TEST_F(Heads, ThreadsNeverGetTheSamePlace) {
   EXPECT_EQ(places.size(), 3u * 256);
 }
 
-// Behind a place that was lost.
+// After a place was lost to a bad page.
 TEST_F(Heads, LeavesASegmentThatItIsIn) {
   const auto table = image_.table(0);
   DataHead head(*table);

@@ -27,8 +27,6 @@ namespace {
   return true;
 }
 
-// The kernel writes a segment's info when it takes the segment and again when the next one is
-// linked, so all but the last end with the second record in slot 0.
 }  // namespace
 
 bool format_segment(Pmem& pmem, uint32_t physical, std::optional<uint32_t> next) {
@@ -37,6 +35,8 @@ bool format_segment(Pmem& pmem, uint32_t physical, std::optional<uint32_t> next)
   Replicated<SegmentInfo> info(segment_info_place(physical));
   SegmentInfo record{};
   record.flags = kSegTypeCacheData << kSegTypeShift;
+  // The kernel target stores the info again when it links the next segment, so all but the last end
+  // with the second record in slot 0.
   bool stored = info.write(pmem, record);
   if (next) {
     record.flags |= kSegHasNext;
@@ -48,7 +48,7 @@ bool format_segment(Pmem& pmem, uint32_t physical, std::optional<uint32_t> next)
   return stored;
 }
 
-// The magic of whatever is there is gone: a device that is given up half-way is no cache.
+// Behind the first two stores the magic of an old superblock is gone: the device is no cache then.
 Status give_up_format(const Pmem& pmem) {
   const auto bad = pmem.first_bad_page(MediaOff{0}, pmem.size_bytes());
   return make_error(EIO,
@@ -69,13 +69,13 @@ CacheInfoFields fresh_cache_info(uint32_t seg_num, const FormatOptions& options)
 Status format_device(Pmem& pmem, const FormatOptions& options) {
   const uint32_t seg_num = segments_of_device(pmem.size_bytes());
   PCACHE_CHECK(seg_num > 0);
-  // From here on half of a format is known as that, and not taken for a cache that has lost the
-  // other half.
+  // From here on a probe knows half of a format by the mark, and does not take it for a cache that
+  // has lost the other half.
   if (!pmem.store(MediaOff{kFormatMarkOff}, &kFormatMark, sizeof kFormatMark))
     return give_up_format(pmem);
   pmem.fence();
-  // What may be there is no cache any more before the first piece of it goes: an old superblock
-  // over half-wiped tails would attach, and write old data back.
+  // The old superblock goes before any other piece of an old cache: with half-wiped tails it would
+  // attach, and write old data back.
   if (!store_zeros(pmem, MediaOff{kSuperblockOff + offsetof(Superblock, magic)},
                    sizeof(Superblock::magic)))
     return give_up_format(pmem);
@@ -95,7 +95,7 @@ Status format_device(Pmem& pmem, const FormatOptions& options) {
   Replicated<CacheInfo> info(cache_info_place());
   stored &= info.write(pmem, make_cache_info(fresh_cache_info(seg_num, options)));
 
-  // The magic last, in one 8-byte word: torn before it, the device is still blank.
+  // The magic last, in one 8-byte word: after a crash before it the mark says that this is blank.
   const Superblock sb = make_superblock(seg_num);
   Superblock without_magic = sb;
   without_magic.magic = 0;
@@ -114,7 +114,7 @@ Status format_device(Pmem& pmem, const FormatOptions& options) {
 void clear_format_mark(Pmem& pmem) {
   uint64_t mark = 0;
   if (!pmem.load(&mark, MediaOff{kFormatMarkOff}, sizeof mark) || mark != kFormatMark) return;
-  // Where it cannot be cleared it stays, and is looked at by nobody: the superblock is whole.
+  // If the mark cannot be cleared it stays, and nothing looks at it: the superblock is whole.
   (void)store_zeros(pmem, MediaOff{kFormatMarkOff}, sizeof kFormatMark);
   pmem.fence();
 }
@@ -149,7 +149,7 @@ bool all_zero(const void* data, size_t n) {
   return std::all_of(p, p + n, [](char c) { return c == 0; });
 }
 
-// How to go on, in every message about a device that is not blank.
+// What the user can do, in every message about a device that is not blank.
 constexpr const char* kGiveUp =
     "pcachectl export --force looks for its data; to give that up zero the first 20 KiB, or use "
     "pcachectl format --force";
@@ -170,8 +170,8 @@ Status refuse_log_with_data(const Pmem& pmem) {
                     tail->cache_seg_id, tail->seg_off, kGiveUp);
 }
 
-// The error for a device that has no superblock, but other bytes than zeros in its first 20 KiB.
-// The loss of the superblock alone loses no data. A format would (hazard formatted-again).
+// The error for a device without a superblock whose first 20 KiB are not all zeros. If only the
+// superblock was lost no data is; a format would lose it (hazard formatted-again).
 Error not_blank(const Pmem& pmem) {
   if (auto log = refuse_log_with_data(pmem); !log) return log.error();
   struct Part {
@@ -226,7 +226,7 @@ Result<DeviceState> probe_device(const Pmem& pmem) {
   if (size >= kCacheInfoOff && (!pmem.load(&sb, MediaOff{kSuperblockOff}, sizeof sb) ||
                                 !pmem.load(&mark, MediaOff{kFormatMarkOff}, sizeof mark)))
     return make_error(EIO, "superblock at 4096: media error (the only copy)");
-  // Only what is blank is ever extended.
+  // Only a blank device is ever extended.
   const uint64_t counts = sb.magic == 0 ? pmem.size_when_ready() : size;
   if (counts < kMinDeviceBytes) return too_small(counts, sb);
   auto state = validate_superblock(sb, size);

@@ -2,9 +2,9 @@
 // Formatting a blank cache device and reading a formatted one's frame: superblock, cache_info and
 // the chain of segments.
 //
-// Blank is what is zeros in its first 20 KiB, and nothing else. A format that a crash interrupted
-// leaves a mark there (media::kFormatMark), which is as good: it is written before the first piece
-// of what was there goes, and the superblock's magic goes last but for the mark itself.
+// A device is blank if its first 20 KiB are zeros. It is blank, too, if an interrupted format has
+// left its mark there (media::kFormatMark). A format stores the mark before it changes anything
+// else; at the end it stores the superblock's magic, then clears the mark.
 #pragma once
 
 #include <optional>
@@ -25,14 +25,14 @@ struct FormatOptions {
 // Writes the empty cache that the kernel target would write, byte for byte.
 Status format_device(Pmem& pmem, const FormatOptions& options);
 
-// What follows a segment in the chain; nothing when its record does not say. A record that says
-// "nothing" while the other replica is torn may be the one of before the next was linked: then it
-// is what formatting has made it, if that is so of every record that does say (`*guessed`).
+// The segment that follows in the chain; nothing if the record does not say. A record that says
+// "nothing" while the other replica is torn may be older than the link. Then the link is taken to
+// be as formatting makes it, if all records that have a link agree with that (`*guessed`).
 std::optional<uint32_t> next_segment(const Pmem& pmem, uint32_t physical, uint32_t seg_num,
                                      bool* guessed);
 
-// One segment's head: empty, of generation 0, leading on to `next` if there is one. Durable after
-// the caller's next fence.
+// Formats one segment's head: empty, generation 0, with a link to `next` if there is one. Durable
+// after the caller's next fence.
 [[nodiscard]] bool format_segment(Pmem& pmem, uint32_t physical, std::optional<uint32_t> next);
 CacheInfoFields fresh_cache_info(uint32_t seg_num, const FormatOptions& options);
 
@@ -45,20 +45,20 @@ struct DeviceFrame {
 };
 
 enum class DeviceState { kBlank, kFormatted };
-// Of a device that is refused: its superblock is one of another version, see other_version.h.
+// Of a device that is refused: whether its superblock is of another version, see other_version.h.
 bool is_review_version(const Pmem& pmem);
-// Blank, formatted, or an error that names what stands in the way. Too small: EINVAL. What can be
+// Blank, formatted, or an error that says what is wrong. Too small: EINVAL. A device that can be
 // extended counts with the size that it will have.
 Result<DeviceState> probe_device(const Pmem& pmem);
 // The frame that a format of a blank device will leave.
 DeviceFrame frame_of_blank(uint64_t device_bytes, const FormatOptions& options);
-// The mark of an interrupted format, where a whole superblock stands: it was of no consequence.
+// Clears the mark of an interrupted format where a whole superblock stands.
 void clear_format_mark(Pmem& pmem);
-// What of a device the cache on it does not use, one sentence; empty: it uses all.
+// One sentence about the part of the device that the cache does not use; empty: it uses all.
 std::string unused_text(uint64_t device_bytes, uint32_t n_segs);
 Result<DeviceFrame> load_frame(const Pmem& pmem, const Log& log);
 
-// Replaces gc_percent (and rewrites the record, as every attach does).
+// Stores cache_info as `frame` has it, as every attach does.
 // EIO: the replica that would be written is on a bad page; the record stays as it is.
 Status write_cache_info(Pmem& pmem, DeviceFrame& frame);
 

@@ -18,7 +18,7 @@ using ::testing::HasSubstr;
 
 constexpr uint64_t kDeviceBytes = 512 << 20;
 
-// The first byte that differs from what zstd unpacks, or -1.
+// The first byte that differs from the unpacked zstd file, or -1.
 int64_t first_difference(const std::string& path, const MemoryPmem& memory) {
   FILE* pipe = popen(("zstd -qdc --long=27 '" + path + "'").c_str(), "r");
   if (!pipe) return 0;
@@ -71,14 +71,14 @@ TEST(FormatDevice, OptionsGoIntoCacheInfo) {
 
 class FormatCrash : public ::testing::Test {
  protected:
-  // Of a device that was in use before, its superblock wiped to have it formatted.
+  // A device that was in use before; its superblock was wiped so that it can be formatted.
   FormatCrash() {
     const std::vector<std::byte> old(64 << 10, std::byte{0xa5});
     for (uint32_t i = 0; i < 31; i++) memory_.poke(segment_off(i), old.data(), old.size());
     memory_.checkpoint();
     EXPECT_TRUE(format_device(memory_.pmem(), {}).ok());
   }
-  // Blank or complete, never half.
+  // Checks that the image is blank or complete, never half.
   void check(std::span<const KeptStore> kept, const std::string& what) {
     const auto image = memory_.crash_image(kept);
     const auto state = probe_device(image->pmem());
@@ -106,8 +106,7 @@ class FormatCrash : public ::testing::Test {
   int refused_ = 0, blank_ = 0, complete_ = 0;
 };
 
-// Over an old cache nothing else may go while its superblock still stands; and that it goes is
-// known.
+// While the old superblock stands, only the mark is stored; then the superblock goes first.
 TEST_F(FormatCrash, TheOldSuperblockGoesFirst) {
   const Journal& journal = memory_.journal();
   EXPECT_TRUE(journal[0].covers(MediaOff{kFormatMarkOff}));
@@ -117,8 +116,8 @@ TEST_F(FormatCrash, TheOldSuperblockGoesFirst) {
   EXPECT_TRUE(journal[3].fence);
 }
 
-// The old cache, blank or the new one; what is left in its place by a crash is never taken for a
-// cache that has lost its superblock.
+// A crash leaves the old cache, a blank device or the new cache. What it leaves is never taken for
+// a cache that has lost its superblock.
 TEST_F(FormatCrash, OverALiveCache) {
   memory_.poke(segment_data_off(0), make_last_kset(SegId{1}));
   memory_.checkpoint();
@@ -153,7 +152,7 @@ TEST_F(FormatCrash, AtEveryStoreAndFence) {
   EXPECT_GT(complete_, 0);
 }
 
-// The superblock is 24 bytes; the CPU writes no more than 8 of them as a whole.
+// The superblock has 24 bytes; the CPU stores at most 8 of them as a whole.
 TEST_F(FormatCrash, WithTheSuperblockTorn) {
   const Journal& journal = memory_.journal();
   const size_t sb = find_store(journal, MediaOff{kSuperblockOff}, 100);
@@ -243,8 +242,8 @@ TEST_F(Frame, SegmentInfoTornInBothReplicasIsRefused) {
   EXPECT_THAT(error(), HasSubstr("its segment_info does not say what follows"));
 }
 
-// Slot 1 is of before the next segment was linked, and the link's replica is torn: formatting has
-// made every link to the segment behind.
+// Slot 1 is older than the link to the next segment, and the replica with the link is torn.
+// Formatting links every segment to the one behind it.
 TEST_F(Frame, ATornLinkIsAsFormattingMadeIt) {
   image_.memory().flip_bit(segment_info_place(3).base + 8);
   bool guessed = false;
@@ -330,7 +329,7 @@ TEST_F(Probe, AForeignFirstPageIsNotBlank) {
   EXPECT_THAT(verdict(), HasSubstr("hold something else"));
 }
 
-// Whatever of the metadata is left when the superblock is gone: it was a cache.
+// If the superblock is gone, any other record says that there was a cache.
 TEST_F(Probe, OneRecordThatIsLeftIsNotBlank) {
   ASSERT_TRUE(format_device(memory_.pmem(), {}).ok());
   ASSERT_TRUE(write_identity(memory_.pmem(), {"disk", 512}, 0).ok());
@@ -342,7 +341,7 @@ TEST_F(Probe, OneRecordThatIsLeftIsNotBlank) {
            {kCacheCtrlOff, "cache_ctrl at 16384"}}) {
     memory_.poke(MediaOff{0}, std::vector<char>(kSegmentsOff).data(), kSegmentsOff);
     EXPECT_EQ(verdict(), "blank");
-    // The first replica of cache_info is never written by a format.
+    // A format never writes the first replica of cache_info.
     const uint64_t from = off == kCacheInfoOff ? off + kCacheInfoStride : off;
     memory_.poke(MediaOff{off}, &all[from], kCacheInfoStride);
     EXPECT_THAT(verdict(), HasSubstr(word));

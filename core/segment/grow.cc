@@ -74,7 +74,7 @@ class Growing {
     return {};
   }
 
-  // The record by which the new segments count: all of them is durable before.
+  // The record that makes the new segments count. All that it needs is durable before.
   Status write_info() {
     if (auto done = durable(); !done) return done;
     frame_.info.n_segs += static_cast<uint32_t>(added_.size());

@@ -53,8 +53,8 @@ TEST_F(Grow, AllSegmentsAreInTheChainAndTheSuperblockIsValid) {
   EXPECT_TRUE(state.ok() && state.value() == SuperblockState::kValid);
 }
 
-// But for what says how it came to be: the superblock's padding with the crc that goes with it, and
-// which replica of cache_info serves.
+// Two differences tell how it was made: the superblock's padding with its crc, and which replica of
+// cache_info serves.
 TEST_F(Grow, AnEmptyCacheIsAsIfFormattedInItsNewSize) {
   MemoryPmem grown(device_bytes(kNew)), fresh(device_bytes(kNew));
   Image old(kOld);
@@ -95,11 +95,11 @@ TEST_F(Grow, ACrashAtAnyStoreLeavesTheOldCacheOrTheNew) {
           Replicated<SegmentGen> gen(segment_gen_place(i));
           ASSERT_TRUE(gen.load(image->pmem())) << what << ": segment " << i;
         }
-        // The next try goes to the end, whatever the first has left.
+        // The next try succeeds, whatever the first one has left.
         DeviceFrame again = left.take();
         ASSERT_TRUE(grow_cache(image->pmem(), again, kNew).ok()) << what;
         EXPECT_EQ(frame_of(image->pmem()).chain, (std::vector<uint32_t>{0, 1, 2, 3, 4})) << what;
-        // What the log holds is there in any case.
+        // The log's content is there in any case.
         EXPECT_EQ(memcmp(image->data() + segment_data_off(0).v,
                          memory_.data() + segment_data_off(0).v, 4096),
                   0)

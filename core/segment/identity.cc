@@ -27,7 +27,7 @@ Error bad_page() {
   return make_error(EIO, "identity block at 0: media error: it cannot be written");
 }
 
-// Also when only the magic is damaged: then all the rest of it fits the crc.
+// True also when only the magic is damaged: with the right magic the crc fits.
 bool is_ours(Identity identity) {
   if (identity.magic == media::kIdentityMagic || identity.magic == media::kIdentityUnfinished)
     return true;
@@ -86,8 +86,8 @@ Status write_identity(Pmem& pmem, const BackingIdentity& backing, uint64_t now_u
   return write_identity(pmem, make_identity(backing, now_unix_s));
 }
 
-// Torn, it would read as damaged, or as somebody else's: so it is marked as unfinished first, and
-// the magic goes last, each in one word.
+// A torn block would read as damaged, or as somebody else's. So the magic first says unfinished,
+// and is stored last when the rest is durable; each time in one word.
 Status write_identity(Pmem& pmem, const Identity& identity) {
   if (!store_magic(pmem, media::kIdentityUnfinished)) return bad_page();
   Identity body = identity;
@@ -100,7 +100,7 @@ Status write_identity(Pmem& pmem, const Identity& identity) {
 
 Status erase_identity(Pmem& pmem) {
   static constexpr char kZeros[media::kSuperblockOff - media::kIdentityOff] = {};
-  // As in writing one; only the mark is left when all else is gone.
+  // As write_identity(): if all else is erased and a crash comes, only the unfinished mark is left.
   if (!store_magic(pmem, media::kIdentityUnfinished)) return bad_page();
   constexpr MediaOff kBehind{kMagicAt.v + sizeof(Identity::magic)};
   const bool stored =

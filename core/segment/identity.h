@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The identity block: which backing device a cache belongs to (hazard no-identity). It is ours
-// alone, in the first 4 KiB, which the kernel target leaves alone; a kernel-made image has none
-// until we attach it, and may have anything else there (a partition table, a file system): that is
-// not ours to overwrite.
+// The identity block: which backing device a cache belongs to (hazard no-identity). Only we use it,
+// in the first 4 KiB, which the kernel target leaves alone. A kernel-made image gets one when we
+// attach it, unless something else is there (a partition table, a file system): that is not ours to
+// overwrite.
 #pragma once
 
 #include <optional>
@@ -23,19 +23,18 @@ struct BackingIdentity {
 enum class FirstPage { kZeros, kOurs, kForeign, kUnreadable };
 FirstPage first_page(const Pmem& pmem);
 
-// Nothing when there is none, or one that a crash left unfinished; EUCLEAN when it is there and
-// damaged; EIO.
+// Nothing if there is none, or one that a crash left unfinished. EUCLEAN: it is damaged; EIO.
 Result<std::optional<media::Identity>> load_identity(const Pmem& pmem);
 // Takes a new random UUID. It and the first write_identity() may throw std::bad_alloc, and what
 // std::random_device throws.
 media::Identity make_identity(const BackingIdentity& backing, uint64_t now_unix_s);
-// EIO: the page at 0 is bad. Then there is no identity block, or the one that was.
+// EIO: the page at 0 is bad. Then there is no identity block, or still the old one.
 Status write_identity(Pmem& pmem, const BackingIdentity& backing, uint64_t now_unix_s);
-// Throws nothing. Of one from make_identity().
+// Stores one from make_identity(). Throws nothing.
 Status write_identity(Pmem& pmem, const media::Identity& identity);
-// All that is in front of the superblock becomes zeros: the cache belongs to nobody.
+// Zeros all that is in front of the superblock: the cache then belongs to no device.
 Status erase_identity(Pmem& pmem);
-// EXDEV with both named when the block is for another device or the device's size has changed.
+// EXDEV, naming both, if the block is of another device or the device's size has changed.
 Status compare_identity(const media::Identity& identity, const BackingIdentity& backing);
 
 }  // namespace pcache

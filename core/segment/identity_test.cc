@@ -72,7 +72,7 @@ TEST_F(IdentityBlock, EveryDamagedWordIsNoticed) {
   }
 }
 
-// A partition table, a file system: none of ours, and not to be overwritten unasked.
+// A partition table or a file system is no identity, and is not overwritten without force.
 TEST_F(IdentityBlock, WhatIsNotOursIsNoIdentity) {
   EXPECT_EQ(first_page(memory_.pmem()), FirstPage::kZeros);
   for (const uint64_t off : {0, 8, 446, 510, 1024, 4088}) {
@@ -131,13 +131,13 @@ TEST_F(IdentityCrash, FirstWriteTornAtAnyWord) {
   write_and_check(kDisk, {"none", "disk serial=A"});
 }
 
-// As an attach with force does; the crash must not leave a cache that attaches only with force.
+// As an attach with force rewrites it: no crash may leave a cache that attaches only with force.
 TEST_F(IdentityCrash, RewriteTornAtAnyWord) {
   EXPECT_TRUE(write_identity(memory_.pmem(), kDisk, 0).ok());
   write_and_check(kOther, {"none", "disk serial=A", "disk serial=B"});
 }
 
-// As formatting over another cache does.
+// As a format over another cache erases it.
 TEST_F(IdentityCrash, EraseTornAtAnyWord) {
   EXPECT_TRUE(write_identity(memory_.pmem(), kDisk, 0).ok());
   memory_.checkpoint();

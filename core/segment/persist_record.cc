@@ -60,7 +60,7 @@ Status store_calibration(Pmem& pmem, const Calibration& calibration, uint64_t no
     std::copy(method.ns.begin(), method.ns.end(), record.ns[method.ops - methods.data()]);
   record.made_unix_s = now_unix_s;
   record.crc = record_crc(record);
-  // The magic first: torn, it is still known as ours, and measured again.
+  // The magic first: a torn record is still known as ours, and is measured again.
   const MediaOff magic = MediaOff{media::kPersistOff} + offsetof(PersistRecord, magic);
   if (!pmem.store(magic, &record.magic, sizeof record.magic))
     return make_error(EIO, "media error behind the identity block");

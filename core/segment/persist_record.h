@@ -9,11 +9,10 @@
 
 namespace pcache {
 
-// Nothing when there is none, when it is torn, or of another CPU or memory: then it is measured
-// again.
+// Nothing if there is no record, or it is torn, or of another CPU or memory: then attach measures.
 std::optional<Calibration> load_calibration(const Pmem& pmem);
-// Over a device that has an identity block. EIO: the media cannot be read there, EEXIST: something
-// else than such a record stands there; then nothing was stored.
+// Of a device that has an identity block. EIO: the media cannot be read there. EEXIST: something
+// else stands there; then nothing is stored.
 Status store_calibration(Pmem& pmem, const Calibration& calibration, uint64_t now_unix_s);
 
 }  // namespace pcache

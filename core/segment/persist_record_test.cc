@@ -25,7 +25,7 @@ class PersistRecordTest : public ::testing::Test {
   bool is_given(const std::optional<Calibration>& found) const {
     return found && found->text() == given_.text();
   }
-  // The record with a change, and a crc that is right for it.
+  // Changes the record and makes its crc right again.
   void change(const std::function<void(PersistRecord&)>& how) {
     auto record = memory_.peek<PersistRecord>(MediaOff{media::kPersistOff});
     how(record);

@@ -29,12 +29,12 @@ void SegmentTable::load_all() {
   torn_records_ = 0;
   for (Segment& s : segments_) {
     if (auto record = s.record.load(pmem_)) s.gen.store(record->gen, std::memory_order_relaxed);
-    // One never-written slot is normal: the first record of a life goes to slot 1 alone.
+    // One never-written slot is normal: a format writes the first record to slot 1 alone.
     const bool both_bad =
         s.record.state(0) != ReplicaState::kValid && s.record.state(1) != ReplicaState::kValid;
     if (both_bad) torn_records_++;
   }
-  // It could not get its next generation: not handed out.
+  // A segment that cannot store its next generation is retired: it is not handed out.
   for (Segment& s : segments_)
     if (s.record.state(0) == ReplicaState::kUnreadable ||
         s.record.state(1) == ReplicaState::kUnreadable)
@@ -73,7 +73,7 @@ void SegmentTable::persist_raised() {
   MutexLock lock(mu_);
   for (Segment& s : segments_)
     if (s.raised) {
-      // Where it cannot be stored the log proves it again at the next attach.
+      // If it cannot be stored, the log proves it again at the next attach.
       if (!persist_generation(s, s.gen.load(std::memory_order_relaxed))) mark_retired(s);
       s.raised = false;
     }
@@ -87,7 +87,7 @@ void SegmentTable::replay_log_segment(SegId seg) {
   log_++;
 }
 
-// Of what is free or retired: replay finds that it holds something.
+// Takes a segment that is free or retired out of that count: replay finds that it holds something.
 void SegmentTable::take_out(const Segment& segment) {
   PCACHE_CHECK(segment.use == SegmentUse::kFree || segment.use == SegmentUse::kRetired);
   uint32_t& count = segment.use == SegmentUse::kFree ? free_ : out_of_use_;
@@ -137,8 +137,8 @@ std::optional<SegId> SegmentTable::find_free(SegmentUse use, uint32_t keep_free)
   return std::nullopt;
 }
 
-// Looked at as a whole before the log leads to it, since a log whose head is on a bad page cannot
-// lead on. Once in an attach: some milliseconds.
+// Reads all of a segment before the log leads to it: a log whose head is on a bad page cannot lead
+// on. It takes some milliseconds, once in an attach.
 std::optional<SegId> SegmentTable::take_for_log() {
   for (uint32_t tried = 0; tried < size(); tried++) {
     const auto seg = take(SegmentUse::kLog, 0);
@@ -176,7 +176,7 @@ void SegmentTable::add_refs(SegId seg, int64_t n) {
 void SegmentTable::drop_refs(SegId seg, int64_t n) {
   if (n == 0) return;
   const int64_t before = segments_[seg.v].refs.fetch_sub(n, std::memory_order_acq_rel);
-  PCACHE_CHECK(before >= n);  // else hazard dead-key-references: nobody had taken it
+  PCACHE_CHECK(before >= n);  // else hazard dead-key-references
   if (before == n) release(seg);
 }
 
@@ -195,7 +195,7 @@ void SegmentTable::release(SegId seg) {
     PCACHE_CHECK(s.use == SegmentUse::kData);
     PCACHE_DCHECK(s.refs.load(std::memory_order_relaxed) == 0);
     const uint64_t last = s.gen.load(std::memory_order_relaxed);
-    if (last == UINT64_MAX) return;  // not again in this attach
+    if (last == UINT64_MAX) return;  // not handed out again in this attach
     const uint64_t gen = last + 1;
     if (!s.retired) {
       if (!hazard(Hazard::kReuseBeforeDurable) && !persist_generation(s, gen))
@@ -242,8 +242,8 @@ void SegmentTable::retire(SegId seg) {
   if (is_new) tell_retired(seg);
 }
 
-// What is known of where: a page to which a store was lost, else the head of the segment, which is
-// where a generation could not be read, or the whole of it.
+// Reports the place: a page to which a store was lost, or else the head of the segment, as its
+// generation or any part of it could not be read.
 void SegmentTable::tell_retired(SegId seg) {
   if (!events_.retired) return;
   const MediaOff head{segments_[seg.v].data_off - media::kSegDataOff};
@@ -256,7 +256,7 @@ bool SegmentTable::exhausted_for_log() const {
   uint32_t log = 0, others = 0;
   for (const Segment& s : segments_)
     if (!s.retired) (s.use == SegmentUse::kLog ? log : others)++;
-  return others == 0 && log <= 1;  // the one that its head is in
+  return others == 0 && log <= 1;  // the segment of the log head
 }
 
 bool SegmentTable::exhausted_for_data() const {

@@ -3,19 +3,18 @@
 //
 // Invariants
 // - A segment is free, a log segment, or a data segment. A data segment is in use while references
-//   are held: one for each key of the log (or of a kset still open) that names it with its current
-//   generation, and a bias while a data head fills it. The last reference going frees it.
-// - A freed segment's generation is increased, durably, before it can be handed out again. It never
-//   wraps, which would bring keys of old generations back to life: a segment of the last one, which
-//   only damage leads to, is not handed out again.
-// - `generation()` changes only when the segment is freed: a reader that saw the same generation
-//   before and after its copy has read data of that life.
-// - A segment with a bad page is retired: what is in it stays, and when that is gone it counts as
-//   taken and is not handed out again in this attach. The next one finds it out again, at the
-//   latest by the first store to the page: nothing on media says it, so a page that was replaced
-//   serves.
-// - Data may not take the last `log_reserve` free segments: the log can always roll, so what is
-//   acknowledged can always be made durable and, later, reclaimed (hazard no-log-reserve).
+//   are held: one for each key of the log or of an open kset that names its current generation, and
+//   extra ones (kFillingBias) while a data head fills it. The last reference frees it.
+// - The generation of a freed segment is raised, durably, before it can be handed out again. It
+//   never wraps, as this would bring keys of old generations back to life: a segment of the last
+//   generation, which only damage leads to, is not handed out again.
+// - `generation()` changes only when the segment is freed: a reader that sees the same generation
+//   before and after its copy has read data of that generation.
+// - A segment with a bad page is retired: its content stays, and once empty it counts as taken and
+//   is not handed out again in this attach. The next attach meets the page again, at the latest by
+//   the first store to it: no record on media says so, and a page that was replaced serves.
+// - Data may not take the last `log_reserve` free segments: so the log can always roll, and all
+//   that is acknowledged can be made durable and, later, reclaimed (hazard no-log-reserve).
 // Threads: generation() and media() from any thread without lock; the rest is locked inside. Events
 // are raised with no lock of the table held, in the thread that caused them.
 #pragma once
@@ -36,7 +35,7 @@ enum class SegmentUse : uint8_t { kFree, kLog, kData, kRetired };
 
 struct SegmentCounts {
   uint32_t total = 0, free = 0, log = 0, data = 0, log_reserve = 0;
-  uint32_t retired = 0;  // with a bad page; of them some still hold log or data
+  uint32_t retired = 0;  // with a bad page; some still hold log or data
 };
 
 class SegmentTable {
@@ -44,26 +43,25 @@ class SegmentTable {
   struct Options {
     std::vector<uint32_t> chain;  // physical number of each SegId
     uint32_t log_reserve = 2;
-    bool formatted = true;  // else nothing is read before load_generations()
+    bool formatted = true;  // false: reads nothing before load_generations()
   };
-  // Loads every segment's generation. A segment with no valid generation record starts at 0 and is
-  // raised by the keys that replay finds; `torn` counts the records of which a replica was not
-  // valid.
+  // Loads every segment's generation. A segment with no valid generation record starts at 0, and
+  // the keys that replay finds raise it; torn_records() counts such segments.
   SegmentTable(Pmem& pmem, Options options);
-  // While one thread has the table.
+  // Only while no other thread uses the table.
   void load_generations() EXCLUDES(mu_);
 
-  // Whoever makes room wants to know when segments are taken, whoever waits for room when they are
-  // freed. Both must be short and may not call back. Set while one thread has the table.
+  // `taken` is for those who free segments, `freed` for those who wait for one. They must be short
+  // and may not call back. Set while no other thread uses the table.
   struct Events {
     std::function<void()> taken, freed;
-    std::function<void(SegId, MediaOff)> retired = nullptr;  // for its bad page there
+    std::function<void(SegId, MediaOff)> retired = nullptr;  // with the place of its bad page
   };
-  // Tells of those that are retired already.
+  // Reports the segments that are retired already, too.
   void set_events(Events events) EXCLUDES(mu_);
 
   uint32_t size() const { return static_cast<uint32_t>(segments_.size()); }
-  // A segment found once and looked at several times. Lives as long as the table.
+  // A segment, found once, for several looks. Valid as long as the table.
   class View;
   View view(SegId seg) const;
   MediaOff media(CachePos pos) const {
@@ -75,13 +73,13 @@ class SegmentTable {
     return segments_[seg.v].gen.load(std::memory_order_acquire);
   }
 
-  // While replaying, one thread. Nothing is written before persist_raised().
-  void raise_generation(SegId seg, uint64_t gen);  // the log proved a younger life
+  // For replay, in one thread. Nothing is written before persist_raised().
+  void raise_generation(SegId seg, uint64_t gen);  // the log has keys of it
   bool holds_keys(SegId seg) const {
     return segments_[seg.v].refs.load(std::memory_order_relaxed) > 0;
   }
   void replay_log_segment(SegId seg);
-  // One more reference. False: it is a log segment, the image is damaged.
+  // Takes one more reference. False: it is a log segment, so the image is damaged.
   [[nodiscard]] bool replay_key(SegId seg) {
     std::atomic<int64_t>& refs = segments_[seg.v].refs;
     const int64_t held = refs.load(std::memory_order_relaxed);
@@ -91,24 +89,24 @@ class SegmentTable {
   }
   void persist_raised() EXCLUDES(mu_);
 
-  // All of which can be read: the log cannot go on from a bad page.
+  // A segment whose pages could all be read: the log cannot go on from a bad page.
   std::optional<SegId> take_for_log() EXCLUDES(mu_);
-  // It comes with references for the head that fills it, so that it cannot become free meanwhile;
-  // finish_filling() takes them back.
+  // A segment with extra references for the head that fills it, so that it cannot become free
+  // meanwhile; finish_filling() takes them back.
   std::optional<SegId> take_for_data();
-  // The head that was filling it puts nothing more there. It has handed out `keys` places, and each
-  // of them holds one reference.
+  // The head that was filling the segment puts nothing more there. It has handed out `keys` places,
+  // and each holds one reference.
   void finish_filling(SegId seg, int64_t keys);
-  // `n` more keys name the segment than places in it were handed out; with n < 0, fewer do.
+  // `n` keys more than places that were handed out in the segment name it; n < 0: fewer.
   void add_refs(SegId seg, int64_t n);
   // Takes `n` references away. The segment becomes free with the last one.
   void drop_refs(SegId seg, int64_t n = 1);
-  // The log has left it: key_tail is durable past it (rule durable-before-reuse of FORMAT.md).
+  // The log has left the segment: key_tail is durable past it (rule durable-before-reuse).
   void release_log(SegId seg);
 
-  // A store to it was lost, or a page of it cannot be read.
+  // A store to the segment was lost, or a page of it cannot be read.
   void retire(SegId seg) EXCLUDES(mu_);
-  // So many segments are retired that none will ever come free for data; for the log.
+  // So many segments are retired that none will ever come free for data, or for the log.
   bool exhausted_for_data() const EXCLUDES(mu_);
   bool exhausted_for_log() const EXCLUDES(mu_);
 
@@ -134,7 +132,7 @@ class SegmentTable {
   std::optional<SegId> take(SegmentUse use, uint32_t keep_free) EXCLUDES(mu_);
   std::optional<SegId> find_free(SegmentUse use, uint32_t keep_free) REQUIRES(mu_);
   void release(SegId seg) EXCLUDES(mu_);
-  // Out of use: free, or retired. Whether it is free.
+  // Takes it out of use: it is free then (true), or retired.
   bool put_back(Segment& segment) REQUIRES(mu_);
   bool mark_retired(Segment& segment) REQUIRES(mu_);
   void tell_retired(SegId seg);
@@ -143,7 +141,7 @@ class SegmentTable {
                                         const CodeSite& site = CodeSite::current()) REQUIRES(mu_);
 
   Pmem& pmem_;
-  std::vector<Segment> segments_;  // stays where it is
+  std::vector<Segment> segments_;  // never moves
   const uint32_t log_reserve_;
   Events events_;
   uint32_t torn_records_ = 0;
@@ -151,8 +149,8 @@ class SegmentTable {
   uint32_t free_ GUARDED_BY(mu_) = 0;
   uint32_t log_ GUARDED_BY(mu_) = 0;
   uint32_t retired_ GUARDED_BY(mu_) = 0;
-  uint32_t out_of_use_ GUARDED_BY(mu_) = 0;  // those of the retired that hold nothing
-  uint32_t next_ GUARDED_BY(mu_) = 0;        // next fit: where the search for a free one goes on
+  uint32_t out_of_use_ GUARDED_BY(mu_) = 0;  // retired and empty
+  uint32_t next_ GUARDED_BY(mu_) = 0;        // where the search for a free one goes on
 };
 
 class SegmentTable::View {

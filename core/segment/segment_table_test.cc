@@ -57,7 +57,7 @@ TEST_F(Segments, TheLogMayTakeTheLastOne) {
 TEST_F(Segments, TheBiasKeepsAFillingSegment) {
   const auto table = image_.table(0);
   const SegId seg = *table->take_for_data();
-  table->drop_refs(seg);  // a place that no key came to name
+  table->drop_refs(seg);  // a place that no key names
   EXPECT_EQ(table->generation(seg), 0u);
   table->finish_filling(seg, 1);
   EXPECT_EQ(table->generation(seg), 1u) << "the one place was given back: freed with the bias";
@@ -76,8 +76,8 @@ TEST_F(Segments, TheLastReferenceFreesIt) {
   EXPECT_EQ(durable_generation(0), 1u);
 }
 
-// Else keys of generation 0, dead until then, would count again, and references that nobody took be
-// dropped.
+// If it wrapped, keys of generation 0, which were dead, would count again, and references that were
+// never taken would be dropped.
 TEST_F(Segments, AGenerationDoesNotWrap) {
   image_.generation(SegId{0}, UINT64_MAX);
   const auto table = image_.table(0);
@@ -92,9 +92,9 @@ TEST_F(Segments, AGenerationDoesNotWrap) {
   EXPECT_FALSE(table->take_for_data());
 }
 
-// Hazard reuse-before-durable: in every crash state a segment was handed out again only if its new
-// generation is durable. The test marks in the journal when it was: by a store of its own into the
-// segment's data area.
+// Hazard reuse-before-durable: in every crash state in which a segment was handed out again its new
+// generation is durable. The test marks in the journal when it was handed out: by a store of its
+// own into the segment's data area.
 TEST_F(Segments, TheGenerationIsDurableBeforeReuse) {
   const auto table = image_.table(0);
   const SegId seg = *table->take_for_data();
@@ -204,7 +204,7 @@ TEST_F(Segments, WhatCannotBeTakenIsNoEvent) {
   EXPECT_EQ(taken, 0);
 }
 
-// No lock is held, and the counts are those of afterwards.
+// The callback runs without the table's lock, and sees the new counts.
 TEST_F(Segments, AnEventMayAskTheTable) {
   const auto table = image_.table(0);
   std::vector<uint32_t> free;
@@ -286,7 +286,7 @@ TEST_F(Segments, ManyThreadsTakeAndFree) {
 
 class RetiredSegments : public Segments {
  protected:
-  // Those that are handed out for data until there is none.
+  // Takes segments for data until there is none.
   static std::vector<uint32_t> all_for_data(SegmentTable& table) {
     std::vector<uint32_t> taken;
     while (const auto seg = table.take_for_data()) taken.push_back(seg->v);
@@ -352,7 +352,7 @@ TEST_F(RetiredSegments, OneWhoseGenerationCannotBeReadKeepsItsData) {
   EXPECT_EQ(all_for_data(*table), (std::vector<uint32_t>{0, 3, 4, 5}));
 }
 
-// At any page of it; a data segment is not looked at.
+// At any page of the segment. A data segment is not read before it is handed out.
 TEST_F(RetiredSegments, TheLogIsNotLedToABadPage) {
   image_.memory().make_bad(segment_data_off(0));
   image_.memory().make_bad(segment_data_off(1) + (media::kSegDataBytes - 1));

@@ -125,7 +125,7 @@ TEST(SpacePolicy, OfTheLargestCache) {
   }
 }
 
-// Nothing grants credit, or nothing comes free: nobody is kept waiting for it.
+// No credit is granted, or nothing comes free: no writer may wait for it.
 TEST(SpacePolicy, WhereNothingComesFree) {
   const Case kCases[] = {
       {"a device that fails grants no credit",
