@@ -32,7 +32,7 @@ Status Reservation::map(uint64_t bytes, Pages pages, const char* what) {
   const auto address = reinterpret_cast<uintptr_t>(p);
   const auto aligned = (address + kHugePageBytes - 1) & ~(kHugePageBytes - 1);
   base_ = static_cast<std::byte*>(p) + (aligned - address);
-  // Random access over many MiB is bound by the TLB; without huge pages it is only slower.
+  // Random access over many MiB is limited by TLB misses; without huge pages it is only slower.
   if (pages == Pages::kHuge) (void)madvise(base_, bytes, MADV_HUGEPAGE);
   return {};
 }

@@ -4,8 +4,8 @@
 // Invariants
 // - The reservation is never unmapped before the arena dies and an object is never used as another
 //   type: a reader without a lock that follows a stale handle reads garbage, never unmapped memory.
-// - The second 64-bit word of a free object is its link (top bits 0); nothing else of it is
-//   written.
+// - The second 64-bit word of a free object is its link (top bits 0); its other words are as they
+//   were left.
 // - Handle 0 is none. Objects never used before are all zero.
 // - A Pool belongs to one stripe and is guarded by that stripe's lock, which the caller holds; only
 //   the arena's bump pointer is shared between stripes.
@@ -40,11 +40,11 @@ class Reservation {
 
 class Arena {
  public:
-  // Handles have 32 bits, and so has one past the last of them.
+  // Handles have 32 bits, and one past the last handle must fit, too.
   static constexpr uint64_t kMaxObjects = UINT32_MAX - 1;
   static constexpr uint32_t kBatch = 64;
 
-  // One stripe's free objects: given back ones, and a batch never used yet.
+  // The free objects of one stripe: those given back, and a batch that was never used yet.
   struct Pool {
     uint32_t free_head = 0;
     uint32_t free_count = 0;
@@ -52,7 +52,7 @@ class Arena {
     uint32_t limit = 0;
   };
 
-  // The last objects of the reservation are kept for changes that have no way to fail.
+  // The last objects of the reservation are for changes that cannot report an error.
   enum class Claim { kOrdinary, kFromReserve };
 
   Status create(uint64_t objects, uint32_t object_bytes, const char* what);

@@ -59,7 +59,7 @@ Word* RangeEdit::new_page_block(uint32_t block) {
   return page_slots;
 }
 
-// Makes the split page a plain one when its sectors allow it.
+// Makes the split page a whole one again if its sectors are one piece.
 void RangeEdit::join(Word* page_slots, uint32_t slot) {
   const uint32_t handle = index_.load_cell(page_slots, slot).slot.handle();
   const Word* const sector_slots = index_.block(handle);

@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // RangeEdit: one change of the index, page by page, under the stripe lock. Private to index/.
 //
-// An operation `Op` says what is to become of a cell; RangeEdit does the structure: splits a page
-// that is changed in part, joins it again when its sectors have become one piece (or all empty),
-// makes missing blocks, frees empty ones, keeps the counters, and brackets it all with the
-// sequence.
+// An operation `Op` says what becomes of a cell; RangeEdit changes the structure. It splits a page
+// that is changed in part, and joins a page whose sectors are one piece again, or all empty. It
+// makes missing blocks, frees empty ones, keeps the counters, and holds the sequence odd meanwhile.
 //
-//   static constexpr bool kCreates         works on what is empty, too
+//   static constexpr bool kCreates         changes empty cells, too
 //   static constexpr bool kPrepared        run() comes after a prepare() that was true
 //   bool wants(Cell old, uint32_t at)      whether it changes the cell `at` sectors into the extent
-//   Cell apply(Cell old, uint32_t at, uint32_t n)   what the n sectors that start there become
-//   Cell without_memory(Cell page)         what a whole page becomes that should be split, when
-//                                          even the reserve is used up (not when kPrepared)
+//   Cell apply(Cell old, uint32_t at, uint32_t n)   the new cell of the n sectors that start there
+//   Cell without_memory(Cell page)         the new cell of a whole page that should be split, if
+//                                          even the reserve is used up (not if kPrepared)
 #pragma once
 
 #include <algorithm>
@@ -22,10 +21,10 @@ namespace pcache::index_impl {
 
 class RangeEdit {
  public:
-  // Checks that `extent` is one the index can take.
+  // Checks that the index can take `extent`.
   RangeEdit(Index& index, const Extent& extent);
 
-  // Gets everything the operation can need. False: no memory, nothing changed.
+  // Gets all memory that the operation can need. False: no memory, nothing changed.
   template <class Op>
   bool prepare() {
     return prepare(Op::kCreates);
@@ -43,7 +42,7 @@ class RangeEdit {
     return shard_ != nullptr && shard_->block[block].load(std::memory_order_relaxed) != kNoBlock;
   }
 
-  // Sectors [first_sector, end_sector) of the range; in one block, in one page.
+  // Changes sectors [first_sector, end_sector) of the range, all in one block, or in one page.
   template <class Op>
   void edit_block(Op& op, Word* page_slots, uint32_t first_sector, uint32_t end_sector);
   template <class Op>
@@ -53,7 +52,7 @@ class RangeEdit {
   };
   template <class Op>
   void split_page(Op& op, Word* page_slots, uint32_t slot, Cell page, const PartOfPage& part);
-  // The slot of a page or of a sector, which stands for so many sectors of the extent.
+  // Changes the slot of a page or of a sector, which stands for `sectors` sectors of the extent.
   template <class Op>
   bool edit_cell(Op& op, Word* slots, uint32_t slot, uint32_t first_in_extent, uint32_t sectors);
   void replace(Word* slots, uint32_t slot, Cell old, Cell changed, uint32_t sectors);
@@ -139,7 +138,7 @@ void RangeEdit::edit_page(Op& op, Word* page_slots, uint32_t first_sector, uint3
     split_page(op, page_slots, slot, page, {first_in_page, first_in_extent, sectors});
 }
 
-// Of a page in one piece `part` alone is to be changed: it gets a slot for each sector.
+// Only `part` of a page in one piece is to be changed: the page gets a slot for each sector.
 template <class Op>
 void RangeEdit::split_page(Op& op, Word* page_slots, uint32_t slot, Cell page,
                            const PartOfPage& part) {
@@ -154,7 +153,7 @@ void RangeEdit::split_page(Op& op, Word* page_slots, uint32_t slot, Cell page,
   const Cell changed = op.apply(old, part.first_in_extent, part.sectors);
   Word* const sector_slots = index_.block(handle);
   for (uint32_t sector = 0; sector < kSectorsPerPage; ++sector) {
-    const uint32_t in_part = sector - part.first_in_page;  // wraps round for one before it
+    const uint32_t in_part = sector - part.first_in_page;  // wraps round for a sector before it
     const Cell cell = in_part < part.sectors ? changed.after(in_part) : page.after(sector);
     index_.store_cell(sector_slots, sector, cell);
   }

@@ -62,7 +62,7 @@ struct AbandonFillOp {
 
   bool wants(Cell old, uint32_t) const { return old.slot.bits == token.bits; }
   Cell apply(Cell, uint32_t, uint32_t) const { return {}; }
-  // A fill that loses more of its placeholders only installs less.
+  // If the fill loses more of its tokens it only caches less.
   Cell without_memory(Cell) const { return {}; }
 };
 
@@ -72,7 +72,7 @@ struct SetCrcOp {
 
   bool wants(Cell old, uint32_t at) const { return old.slot.same_place(whole.after(at).slot); }
   Cell apply(Cell old, uint32_t at, uint32_t) const { return {old.slot, whole.after(at).check}; }
-  // What it says now stays true: the data has not moved.
+  // The old check word stays true: the data has not moved.
   Cell without_memory(Cell page) const { return page; }
 };
 
@@ -88,8 +88,8 @@ struct RemoveOp {
     sectors += n;
     return {};
   }
-  // Keeping it would let reads find what the segment holds next. Forgetting more than asked for is
-  // harmless: it is clean.
+  // If the page were kept, reads would find what the segment holds next. To forget more than asked
+  // for is harmless, as the page is clean.
   Cell without_memory(Cell) {
     sectors += kSectorsPerPage;
     return {};
@@ -115,8 +115,8 @@ struct MarkCleanOp {
     sectors += n;
     return {{old.slot.bits | Slot::kCleanBit}, old.check};
   }
-  // Then reclaim will not take it out either: it would outlive its data. The arena has room for all
-  // that the backing device can need, so it does not come to this.
+  // The page stays dirty, so reclaim would not remove it and it would outlive its data. This cannot
+  // happen: the arena has room for all that the backing device can need.
   Cell without_memory(Cell page) const { return page; }
 };
 
@@ -148,7 +148,7 @@ Status Index::reserve(const IndexOptions& options) {
   device_bytes_ = options.device_bytes;
   stripes_ = std::make_unique<Stripe[]>(options.stripes);
 
-  // The most the device can need, and what may lie unused in the stripes' batches and the reserve.
+  // The most blocks that the device can need, and those unused in batches and in the reserve.
   constexpr uint64_t kBlockBytes = uint64_t{kSlotsPerBlock} * kPageBytes;
   const uint64_t slack = uint64_t{options.stripes} * Arena::kBatch + 4096;
   const uint64_t ranges = range_of(device_bytes_ - 1) + 1;

@@ -3,25 +3,23 @@
 //
 // Structure: a radix of fan-out 8 under each 4 MiB range of the backing device.
 //   directory  one u32 per range -> Shard                      (lazily touched)
-//   Shard      sequence counter + 128 u32 -> page Block         (one per range that holds anything)
+//   Shard      sequence counter + 128 u32 -> page Block         (one per range that is not empty)
 //   page Block 8 slots of 8 bytes, one per 4 KiB page           (+ 8 check words with data_crc on)
-//   a page that is not one contiguous piece: its slot -> sector Block, 8 slots, one per sector
-// A whole cached page costs 8 bytes (16 with data_crc); a page is never in more than 8 pieces, so
-// small writes cannot degrade later reads without bound. Slots do not move while their page is
-// used.
+//   a page in several pieces: its slot -> sector Block, 8 slots, one per sector
+// A cached page in one piece costs 8 bytes (16 with data_crc). A page has at most 8 pieces, so
+// small writes slow down later reads only so far. Slots do not move while their page is used.
 //
 // Invariants
 // - Changes to a range are made under the lock of its stripe (stripe_number()), which the caller
-//   holds; they are bracketed by the shard's sequence counter (odd while a change is under way).
-// - lookup() takes no lock and writes nothing: what it returned holds only if still_valid() says so
-//   afterwards. Blocks and shards live in arenas that are never unmapped and are type-stable, so a
-//   reader that lost the race reads garbage at worst, never unmapped memory.
+//   holds. The shard's sequence counter is odd while a change is under way.
+// - lookup() takes no lock and writes nothing: its result counts only if still_valid() says so
+//   afterwards. Blocks and shards are in arenas that are never unmapped and keep their type, so a
+//   reader that loses the race reads garbage at worst, never unmapped memory.
 // - Slots hold sector-granular positions: offsets, lengths and positions are multiples of 512.
-// - "Fill" marks are the placeholders of read misses: a fill installs its data only in sectors that
-//   still carry its token, so it can never put older data over newer (hazard
-//   fill-over-newer).
-// - What a change needs is allocated before anything is changed. A change that has no way to fail
-//   and must split a page draws on a reserve; index.cc says what it does when even that is gone.
+// - Fill tokens mark the sectors of read misses: a fill caches its data only in sectors that still
+//   have its token, so it never puts older data over newer (hazard fill-over-newer).
+// - A change allocates all that it needs before it changes anything. A change that cannot report an
+//   error and must split a page uses a reserve; index.cc says what it does without even that.
 #pragma once
 
 #include <atomic>
@@ -40,13 +38,13 @@
 
 namespace pcache {
 
-// Identifies one fill for ever (never reused); 1 .. 2^60-1.
+// Identifies one fill; never used again. 1 .. 2^60-1.
 struct FillToken {
   uint64_t v = 0;
   bool operator==(const FillToken&) const = default;
 };
 
-// Where an extent's data lies, and what verifies it. `pos` is the place of the extent's first byte.
+// Where an extent's data is, and its crc. `pos` is the place of the extent's first byte.
 struct Location {
   CachePos pos;
   bool clean = false;  // same bytes on the backing device
@@ -59,7 +57,7 @@ struct Piece {
   bool clean = false;
   Extent extent;
   CachePos pos;  // kHit: of the piece's first byte
-  // kHit: the whole extent as appended, of which this piece may be a cut (data_crc off: the piece).
+  // kHit: the extent as it was appended, which has this piece in it (data_crc off: the piece).
   CachePos whole_pos;
   uint32_t whole_len = 0;
   uint32_t crc = 0;
@@ -77,12 +75,12 @@ namespace index_impl {
 class RangeEdit;
 }
 
-// The right to change the index of a range: who has it holds a StripeLock, or an IndexAlone. For
-// the compiler's analysis alone.
+// The right to change the index of a range: its holder has a StripeLock, or an IndexAlone. Only the
+// compiler's analysis uses it.
 class CAPABILITY("index") IndexTurn {};
 inline constexpr IndexTurn index_turn;
 
-// Of an index that nobody else has yet: replay, a rescue, tests of one thread.
+// For an index that no other thread has yet: replay, a rescue, tests of one thread.
 class SCOPED_CAPABILITY IndexAlone {
  public:
   IndexAlone() ACQUIRE(index_turn) {}
@@ -105,61 +103,60 @@ class Index {
     uint64_t range = 0;
   };
 
-  // Describes `extent` (inside one 4 MiB range) from its start by pieces in ascending order without
-  // gaps: neighbours are merged when they continue each other (same kind, both clean or both not,
-  // contiguous positions; with data_crc also the same whole extent; fills: same token). Stops when
-  // `out` is full (it holds at least one). Returns how many. The pieces fit together: they are what
-  // one moment showed, though perhaps of another range when still_valid() says no.
+  // Describes `extent` (inside one 4 MiB range) from its start, as pieces in ascending order
+  // without gaps. Neighbours are merged if they continue each other (same kind, both clean or both
+  // not, contiguous positions; with data_crc also the same whole extent; fills: same token). Stops
+  // when `out`, of at least one piece, is full; returns how many. All pieces are of one moment, but
+  // maybe of another range if still_valid() says no.
   // Waits (spins) while a change of that range is under way. Any thread, no lock.
   size_t lookup(const Extent& extent, std::span<Piece> out, Snapshot* snapshot) const;
   bool still_valid(const Snapshot& snapshot) const;
 
   // Ask the CPU to fetch what a change of the page at `off` needs, one level each: the shard, the
-  // page's slot, and, where the page is cut, its sectors' slots. Each reads what the one before has
-  // asked for, and waits for it when it comes too soon. Any thread, no lock.
+  // page's slot and, if the page is split, its sectors' slots. Each reads what the one before has
+  // fetched, and waits if it comes too soon. Any thread, no lock.
   void prefetch_shard(uint64_t off) const;
   void prefetch(uint64_t off) const;
   void prefetch_sectors(uint64_t off) const;
-  // The first two for each of `items`, level by level, so that none waits for the one before.
+  // Call the first two for each of `items`, level by level, so that no fetch waits for another.
   template <typename Items, typename Off>
   void prefetch_each(const Items& items, Off off) const {
     for (const auto& item : items) prefetch_shard(off(item));
     for (const auto& item : items) prefetch(off(item));
   }
 
-  // lookup() of the whole page that `off` is in. False: it is not cached in one piece,
-  // or that cannot be told at once; lookup() will say. True: cached; in `page` where (slot) and
-  // with data_crc what verifies it (check), and in `snapshot` what still_valid() has to confirm
-  // before that counts.
+  // lookup() of the whole page that `off` is in. True: it is cached in one piece. `page` has its
+  // slot, and with data_crc its check word; it counts if still_valid() confirms `snapshot`. False:
+  // it is not cached in one piece, or only lookup() can tell.
   using Page = index_impl::Cell;
   bool find_page(uint64_t off, Page* page, Snapshot* snapshot) const;
 
-  // All below: the caller holds the stripe lock of extent's range; extent inside one range.
+  // For all below the caller holds the stripe lock of the extent's range; it is inside one range.
 
   // Maps the whole extent to `location`, whatever was there before. ENOMEM leaves it as it was.
   Status insert(Extent extent, Location location) REQUIRES(index_turn);
   // Puts `token` on every sector of `extent` that is not mapped and carries no other token.
   Status begin_fill(const Extent& extent, FillToken token) REQUIRES(index_turn);
-  // Maps the sectors of `extent` that still carry `token`, as runs in ascending order and as long
-  // as can be, and puts these into `runs` until it is full; what has no room there keeps its token,
-  // for the next call. Returns how many runs. `location` is for the whole extent, which must lie
-  // there in full; with data_crc on readers verify by that until the caller gives each run its own
-  // crc by set_crc(). Nothing: no memory, and all is as it was.
+  // Maps the sectors of `extent` that still have `token`. Reports them in `runs`, in ascending
+  // order and as long as possible; returns how many. When `runs` is full the other sectors keep
+  // their token, for the next call. `location` is for the whole extent and all its data; with
+  // data_crc on readers verify that until set_crc() gives each run its own crc. Nothing: no memory,
+  // no change.
   std::optional<size_t> finish_fill(const Extent& extent, FillToken token, const Location& location,
                                     std::span<Extent> runs) REQUIRES(index_turn);
-  // Takes `token` off wherever it still stands in `extent`.
+  // Removes `token` from the sectors of `extent` that still have it.
   void abandon_fill(const Extent& extent, FillToken token) REQUIRES(index_turn);
-  // Makes `run` (mapped contiguously from `pos`) one extent of its own with this crc.
+  // Makes `run` (mapped contiguously from `pos`) an extent of its own with this crc.
   void set_crc(const Extent& run, CachePos pos, uint32_t crc) REQUIRES(index_turn);
   // Forgets the sectors of `extent` that are still mapped to their place in [pos, pos + len) and
-  // are clean: dirty ones exist nowhere else. Returns the bytes forgotten.
+  // are clean: the only copy of a dirty one is here. Returns the bytes forgotten.
   uint64_t remove(const Extent& extent, CachePos pos) REQUIRES(index_turn);
-  // Forgets whatever `extent` is mapped to. ENOMEM leaves it as it was. For replay.
+  // Forgets all that `extent` is mapped to. ENOMEM leaves it as it was. For replay.
   Status erase(const Extent& extent) REQUIRES(index_turn);
-  // Marks those sectors clean. Returns the bytes that were dirty before.
+  // Marks the sectors that are still mapped there clean. Returns the bytes that were dirty before.
   uint64_t mark_clean(const Extent& extent, CachePos pos) REQUIRES(index_turn);
 
-  // Approximate when called while changes are under way. Bytes.
+  // Approximate while changes are under way. Bytes.
   uint64_t mapped_bytes() const;
   uint64_t memory_bytes() const;  // of the blocks and shards in use
 
@@ -179,12 +176,12 @@ class Index {
   Status reserve(const IndexOptions& options);
   const Word* page_block_of(uint64_t off) const;  // null: none
 
-  // The fast paths: one whole page, no structure to change. False / 0: take the general path.
+  // The fast paths: one whole page, no change of the structure. False / 0: use the general path.
   [[gnu::always_inline]] bool insert_page(uint64_t off, const Location& location);
   [[gnu::always_inline]] size_t lookup_page(uint64_t off, Piece* out, Snapshot* snapshot) const;
   Status insert_any(Extent extent, Location location);
   size_t lookup_any(const Extent& extent, std::span<Piece> out, Snapshot* snapshot) const;
-  // What the shard shows for `extent`, without looking at the sequence.
+  // The pieces that the shard has for `extent`; does not look at the sequence.
   size_t read_pieces(const Shard& shard, const Extent& extent, std::span<Piece> out) const;
 
   Shard* shard(uint32_t handle) const { return reinterpret_cast<Shard*>(shards_base_) + handle; }
@@ -265,7 +262,7 @@ inline void Index::prefetch(uint64_t off) const {
   if (const Word* const words = page_block_of(off)) prefetch_to_change(words);
 }
 
-// A slot that changes meanwhile may name a block that is none: nothing but a prefetch goes there.
+// A slot that changes meanwhile may name no block: the address is only prefetched.
 inline void Index::prefetch_sectors(uint64_t off) const {
   const Word* const words = page_block_of(off);
   if (words == nullptr) return;
@@ -298,7 +295,7 @@ inline bool Index::insert_page(uint64_t off, const Location& location) {
 }
 
 inline void Index::describe(Cell cell, const Extent& extent, Piece* out) const {
-  // Every field of `out` is written, whatever it held.
+  // Sets every field of `out`.
   out->extent = extent;
   if (cell.slot.is_mapped()) [[likely]] {
     const CachePos pos = cell.slot.pos();
@@ -357,7 +354,7 @@ inline size_t Index::lookup_page(uint64_t off, Piece* out, Snapshot* snapshot) c
   if (seq % 2 != 0 || block_handle == 0) [[unlikely]]
     return 0;
   const Cell cell = load_cell(block(block_handle), page % kSlotsPerBlock);
-  // A block that went to another use might show half a page as a whole one.
+  // A block that was reused meanwhile might show half a page as a whole one.
   if (cell.slot.is_split() || s->seq.load(std::memory_order_relaxed) != seq) [[unlikely]]
     return 0;
   describe(cell, {off, kPageBytes}, out);

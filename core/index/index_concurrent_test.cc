@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Lookups without a lock against writers under their stripes' locks: what still_valid() confirms
-// must be something that one insert put there, whole.
+// Lookups without a lock, beside writers under their stripes' locks: what still_valid() confirms
+// must be a whole extent that one insert has put there.
 #include <gtest/gtest.h>
 
 #include <array>
@@ -24,14 +24,14 @@ constexpr int kChanges = 20'000;
 constexpr int kChanges = 200'000;
 #endif
 
-// Of different shapes, unaligned ones and ones over several blocks; they do not overlap.
+// Extents of different shapes, unaligned and over several blocks; they do not overlap.
 Extent extent_of(uint32_t range, uint32_t i) {
   constexpr std::array<uint32_t, kExtents> kLen = {8, 64, 13, 200, 1, 8, 40, 27};
   constexpr std::array<uint32_t, kExtents> kSkew = {0, 0, 3, 5, 7, 8, 16, 61};
   return sectors(range * 8192ull + i * 1024 + kSkew[i], kLen[i]);
 }
 
-// All that an insert of `version` says hangs together.
+// All fields of an insert follow from `version`, so a reader can tell a mix of two.
 Location location_of(uint32_t range, uint32_t i, uint32_t version) {
   return {place(range * kExtents + i, version % 30000), true, version * 2654435761u};
 }
@@ -50,7 +50,7 @@ struct Shared {
   std::latch all_have_begun{kStripes + kReaders};
 };
 
-// Inserts and removes; ranges go empty now and then, so that blocks and shards change their use.
+// Inserts and removes; ranges become empty now and then, so that blocks and shards are reused.
 void write(Shared& s, uint32_t stripe) {
   std::mt19937 random(stripe + 1);
   std::array<std::array<uint32_t, kExtents>, kRanges> version{};
@@ -61,7 +61,7 @@ void write(Shared& s, uint32_t stripe) {
     const Extent e = extent_of(range, i);
     uint32_t& v = version[range][i];
     MutexLock lock(s.locks[stripe]);
-    const IndexAlone alone;  // with its ranges
+    const IndexAlone alone;  // no other thread changes its ranges
     if (v != 0 && random() % 2 == 0) {
       EXPECT_EQ(s.index->remove(e, location_of(range, i, v).pos), e.len);
       v = 0;
@@ -81,7 +81,7 @@ void write(Shared& s, uint32_t stripe) {
   --s.writers;
 }
 
-// The one piece must be a miss, or exactly what some version of this extent was.
+// The one piece must be a miss, or exactly one version of this extent.
 ::testing::AssertionResult is_some_version(const Shared& s, uint32_t range, uint32_t i,
                                            const Piece& p) {
   const Extent e = extent_of(range, i);
@@ -97,7 +97,7 @@ void write(Shared& s, uint32_t stripe) {
   return testing::AssertionFailure() << "position and crc of different versions";
 }
 
-// The same of the one that is a page.
+// The same for the extent that is one page.
 void read_page(const Shared& s, uint32_t range) {
   const Extent e = extent_of(range, 0);
   Index::Page page;
@@ -117,7 +117,7 @@ void read(Shared& s, uint32_t seed) {
   std::mt19937 random(seed);
   uint64_t confirmed = 0;
   s.all_have_begun.arrive_and_wait();
-  // Once more when the last writer is gone: that lookup nothing can disturb.
+  // One more lookup when the last writer has ended: nothing can disturb that one.
   for (bool last = false; !last;) {
     last = s.writers == 0;
     const uint32_t range = random() % kRanges;
@@ -126,8 +126,8 @@ void read(Shared& s, uint32_t seed) {
     std::array<Piece, 8> pieces;
     Index::Snapshot snapshot;
     const size_t n = s.index->lookup(extent_of(range, i), pieces, &snapshot);
-    // Even what is not confirmed fits together, though a shard that has gone to another range may
-    // show that one's: whoever follows it must not be led out of an extent.
+    // Even a result that is not confirmed is whole, but a reused shard may show another range: its
+    // pieces must not lead a reader out of an extent.
     ASSERT_EQ(n, 1u);
     const uint32_t shown = pieces[0].pos.seg.v / kExtents;
     ASSERT_TRUE(is_some_version(s, shown, i, pieces[0]));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Test only: the index as one record per sector, and the comparison of the real one with it.
+// Test only: a model of the index, one record per sector, and the index compared with it.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -24,7 +24,7 @@
 
 namespace pcache {
 
-// All places in the tests below are in sectors.
+// All offsets and lengths in the tests below are in sectors.
 inline Extent sectors(uint64_t off, uint64_t len) {
   return {off * kSectorBytes, len * kSectorBytes};
 }
@@ -117,7 +117,7 @@ class IndexModel {
       if (s.is_fill(token)) s = ModelSector{};
     });
   }
-  // As reclaim does, after writeback: only what is clean goes.
+  // As reclaim does after writeback: only clean sectors are removed.
   uint64_t remove(const Extent& e, CachePos pos) {
     mark_clean(e, pos);
     const IndexAlone alone;
@@ -144,7 +144,7 @@ class IndexModel {
     return got;
   }
 
-  // What lookup says of `e` must be the model's sectors, in the fewest pieces. Returns how many.
+  // lookup() of `e` must give the model's sectors, in the fewest pieces. Returns how many.
   size_t verify(const Extent& e) {
     std::vector<Piece> pieces(e.len / kSectorBytes);
     Index::Snapshot snapshot;
@@ -168,7 +168,7 @@ class IndexModel {
     return pieces.size();
   }
 
-  // Everything, with the memory a canonical structure takes: no page split without need.
+  // Checks all, and that the memory is the least for it: no page is split without need.
   void verify_all() {
     const uint64_t device = options_.device_bytes;
     uint64_t mapped_bytes = 0;
@@ -180,7 +180,7 @@ class IndexModel {
   }
 
  private:
-  // find_page() finds just the pages that lookup() has in one mapped piece.
+  // find_page() must find exactly the pages that lookup() has in one mapped piece.
   void verify_pages(const Piece& piece) {
     const uint64_t first = (piece.extent.off + kPageBytes - 1) / kPageBytes * kPageBytes;
     for (uint64_t off = first; off + kPageBytes <= piece.extent.end(); off += kPageBytes) {

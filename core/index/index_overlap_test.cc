@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Every way in which a new extent can lie to an old one (Allen's 13 relations), at page and at
-// sector granularity, and what becomes of the old one's pieces.
+// Every way in which a new extent can overlap an old one (Allen's 13 relations), by pages and by
+// sectors, and what is left of the old one.
 #include <gtest/gtest.h>
 
 #include <tuple>
@@ -59,7 +59,7 @@ TEST_P(Overlap, NewWins) {
   EXPECT_EQ(m_.verify(at(0, 16)), r_.pieces);
   m_.verify_all();
 
-  // The old one goes as far as it is still there, and nothing of the new one with it.
+  // remove() forgets what is left of the old extent, and nothing of the new one.
   m_.remove(at(r_.old_off, r_.old_len), place(5, 100));
   m_.verify_all();
   m_.remove(at(r_.new_off, r_.new_len), place(9, 300));

@@ -70,7 +70,7 @@ class RandomOps {
     const uint64_t end = std::min((first / 8192 + 1) * 8192, kDeviceSectors);
     return sectors(first, std::min(len, end - first));
   }
-  // Crowded around a few places, the ends of ranges and of the device among them.
+  // Extents near a few places, the ends of ranges and of the device among them.
   Extent some_extent() {
     constexpr uint64_t kPlaces[] = {0, 64, 8192 - 48, 8192, 16384 - 70, 16384, kDeviceSectors - 50};
     uint64_t first = kPlaces[pick(7)] + pick(48);
@@ -104,7 +104,7 @@ class RandomOps {
   void write() {
     const Extent e = some_extent();
     CachePos pos = place(1 + pick(50), pick(30000));
-    // Often where the last write ended, so that neighbours continue each other.
+    // Often a place behind the last write's, so that neighbours continue each other.
     if (!written_.empty() && pick(2) == 0) {
       const Written& w = written_.back();
       const CachePos next = w.pos + static_cast<uint32_t>(e.off - w.extent.off);

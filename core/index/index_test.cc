@@ -103,7 +103,7 @@ TEST_P(Rules, SnapshotEndsWithAnyChangeOfItsRangeOnly) {
   EXPECT_TRUE(index.still_valid(some));
   m_.insert(sectors(88, 8), {place(1, 16), false, 1});
   EXPECT_FALSE(index.still_valid(some));
-  // The shard goes, and comes back for the range two further on, of the same stripe.
+  // The shard is given back, and used for the range two further on, of the same stripe.
   index.lookup(sectors(80, 8), {&piece, 1}, &some);
   m_.remove(sectors(80, 16), place(1, 0));
   m_.remove(sectors(88, 8), place(1, 16));
@@ -113,7 +113,7 @@ TEST_P(Rules, SnapshotEndsWithAnyChangeOfItsRangeOnly) {
 }
 
 TEST_P(Rules, ShardThatWentToAnotherRangeIsNoticed) {
-  // A reader that took the handle from the directory and then slept until the shard served range 2.
+  // A reader read the handle from the directory, and slept until the shard served range 2.
   m_.insert(sectors(0, 8), {place(1, 0), false, 1});
   Piece piece;
   Index::Snapshot snapshot;
@@ -281,7 +281,7 @@ TEST(IndexMemory, ReserveIsForWhatCannotFail) {
 }
 
 #if !PCACHE_TEST_SANITIZED
-// Of no file: the kernel takes the pages of the program away when memory is short.
+// Anonymous memory only: when memory is short the kernel drops pages of the program's file.
 int64_t resident_bytes() {
   long total = 0, resident = 0, shared = 0;
   FILE* f = fopen("/proc/self/statm", "r");

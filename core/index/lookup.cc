@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The general lookup: walks page slots and sector slots and merges what belongs together.
+// The general lookup: walks page slots and sector slots and merges neighbours.
 #include <sched.h>
 
 #include "base/check.h"
@@ -9,7 +9,7 @@ namespace pcache {
 
 namespace {
 
-// A change takes well below a microsecond, unless its thread was preempted: then let it run.
+// A change takes well below a microsecond, unless its thread is preempted: then let it run.
 void wait_for_writer(unsigned tries) {
   if (tries % 64 == 63) {
     sched_yield();
@@ -61,7 +61,7 @@ size_t Index::read_pieces(const Shard& shard, const Extent& extent, std::span<Pi
     if (!cell.slot.is_split()) {
       if (!add(cell.after(at % kSectorsPerPage), at)) return count;
       at = page_end;
-      // Large extents are mostly this: whole pages that go on with the run.
+      // Most of a large extent: whole pages that continue the run.
       for (uint32_t i = in_block + 1;
            page_block != nullptr && i < kSlotsPerBlock && at + kSectorsPerPage <= end; ++i) {
         if (!run.continued_by(load_cell(page_block, i), at - run_start)) break;
@@ -72,7 +72,7 @@ size_t Index::read_pieces(const Shard& shard, const Extent& extent, std::span<Pi
     const Word* const sectors = block(cell.slot.handle());
     for (; at < page_end; ++at) {
       Cell sector = load_cell(sectors, at % kSectorsPerPage);
-      // Only seen by a reader that lost the race: the block has become a page block since.
+      // Only a reader that lost the race sees this: the block has become a page block since.
       if (sector.slot.is_split()) sector = Cell{};
       if (!add(sector, at)) return count;
     }

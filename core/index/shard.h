@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What the index keeps per 4 MiB range (Shard) and per stripe (Stripe), and the seqlock's
-// orderings.
+// The index's state per 4 MiB range (Shard) and per stripe (Stripe), and the memory order of the
+// sequence counter.
 //
 // The sequence protocol is written with release stores and acquire loads on every shared word, not
 // with fences: a reader that saw any store of a change (release) loads seq after it (acquire) and
@@ -22,11 +22,11 @@ using Word = std::atomic<uint64_t>;
 struct alignas(64) Shard {
   static constexpr uint32_t kBlocks = kRangeBytes / (kPageBytes * kSlotsPerBlock);
 
-  // Odd while a change is under way. Goes on counting when the shard is used for another range, so
+  // Odd while a change is under way. It counts on when the shard is reused for another range, so
   // that a reader with an old handle notices.
   std::atomic<uint64_t> seq;
   Word link;             // the arena's
-  uint32_t used_blocks;  // under the stripe lock
+  uint32_t used_blocks;  // guarded by the stripe lock
   // Handles of the page blocks, 32 KiB each; 0: nothing there.
   alignas(64) std::atomic<uint32_t> block[kBlocks];
 
@@ -40,7 +40,7 @@ struct alignas(64) Shard {
 };
 static_assert(sizeof(Shard) == 576 && offsetof(Shard, link) == 8 && offsetof(Shard, block) == 64);
 
-// Guarded by the stripe's lock, which is the caller's; the counters may be read without it.
+// Guarded by the stripe's lock, which the caller holds; the counters may be read without it.
 struct alignas(64) Stripe {
   Arena::Pool blocks;
   Arena::Pool shards;
@@ -55,7 +55,7 @@ struct alignas(64) Stripe {
 };
 static_assert(sizeof(Stripe) == 64);
 
-// Keeps plain loads (the caller's copy of the cached data) before the loads that follow.
+// Orders plain loads (the caller's copy of the cached data) before the loads that follow.
 inline void load_barrier() {
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push

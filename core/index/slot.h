@@ -2,15 +2,15 @@
 // The index's two words: Slot (what a page or a sector is) and CheckWord (what verifies it).
 //
 // Slot, 64 bits:    63-62 state | 61 clean | 60 spare | 59-0 payload
-//   kEmpty          payload means nothing (free blocks keep their link in such a word)
+//   kEmpty          no payload (free blocks keep their link in such a word)
 //   kMapped         34-15 segment id, 14-0 sector in the segment's data area
 //   kSplit          31-0 handle of a sector block (pages only)
 //   kFill           59-0 token of the fill
 // CheckWord:        63-32 crc | 26 one | 25-13 whole length in sectors - 1 | 12-0 delta
-//   delta           sectors from the start of the extent as it was appended to this slot's start
-//   0: none (data_crc off)
+//   delta           sectors from the appended extent's start to this slot's start
+//   all zero        no crc (data_crc off)
 //
-// Both are laid out so that the word for "n sectors further in the same extent" is the word + n.
+// In both the word for "n sectors further in the same extent" is the word + n.
 #pragma once
 
 #include <cstdint>
@@ -85,7 +85,7 @@ struct CheckWord {
   uint32_t crc() const { return static_cast<uint32_t>(bits >> kCrcShift); }
 };
 
-// One slot with its check word; the check word counts for mapped slots only, 0 without data_crc.
+// One slot with its check word; that is for mapped slots only, and 0 without data_crc.
 struct Cell {
   Slot slot;
   CheckWord check;
@@ -95,11 +95,11 @@ struct Cell {
     if (!slot.is_mapped()) return *this;
     return {{slot.bits + sectors}, check.after(sectors)};
   }
-  // Whether `next` is what stands `sectors` after this cell when both belong together.
+  // Whether `next`, `sectors` behind this cell, continues the same extent.
   bool continued_by(Cell next, uint64_t sectors) const {
     if (slot.is_empty()) return next.slot.is_empty();
     if (!slot.is_mapped()) return slot.bits == next.slot.bits;
-    // Sector 0 starts a segment: what ends before it is in another one.
+    // Sector 0 starts a segment: an extent that ends before it is in another segment.
     return next.slot.bits == slot.bits + sectors && next.check.bits == check.after(sectors).bits &&
            next.slot.sector() != 0;
   }
