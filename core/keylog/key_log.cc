@@ -12,9 +12,8 @@ using media::KsetHeader;
 
 namespace {
 
-// What makes a header valid: crc, key_num and magic, two words that are zero until the second step.
-// The flags behind them are written in the first, so that a torn header always has a zero among the
-// two.
+// The words that make a header valid: crc with key_num, and magic. They are zero until the second
+// step. The first step writes the flags behind them, so a torn header has a zero in one of the two.
 constexpr size_t kCommitBytes = offsetof(KsetHeader, flags);
 
 }  // namespace
@@ -24,8 +23,8 @@ KeyLog::KeyLog(Pmem& pmem, SegmentTable& segments, const LogMark& head, Use use)
   if (use == Use::kAppend) make_reserve();
 }
 
-// What may stand there is invalid, but step 1 of an append must not make it valid by putting keys
-// behind it.
+// Any header there is invalid, but step 1 of an append must not make it valid by the keys that it
+// stores behind it.
 void KeyLog::clear_head() {
   constexpr KsetHeader kCleared{};
   const CachePos at = head();
@@ -163,7 +162,7 @@ KsetBuffer* KeyLog::append_group(KsetBuffer* list) {
     pmem_.fence_threads();
   else if (!hazard(Hazard::kStaleKset))
     pmem_.fence();
-  // Half of it is a torn header, which ends the log as the cleared one did.
+  // A torn store of it ends the log, as the cleared header did.
   if (!pmem_.store(segments_.media(head_.pos), &group.first_header, kCommitBytes)) {
     fail(head_.pos);
     return list;
@@ -205,7 +204,7 @@ bool KeyLog::append_one(Group& group, KsetBuffer& kset) {
 
 bool KeyLog::place(Group& group, const KsetBuffer& kset) {
   const uint32_t bytes = kset_bytes(kset.n);
-  // Behind every kset there is room for one header more: the next one's, or that of a LAST kset.
+  // Behind every kset there is room for one more header: that of the next kset or a LAST kset.
   if (media::kSegDataBytes - group.end.off < bytes + sizeof(KsetHeader)) return false;
   if (!can_end_at(group.end, bytes)) {
     segments_.retire(group.end.seg);
@@ -213,7 +212,7 @@ bool KeyLog::place(Group& group, const KsetBuffer& kset) {
   }
   if (!put(group, kset.header, kset.n * sizeof(media::Key))) {
     segments_.retire(group.end.seg);
-    pmem_.fence();  // what has arrived of it, before the LAST kset goes over it
+    pmem_.fence();  // orders what was stored before the LAST kset over it
     return false;
   }
   group.end = group.end + bytes;
@@ -221,8 +220,8 @@ bool KeyLog::place(Group& group, const KsetBuffer& kset) {
   return true;
 }
 
-// Of a kset that is to be stored: whether a header can be behind it. Its own pages are found to be
-// bad when it is stored.
+// Whether the header behind a kset that is to be stored can be read. A bad page under the kset
+// itself shows when it is stored.
 bool KeyLog::can_end_at(CachePos pos, uint32_t kset_bytes) const {
   const MediaOff header = segments_.media(pos + kset_bytes);
   const uint64_t page = (header.v - 1) / kPageBytes;

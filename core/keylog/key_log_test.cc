@@ -31,7 +31,7 @@ class LogTest : public ::testing::Test {
     log_ = std::make_unique<KeyLog>(image_->pmem(), *table_, LogMark{head});
     image_->memory().checkpoint();
   }
-  // An empty log whose head says that it comes behind so many ksets of an attach.
+  // An empty log; its head says that `ksets` ksets were found at attach.
   void start_counting(uint64_t ksets) {
     start({});
     log_ = std::make_unique<KeyLog>(image_->pmem(), *table_, LogMark{{}, ksets});
@@ -164,7 +164,7 @@ TEST_F(KeyLogRoll, ChainsThroughManySegments) {
   EXPECT_EQ(std::count(found.begin(), found.end(), "LAST"), 4);
 }
 
-// The log's old life left valid ksets everywhere a reader could run into.
+// Valid ksets of the log's earlier life are at all places where a reader could find them.
 class KeyLogCrash : public LogTest {
  protected:
   static constexpr uint32_t kStale = 900;
@@ -172,8 +172,8 @@ class KeyLogCrash : public LogTest {
   void plant_stale(CachePos at, const std::vector<uint32_t>& sizes) {
     for (const uint32_t n : sizes) at = image_->kset(at, named_keys(kStale, n));
   }
-  // Everything acknowledged stands; of the group all or nothing; nothing stale; the log attaches
-  // and takes the next kset.
+  // Checks in each crash state: all acknowledged ksets are there, of the group all or none, no
+  // stale one; the log attaches and takes the next kset.
   void check_all_crashes(const Names& acknowledged, const Names& with_group,
                          const CrashOptions& options) {
     int nothing = 0, all = 0, failures = 0;
@@ -241,7 +241,7 @@ TEST_F(KeyLogCrash, AGroupThatRollsInItsMiddleOntoStaleKsets) {
   check_all_crashes({"1x1"}, {"1x1", "2x2", "LAST", "3x3"});
 }
 
-// The first header of this group is the LAST kset's own.
+// The first header of this group is that of a LAST kset.
 TEST_F(KeyLogCrash, AGroupThatBeginsWithItsRoll) {
   start({SegId{0}, kSegDataBytes - kset_bytes(1) - uint32_t{sizeof(KsetHeader)}});
   plant_stale({SegId{1}, 0}, {3, 1, 1, 1});
@@ -252,8 +252,8 @@ TEST_F(KeyLogCrash, AGroupThatBeginsWithItsRoll) {
   check_all_crashes({"1x1"}, {"1x1", "LAST", "2x3"});
 }
 
-// The twin that must fail: without the fence between the cleared header and the kset, a crash
-// brings the stale kset back.
+// Shows that the test above can fail: without the fence between the cleared header and the kset, a
+// crash brings the stale kset back.
 TEST_F(KeyLogCrash, TheTestSeesAMissingFence) {
   start({});
   plant_stale(from_, {1, 1, 1});
@@ -387,7 +387,7 @@ TEST_F(KeyLogBadPage, TheLogGoesOnElsewhere) {
   EXPECT_FALSE(table_->take_for_log());
 }
 
-// The header behind it would be the head: from there the log could not lead on.
+// The header behind the kset would be the head, from where the log could not go on.
 TEST_F(KeyLogBadPage, AKsetThatEndsInFrontOfOneIsNotAppendedThere) {
   for (const uint32_t gap : {0u, 8u, 16u}) {  // of the header, in front of the page
     start({SegId{0}, kPage - gap - kset_bytes(2)});
@@ -403,7 +403,7 @@ TEST_F(KeyLogBadPage, AKsetThatEndsInFrontOfOneIsNotAppendedThere) {
   EXPECT_THAT(read(), ElementsAre("1x2", "LAST", "2x1"));
 }
 
-// The kset that was begun and the LAST kset are stored to one place.
+// The lost kset and the LAST kset are stored to the same place.
 TEST_F(KeyLogBadPage, AFenceIsBetweenWhatWasLostAndTheLastKset) {
   for (const uint32_t before : {0u, 1u}) {  // ksets of the group in front of it
     start({SegId{0}, kPage - 256 - before * kset_bytes(1)});
@@ -429,7 +429,7 @@ TEST_F(KeyLogBadPage, EveryCrashLeavesAllOfAGroupOrNothing) {
   check_all_crashes({"1x1"}, {"1x1", "2x2", "LAST", "3x20", "4x1"});
 }
 
-// Under the head itself nothing can lead on: what was acknowledged stands, and the error stays.
+// The log cannot go on from a bad head: what was acknowledged is there, and the error stays.
 TEST_F(KeyLogBadPage, UnderTheHeadTheLogHasFailed) {
   start({SegId{0}, 640});
   ASSERT_TRUE(append(1, 1).ok());

@@ -15,11 +15,11 @@ struct KsetBuffer {
   media::KsetHeader header;
   media::Key keys[media::kKeysPerKset];
   uint32_t n = 0;
-  // The thread that has stored data of some keys and not fenced it; or nobody, or several.
+  // The thread that has stored data of some keys and not fenced it; or no thread, or several.
   static constexpr ThreadSerial kNobody = 0, kSeveral = UINT64_MAX;
   ThreadSerial unfenced_by = kNobody;
   KsetBuffer* next = nullptr;
-  KsetBuffer* next_made = nullptr;  // the log's
+  KsetBuffer* next_made = nullptr;  // in the log's list of all buffers
 };
 static_assert(offsetof(KsetBuffer, keys) == sizeof(media::KsetHeader));
 

@@ -19,7 +19,7 @@ LogCursor::LogCursor(const Pmem& pmem, const SegmentTable& segments, CachePos fr
   passed_[from.seg.v] = true;
 }
 
-// Loads only what the header says is there: most ksets of a synchronous writer hold one key.
+// Loads only as much as the header says: most ksets of a synchronous writer hold one key.
 std::span<const std::byte> LogCursor::load(CachePos at, std::byte* buffer, bool* unreadable) const {
   uint32_t room = std::min(media::kSegDataBytes - at.off, media::kMaxKsetBytes);
   if (hazard(Hazard::kReadPastSegment)) room = media::kMaxKsetBytes;
@@ -68,7 +68,7 @@ Result<LogItem> LogCursor::read_kset(KsetState state) {
                         pos_.seg.v, pos_.off, header.key_num);
     passed_[header.key_num] = true;
   } else {
-    // Every writer leaves room for the next header: without it the next one would be outside.
+    // Every writer leaves room for the next header: without that it would be outside the segment.
     if (kset_bytes(header.key_num) > media::kSegDataBytes - sizeof header - pos_.off)
       return make_error(EUCLEAN, "log at segment %u:%u: kset leaves no room for a header behind it",
                         pos_.seg.v, pos_.off);
@@ -78,7 +78,7 @@ Result<LogItem> LogCursor::read_kset(KsetState state) {
     item.crc = header.crc;
     item.next = pos_ + kset_bytes(header.key_num);
   }
-  // It comes to an end.
+  // Each step leads on in the segment or to one not yet passed, so the log comes to an end.
   PCACHE_CHECK(item.next.seg != pos_.seg || item.next.off > pos_.off || hazard(Hazard::kLogCycle));
   pos_ = item.next;
   return item;
@@ -86,8 +86,8 @@ Result<LogItem> LogCursor::read_kset(KsetState state) {
 
 namespace {
 
-// Whether the bytes become a valid kset when one field of the header is put right: then it was a
-// whole kset once, and that field was damaged. Nothing else can satisfy a crc over the rest.
+// Whether the bytes become a valid kset if one field of the header is put right. Then it was a
+// whole kset, and that field was damaged: by chance no crc over the rest fits.
 bool one_field_was_damaged(std::span<std::byte> window, uint32_t n_segs) {
   KsetHeader found;
   memcpy(&found, window.data(), sizeof found);
@@ -114,10 +114,9 @@ bool one_field_was_damaged(std::span<std::byte> window, uint32_t n_segs) {
 
 }  // namespace
 
-// Our own commit writes the first header last, over zeros, in 8-byte words: torn, one of its first
-// two words is still zero. A header that is whole and yet wrong was damaged later - or, written by
-// the kernel target, which writes header and keys together, was torn; then no valid kset follows
-// it.
+// Our own commit writes the first header last, over zeros, in 8-byte words: in a torn one, one of
+// the first two words is still zero. A header that is whole and wrong was damaged later, or torn by
+// the kernel target, which writes header and keys together; then no valid kset follows it.
 Result<LogItem> LogCursor::end_or_damage() {
   LogItem item;
   item.pos = item.next = pos_;
@@ -127,7 +126,7 @@ Result<LogItem> LogCursor::end_or_damage() {
   if (!pmem_.load(&header, segments_.media(pos_), sizeof header)) return past_unreadable();
   const uint64_t first_word = uint64_t{header.key_num} << 32 | header.crc;
   item.torn = first_word != 0 || header.magic != 0 || header.flags != 0;
-  // Half of a header, with valid ksets behind it, is what a crash leaves of a group of our own.
+  // A crash may leave this of a group of our own: a torn header, with valid ksets behind it.
   if (first_word == 0 || header.magic == 0) return item;
   if (const auto impossible = sealed_with_wrong_count(header)) return *impossible;
   if (!pmem_.load(buffer_, segments_.media(pos_), room)) return past_unreadable();
@@ -160,7 +159,7 @@ Result<LogItem> LogCursor::past_unreadable() {
       follower);
 }
 
-// Without a follower the kset stands in buffer_, put right.
+// Without a follower, buffer_ has the kset with its field put right.
 Result<LogItem> LogCursor::past_damage(const Error& damage, std::optional<CachePos> follower) {
   if (!options_.salvage) return damage;
   if (!follower) {
@@ -181,7 +180,7 @@ Result<LogItem> LogCursor::past_damage(const Error& damage, std::optional<CacheP
   return lost;
 }
 
-// No crash makes a crc that matches: this was written so, or the count was changed with care.
+// No crash makes a crc that fits: this was written on purpose.
 std::optional<Error> LogCursor::sealed_with_wrong_count(const KsetHeader& header) const {
   if (header.magic != media::kKsetMagic || header.flags & media::kKsetLast) return std::nullopt;
   if (header.key_num > 0 && header.key_num <= media::kKeysPerKset) return std::nullopt;
@@ -208,7 +207,7 @@ std::optional<CachePos> LogCursor::live_follower(const KsetHeader& header) const
   return is_of_this_life(follower) ? std::optional(follower) : std::nullopt;
 }
 
-// What a segment's earlier life as a log has left names data that is gone.
+// The ksets of a segment's earlier life name data of older generations.
 bool LogCursor::is_of_this_life(CachePos at) const {
   alignas(8) std::byte buffer[media::kMaxKsetBytes];
   for (;;) {

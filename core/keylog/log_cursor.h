@@ -2,17 +2,17 @@
 // LogCursor: the one reader of the log, for replay, writeback, reclaim and the tools.
 //
 // Invariants
-// - next() gives one of three: an item, the end of the log, or an error. The end is where the
-//   header is cleared, or torn by a crash while it was written. A kset that is broken while valid
-//   ksets of the same life follow it is not the end but damage: what follows was acknowledged. (Of
-//   this life is what names data of a generation that is not gone, or leads on to another segment.)
+// - next() gives an item, the end of the log, or an error. The end is a header that is cleared, or
+//   was torn by a crash while it was stored. A broken kset in front of valid ksets of the same life
+//   is not the end but damage: those were acknowledged. (A kset is of this life if its keys name
+//   data of a current generation, or if it leads on to another segment.)
 // - Nothing from media is trusted: a LAST kset to a segment that is out of range or was passed
 //   already is an error.
-// - With `until` the cursor ends there and looks at nothing behind it, so it can follow a log that
-//   is being appended to.
-// - `salvage` is for tools that take what can be had of a damaged log: where next() would report
-//   damage and knows how the log goes on, it gives an item that says so and goes on there. Behind a
-//   place that cannot be read that is the next kset which looks like one of this life.
+// - With `until` the cursor ends there and reads nothing behind it, so it can follow a log while
+//   ksets are appended.
+// - `salvage` is for tools that save what they can from a damaged log. Where next() would report
+//   damage, and knows how the log goes on, it gives an item with the damage and goes on there.
+//   Behind a place that cannot be read that is the next kset which seems to be of this life.
 // One thread.
 #pragma once
 
@@ -33,9 +33,9 @@ struct LogItem {
   CachePos next;                     // where the log goes on (kEnd: same as pos)
   std::span<const media::Key> keys;  // valid until the next call
   uint32_t crc = 0;                  // of the kset
-  bool torn = false;                 // kEnd: something was there, and it was not valid
-  // Salvage: what was wrong. A kset that comes with it is whole but for one field of its header,
-  // which its crc has told.
+  bool torn = false;                 // kEnd: a header is there, and it is not valid
+  // Salvage: what was wrong. A kset that comes with it had one damaged field in its header; its crc
+  // has confirmed the corrected value.
   std::optional<Error> damage;
 };
 
@@ -54,7 +54,7 @@ class LogCursor {
  private:
   std::span<const std::byte> load(CachePos at, std::byte* buffer, bool* unreadable) const;
   Result<LogItem> read_kset(KsetState state);
-  // What stands here is no valid kset: is it the end? Else the error that says why not.
+  // There is no valid kset here: the end, or the error that says why this is not the end.
   Result<LogItem> end_or_damage();
   Result<LogItem> past_damage(const Error& damage, std::optional<CachePos> follower);
   Result<LogItem> past_unreadable();
@@ -67,7 +67,7 @@ class LogCursor {
   const SegmentTable& segments_;
   CachePos pos_;
   const Options options_;
-  std::vector<bool> passed_;  // segments the log has been through
+  std::vector<bool> passed_;  // segments that the log has passed
   alignas(8) std::byte buffer_[media::kMaxKsetBytes];
 };
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What ends the log, what goes on, and what is damage.
+// What ends the log, what continues it, and what is damage.
 #include "keylog/log_cursor.h"
 
 #include <gmock/gmock.h>
@@ -87,7 +87,7 @@ TEST_F(Cursor, LastKsetsThatLeadNowhere) {
   EXPECT_THAT(read(), ElementsAre("1x1", "LAST", HasSubstr("a cycle")));
 }
 
-// As our own commit leaves them: the header's first two words are what is torn.
+// Our own commit leaves such headers: torn in their first two words.
 TEST_F(Cursor, ATornHeaderIsTheEnd) {
   const CachePos at = put({}, 1, 1);
   const struct {
@@ -190,9 +190,8 @@ TEST_F(Cursor, AtTheSegmentsEnd) {
   EXPECT_THAT(read(fits), ElementsAre("1x4", "LAST", "2x1"));
 }
 
-// Behind every kset there is room for one header. Where a crafted kset leaves none, the log could
-// not go on: a head there would be outside the segment (hazards media-numbers-trusted,
-// read-past-segment).
+// There is room for one header behind every kset. A crafted kset that leaves none would lead the
+// log to a head outside the segment (hazards media-numbers-trusted, read-past-segment).
 TEST_F(Cursor, AKsetThatLeavesNoRoomForAHeaderIsDamage) {
   for (const uint32_t room : {0u, 8u, 16u}) {
     Image image(5);
@@ -215,7 +214,7 @@ TEST_F(Cursor, AKsetThatWouldOverrunItsSegmentIsNotOne) {
 }
 
 TEST_F(Cursor, MediaErrors) {
-  // The second kset's header and the third's keys on pages of their own.
+  // The second kset's header and the third one's keys have pages of their own.
   const CachePos second{SegId{0}, 2 * kPageBytes};
   image_.memory().make_unreadable(image_.off(second));
   EXPECT_THAT(read(second), ElementsAre(HasSubstr("log at segment 0:8192: media error")));
@@ -227,14 +226,14 @@ TEST_F(Cursor, MediaErrors) {
   EXPECT_EQ(cursor.next().error().code, EIO);
 }
 
-// An empty log may end right before a bad page; nothing there was ever acknowledged.
+// An empty log may end right before a bad page; no kset there was ever acknowledged.
 TEST_F(Cursor, ABadPageBehindTheClearedHeaderDoesNotHurt) {
   const CachePos at{SegId{0}, kPageBytes - kHeader};
   image_.memory().make_unreadable(image_.off({SegId{0}, kPageBytes}));
   EXPECT_THAT(read(at), IsEmpty());
 }
 
-// For tools: the same damage as above, and the log goes on behind it.
+// For tools: the log goes on behind the damage of the tests above.
 class Salvage : public Cursor {
  protected:
   Names read_on() {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// For the tests of the key log: ksets told apart by a name that their keys' offsets carry.
+// For the tests of the key log: each kset has a name, which is in the offsets of its keys.
 #pragma once
 
 #include <string>
@@ -28,8 +28,7 @@ inline KeyLog::Ticket seal_named(KeyLog& log, uint32_t name, uint32_t n) {
   return log.seal(kset);
 }
 
-// What a reader finds: "NAMExKEYS" of each kset, "LAST", "error: TEXT"; "torn" when the log ends
-// so.
+// What a reader finds: "NAMExKEYS" for each kset, "LAST", "error: TEXT"; "torn" for a torn end.
 inline std::vector<std::string> read_log(const Pmem& pmem, const SegmentTable& table, CachePos from,
                                          CachePos* end = nullptr) {
   std::vector<std::string> found;

@@ -2,9 +2,9 @@
 // Tails: the two persistent positions of the log. key_tail <= dirty_tail <= head in log order.
 //   key_tail    first kset not yet reclaimed; replay starts here
 //   dirty_tail  first kset not yet written back
-// All four records are in one page. Once a store to it was lost neither moves on media any more:
-// were it only one of them that could, key_tail might pass dirty_tail. Each of the two is moved by
-// one thread at a time; reading them: any thread.
+// All four records are in one page. Once a store to it was lost neither tail moves on media any
+// more: if only one could move, key_tail might pass dirty_tail. One thread at a time moves each of
+// the two; any thread reads them.
 #pragma once
 
 #include <atomic>
@@ -16,26 +16,25 @@ namespace pcache {
 
 class Tails {
  public:
-  // EUCLEAN when neither replica of a position is valid: where the log stands is then unknown.
+  // EUCLEAN: neither replica of a tail is valid, so it is not known where the log begins.
   Status load(const Pmem& pmem, const Bounds& bounds);
 
   CachePos key_tail() const { return unpack(key_pos_.load(std::memory_order_acquire)); }
   CachePos dirty_tail() const { return unpack(dirty_pos_.load(std::memory_order_acquire)); }
 
-  // A replica of dirty_tail is torn, and the one that serves stands before key_tail, where it
-  // cannot be: it is the older one. (Told within a segment only: the order of segments is the
-  // log's.)
+  // A replica of dirty_tail is torn, and the valid one is in front of key_tail: it must be the
+  // older one. (Within a segment only, as only the log tells the order of segments.)
   bool dirty_tail_is_old() const {
     return dirty_torn_ && dirty_tail().seg == key_tail().seg && dirty_tail() < key_tail();
   }
-  // Sets dirty_tail to key_tail, in DRAM alone: all that the log holds then counts as dirty. Only
-  // while one thread uses the tails.
+  // Sets dirty_tail to key_tail, in DRAM alone: then all of the log counts as dirty. Only while one
+  // thread uses the tails.
   void take_all_as_dirty() { dirty_pos_.store(key_pos_.load()); }
 
-  // Durable on return. The caller sees to the rule disk-before-tail of FORMAT.md: the backing
-  // device has been flushed before, and key_tail goes no further than dirty_tail. EIO: their page
-  // is bad. Then key_tail stays where it is; dirty_tail moves in DRAM alone: what is behind it is
-  // on the backing device, and the next attach, which does not know, writes it there again.
+  // Durable on return. The caller keeps the rule disk-before-tail of FORMAT.md: it has flushed the
+  // backing device, and key_tail does not pass dirty_tail. EIO: their page is bad. Then key_tail
+  // stays. dirty_tail moves in DRAM alone: what it passes is on the backing device, and the next
+  // attach writes it there again.
   Status set_key_tail(Pmem& pmem, CachePos pos);
   Status set_dirty_tail(Pmem& pmem, CachePos pos);
   bool failed() const { return failed_.load(std::memory_order_relaxed); }

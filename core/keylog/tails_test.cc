@@ -78,8 +78,8 @@ TEST_F(TailsTest, NeitherReplicaValidIsRefused) {
   EXPECT_THAT(error(), HasSubstr("key_tail at 16384"));
 }
 
-// Hazard newest-replica-overwritten: the first move after a load, torn, leaves the position that
-// was loaded.
+// Hazard newest-replica-overwritten: if the first move after a load is torn, the loaded position
+// remains.
 TEST_F(TailsTest, ACrashLeavesTheOldPositionOrTheNew) {
   const CachePos before{SegId{1}, 64}, after{SegId{2}, 1 << 20};
   for (const int moves : {1, 2}) {  // the newest in slot 1, in slot 0
@@ -106,7 +106,7 @@ TEST_F(TailsTest, ACrashLeavesTheOldPositionOrTheNew) {
   }
 }
 
-// Were it only one of them that could move, key_tail might pass dirty_tail.
+// If only one of them could move, key_tail might pass dirty_tail.
 TEST_F(TailsTest, ABadPageStopsBothForGood) {
   Tails tails;
   const Bounds bounds{4, 1 << 20};
