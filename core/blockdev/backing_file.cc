@@ -52,7 +52,7 @@ Error in_use(const std::string& path, const char* by) {
   return make_error(EBUSY, "backing device %s is in use by %s: stop that first", path.c_str(), by);
 }
 
-// Of an open() that failed.
+// The error of an open() that failed.
 Error cannot_open(const std::string& path, int code, bool read_only) {
   Error error = error_errno(code, "cannot open backing device %s for %s", path.c_str(),
                             read_only ? "reading" : "writing");
@@ -75,12 +75,12 @@ Result<UniqueFd> try_open_locked(const BlockDeviceOptions& options) {
   const std::string& path = options.path;
   const bool read_only = options.read_only;
   struct stat before;
-  // Asked first, because opening a FIFO would block and O_EXCL is only for block devices.
+  // stat() comes first: open() would block on a FIFO, and O_EXCL is only for block devices.
   if (stat(path.c_str(), &before) != 0)
     return error_errno(errno, "cannot open backing device %s", path.c_str());
   if (Status type = check_type(path, before); !type) return type.error();
   int flags = O_DIRECT | O_CLOEXEC | (read_only ? O_RDONLY : O_RDWR);
-  // Readers leave O_EXCL out: it would keep them from each other.
+  // Readers leave O_EXCL out: with it, only one of them could open the device.
   if (S_ISBLK(before.st_mode) && !read_only) flags |= O_EXCL;
   UniqueFd fd(open(path.c_str(), flags));
   if (!fd.valid() && errno == EINVAL && options.any_file_system)
@@ -104,7 +104,7 @@ Result<UniqueFd> try_open_locked(const BlockDeviceOptions& options) {
 }
 
 Result<UniqueFd> open_locked(const BlockDeviceOptions& options) {
-  constexpr int64_t kPauseNs = 5'000'000;  // nothing tells when another's lock goes
+  constexpr int64_t kPauseNs = 5'000'000;  // nothing reports the end of another lock
   const Deadline deadline(options.busy_timeout_ms * int64_t{1'000'000});
   for (;;) {
     auto fd = try_open_locked(options);
@@ -116,7 +116,7 @@ Result<UniqueFd> open_locked(const BlockDeviceOptions& options) {
   }
 }
 
-// For a kernel that does not tell: does a read of `block_bytes` pass?
+// For a kernel without STATX_DIOALIGN: whether a read of `block_bytes` succeeds.
 bool reads_blocks_of(int fd, uint32_t block_bytes) {
   std::unique_ptr<void, decltype(&free)> buffer(std::aligned_alloc(4096, 4096), &free);
   return buffer && pread(fd, buffer.get(), block_bytes, 0) >= 0;
@@ -136,7 +136,7 @@ Result<DirectIoAlign> measure_align(const std::string& path, int fd, bool block_
 #ifdef STATX_DIOALIGN
   struct statx stx = {};
   if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) == 0 && (stx.stx_mask & STATX_DIOALIGN)) {
-    // The open succeeds on such a file, but the kernel would go through the page cache.
+    // open() succeeds on such a file, but the kernel would use the page cache.
     if (stx.stx_dio_offset_align == 0 && any_file_system) {
       fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_DIRECT);
       return align;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// BackingFile: the backing device opened, locked and measured, before any way to do I/O is chosen.
+// BackingFile: the backing device opened, locked and measured, for any way to do I/O.
 //
 // Invariants
-// - Nobody else who locks has it open: flock on both kinds, and O_EXCL on a block device, which
-//   also keeps it from being mounted, as long as `fd` is open or I/O on it is in flight.
+// - No other program that locks has it open: flock on both kinds, and O_EXCL on a block device,
+//   which also keeps it from being mounted, as long as `fd` is open or I/O on it is in flight.
 // - Nothing is written to it here.
 #pragma once
 
@@ -26,8 +26,8 @@ struct BackingFile {
   DeviceIdentity identity;
 };
 
-// Errors: ENOENT, EACCES, ...: from open; EINVAL: no O_DIRECT there, or size 0; EBUSY: in use;
-// ENOTBLK: neither a regular file nor a block device; EROFS: a read-only one, to be written to.
+// Errors: those of open(); EINVAL: no O_DIRECT there, or size 0; EBUSY: in use; ENOTBLK: neither a
+// regular file nor a block device; EROFS: it is read-only, and not opened so.
 Result<BackingFile> open_backing_file(const BlockDeviceOptions& options, const Log& log);
 
 }  // namespace pcache

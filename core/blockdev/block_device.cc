@@ -15,7 +15,7 @@ Result<std::unique_ptr<BlockDevice>> open_block_device_with(const BlockDeviceOpt
   if (!file) return file.error();
   if (options.io_mode == IoMode::kThreads) return make_thread_device(file.take());
 
-  // Asked once, here: a queue opened later does not choose for itself.
+  // Probed once, here, so that all queues of a device do I/O in the same way.
   if (Status probed = probe_uring(init); !probed) {
     const Error& why = probed.error();
     if (options.io_mode == IoMode::kUring)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Opening: what is refused and in which words, what is measured, which way of I/O is taken.
+// Opening: what is refused, with which message; what is measured; which way of I/O is used.
 #include "blockdev/block_device.h"
 
 #include <gmock/gmock.h>
@@ -191,7 +191,7 @@ TEST(OpenBlockDevice, UringThatIsRefusedIsAnErrorOrThreads) {
   }
 }
 
-// A ring may be set up, and then not be entered.
+// A filter may allow to set up a ring and forbid to enter it.
 TEST(OpenBlockDevice, UringThatMayNotBeEnteredIsAnErrorOrThreads) {
   TempFile file(1u << 20);
   std::thread([&] {

@@ -10,7 +10,7 @@ namespace pcache {
 
 namespace {
 
-// Transient by nature (see account_transfer), but a broken driver must not make us spin for ever.
+// These errors are transient (see account_transfer), but a broken driver must not make us loop.
 constexpr uint32_t kMaxRetries = 64;
 
 size_t capacity_for(uint32_t len_bytes) { return std::bit_ceil(std::max<size_t>(len_bytes, 4096)); }
@@ -29,7 +29,7 @@ void* BouncePool::get(uint32_t len_bytes, uint32_t align_bytes) {
       if (kept.buffer && kept.capacity_bytes == capacity)
         return std::exchange(kept.buffer, nullptr);
   }
-  // The capacity is a power of two of a page or more, so a multiple of any sane alignment.
+  // The capacity is a power of two of a page or more, so a multiple of any real alignment.
   const size_t align = std::max<size_t>(align_bytes, 4096);
   return std::aligned_alloc(align, std::max(capacity, align));
 }
@@ -68,8 +68,8 @@ bool prepare_io(BlockIo* io, BlockQueue* queue, DirectIoAlign align, BouncePool&
 }
 
 bool account_transfer(BlockIo* io, int res, uint32_t block_bytes) {
-  // ECANCELED: we cancel nothing, but the kernel drops queued requests of a thread that exits after
-  // having pushed them (a helper that called kick() or poll() on another's queue).
+  // ECANCELED: we cancel nothing, but the kernel drops the queued requests of a thread that ends
+  // after it has pushed them (another thread may call kick() or poll() on a queue).
   const bool transient = res == -EINTR || res == -EAGAIN || res == -ECANCELED;
   if (transient && io->retries++ < kMaxRetries) return false;
   if (res < 0 || io->op == BlockOp::kFlush) {
@@ -79,7 +79,7 @@ bool account_transfer(BlockIo* io, int res, uint32_t block_bytes) {
   io->progress += static_cast<uint32_t>(res);
   PCACHE_CHECK(io->progress <= io->len);
   if (io->progress == io->len) return true;
-  // Nothing, or a piece of a block: the device ends here although it was longer when opened.
+  // No bytes, or a part of a block: the device ends here, although it was longer when opened.
   if (res == 0 || io->progress % block_bytes != 0) {
     io->result = EIO;
     return true;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What every kind of queue does to a BlockIo: chain it, bounce it, account for a transfer, report.
-// Plain functions on requests the caller owns; only BouncePool is shared between threads.
+// What every kind of queue does with a BlockIo: chain, bounce, account for a transfer, report.
+// Plain functions on requests that the caller owns; only BouncePool is shared between threads.
 #pragma once
 
 #include <array>
@@ -32,14 +32,14 @@ class BlockIoList {
   BlockIo* tail_ = nullptr;
 };
 
-// What O_DIRECT asks of a transfer.
+// What O_DIRECT needs for a transfer.
 struct DirectIoAlign {
   uint32_t block_bytes = 512;   // of offset and length
   uint32_t memory_bytes = 512;  // of the buffer's address
 };
 
-// Aligned buffers for requests whose own buffer is not. Rare, so a few are kept and searched.
-// Any thread.
+// Aligned buffers for requests whose own buffer is not aligned. Such requests are rare, so it keeps
+// a few and searches them. Any thread.
 class BouncePool {
  public:
   BouncePool() = default;
@@ -47,7 +47,7 @@ class BouncePool {
   BouncePool(const BouncePool&) = delete;
   BouncePool& operator=(const BouncePool&) = delete;
 
-  // Null when memory is short. put() takes the same `len_bytes` as the get().
+  // nullptr: no memory. put() needs the same `len_bytes` as get().
   void* get(uint32_t len_bytes, uint32_t align_bytes);
   void put(void* buffer, uint32_t len_bytes);
 
@@ -62,22 +62,22 @@ class BouncePool {
   std::array<Kept, 8> kept_ GUARDED_BY(mu_);
 };
 
-// Resets the queue's own fields and, where the buffer is not aligned, gives the request a bounce
-// buffer, with a write's data in it. False when memory is short.
+// Resets the queue's fields. If the buffer is not aligned, gives the request a bounce buffer, with
+// a write's data in it. False: no memory.
 bool prepare_io(BlockIo* io, BlockQueue* queue, DirectIoAlign align, BouncePool& pool);
 
-// Where the next transfer of the request goes.
+// The buffer of the request's next transfer.
 inline void* transfer_buffer(const BlockIo* io) {
   return static_cast<char*>(io->bounce ? io->bounce : io->buf) + io->progress;
 }
 inline uint64_t transfer_off(const BlockIo* io) { return io->off + io->progress; }
 inline uint32_t transfer_len(const BlockIo* io) { return io->len - io->progress; }
 
-// Takes one system call's or completion's result (bytes or -errno). True: the request is finished
-// and `result` is set. False: issue what is left of it again.
+// Accounts for the result of a system call or completion (bytes or -errno). True: the request is
+// finished and `result` is set. False: issue the rest of it again.
 bool account_transfer(BlockIo* io, int res, uint32_t block_bytes);
 
-// Gives bounced data back and runs `done` of each, in order; returns how many. No lock may be held.
+// Copies bounced data back and runs `done` of each, in order; returns how many. Hold no lock.
 unsigned report_finished(BlockIoList finished, BouncePool& pool);
 
 }  // namespace pcache

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What every BlockQueue promises, over both ways to do I/O.
+// What every BlockQueue promises, for both ways to do I/O.
 #include <poll.h>
 
 #include <algorithm>
@@ -183,7 +183,7 @@ TEST_P(BlockQueueTest, ReadOfWhatWasTruncatedAwayIsEio) {
   Buffer buffer = make_buffer(4 * kBlock);
   file_.resize(kFileBytes / 2);
   EXPECT_EQ(run(*queue, make_io(BlockOp::kRead, kFileBytes - kBlock, kBlock, buffer.get())), EIO);
-  // Short at the new end, first at a block's edge, then inside a block.
+  // Transfers that end short at the new end, first between blocks, then inside a block.
   const uint64_t across = kFileBytes / 2 - kBlock;
   EXPECT_EQ(run(*queue, make_io(BlockOp::kRead, across, 4 * kBlock, buffer.get())), EIO);
   file_.resize(kFileBytes / 2 - 100);
@@ -197,7 +197,7 @@ TEST_P(BlockQueueTest, NothingInFlightReturnsAtOnce) {
   EXPECT_EQ(queue->wait(-1), 0u);
 }
 
-// A request is in flight until its `done` has returned; so one that does not return keeps it so.
+// A request whose `done` waits: it stays in flight.
 struct HeldDone {
   std::binary_semaphore entered{0}, leave{0};
   static void done(BlockIo* io) {
@@ -248,8 +248,8 @@ TEST_P(BlockQueueTest, FdTurnsReadable) {
   EXPECT_EQ(::poll(&pfd, 1, 0), 0);
 }
 
-// The owner sleeps in wait() while others poll its completions away and submit to its queue: every
-// round would hang if a wake were lost.
+// The owner sleeps in wait() while others poll its completions and submit to its queue: a lost wake
+// would hang a round.
 TEST_P(BlockQueueTest, OthersPollWhileTheOwnerWaits) {
   auto queue = open_queue(4);
   std::atomic<bool> stop{false};
@@ -289,7 +289,7 @@ TEST_P(BlockQueueTest, OthersPollWhileTheOwnerWaits) {
   finish_all(*queue);
 }
 
-// The kernel drops queued work of a thread that exits; the request must not notice.
+// The kernel drops queued work of a thread that ends; the request must complete all the same.
 TEST_P(BlockQueueTest, SubmitterMayExitAtOnce) {
   auto queue = open_queue(64);
   Buffer buffer = make_buffer(64 * kBlock);

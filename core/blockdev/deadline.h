@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Deadline: what is left of a timeout across several sleeps. Asks the clock only if there is one.
+// Deadline: the rest of a timeout, over several sleeps. Reads the clock only if there is a timeout.
 #pragma once
 
 #include <time.h>
@@ -11,11 +11,11 @@ namespace pcache {
 
 class Deadline {
  public:
-  // < 0: never.
+  // timeout_ns < 0: never.
   explicit Deadline(int64_t timeout_ns)
       : end_ns_(timeout_ns < 0 ? -1 : now_ns() + std::min(timeout_ns, kLongestNs)) {}
 
-  // Not above `limit_ns`; 0 when the deadline has passed.
+  // The time left, at most `limit_ns`; 0 when the deadline has passed.
   int64_t left_ns(int64_t limit_ns) const {
     if (end_ns_ < 0) return limit_ns;
     return std::clamp<int64_t>(end_ns_ - now_ns(), 0, limit_ns);

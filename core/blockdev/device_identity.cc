@@ -38,8 +38,8 @@ std::string hex(const uint8_t* bytes, size_t len) {
   return text;
 }
 
-// One line of sysfs as one word: trimmed, inner blanks (SCSI ids are padded) as one '_'. Empty when
-// there is no such attribute or nothing in it.
+// One line of sysfs as one word: trimmed, inner blanks (SCSI ids are padded) as one '_'. Empty if
+// there is no such attribute, or it is empty.
 std::string read_attribute(const std::string& path) {
   const UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd.valid()) return {};
@@ -65,7 +65,7 @@ struct Attribute {
   const char* key;
 };
 
-// From the world-wide to the merely local.
+// Those that are unique in the world first, then the local ones.
 constexpr Attribute kDiskAttributes[] = {
     {"/device/wwid", "wwid"},       {"/wwid", "wwid"},  {"/device/serial", "serial"},
     {"/serial", "serial"},          {"/dm/uuid", "dm"}, {"/md/uuid", "md"},
@@ -80,8 +80,8 @@ DeviceIdentity file_identity(int fd, ino_t inode) {
   struct statfs fs = {};
   const bool have_fs = fstatfs(fd, &fs) == 0;
   FsUuid uuid = {};
-  // ext* and btrfs make f_fsid from their UUID, on every kernel. They keep it even where the UUID
-  // can be asked for: otherwise a kernel upgrade would change the identity.
+  // ext* and btrfs make f_fsid from their UUID in every kernel. They use f_fsid even if the UUID
+  // can be read: otherwise a kernel upgrade would change the identity.
   const bool fsid_from_uuid =
       have_fs && (fs.f_type == EXT4_SUPER_MAGIC || fs.f_type == kBtrfsMagic);
   if (!fsid_from_uuid && ioctl(fd, PCACHE_IOC_GETFSUUID, &uuid) == 0 && uuid.len > 0 &&
@@ -100,7 +100,7 @@ DeviceIdentity file_identity(int fd, ino_t inode) {
 DeviceIdentity disk_identity(const std::string& sysfs_dev_block, unsigned major, unsigned minor) {
   const std::string number = std::to_string(major) + ":" + std::to_string(minor);
   const std::string node = sysfs_dev_block + "/" + number;
-  // A partition has no identity of its own; the directory above its own is its disk's.
+  // A partition has no identity of its own; the directory above it is its disk's.
   const bool partition = !read_attribute(node + "/partition").empty();
   const std::string disk = partition ? node + "/.." : node;
   for (const Attribute& attribute : kDiskAttributes) {

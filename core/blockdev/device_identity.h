@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// How a backing device is recognised again: the same text for the same device across remounts,
-// reboots, renamed device nodes and kernel upgrades, a different one for any other device.
+// Recognises a backing device again: the same text for the same device after remounts, reboots,
+// renamed device nodes and kernel upgrades; a different one for any other device.
 #pragma once
 
 #include <sys/types.h>
@@ -11,13 +11,13 @@
 
 namespace pcache {
 
-// "file fsid=<id> ino=<n>" or "file fsuuid=<uuid> ino=<n>". Not stable on a file system whose id
-// follows its device number and that tells no UUID.
+// "file fsid=<id> ino=<n>" or "file fsuuid=<uuid> ino=<n>". Not stable on a file system without a
+// UUID whose id follows its device number.
 DeviceIdentity file_identity(int fd, ino_t inode);
 
 // "disk wwid=...", "disk serial=...", "disk dm=...", "disk md=...", "disk loop=<file>", with
 // " start=<sector>" for a partition; else "disk maj:min=<n>:<n>", which is not stable.
-// `sysfs_dev_block` is /sys/dev/block but for tests.
+// `sysfs_dev_block` is /sys/dev/block, but not in tests.
 DeviceIdentity disk_identity(const std::string& sysfs_dev_block, unsigned major, unsigned minor);
 
 }  // namespace pcache

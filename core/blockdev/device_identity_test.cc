@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Over an imitation of /sys/dev/block, with its links into a tree of devices.
+// Uses an imitation of /sys/dev/block, with its links into a tree of devices.
 #include "blockdev/device_identity.h"
 
 #include <gtest/gtest.h>

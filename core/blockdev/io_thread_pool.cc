@@ -47,7 +47,7 @@ Status IoThreadPool::grow(unsigned count) {
     while (threads_.size() < std::min(count, kMaxThreads))
       threads_.emplace_back([this] { work(); });
   } catch (const std::system_error& e) {
-    // With some threads it only runs less at a time.
+    // With fewer threads than asked for, fewer requests run at a time.
     if (threads_.empty()) return no_thread(e, ("I/O on backing device " + file_.path).c_str());
   }
   return {};

@@ -14,7 +14,7 @@ namespace pcache {
 
 class IoThreadPool {
  public:
-  // Called in a pool thread once the request's `result` is set.
+  // A pool thread calls it once the request's `result` is set.
   using Finished = void (*)(BlockIo* io);
 
   // `file` outlives the pool.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A file of the tests on a file system that has O_DIRECT; removed at the end.
+// A file for tests, on a file system with O_DIRECT; removed at the end.
 #pragma once
 
 #include <fcntl.h>
@@ -17,7 +17,7 @@ namespace pcache {
 class TempFile {
  public:
   explicit TempFile(uint64_t size_bytes) {
-    // The working directory (the build tree) serves where the usual place has no O_DIRECT.
+    // Uses the working directory (the build tree) if the usual place has no O_DIRECT.
     if (!make(testing::TempDir()) && !make("./"))
       ADD_FAILURE() << "no O_DIRECT in " << testing::TempDir() << " nor in the working directory";
     resize(size_bytes);

@@ -19,14 +19,14 @@ namespace {
 
 // Invariants
 // - event_ is readable exactly when finished_ is not empty (both change under mu_).
-// - A pool thread leaves the queue with its last access under mu_, before `done` can run: so an
-//   empty queue may be destroyed.
+// - A pool thread's last access to the queue is under mu_, before `done` can run: so an empty queue
+//   may be destroyed.
 class ThreadQueue final : public BlockQueue {
  public:
   ThreadQueue(const BackingFile& file, IoThreadPool& pool, unsigned depth, UniqueFd event)
       : file_(file), pool_(pool), depth_(std::max(depth, 1u)), event_(std::move(event)) {}
   ~ThreadQueue() override {
-    MutexLock lock(mu_);  // after the last poll() of another thread has left
+    MutexLock lock(mu_);  // waits for the end of another thread's last poll()
     PCACHE_CHECK(in_flight_.load() == 0);
   }
 
@@ -37,7 +37,7 @@ class ThreadQueue final : public BlockQueue {
   int fd() const override { return event_.get(); }
   unsigned in_flight() const override { return in_flight_.load(std::memory_order_relaxed); }
 
-  // From a pool thread.
+  // Called by a pool thread.
   static void on_finished(BlockIo* io) { static_cast<ThreadQueue*>(io->queue)->finish(io); }
 
  private:

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The backing device through a pool of threads and pread/pwrite, for where io_uring is not to be
-// had. Slower, but the same semantics.
+// The backing device through a pool of threads and pread/pwrite, if there is no io_uring. Slower,
+// but with the same semantics.
 #pragma once
 
 #include <memory>

@@ -14,7 +14,7 @@ namespace pcache {
 
 std::unique_ptr<BlockDevice> make_uring_device(BackingFile file, UringInit init);
 
-// open_block_device() with another way to set a ring up.
+// open_block_device() with another function that sets up rings.
 Result<std::unique_ptr<BlockDevice>> open_block_device_with(const BlockDeviceOptions& options,
                                                             const Log& log, UringInit init);
 

@@ -14,7 +14,7 @@ namespace {
 constexpr unsigned kMaxDepth = 1u << 14;  // so that a ring, one larger, is never clamped below it
 constexpr int64_t kShortOfMemoryNs = 1'000'000;
 
-// The kernel could not take entries now; they stay in the ring.
+// The kernel has no memory for entries now; they stay in the ring.
 bool short_of_memory(int rc) { return rc == -EAGAIN || rc == -ENOMEM || rc == -EBUSY; }
 
 }  // namespace
@@ -26,9 +26,9 @@ Result<std::unique_ptr<UringQueue>> UringQueue::open(const BackingFile& file, un
   if (!ring) return ring.error();
   UringHandle handle = ring.take();
   PCACHE_CHECK(io_uring_sq_space_left(handle.get()) > depth);
-  // The file is not registered with the ring, although that would save two reference counts a
-  // request: a ring is torn down some time after its process has been killed, and until then a
-  // registered file would stay open and locked, so that a restart found the device in use.
+  // The file is not registered with the ring, although that would save two reference counts for
+  // each request: a ring is torn down some time after its process was killed. Until then a
+  // registered file would stay open and locked, and a restart would find the device in use.
   return std::unique_ptr<UringQueue>(
       new UringQueue(file, depth, std::move(handle), longest_sleep_ns));
 }
@@ -42,7 +42,7 @@ UringQueue::UringQueue(const BackingFile& file, unsigned depth, UringHandle ring
       ring_(std::move(ring)) {}
 
 UringQueue::~UringQueue() {
-  MutexLock lock(mu_);  // after the last poll() of another thread has left
+  MutexLock lock(mu_);  // waits for the end of another thread's last poll()
   PCACHE_CHECK(in_flight_.load() == 0);
 }
 
@@ -140,7 +140,7 @@ unsigned UringQueue::report(BlockIoList finished, Reaper reaper) {
   reported_ += count;
   const bool wake = waiting_ && !wake_posted_;
   if (wake) post_wake();
-  // What `done` submitted: a poller may not be back soon, a waiter is and then pushes as it sleeps.
+  // Pushes what `done` submitted: a poller may be late. A waiter pushes before it sleeps.
   if (wake || reaper == Reaper::kPoller) push();
   return count;
 }
@@ -158,7 +158,7 @@ unsigned UringQueue::poll() {
   return report(finished, Reaper::kPoller);
 }
 
-// What a push completes at once is reaped, too: then there is nothing to sleep for.
+// Also reaps what a push completes at once: then there is no need to sleep.
 BlockIoList UringQueue::reap_after_push(bool* all_pushed) {
   for (;;) {
     BlockIoList finished = reap(Reaper::kWaiter);

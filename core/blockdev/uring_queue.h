@@ -2,16 +2,16 @@
 // UringQueue: a BlockQueue over one io_uring.
 //
 // Invariants
-// - Every call of liburing is under mu_, and none of them waits. The one system call outside it is
-//   wait()'s sleep, which submits nothing and touches nothing of the ring in this process, so
-//   anyone may submit and poll meanwhile.
-// - Nothing here knows what is inside liburing's structs: some of it is not there with every
-//   version and kernel (since 2.6 a ring may be without its array of entries).
-// - At most depth_ requests have an entry in the ring (queued, running or completed and not yet
-//   reaped), plus one wake; the ring is larger, so an entry is always free, and completions, of
-//   which the kernel holds twice as many, never overflow.
-// - A waiter is never left asleep: who reports completions while waiting_ is set posts a wake (a
-//   NOP), after `done` has run, and posts it again when it reaps that wake itself.
+// - Every call of liburing is under mu_, and none of them waits. The one system call outside mu_ is
+//   wait()'s sleep, which submits nothing and touches no memory of the ring, so any thread may
+//   submit and poll meanwhile.
+// - No code here uses the fields of liburing's structs: some versions and kernels lack some of them
+//   (since 2.6 a ring may have no array of entries).
+// - At most depth_ requests have an entry in the ring (queued, running, or completed and not yet
+//   reaped), and one wake. The ring is larger, so an entry is always free; the kernel holds twice
+//   as many completions, so they never overflow.
+// - A waiter never stays asleep: a thread that reports completions while waiting_ is set posts a
+//   wake (a NOP) after `done` has run, and posts it again if it reaps that wake itself.
 #pragma once
 
 #include <liburing.h>
@@ -30,12 +30,11 @@ namespace pcache {
 
 class UringQueue final : public BlockQueue {
  public:
-  // A wake or a push that the kernel had no memory for is tried again by the next call. Should none
-  // come, a waiter looks for itself once in this time.
+  // A wake or a push that found no memory in the kernel is tried again by the next call. Without a
+  // next call a waiter tries again after this time.
   static constexpr int64_t kLongestSleepNs = 1'000'000'000;
 
-  // `file` outlives the queue. Another `longest_sleep_ns` is for tests, where a lost wake must
-  // hang.
+  // `file` outlives the queue. Tests set `longest_sleep_ns`, so that a lost wake hangs.
   static Result<std::unique_ptr<UringQueue>> open(const BackingFile& file, unsigned depth,
                                                   UringInit init,
                                                   int64_t longest_sleep_ns = kLongestSleepNs);
@@ -55,7 +54,7 @@ class UringQueue final : public BlockQueue {
 
   void start(BlockIo* io) REQUIRES(mu_);
   io_uring_sqe* next_entry() REQUIRES(mu_);
-  // Gives the kernel all prepared entries. False: it has no memory for some, which stay prepared.
+  // Gives all prepared entries to the kernel. False: it has no memory for some, which stay.
   bool push() REQUIRES(mu_);
   BlockIoList reap(Reaper reaper) REQUIRES(mu_);
   BlockIoList reap_after_push(bool* all_pushed) REQUIRES(mu_);

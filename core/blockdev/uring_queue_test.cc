@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Over a pipe, which completes a read when the test says so, and not before.
+// Uses a pipe: a read completes when the test writes to it, and not before.
 #include "blockdev/uring_queue.h"
 
 #include <fcntl.h>
@@ -72,7 +72,7 @@ TEST_F(UringQueueTest, ShortReadGoesOn) {
   finish();
 }
 
-// The kernel cancels what a thread has pushed when that thread exits.
+// When a thread ends the kernel cancels what it has pushed.
 TEST_F(UringQueueTest, SurvivesTheExitOfTheThreadThatPushed) {
   std::thread([&] {
     queue_->submit(&io_);
@@ -84,8 +84,8 @@ TEST_F(UringQueueTest, SurvivesTheExitOfTheThreadThatPushed) {
   finish();
 }
 
-// As liburing makes a ring from 2.6 on where the kernel can do without the array of entries, and
-// without what it calls deprecated.
+// Makes a ring as liburing does from 2.6 on: without the array of entries, if the kernel needs
+// none, and without what it calls deprecated.
 int bare_ring(unsigned entries, io_uring* ring, io_uring_params* params) {
   const int rc = io_uring_queue_init_params(entries, ring, params);
   if (rc < 0) return rc;
@@ -114,7 +114,7 @@ TEST_F(UringQueueTest, KnowsNothingOfTheInsidesOfARing) {
   EXPECT_EQ(buffer_[1023], 'x');
 }
 
-// What is prepared when a thread goes to sleep must be with the kernel, or nothing would wake it.
+// A thread that goes to sleep must have pushed what was prepared, or nothing would wake it.
 TEST_F(UringQueueTest, WaitPushesWhatWasSubmitted) {
   queue_->submit(&io_);
   feed(1024);
@@ -131,8 +131,8 @@ bool asleep(pid_t thread) {
   return name_end != std::string::npos && line.compare(name_end, 3, ") S") == 0;
 }
 
-// The completion that could have woken the owner is gone and its `done` has not returned when the
-// owner falls asleep: only the wake can end that.
+// The completion that could have woken the owner is reaped, and its `done` has not returned, when
+// the owner falls asleep: only the wake can end its sleep.
 TEST_F(UringQueueTest, WaiterAsleepIsWokenByTheThreadThatRanDone) {
   struct Held {
     std::binary_semaphore entered{0};
@@ -158,7 +158,7 @@ TEST_F(UringQueueTest, WaiterAsleepIsWokenByTheThreadThatRanDone) {
   helper.join();
 }
 
-// Two pollers besides the owner, so that also the wakes are taken from it.
+// Two threads besides the owner poll, so that they also reap its wakes.
 TEST_F(UringQueueTest, NoWakeIsLostToOtherPollers) {
   std::atomic<bool> stop{false};
   auto poll_on = [&] {

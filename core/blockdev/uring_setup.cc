@@ -31,7 +31,7 @@ Error setup_error(int code) {
 
 Result<UringHandle> make_ring(unsigned entries, UringInit init) {
   // No SINGLE_ISSUER, COOP_TASKRUN or DEFER_TASKRUN: any thread may poll a queue while its owner
-  // computes, so completions must arrive without the owner entering the kernel.
+  // computes, so completions must arrive although the owner does not enter the kernel.
   io_uring_params params = {};
   params.flags = IORING_SETUP_CLAMP;
   UringHandle ring(new io_uring());
@@ -60,7 +60,7 @@ int wait_for_completion(int ring_fd, int64_t timeout_ns) {
   return rc < 0 ? -errno : static_cast<int>(rc);
 }
 
-// A filter may allow to set a ring up and not to enter it, so both kinds of entering are tried.
+// A filter may allow to set up a ring and forbid to enter it: this tries both kinds of entering.
 Status probe_uring(UringInit init) {
   auto made = make_ring(2, init);
   if (!made) return made.error();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Making an io_uring, or telling in a person's words why there is none.
+// Makes an io_uring, or says in plain words why there is none.
 #pragma once
 
 #include <liburing.h>
@@ -22,14 +22,14 @@ struct UringExit {
 };
 using UringHandle = std::unique_ptr<io_uring, UringExit>;
 
-// The error says what to do; its code is the kernel's, or EOPNOTSUPP for a kernel that is too old.
+// The error says what to do. Its code is the kernel's, or EOPNOTSUPP if the kernel is too old.
 Result<UringHandle> make_ring(unsigned entries, UringInit init);
 
-// Sleeps until one completion can be had or `timeout_ns` (0 or more) has passed; submits nothing.
-// 0 or more, -ETIME, -EINTR: look again; else -errno. Any thread, also while others use the ring.
+// Sleeps until there is a completion, or `timeout_ns` (0 or more) has passed; submits nothing. 0 or
+// more, -ETIME, -EINTR: look again; else -errno. Any thread, while others use the ring, too.
 int wait_for_completion(int ring_fd, int64_t timeout_ns);
 
-// Whether rings can be expected to work here: makes one, and lets a request go through it.
+// Whether rings work here: makes one, and sends a request through it.
 Status probe_uring(UringInit init);
 
 }  // namespace pcache
