@@ -12,15 +12,15 @@ namespace pcache {
 
 namespace {
 
-// As many as there can be: 2 GiB until regions of a thread each share stripes. A flush closes a
-// kset for each that was written to, and looks at two lines for that.
+// As many stripes as there can be: threads with regions of their own share none up to 2 GiB. For
+// each stripe a FLUSH looks at two cache lines, and closes a kset if one is open.
 constexpr uint32_t kStripes = Stripes::kMost;
 
 BackingIdentity identity_of(const BlockDevice& device) {
   return {device.identity().text, device.size_bytes()};
 }
 
-// Otherwise the second that locks it would say that somebody else has it.
+// Without this, opening the second would say that another program uses the device.
 Status refuse_one_device(const Options& options) {
   if (!is_same_device(options.pmem.path, options.backing.path)) return {};
   return make_error(EINVAL, "cache device %s and backing device %s are one and the same; give two",
@@ -64,7 +64,7 @@ Result<std::unique_ptr<Cache>> Cache::attach(Devices devices, const Options& opt
   cache->choose_persist();
   cache->worker_->start();
   cache->attached_.store(true, std::memory_order_release);
-  // Last: replay is done sooner without it where cores are few, and needs few of the pages.
+  // Last: with few cores replay ends sooner without it, and replay needs few of the pages.
   if (options.prefault_beside) cache->devices_.pmem->prefault_beside();
   return cache;
 }
@@ -92,7 +92,7 @@ Status Cache::probe() {
   return {};
 }
 
-// A file is made, or made longer, for a new cache alone.
+// A file is created, or made longer, only for a new cache.
 Status Cache::check_cache_size() {
   const uint64_t asked = options_.pmem.create_bytes;
   if (asked == 0) return {};
@@ -128,7 +128,7 @@ Status Cache::check_identity() {
     new_identity_ = make_identity(backing, static_cast<uint64_t>(time(nullptr)));
     return Status();
   };
-  const bool made_later = pmem.size_bytes() < media::kSuperblockOff;  // and so of zeros
+  const bool made_later = pmem.size_bytes() < media::kSuperblockOff;  // so it reads as zeros
   const FirstPage page = made_later ? FirstPage::kZeros : first_page(pmem);
   first_page_is_ours_ = page == FirstPage::kZeros || page == FirstPage::kOurs;
   if (page == FirstPage::kForeign) {
@@ -207,7 +207,7 @@ Status Cache::recover_log() {
   return accept_copied_kset();
 }
 
-// Writeback of the older data, and reclaim, would lose what export --force can still find.
+// To write back the older data, or to reclaim, would lose what export --force can still find.
 Status Cache::accept_copied_kset() const {
   const std::string& copied = recovered_.copied_kset;
   if (copied.empty()) return {};
@@ -245,7 +245,7 @@ Status Cache::wire() {
   return wire_background();
 }
 
-// Here the two sides meet that do not know each other: background makes room, requests wait for it.
+// Connects background, which frees segments, and request, which waits for them.
 Status Cache::wire_background() {
   Writeback::Options writing;
   writing.progress = [this](uint64_t bytes) {
@@ -285,7 +285,7 @@ Status Cache::wire_background() {
   return {};
 }
 
-// The last step that can be refused, but for a blank device. From here on nothing is taken back.
+// The last step that can be refused, but for a blank device: the next ones undo nothing.
 Status Cache::make_ready() {
   if (options_.readonly) return {};
   if (auto ready = devices_.pmem->make_ready(blank_); !ready) return ready;
@@ -295,8 +295,7 @@ Status Cache::make_ready() {
   return {};
 }
 
-// Where that fails nothing was stored: all but the header at the head is as it was, and that was
-// none.
+// If this fails nothing was stored but zeros over the header at the log head, which was no kset.
 Status Cache::begin_log() {
   log_->clear_head();
   if (log_->failed()) {
@@ -306,8 +305,8 @@ Status Cache::begin_log() {
                       "with pcachectl export",
                       head.seg.v, head.off);
   }
-  // Of a cache that is attached. Writes that are done at once do not look at the log: none is from
-  // then on.
+  // Called in an attached cache. Writes that are done at once do not look at the log, so this ends
+  // them all.
   log_->set_on_failed([this](const Error& error) {
     requests_->deferred().close();
     worker_->request_waits();
@@ -327,11 +326,11 @@ Status Cache::write_attached() {
   Pmem& pmem = *devices_.pmem;
   if (blank_)
     if (auto begun = begin_log(); !begun) return begun;
-  // No record here says anything that the cache could not go on without.
+  // The cache can go on without each of the records here.
   const auto warn = [this](const Status& written) {
     if (!written) messages_.print(LogLevel::kWarning, "%s", written.error().text.c_str());
   };
-  // A fresh format is left as the kernel target leaves it.
+  // A fresh format stays as the kernel target leaves it.
   if (!blank_) {
     clear_format_mark(pmem);
     warn(write_cache_info(pmem, frame_));
@@ -341,7 +340,7 @@ Status Cache::write_attached() {
   return {};
 }
 
-// Of a device whose methods a test has brought there is nothing to choose.
+// If a test has set the device's methods there is nothing to choose.
 void Cache::choose_persist() try {
   Pmem& pmem = *devices_.pmem;
   if (options_.pmem.persist != kPersistAuto || pmem.kind() == PmemKind::kSimulated ||
@@ -367,7 +366,7 @@ void Cache::choose_persist() try {
   }
   pmem.use(calibration_->chosen());
 } catch (const std::bad_alloc&) {
-  calibration_.reset();  // what was opened with goes on
+  calibration_.reset();  // keeps the method that it was opened with
   messages_.print(LogLevel::kWarning, "persist=auto: not measured: out of memory");
 }
 
@@ -416,14 +415,14 @@ SpaceWatch::Sample Cache::sample_space(Worker::State state) const {
           .error = std::move(state.last_error)};
 }
 
-// Read behind the head: they only grow, and never beyond it.
+// Reads the tails behind the head: they only grow, and never pass it.
 Cache::Dirty Cache::dirty() const {
   const LogMark head = log_->mark();
   return {head.ksets - std::min(writeback_->passed_ksets(), head.ksets),
           head.dirty_bytes - std::min(writeback_->passed_dirty_bytes(), head.dirty_bytes)};
 }
 
-// A log that is full now is not for ever: what is written back can be reclaimed.
+// A full log can be committed to later: what is written back can be reclaimed.
 Status Cache::close_ksets() {
   Status closed;
   const auto close_all = [&] {
@@ -438,15 +437,15 @@ Status Cache::close() {
   if (closed_ || !worker_) return {};
   PCACHE_CHECK(queues_.size() == 0);
   closed_ = true;
-  // Whatever happens: the heads give their segments back when the worker is gone.
+  // In any case: the data heads give their segments back when the worker is gone.
   struct NoEvents {
     SegmentTable& segments;
     ~NoEvents() { segments.set_events({}); }
   } const no_events{*recovered_.segments};
   worker_->stop();
-  // An opening that failed, or one for reading only: nothing is written, nor drained.
+  // If the attach failed or is readonly, nothing is written or drained.
   if (!attached_.load(std::memory_order_acquire)) return {};
-  space_watch_.close(sample_space({}));  // the end needs no error's text, and so no memory
+  space_watch_.close(sample_space({}));  // without an error's text, which takes memory
   Status closed = close_ksets();
   if (closed && options_.drain) {
     Status drained = worker_->drain();

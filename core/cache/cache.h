@@ -1,22 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Cache: all parts of one attached cache, wired together; opening and closing it.
 //
-// Who owns what: Cache owns every part. The parts below know nothing of it; requests see them as a
-// RequestState. Members are in the order of construction; destruction runs it backwards, which
-// also unwinds an opening that failed half-way.
+// Cache owns every part. The parts do not know it; requests see them as a RequestState. Members are
+// in the order of construction. Destruction runs backwards, also after an open that failed
+// half-way.
 //
-// Opening looks first and changes then. Looking: everything is checked and replayed, and everything
-// taken that can be refused: device queue, threads, memory. Of the cache device there is only a
-// view for reading; whatever fails leaves both devices as they were. Changing begins with what can
-// still be refused: a file's space, which is given back then, and the header at the log's head,
-// whose page may be bad. Then nothing fails any more but for media that cannot be read behind a
-// format.
+// Opening first looks, then changes. While it looks it checks and replays everything, and takes all
+// that can be refused: device queue, threads, memory. It has only a read-only view of the cache
+// device; a failure leaves both devices as they were. The changes begin with what can still be
+// refused: a file's space, which is given back then, and the header at the log head, whose page may
+// be bad. After that nothing fails but a format of a blank device, on bad pages.
 //
-// What opening writes, in order: the format, if it is blank; cleared header at the log's head,
-// cache_info (as every attach of the kernel target does), identity block, raised generations; with
-// persist=auto, once, what was measured for it. A crash between any two of them leaves an image
-// that attaches the same. With the option `readonly` nothing is written, then or later: no
-// background work runs, and no request takes space.
+// It writes, in order: the format, if blank; zeros at the log head; cache_info, if not blank (as
+// every attach of the kernel target does); identity block; raised generations; with persist=auto
+// what was measured, once. After a crash between two of them the image attaches the same. With the
+// option `readonly` nothing is ever written: no background work runs, and no request takes space.
 #pragma once
 
 #include <atomic>
@@ -39,7 +37,7 @@ class Cache {
  public:
   // Opens the devices that `options` name.
   static Result<std::unique_ptr<Cache>> open(const Options& options);
-  // Over devices that are open already; tests bring simulated ones and a stepped executor.
+  // Uses devices that are open already; tests give simulated ones and a stepped executor.
   struct Devices {
     std::unique_ptr<Pmem> pmem;
     std::unique_ptr<BlockDevice> backing;
@@ -49,8 +47,8 @@ class Cache {
   static Result<std::unique_ptr<Cache>> attach(Devices devices, const Options& options);
   ~Cache();
 
-  // Stops background work, closes open ksets and, if that is the option, drains; what it returns is
-  // what pcache_close() returns. No queue may be left.
+  // Stops background work, commits open ksets and, with the option `drain`, drains. pcache_close()
+  // returns the same. No queue may be left.
   Status close();
   Status drain();
   Status set_gc_percent(int64_t percent) EXCLUDES(frame_mu_);
@@ -58,7 +56,7 @@ class Cache {
 
   Result<std::unique_ptr<Queue>> create_queue(uint32_t depth);
 
-  // In the log and still to be written back.
+  // What the log has that is not written back.
   struct Dirty {
     uint64_t ksets, bytes;
   };
@@ -82,7 +80,7 @@ class Cache {
   const Writeback& writeback() const { return *writeback_; }
   const Reclaim& reclaim() const { return *reclaim_; }
   const Worker& worker() const { return *worker_; }
-  // What persist=auto goes by; nothing with another method.
+  // What persist=auto has measured; nothing with another method.
   const std::optional<Calibration>& calibration() const { return calibration_; }
   const VerifyResult& verified() const { return recovered_.verified; }
   RequestState& requests() { return *requests_; }
@@ -90,7 +88,7 @@ class Cache {
 
  private:
   Cache(Devices devices, const Options& options);
-  // The steps of attach(), in order: looking.
+  // The steps of attach(), in order. These only look:
   Status probe();
   Status check_cache_size();
   Status check_identity();
@@ -100,7 +98,7 @@ class Cache {
   Status wire();
   Status wire_background();
   FormatOptions format_options() const;
-  // Changing.
+  // These change:
   Status make_ready();
   Status begin_log();
   Status format_if_blank();
@@ -115,11 +113,11 @@ class Cache {
   Log messages_;
   RecoverOptions recovery_;
   std::optional<media::Identity> new_identity_;  // to be written
-  bool blank_ = false;                           // when it was found
-  bool first_page_is_ours_ = true;               // to write to
+  bool blank_ = false;                           // before this attach
+  bool first_page_is_ours_ = true;               // we may write to it
   std::atomic<bool> attached_{false};            // all steps are done; not with `readonly`
   std::optional<Calibration> calibration_;
-  // Constant but for gc_percent in it and info_record, which only set_gc_percent() uses later.
+  // Constant, but for gc_percent and info_record, which only set_gc_percent() changes later.
   DeviceFrame frame_;
   Mutex frame_mu_;
   MediaErrors media_errors_;
@@ -131,7 +129,7 @@ class Cache {
   std::unique_ptr<Writeback> writeback_;
   std::unique_ptr<Reclaim> reclaim_;
   std::unique_ptr<Worker> worker_;
-  SpaceWatch space_watch_;  // the executor's, while there is one
+  SpaceWatch space_watch_;  // used by the executor's thread alone, while there is one
   QueueSet queues_;
   bool closed_ = false;
 };

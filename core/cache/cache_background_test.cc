@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Writeback, reclaim and waiting writes, wired together, on a clock that the test turns.
+// Writeback, reclaim and stalled writes together, with a clock that the test turns.
 #include <thread>
 
 #include "cache/cache_for_test.h"
@@ -17,7 +17,7 @@ class CacheBackground : public CacheTest {
   Bytes on_device(uint64_t off, uint64_t len) { return device_->peek(off, len); }
 };
 
-// The smallest cache, written over and over in writes of 1 MiB; hazards no-log-reserve,
+// The smallest cache, overwritten many times in writes of 1 MiB; hazards no-log-reserve,
 // nobody-wakes.
 TEST_F(CacheBackground, AFullCacheGoesOnWithoutTheClock) {
   for (const bool crc : {false, true}) {
@@ -82,7 +82,7 @@ TEST_F(CacheBackground, CloseLeavesDirtyDataOrDrainsIt) {
   detach();
 }
 
-// Hazard last-flush-ignored: a drain that fails at close is an error of close.
+// Hazard last-flush-ignored: close() returns the error of a drain that fails.
 TEST_F(CacheBackground, ADrainThatFailsAtCloseIsReportedAndNothingIsLost) {
   options_.drain = true;
   attach();
@@ -136,7 +136,7 @@ TEST_F(CacheBackground, AFailingDeviceIsShownAndHeals) {
   detach();
 }
 
-// Written while the device fails, more than the cache holds: they wait, and come through.
+// While the device fails, more is written than the cache holds: writes stall, and complete later.
 TEST_F(CacheBackground, WritesWaitForADeviceThatHeals) {
   attach();
   device_->set_error(EIO);
@@ -148,7 +148,7 @@ TEST_F(CacheBackground, WritesWaitForADeviceThatHeals) {
     one = {PCACHE_OP_WRITE, 0, i % 64 << 20, data.size(), data.data(), 0, 0, nullptr};
     if (queue_->submit(&one) == 1) continue;
     executor_->advance(milliseconds(60000));
-    if (queue_->reap(done, 0, 1, 0) == 0) break;  // not paced, but nowhere to go
+    if (queue_->reap(done, 0, 1, 0) == 0) break;  // the throttle is off, but no segment is free
   }
   EXPECT_EQ(cache_->segments().counts().free, cache_->segments().counts().log_reserve);
   device_->set_error(0);
@@ -158,7 +158,7 @@ TEST_F(CacheBackground, WritesWaitForADeviceThatHeals) {
   detach();
 }
 
-// Real executors: for the sanitizers. Writers, readers and a drain over a cache that is full.
+// Real executors, for the sanitizers: writers, readers and a drain on a full cache.
 TEST_F(CacheBackground, ManyThreadsOnAFullCache) {
   for (const bool crc : {false, true}) {
     memory_.poke(MediaOff{0}, Bytes(media::kSegmentsOff).data(), media::kSegmentsOff);

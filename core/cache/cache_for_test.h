@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A cache over memory with a clock that the test turns. What is attached can be closed, or dropped
-// as by a crash, and attached again.
+// A cache in memory, with a clock that the test turns. It can be closed, or dropped as by a crash,
+// and attached again.
 #pragma once
 
 #include <gmock/gmock.h>
@@ -36,7 +36,7 @@ class CacheTest : public ::testing::Test {
     queue_.reset();
     cache_.reset();
   }
-  // Attaches and closes a fresh cache: its image is the start of what a test does.
+  // Attaches and closes a fresh cache: the test starts from its image.
   void prepare() {
     attach();
     if (HasFatalFailure()) return;
@@ -44,7 +44,7 @@ class CacheTest : public ::testing::Test {
     memory_.checkpoint();
     lines_.lines.clear();
   }
-  // The attach is refused with this text, and not one byte is stored meanwhile.
+  // The attach is refused with this text and stores no byte.
   void expect_refused(int code, const std::string& text) {
     memory_.checkpoint();
     memory_.forbid_stores();
@@ -67,7 +67,7 @@ class CacheTest : public ::testing::Test {
     Bytes data(len, std::byte(value));
     return request(PCACHE_OP_WRITE, off, data, flags);
   }
-  // As write(), for one that may have to wait for space; the clock stands still.
+  // As write(), for a write that may stall; the clock stands still.
   int write_through(uint64_t off, uint64_t len, int value, uint32_t flags = 0) {
     Bytes data(len, std::byte(value));
     pcache_request request{PCACHE_OP_WRITE, flags, off, len, data.data(), 0, 0, nullptr};
@@ -78,7 +78,7 @@ class CacheTest : public ::testing::Test {
     EXPECT_EQ(queue_->reap(done, 0, 1, 0), 1) << "space is made at once, not by the clock";
     return request.result;
   }
-  // The one value that all of the range has; -1 when it is the device's content.
+  // The one value of all bytes of the range; -1 if it has the device's content.
   int value_at(uint64_t off, uint64_t len) {
     Bytes data(len);
     EXPECT_EQ(request(PCACHE_OP_READ, off, data), 0);
@@ -92,11 +92,11 @@ class CacheTest : public ::testing::Test {
   uint64_t logical_bytes_ = kLogicalBytes;
   Options options_;
   LogLines lines_;
-  MemoryDevice* device_ = nullptr;       // the attached one's
-  SteppedExecutor* executor_ = nullptr;  // likewise
+  MemoryDevice* device_ = nullptr;       // of the attached cache
+  SteppedExecutor* executor_ = nullptr;  // of the attached cache
   std::unique_ptr<Cache> cache_;
   std::unique_ptr<Queue> queue_;
-  int waited_ = 0;  // so many of write_through()
+  int waited_ = 0;  // writes of write_through() that stalled
 };
 
 }  // namespace pcache

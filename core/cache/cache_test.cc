@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Attaching, the clock, closing; and all that must be refused without a byte stored.
+// Attach, the timer, close; and all that must be refused without a store.
 #include "cache/cache.h"
 
 #include <functional>
@@ -162,7 +162,7 @@ TEST_F(CacheAttach, ALostGenerationIsTakenFromTheLogAndMadeDurable) {
   ASSERT_EQ(write(0, 4096, 1), 0);
   detach();
   auto key = memory_.peek<Key>(segment_data_off(0) + sizeof(KsetHeader));
-  key.seg_gen = 3;  // a younger life than the generation record tells
+  key.seg_gen = 3;  // newer than the generation record
   Image image(1);
   image.kset({}, {key});
   memory_.poke(segment_data_off(0), image.memory().data() + segment_data_off(0).v, kset_bytes(1));
@@ -177,7 +177,7 @@ TEST_F(CacheAttach, ALostGenerationIsTakenFromTheLogAndMadeDurable) {
   detach();
 }
 
-// Whatever of an attach reached the media, the next one finds the same.
+// Whatever part of an attach reached the media, the next attach finds the same data.
 TEST_F(CacheAttach, ACrashAtAnyStoreOfAnAttach) {
   attach();
   ASSERT_EQ(write(4096, 4096, 9), 0);
@@ -286,14 +286,14 @@ TEST_F(CacheRefuses, ASuperblockLostFromACacheWithData) {
   expect_refused(EUCLEAN, "damaged, not blank");
 }
 
-// Its first 20 KiB but the identity are gone: it says that there was a cache.
+// The first 20 KiB are lost, but for the identity block: it says that there was a cache.
 TEST_F(CacheRefuses, AnIdentityAloneIsNotBlank) {
   const std::vector<std::byte> zeros(16 << 10);
   memory_.poke(MediaOff{kSuperblockOff}, zeros.data(), zeros.size());
   expect_refused(EUCLEAN, "there is an identity block at 0: damaged, not blank");
 }
 
-// Two lost pages of an image with dirty data: its cache_info says that it was a cache.
+// Two pages of an image with dirty data are lost: its cache_info says that there was a cache.
 TEST_F(CacheRefuses, LostSuperblockAndTailsAreNotBlank) {
   const std::vector<std::byte> zeros(4096);
   memory_.poke(MediaOff{kSuperblockOff}, zeros.data(), zeros.size());
@@ -331,8 +331,8 @@ class NoQueues : public MemoryDevice {
   }
 };
 
-// What can be refused is refused before the first store, of a blank device too; and a cache that is
-// not attached is not drained when it goes.
+// All that can be refused is refused before the first store, for a blank device, too; and a cache
+// that failed to attach is not drained.
 TEST_F(CacheAttach, ARefusalByTheLastResourceHasStoredNothing) {
   for (const bool blank : {true, false}) {
     if (!blank) {
@@ -361,7 +361,7 @@ TEST_F(CacheAttach, ARefusalByTheLastResourceHasStoredNothing) {
   }
 }
 
-// A kernel cache formatted over other content: page 0 is not the format's, and not ours.
+// A kernel cache, formatted over other content: page 0 is no part of the format, and not ours.
 TEST_F(CacheAttach, AForeignFirstPageIsLeftAsItIs) {
   ASSERT_TRUE(format_device(memory_.pmem(), {}).ok());
   const uint64_t table = 0xaa55000000000000;
@@ -416,7 +416,7 @@ TEST_F(CacheAttach, SuperblockFlagsAreTheMedias) {
   detach();
 }
 
-// As a device is that has grown, and a cache that was made before.
+// A device that has grown since its cache was made.
 TEST_F(CacheAttach, WhatOfTheDeviceIsNotUsedIsSaid) {
   prepare();
   auto sb = memory_.peek<Superblock>(MediaOff{kSuperblockOff});

@@ -11,7 +11,7 @@ namespace pcache {
 
 namespace {
 
-// The length of the UTF-8 character at the front of `text`; 0: it is none.
+// The length of the UTF-8 character that `text` begins with; 0: this is no UTF-8.
 size_t character_bytes(std::string_view text) {
   const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
   const unsigned char first = byte(0);
@@ -23,7 +23,7 @@ size_t character_bytes(std::string_view text) {
   if (n == 0 || text.size() < n) return 0;
   for (size_t i = 1; i < n; i++)
     if ((byte(i) & 0xc0) != 0x80) return 0;
-  // Longer than need be, a surrogate, or beyond U+10FFFF.
+  // Not the shortest form, a surrogate, or above U+10FFFF.
   if ((first == 0xe0 && byte(1) < 0xa0) || (first == 0xed && byte(1) >= 0xa0)) return 0;
   if ((first == 0xf0 && byte(1) < 0x90) || (first == 0xf4 && byte(1) >= 0x90)) return 0;
   return n;

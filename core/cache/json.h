@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Json: a small ordered JSON value to be built and printed, written like nlohmann's ordered_json,
-// which cannot be used here: its destructor allocates, and so ends the process when memory is out.
+// Json: a small ordered JSON value to build and print, used like nlohmann's ordered_json, which
+// allocates in its destructor, and so ends the process when there is no memory.
 //
-// Building and dump() may throw std::bad_alloc; destruction takes no memory.
+// Building and dump() may throw std::bad_alloc; the destructor takes no memory.
 #pragma once
 
 #include <concepts>
@@ -26,15 +26,15 @@ class Json {
   Json(const char* text) : Json(std::string_view(text)) {}
   Json(const std::string& text) : Json(std::string_view(text)) {}
   Json(std::string_view text) : kind_(Kind::kText), text_(text) {}
-  // An object where every item is a pair that begins with a text, else an array.
+  // An object if every item is a pair that begins with a text, else an array.
   Json(std::initializer_list<Json> items);
   static Json array();
 
-  // The member of that name; a new one is null. Of an object, or null.
+  // The member of that name; a new one is null. Only for an object, or null.
   Json& operator[](std::string_view name);
   void push_back(Json item);  // of an array
 
-  // Indented by two. What is not valid UTF-8 in a text is replaced by U+FFFD.
+  // Indented by two. Bytes in a text that are not valid UTF-8 become U+FFFD.
   std::string dump() const;
 
  private:

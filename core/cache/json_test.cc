@@ -8,7 +8,7 @@
 namespace pcache {
 namespace {
 
-// Byte for byte what the library prints whose way of writing this has.
+// Prints byte for byte what nlohmann's ordered_json prints.
 template <typename J>
 J example() {
   J json;
@@ -38,7 +38,7 @@ TEST(Json, TextsAreEscapedAndWhatIsNotUtf8IsReplaced) {
     theirs[text] = text;
     EXPECT_EQ(ours.dump(), theirs.dump(2)) << text;
   }
-  // Cut off, alone, too long, surrogate, beyond the last.
+  // Cut off, alone, not the shortest form, surrogate, above the last character.
   for (const std::string text : {"\xc3", "\x80", "\xff", "\xc0\xaf", "\xed\xa0\x80", "a\xe2\x82",
                                  "\xf4\x90\x80\x80", "\xc3(", "\xe2\x82("}) {
     const std::string printed = Json(text).dump();

@@ -5,7 +5,7 @@
 
 namespace pcache {
 
-// Of a file that was cut every segment behind its end is bad: that is one thing, and one line.
+// Of a file that was cut, every segment behind its end is bad: one cause, and one message.
 bool MediaErrors::say_if_cut() {
   const auto bytes = pmem_.cut_to_bytes();
   if (!bytes) return false;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// MediaErrors: says what bad pages of the cache device have done, each once and all of it in a few
-// lines. Any thread, under any lock: it takes none.
+// MediaErrors: reports the consequences of bad pages of the cache device, each once, in at most a
+// few lines. Any thread, with any locks held: it takes none.
 #pragma once
 
 #include <atomic>
@@ -18,7 +18,7 @@ class MediaErrors {
   // The segment is out of use until the next attach, for its bad page at `at`.
   void segment_retired(SegId seg, MediaOff at);
   void log_failed(const Error& error);
-  // Dirty data, or a part of the log, cannot be read; what, others say.
+  // Dirty data, or a part of the log, cannot be read. Others report which.
   void data_lost() { say_if_cut(); }
 
  private:

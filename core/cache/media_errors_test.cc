@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A cache whose device has bad pages, for each kind of place that attach, requests and background
+// A cache whose device has bad pages, at each kind of place that attach, requests and background
 // work store to.
 #include "cache/media_errors.h"
 
@@ -29,7 +29,7 @@ class BadPages : public CacheTest {
   }
 };
 
-// The record stays as it is: over the newest replica it must not go.
+// cache_info stays as it is: it must not be stored over its newest replica.
 class BadCacheInfo : public BadPages, public ::testing::WithParamInterface<int> {};
 
 TEST_P(BadCacheInfo, TheCacheGoesOnWithTheOtherReplica) {
@@ -140,7 +140,7 @@ TEST_F(BadPages, UnderTheHeadOfTheLogAtAttach) {
   expect_refused(EIO, "media error");
 }
 
-// It could be read, and cannot be stored to.
+// The page can be read, and not be stored to.
 TEST_F(BadPages, UnderTheHeadOfTheLogOnceItWasReplayed) {
   prepare();
   attach();
@@ -157,10 +157,10 @@ TEST_F(BadPages, UnderTheHeadOfTheLogOnceItWasReplayed) {
   EXPECT_EQ(lines_with("from now on"), 0) << "of a cache that is not attached";
 }
 
-// In a file, whose holes are filled before: they are holes again.
+// In a file, whose holes are filled before the log begins: a refusal makes them holes again.
 class BadHeadInAFile : public ::testing::Test {
  protected:
-  // Opens its queue when all is replayed and nothing is changed yet.
+  // Calls `on_open` when all is replayed and nothing is changed yet.
   struct Device : MemoryDevice {
     explicit Device(std::function<void()> on_open)
         : MemoryDevice(64 << 20), on_open_(std::move(on_open)) {}
@@ -179,7 +179,7 @@ class BadHeadInAFile : public ::testing::Test {
                           std::make_unique<SteppedExecutor>()},
                          Options());
   }
-  // As poison there: the page of each mapping of the file.
+  // As poison does: replaces the page in each mapping of the file.
   void make_bad(uint64_t off) {
     const int empty = memfd_create("bad", MFD_CLOEXEC);
     std::ifstream maps("/proc/self/maps");
@@ -214,11 +214,11 @@ TEST_F(BadHeadInAFile, TheFileIsAsItWas) {
   const auto cache = attach(false, [&] { make_bad(head.v); });
   ASSERT_FALSE(cache.ok());
   EXPECT_EQ(cache.error().code, EIO);
-  // A file system may need some more to note the holes in.
+  // A file system may need some more blocks to note the holes.
   EXPECT_LE(blocks(), before + 256);
 }
 
-// The log's head is where it fails; what is in the log is saved.
+// The log fails at its head; what is in the log is saved.
 TEST_F(BadPages, UnderTheHeadOfTheLog) {
   prepare();
   attach();
@@ -231,7 +231,7 @@ TEST_F(BadPages, UnderTheHeadOfTheLog) {
   EXPECT_EQ(cache_->drain().error().code, EIO);
 }
 
-// Dirty data that cannot be read holds what bad pages have left of the cache.
+// Dirty data that cannot be read keeps all segments that bad pages have left.
 TEST_F(BadPages, NoWriteWaitsForWhatCanNeverBe) {
   prepare();
   attach();

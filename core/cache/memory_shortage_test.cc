@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A whole cache while memory is short: opening, closing, status, and each background step, with the
-// N-th allocation failing, alone or with all that follow, for every N there is. Afterwards the
-// cache works, all dirty data is written back and all its space comes free.
+// A whole cache while memory is short: open, close, status, and each background step. The N-th
+// allocation fails, alone or with all later ones, for every N. Afterwards the cache works, all
+// dirty data is written back and all its space comes free.
 #include <new>
 #include <optional>
 #include <thread>
@@ -27,7 +27,7 @@ class CacheMemoryShortage : public CacheTest {
     ASSERT_FALSE(HasFatalFailure());
     detach();
   }
-  // 0: nothing was thrown out of it.
+  // 0: no exception came out of it.
   template <typename Act>
   static uint64_t without_memory(uint64_t pass, uint64_t fail, Act act) {
     const FailingMemory failing(pass, fail);
@@ -38,7 +38,7 @@ class CacheMemoryShortage : public CacheTest {
     }
     return 0;
   }
-  // For every N, as long as one fails.
+  // For each N, until no allocation fails.
   template <typename Round>
   void for_every_shortage(Round round) {
     for (const uint64_t fail : {uint64_t{1}, FailingMemory::kAll})
@@ -61,7 +61,7 @@ class CacheMemoryShortage : public CacheTest {
     for (uint64_t i = 0; i < 20; i++)
       EXPECT_EQ(value_at(i * 3 * kPage + 512, kPage), 1 + static_cast<int>(i)) << i;
   }
-  // Of what the cache has at this offset.
+  // Damages the data that the cache has at this offset.
   void damage(uint64_t off) {
     Piece piece;
     Index::Snapshot snapshot;
@@ -69,7 +69,7 @@ class CacheMemoryShortage : public CacheTest {
     ASSERT_EQ(piece.kind, Piece::Kind::kHit);
     memory_.flip_bit(cache_->segments().media(piece.pos));
   }
-  // What is dirty goes to the device and nothing keeps its space.
+  // All dirty data is written back, and all space comes free.
   void expect_all_comes_back() {
     ASSERT_TRUE(cache_->drain().ok());
     ASSERT_TRUE(cache_->set_gc_percent(0).ok());
@@ -123,7 +123,7 @@ TEST_F(CacheMemoryShortage, Closing) {
         EXPECT_EQ(closed.error().code, ENOMEM) << closed.error().text;
       }
       cache_.reset();
-      if (options_.drain) return detach();  // its device is gone with what was written back
+      if (options_.drain) return detach();  // its new device lacks what was written back
       attach();
       EXPECT_EQ(value_at(0, 512), 99);
       expect_all_there();
@@ -132,7 +132,7 @@ TEST_F(CacheMemoryShortage, Closing) {
   }
 }
 
-// The text of the device's error is longer than what a string keeps in itself.
+// The text of the device's error is too long for a string to keep without an allocation.
 TEST_F(CacheMemoryShortage, ClosingAfterTheDeviceHadFailed) {
   for_every_shortage([this](uint64_t pass, uint64_t fail) {
     make_blank();
@@ -189,8 +189,8 @@ TEST_F(CacheMemoryShortage, SettingGcPercentAndDraining) {
   });
 }
 
-// Closing by time, writeback, and reclaim, each as often as it takes. Without memory a step says so
-// in the status; with it, it goes on by itself.
+// Closing by time, writeback, and reclaim, until each has succeeded. A step without memory says so
+// in the status; with memory it goes on by itself.
 TEST_F(CacheMemoryShortage, BackgroundSteps) {
   bool writeback_said = false, reclaim_said = false;
   for (const uint32_t gc_percent : {70u, 0u})
@@ -222,8 +222,8 @@ TEST_F(CacheMemoryShortage, BackgroundSteps) {
   EXPECT_TRUE(reclaim_said);
 }
 
-// A batch in which dirty data is damaged: what is appended again is neither lost nor doubled, and
-// the next FLUSH says it.
+// A batch with damaged dirty data: its keys are neither lost nor appended twice, and the next FLUSH
+// reports the damage.
 TEST_F(CacheMemoryShortage, WritebackOfDamagedData) {
   options_.data_crc = true;
   for_every_shortage([&](uint64_t pass, uint64_t fail) {
@@ -257,8 +257,8 @@ TEST_F(CacheMemoryShortage, WritebackOfDamagedData) {
   });
 }
 
-// Short once more when the batch goes on: what has been appended again and what it was appended for
-// are in the log then, and dirty_tail must not pass both.
+// Memory is short once more when the batch goes on: the log has the damaged keys and their copies
+// then, and dirty_tail must not pass both.
 TEST_F(CacheMemoryShortage, WritebackOfDamagedDataTwice) {
   options_.data_crc = true;
   bool failed = true;
@@ -288,7 +288,7 @@ TEST_F(CacheMemoryShortage, WritebackOfDamagedDataTwice) {
   }
 }
 
-// A thread that finds no memory at its first lock has none to its name, and works.
+// At its first lock the thread has no memory for its record, and locks all the same.
 TEST(ThreadWithoutMemory, TakesItsFirstLock) {
   BiasedMutex mu;
   int n = 0;

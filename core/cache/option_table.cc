@@ -49,7 +49,7 @@ constexpr OptionEntry kTable[] = {
 #undef PCACHE_OPTION
 };
 
-// Nothing is hidden in padding: a struct with a field more is a larger one.
+// No field is hidden in padding: a struct with one more field is larger.
 static_assert(sizeof(pcache_options) ==
               offsetof(pcache_options, cache_path) + std::size(kTable) * kOptionFieldBytes);
 
@@ -102,7 +102,7 @@ std::string list_of(const std::vector<std::string>& words) {
   return text;
 }
 
-// Its choices: by name, or by the numbers that stand for them.
+// Its choices: by name, or as numbers.
 std::string choices_text(const OptionEntry& entry, bool as_numbers) {
   std::vector<std::string> words;
   for (const auto& choice : entry.choices) {
@@ -115,7 +115,7 @@ std::string choices_text(const OptionEntry& entry, bool as_numbers) {
   return list_of(words);
 }
 
-// Digits alone.
+// A number of digits alone.
 std::optional<int64_t> digits_of(std::string_view text) {
   if (text.empty()) return {};
   int64_t value = 0;
@@ -131,7 +131,7 @@ bool is_a_value(const OptionEntry& entry, int64_t value) {
   return entry.type != PCACHE_OPTION_CHOICE && value >= entry.least && value <= entry.most;
 }
 
-// Nothing: it is no value of this option.
+// Nothing: `text` is no value of this option.
 std::optional<int64_t> number_of(const OptionEntry& entry, std::string_view text) {
   if (const auto* choice = choice_named(entry, text)) return choice->value;
   if (entry.type == PCACHE_OPTION_CHOICE) return {};
@@ -226,7 +226,7 @@ Status check_option_text(const OptionEntry& entry, const char* text) {
 
 void init_options(pcache_options* options, uint32_t size) {
   memset(static_cast<void*>(options), 0, size);
-  if (size < kLeastOptionsBytes) return;  // with the size 0, and so refused
+  if (size < kLeastOptionsBytes) return;  // its size stays 0, so it is refused
   options->size = size;
   for (const OptionEntry& entry : kTable) {
     if (!is_inside(entry, size) || entry.type == PCACHE_OPTION_TEXT) continue;

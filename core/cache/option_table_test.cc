@@ -46,7 +46,7 @@ TEST(OptionTable, AUnitIsInItsName) {
     EXPECT_EQ(std::string(entry.unit) == "ms", std::string(entry.name).ends_with("_ms"));
 }
 
-// What a get gives, a set takes.
+// set_option() takes each text that option_text() gives.
 TEST(OptionTable, TextsGoRound) {
   for (const OptionEntry& entry : option_table()) {
     pcache_options options = initial();
@@ -124,7 +124,7 @@ TEST(OptionTable, ThePersistMethodsAreTheOnesThatThereAre) {
 
 // ---- Callers with another pcache.h ----
 
-// The options that an older program has: those up to drain.
+// The options of an older program: those up to drain.
 constexpr uint32_t kOlderBytes = offsetof(pcache_options, readonly);
 
 TEST(OtherSizes, AnOlderStructIsFilledAndReadToItsEnd) {

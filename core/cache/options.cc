@@ -15,7 +15,7 @@ Status check_cache_size(const pcache_options& raw) {
       EINVAL, "option cache_size: only files can be created or extended: it needs emulate_pmem=1");
 }
 
-// What would have to be written.
+// Refuses options that would have to write.
 Status check_readonly(const pcache_options& raw) {
   if (!raw.readonly) return {};
   const char* against = raw.drain                             ? "drain"
@@ -53,7 +53,7 @@ Result<Options> check_options(const pcache_options& given) {
   if (raw.persist && *raw.persist) options.pmem.persist = raw.persist;
   options.pmem.prefault = raw.prefault == PCACHE_PREFAULT_ATTACH;
   options.prefault_beside = raw.prefault == PCACHE_PREFAULT_BESIDE;
-  // Before any device is opened, let alone created.
+  // Before any device is opened or created.
   if (auto method = find_persist_method(options.pmem.persist); !method) return method.error();
   options.backing.path = raw.backing_path;
   options.backing.io_mode = static_cast<IoMode>(raw.io_mode);

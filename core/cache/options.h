@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Options of a cache, checked: what pcache_options becomes inside.
+// The options of a cache, checked: pcache_options in the library's own types.
 #pragma once
 
 #include <optional>
@@ -27,8 +27,8 @@ struct Options {
   Log log;
 };
 
-// EINVAL naming the option, the value and what is allowed. `given` may be smaller than this
-// library's, or larger: it says so in its `size`.
+// EINVAL, naming the option, the value and what is allowed. `given` may be smaller or larger than
+// this library's struct: its `size` says so.
 Result<Options> check_options(const pcache_options& given);
 
 }  // namespace pcache

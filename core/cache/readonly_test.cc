@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The option `readonly`: everything is read as it is, and not one byte is stored to either device.
+// The option `readonly`: all is read as it is, and no byte is stored to either device.
 #include "base/forbid_for_test.h"
 #include "blockdev/temp_file_for_test.h"
 #include "cache/cache_for_test.h"
@@ -14,7 +14,7 @@ using ::testing::IsEmpty;
 
 class ReadOnlyCache : public CacheTest, public ::testing::WithParamInterface<bool> {
  protected:
-  // Dirty data in the log, and one key that is open when the cache is lost.
+  // Dirty data in the log, and one key in an open kset when the cache is lost.
   void make_image() {
     options_.data_crc = GetParam();
     prepare();
@@ -78,8 +78,8 @@ TEST_P(ReadOnlyCache, WritesAreRefusedAndFlushesHaveNothingToDo) {
   EXPECT_THAT(device_->journal(), IsEmpty());
 }
 
-// What an attach otherwise puts right: a torn header at the log's end, cache_info, an identity
-// block that a crash left unfinished.
+// What an attach otherwise repairs: a torn header at the log's end, cache_info, an identity block
+// that a crash left unfinished.
 TEST_P(ReadOnlyCache, LeavesWhatAnAttachPutsRight) {
   ASSERT_NO_FATAL_FAILURE(make_image());
   attach();
@@ -95,7 +95,7 @@ TEST_P(ReadOnlyCache, LeavesWhatAnAttachPutsRight) {
   EXPECT_TRUE(cache_->log().head() == head);
 }
 
-// Without data_crc damage is not seen.
+// Without data_crc no damage is noticed.
 using ReadOnlyCacheWithDataCrc = ReadOnlyCache;
 INSTANTIATE_TEST_SUITE_P(Always, ReadOnlyCacheWithDataCrc, ::testing::Values(true));
 
@@ -142,7 +142,7 @@ TEST_F(ReadOnlyRefuses, DamageAndAnotherBackingDevice) {
   expect_refused(EUCLEAN, "superblock");
 }
 
-// Before a cache file is made.
+// Refused before a cache file is created.
 TEST(OpenCache, WithoutThreadsLeavesNothingBehind) {
   TempFile backing(64 << 20);
   const std::string cache = backing.path() + ".cache";

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// SpaceWatch: tells a person when requests begin to wait for space in the cache, what they wait
-// for, and when that has ended. A cache that has slowed down must not look like one that is slow.
+// SpaceWatch: tells a person when requests begin to wait for space in the cache, why, and when that
+// has ended. A full cache must not look like one that is only slow.
 //
-// Invariants
-// - A wait now and then is no line: only when requests have waited in each of kBegin looks in a
-//   row, which are kLook apart. It has ended when none has in kEnd of them.
-// - No flood: from one beginning to the next at least kBetween looks pass.
+// - A wait now and then gives no message: one comes only when requests have waited in each of
+//   kBegin looks in a row, which are kLook apart. The waiting has ended after kEnd looks without a
+//   wait.
+// - Messages are rare: at least kBetween looks pass from one beginning to the next.
 // One thread at a time.
 #pragma once
 
@@ -21,7 +21,7 @@ class SpaceWatch {
  public:
   static constexpr std::chrono::milliseconds kLook{1000};
   static constexpr uint32_t kBegin = 3, kEnd = 5, kBetween = 60;
-  static constexpr uint32_t kHung = 10;  // looks in which the device has taken nothing
+  static constexpr uint32_t kHung = 10;  // looks during which the device wrote nothing
 
   struct Sample {
     uint64_t waits = 0;          // requests that have waited, ever
@@ -29,7 +29,7 @@ class SpaceWatch {
     uint64_t written_bytes = 0;  // to the backing device, ever
     uint64_t dirty_bytes = 0;
     uint32_t free_segments = 0, segments = 0;
-    bool failing = false;  // the backing device, and how
+    bool failing = false;  // the backing device; with `error`
     std::string error = {};
   };
 
@@ -38,7 +38,7 @@ class SpaceWatch {
 
   // Called every kLook.
   void look(const Sample& sample);
-  // The cache is closed: what was begun has ended.
+  // The cache is closed: ends a message that was begun.
   void close(const Sample& sample);
 
  private:

@@ -15,7 +15,7 @@ using ::testing::IsEmpty;
 
 class SpaceWatchTest : public ::testing::Test {
  protected:
-  // So many looks, in each of which so many requests have begun to wait.
+  // `times` looks; `waits` requests begin to wait before each.
   void look(uint32_t times, uint64_t waits) {
     for (uint32_t i = 0; i < times; i++) {
       now_.waits += waits;

@@ -14,7 +14,7 @@ std::string position(CachePos pos) {
   return std::to_string(pos.seg.v) + ":" + std::to_string(pos.off);
 }
 
-// What the fields are taken from, read once for one status.
+// The sources of the fields, read once for each status.
 struct View {
   explicit View(Cache& of)
       : cache(of),
@@ -191,7 +191,7 @@ Fields all_fields() {
   return fields;
 }
 
-// Made once, and never freed: a status may be asked for while the process ends.
+// Made once and never freed: a status may be asked for while the process ends.
 const Fields& fields() {
   static const Fields& all = *new Fields(all_fields());
   return all;
@@ -221,7 +221,7 @@ std::string status_json(Cache& cache) {
   Json json;
   for (const Field& field : fields())
     (*field.is.object ? json[field.is.object] : json)[field.is.name] = field.value(view);
-  // Not always there: with persist=auto, what it goes by.
+  // Not in every status: with persist=auto, what was measured.
   if (const auto& calibration = cache.calibration())
     for (const Calibration::Method& method : calibration->measured)
       for (size_t c = 0; c < Calibration::kClasses; c++)

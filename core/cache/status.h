@@ -12,11 +12,11 @@ namespace pcache {
 // DIRTY_TAIL KEY_TAIL", flags in hexadecimal, positions as segment:offset.
 std::string status_line(Cache& cache);
 
-// One JSON object; every size in bytes. Field names are part of the interface.
+// One JSON object; every size in bytes. The field names are part of the interface.
 std::string status_json(Cache& cache);
 
-// What every JSON status has: `name` in the object `object`, or with "" in none. The table is in
-// status.cc; that of counters beside each struct of them.
+// Every JSON status has these: `name` in the object `object`, or at the top if that is "".
+// status.cc has the table; the counters' tables are beside their structs.
 struct StatusField {
   const char *object, *name, *text;
 };

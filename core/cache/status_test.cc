@@ -32,7 +32,7 @@ TEST_F(StatusTest, LineFollowsTheLog) {
   detach();
 }
 
-// SEG_TOTAL is what the superblock says, also on a device that has grown since.
+// SEG_TOTAL is the superblock's, also if the device has grown since.
 TEST_F(StatusTest, SegTotalIsTheSuperblocks) {
   prepare();
   media::Superblock sb = make_superblock(31);
