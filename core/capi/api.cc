@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The C ABI over Cache and Queue. Nothing throws past here.
+// The C ABI over Cache and Queue. No exception passes it.
 #include <cstddef>
 #include <cstdio>
 #include <cstdlib>
@@ -48,7 +48,7 @@ PCACHE_EXPORT int pcache_open(const pcache_options* options, pcache_cache** out,
     *out = nullptr;
     auto checked = pcache::check_options(*options);
     if (!checked) return fail(checked.error(), err);
-    auto handle = std::make_unique<pcache_cache>(nullptr);  // not after what cannot be undone
+    auto handle = std::make_unique<pcache_cache>(nullptr);  // before what cannot be undone
     auto cache = pcache::Cache::open(checked.value());
     if (!cache) return fail(cache.error(), err);
     handle->cache = cache.take();
@@ -59,7 +59,7 @@ PCACHE_EXPORT int pcache_open(const pcache_options* options, pcache_cache** out,
 
 PCACHE_EXPORT int pcache_close(pcache_cache* cache, pcache_error* err) {
   if (!cache) return 0;
-  // A foreign one is never destroyed.
+  // A handle of the parent process is never destroyed.
   if (cache->foreign()) return guarded(err, [&] { return forked(err); });
   const int rc = guarded(err, [&]() -> int {
     const auto closed = cache->cache->close();

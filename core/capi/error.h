@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// How an Error, or what the standard library throws, leaves through the C ABI.
+// How an Error, or an exception of the standard library, leaves through the C ABI.
 #pragma once
 
 #include <cstdio>
@@ -21,7 +21,7 @@ inline int fail(const Error& error, pcache_error* err) {
   return -error.code;
 }
 
-// Runs `function`, which returns 0 or what fail() returned.
+// Runs `function`, which returns 0 or the result of fail().
 template <typename Function>
 int guarded(pcache_error* err, Function function) {
   if (err) {

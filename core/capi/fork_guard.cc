@@ -12,7 +12,7 @@ namespace pcache {
 
 namespace {
 
-// Plain, since the handlers of fork() lock in one function and unlock in another.
+// A plain pthread mutex, as fork()'s handlers lock in one function and unlock in another.
 pthread_mutex_t list_mu = PTHREAD_MUTEX_INITIALIZER;
 Guarded* list = nullptr;  // under list_mu
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The C ABI over real devices while memory is short: opening and closing, with the backing device's
+// The C ABI over real devices while memory is short: open and close, with the backing device's
 // rings or threads, and the status. The N-th allocation of the calling thread fails, alone or with
-// all that follow, for every N there is. Nothing is left then: no thread and no descriptor.
+// all later ones, for every N. No thread and no descriptor may be left then.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -30,7 +30,7 @@ size_t entries(const char* folder) {
   return count;
 }
 size_t descriptors() { return entries("/proc/self/fd"); }
-// A thread that was joined is in the list for a moment more.
+// For a moment the list still has a thread that was joined.
 size_t threads(size_t expected) {
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
   for (;;) {
@@ -40,7 +40,7 @@ size_t threads(size_t expected) {
   }
 }
 
-// Of a cache that is formatted, and whose file has all its blocks: an opening changes little.
+// The cache is formatted, and its file has all its blocks: an attach changes little.
 class CapiMemoryShortage : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
@@ -78,7 +78,7 @@ class CapiMemoryShortage : public ::testing::TestWithParam<const char*> {
     EXPECT_EQ(error.code, rc);
     EXPECT_THAT(error.text, AnyOf(HasSubstr("out of memory"), HasSubstr("Cannot allocate memory")));
   }
-  // For every N, as long as one fails. How many rounds there were.
+  // For each N, until no allocation fails. Returns the number of rounds.
   template <typename Round>
   uint64_t for_every_shortage(Round round) {
     uint64_t rounds = 0;

@@ -15,7 +15,7 @@ using pcache::OptionEntry;
 
 namespace {
 
-// What is made from the table once, and never freed: it is handed out.
+// Texts made from the table, once. They are handed out, so they are never freed.
 struct MadeTexts {
   std::string initial, expected;
 };

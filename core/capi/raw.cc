@@ -19,7 +19,7 @@ using pcache::guarded;
 using pcache::make_error;
 using pcache::MediaOff;
 
-// What the first of these structs had, and every one has.
+// The size of the first version of these structs: every later one has at least this.
 constexpr uint32_t kLeastRawBytes = 48;
 static_assert(sizeof(pcache_raw_options) >= kLeastRawBytes);
 
@@ -52,7 +52,7 @@ PCACHE_EXPORT int pcache_raw_open(const pcache_raw_options* given, pcache_raw** 
     options.create_bytes = raw->cache_size;
     if (raw->persist && *raw->persist) options.persist = raw->persist;
     options.prefault = true;
-    options.provisional = true;  // a refusal leaves the file as it was
+    options.provisional = true;  // on an error the file is left as it was
     pcache::Log log;
     if (raw->log)
       log = pcache::Log(
@@ -72,7 +72,7 @@ PCACHE_EXPORT int pcache_raw_open(const pcache_raw_options* given, pcache_raw** 
                   err);
     if (auto ready = pmem.value()->make_ready(true); !ready) return fail(ready.error(), err);
     pmem.value()->keep();
-    // As a cache does, but that a scratch device remembers nothing.
+    // As a cache chooses, but a scratch device has no record of an earlier measurement.
     if (options.persist == pcache::kPersistAuto) {
       if (const auto measured = pmem.value()->calibrate(8))
         pmem.value()->use(measured.value().chosen());
