@@ -28,7 +28,7 @@ Superblock make_superblock(uint32_t seg_num) {
 
 namespace {
 
-// The crc from which four more bytes of zeros have made `crc`.
+// The crc that four more bytes of zeros turn into `crc`.
 uint32_t crc_before_zeros(uint32_t crc) {
   constexpr uint32_t kPolynomial = 0x82f63b78;  // crc32c, lowest bit first
   for (int bit = 0; bit < 32; bit++)
@@ -41,7 +41,7 @@ uint32_t crc_before_zeros(uint32_t crc) {
 Superblock with_segments(const Superblock& sb, uint32_t seg_num) {
   Superblock made = sb;
   made.seg_num = seg_num;
-  // The last four bytes are taken into the crc as if it were xor-ed with them and zeros followed.
+  // A crc over the last four bytes is the crc before them, xor-ed with them, over four zeros.
   const uint32_t before = crc32c(kCrcSeed, reinterpret_cast<const char*>(&made) + kCrcStart,
                                  offsetof(Superblock, padding) - kCrcStart);
   made.padding = before ^ crc_before_zeros(sb.crc);

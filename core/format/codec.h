@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Checksums and bounds of media records. Every number from media passes here before it is used,
-// whatever its crc says (hazard media-numbers-trusted).
+// Checksums and bounds of media records. Every number from media is checked here before it is used,
+// even if its crc is right (hazard media-numbers-trusted).
 #pragma once
 
 #include <cstdint>
@@ -31,12 +31,12 @@ uint32_t segments_of_device(uint64_t device_bytes);
 uint64_t bytes_of_segments(uint32_t seg_num);
 
 media::Superblock make_superblock(uint32_t seg_num);
-// The same superblock for another number of segments, with the same crc: made by its padding, which
-// nothing else looks at. So the two differ in one 8-byte word, and one can become the other in a
-// store that is never torn.
+// The same superblock for another number of segments, with the same crc: the padding, which nothing
+// else uses, is chosen so. The two differ in one 8-byte word, so one store, which is never torn,
+// turns one into the other.
 media::Superblock with_segments(const media::Superblock& sb, uint32_t seg_num);
 enum class SuperblockState { kBlank, kValid };
-// EUCLEAN with a text for a foreign, torn, big-endian or impossible superblock.
+// EUCLEAN with a text if the superblock is foreign, torn, big-endian or impossible.
 Result<SuperblockState> validate_superblock(const media::Superblock& sb, uint64_t device_bytes);
 
 struct CacheInfoFields {
@@ -46,25 +46,25 @@ struct CacheInfoFields {
   bool init_done = false;
   uint32_t mode = media::kModeWriteback;
   uint32_t gc_percent = media::kGcPercentDefault;
-  bool gc_percent_clamped = false;  // the media said something above 90
+  bool gc_percent_clamped = false;  // the media has more than 90
 };
 media::CacheInfo make_cache_info(const CacheInfoFields& fields);
 Result<CacheInfoFields> parse_cache_info(const media::CacheInfo& info, uint32_t seg_num);
 
-// Bounds against which positions and keys are checked.
+// The bounds for positions and keys.
 struct Bounds {
   uint32_t n_segs = 0;        // length of the segment chain
   uint64_t device_bytes = 0;  // backing device
   uint32_t block_bytes = kSectorBytes;
 };
 
-// A tail: where a kset header may stand. A log position never lies behind the last place of a LAST
+// A tail: where a kset header may be. A log position is never behind the last place for a LAST
 // kset.
 Result<CachePos> validate_position(const media::TailPos& pos, const Bounds& bounds);
 
 Status validate_key(const media::Key& key, const Bounds& bounds);
 
-// Fills magic, flags, key_num and crc of a kset whose keys follow `header` in memory.
+// Sets magic, flags, key_num and crc of a kset whose keys follow `header` in memory.
 void seal_kset(media::KsetHeader* header, std::span<const media::Key> keys);
 media::KsetHeader make_last_kset(SegId next);
 
@@ -78,8 +78,7 @@ enum class KsetState {
   kLast,    // valid, leads to another segment
   kBroken,  // magic, but the crc or the count is wrong: torn or damaged
 };
-// `bytes`: from the header on, as many as the segment's data area still has (at most
-// kMaxKsetBytes).
+// `bytes`: from the header to the end of the segment's data area, at most kMaxKsetBytes.
 KsetState classify_kset(std::span<const std::byte> bytes);
 
 }  // namespace pcache

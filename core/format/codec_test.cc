@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Records: what is accepted and what is not, whatever the crc says (hazard media-numbers-trusted).
+// Records: what is accepted, whatever the crc says (hazard media-numbers-trusted).
 #include "format/codec.h"
 
 #include <gmock/gmock.h>
@@ -84,7 +84,7 @@ TEST(Superblock, Table) {
   }
 }
 
-// A big-endian machine writes every field byte-swapped; only then its flag, native to it, is ours.
+// A big-endian machine stores every field byte-swapped, the magic, too.
 TEST(Superblock, WrittenByABigEndianMachineIsRefused) {
   Superblock sb = make_superblock(31);
   sb.magic = __builtin_bswap64(sb.magic);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Against FORMAT.md, "Where things are", in bytes.
+// Checks the offsets in bytes against FORMAT.md, "Where things are".
 #include "format/layout.h"
 
 #include <gtest/gtest.h>
@@ -42,7 +42,7 @@ TEST(Layout, ReplicasOfEveryRecord) {
       {"generation 2", segment_gen_place(2), 28 * kKiB + 32 * kMiB, 28 * kKiB + 32 * kMiB + 16, 1},
   };
   for (const auto& row : rows) {
-    // Whatever the record's size: the slot's place follows from the stride alone (hazard
+    // The slot's place follows from the stride alone, not from the record's size (hazard
     // replica-index-by-struct-size).
     const Replicated<media::TailPos> record(row.place);
     EXPECT_EQ(record.slot(0).v, row.slot_0) << row.name;

@@ -30,7 +30,7 @@ inline constexpr uint64_t kSuperblockMagic = 0x65B05EFA96C596EF;
 inline constexpr uint64_t kKsetMagic = 0x676894A64E164F1A;
 inline constexpr uint32_t kKeysPerKset = 128;
 
-// Every structure that carries one begins with its crc, which covers the bytes behind it.
+// Every structure with a crc begins with it; it covers the bytes behind it.
 inline constexpr size_t kCrcStart = 4;
 
 inline constexpr uint32_t kSuperblockBigEndian = 1u << 0;
@@ -45,12 +45,12 @@ struct Superblock {
 static_assert(sizeof(Superblock) == 24 && offsetof(Superblock, magic) == 8 &&
               offsetof(Superblock, seg_num) == 16);
 
-// Ours, behind the superblock in its page, one word: a format is under way. While it stands and the
-// superblock has no magic the device holds nothing of value.
+// Ours, one word behind the superblock in its page: a format is under way. If the mark is there and
+// the superblock has no magic, the device has nothing of value.
 inline constexpr uint64_t kFormatMarkOff = kSuperblockOff + 64;
 inline constexpr uint64_t kFormatMark = 0x4d46454843414350;  // "PCACHEFM"
 
-// At the start of every record that is kept in two replicas.
+// At the start of every record that has two replicas.
 struct MetaHeader {
   uint32_t crc;
   uint8_t seq;
@@ -148,8 +148,8 @@ struct Identity {
 };
 static_assert(sizeof(Identity) == 512);
 
-// Persist record, ours: what was measured of this memory by this CPU (Calibration). Behind the
-// identity block, in the same 4 KiB. Torn or of another CPU it is measured again.
+// Persist record, ours: what was measured of this memory by this CPU (Calibration). It is behind
+// the identity block, in the same 4 KiB. If it is torn or of another CPU, attach measures again.
 inline constexpr uint64_t kPersistOff = 1024;
 inline constexpr uint64_t kPersistMagic = 0x4d50454843414350;  // "PCACHEPM"
 inline constexpr uint32_t kPersistVersion = 1;
@@ -163,7 +163,7 @@ struct PersistRecord {
   uint64_t bytes;      // and its size
   uint32_t n_methods;  // of persist_methods(), in their order
   uint32_t reserved;
-  uint32_t ns[4][4];  // of each method, by class; 0: the CPU has it not
+  uint32_t ns[4][4];  // of each method, by class; 0: not on this CPU
   uint64_t made_unix_s;
 };
 static_assert(sizeof(PersistRecord) == 112);

@@ -9,7 +9,7 @@ namespace pcache {
 
 namespace {
 
-// As the kernel's crc32(): bit by bit, of a page at most.
+// The kernel's crc32(), bit by bit: that is fast enough for a page.
 uint32_t crc32_le(uint32_t crc, std::span<const std::byte> bytes) {
   constexpr uint32_t kPolynomial = 0xedb88320;
   for (const std::byte byte : bytes) {

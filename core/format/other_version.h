@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Telling a superblock of another version of the format from a damaged one.
+// Tells a superblock of another version of the format from a damaged one.
 //
 // The series that became dm-pcache was posted for review in 2025 with the same magic at the same
-// place, but with crc32 (IEEE, reflected, not inverted) in place of crc32c, and other records
-// behind it (segment_info has 24 bytes). Three such superblocks were posted; they differ in what
-// the crc covers and begins with.
+// place. It has crc32 (IEEE, reflected, not inverted) in place of crc32c, and other records behind
+// the superblock (segment_info has 24 bytes). Its superblock was posted in three versions, with
+// different bytes under the crc or a different seed.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +14,7 @@ namespace pcache {
 
 inline constexpr size_t kSuperblockPageBytes = 4096;
 
-// `page`: the superblock's 4 KiB. Whether its crc is right as one of those wrote it.
+// `page`: the superblock's 4 KiB. Whether its crc is right for one of those versions.
 bool is_review_version(std::span<const std::byte, kSuperblockPageBytes> page);
 
 inline constexpr const char kReviewVersion[] =

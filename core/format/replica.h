@@ -4,7 +4,7 @@
 // Invariants
 // - The newest valid replica wins, newest by signed 8-bit difference of `seq`.
 // - write() always goes to the replica that is NOT the newest valid one, also the first write after
-//   a load, so that a torn write leaves the newest in place (hazard newest-replica-overwritten).
+//   a load, so that a torn write leaves the newest one (hazard newest-replica-overwritten).
 // - The place of a replica is base + index * stride; the index is remembered, never computed from
 //   addresses (hazard replica-index-by-struct-size).
 // - version and res are written as zero and not required to be.
@@ -34,7 +34,7 @@ class Replicated {
   Replicated() = default;
   explicit Replicated(const ReplicaPlace& place) : place_(place), newest_(1 - place.first_slot) {}
 
-  // Reads both; nothing when neither is valid (see state() for why).
+  // Reads both; nothing if neither is valid (state() says why).
   std::optional<Record> load(const Pmem& pmem) {
     Record record[2];
     for (int i = 0; i < 2; i++) {
@@ -56,10 +56,9 @@ class Replicated {
     return record[newest];
   }
 
-  // Stores the record over the older replica. Durable after the caller's next fence; until then the
-  // newest one stands, so two writes need a fence between them. False: the older one's page is bad.
-  // Then the record stays as it is for good: over the newest one it must not go, torn it would
-  // leave none.
+  // Stores the record over the older replica. Durable after the caller's next fence. Until then the
+  // newest one counts, so two writes need a fence between them. False: the older one's page is bad.
+  // Then the record can never change again: a torn store over the newest one would leave none.
   [[nodiscard]] bool write(Pmem& pmem, Record record, const CodeSite& site = CodeSite::current()) {
     const int older = 1 - newest_;
     record.header = {};
@@ -78,8 +77,8 @@ class Replicated {
     return true;
   }
 
-  // After load(): the replica that does not serve was written once, and is not valid. So what it
-  // held may have been newer.
+  // After load(): whether the other replica was written once, and is not valid. It may have been
+  // the newer one.
   bool has_torn(const Pmem& pmem) const {
     for (int i = 0; i < 2; i++) {
       if (state_[i] == ReplicaState::kValid) continue;

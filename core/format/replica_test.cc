@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Two-replica records: every pair of states, wrap of the sequence, and where a write goes.
+// Two-replica records: every pair of states, the wrap of `seq`, and where a write goes.
 #include "format/replica.h"
 
 #include <gtest/gtest.h>
@@ -190,7 +190,7 @@ TEST_F(Replica, ACrashInAWriteLeavesTheOldRecordOrTheNew) {
   EXPECT_GT(new_seen, 0);
 }
 
-// Torn, a store over the newest one would leave none.
+// If it were stored over the newest one, and torn, no replica would be left.
 TEST(ReplicaBadPage, ABadPageUnderTheOlderOneLeavesTheNewestAlone) {
   MemoryPmem memory(64 << 10);
   const ReplicaPlace place{MediaOff{8192}, 4096, 1};
