@@ -47,8 +47,8 @@ class Writer {
   unsigned value_ = 0;
 };
 
-// A log that the cache itself wrote over the end of a segment: both tails have moved, ksets of one
-// key and of several, overwritten parts, clean fills, dirty data at the end.
+// A log that the cache itself wrote, over the end of a segment. Both tails have moved; it has ksets
+// of one key and of several, overwritten parts, clean fills, and dirty data at the end.
 void write_used(MemoryPmem& memory) {
   Writer out(memory);
   for (uint64_t i = 0; i < 8; i++) out.write(i % 3 * 8192, 4096 + i * 512, PCACHE_REQ_FUA);
@@ -75,7 +75,7 @@ std::unique_ptr<Image> near_segment_end(bool data_crc) {
   return image;
 }
 
-// What the cache itself does not write: dead keys, LAST behind LAST, a key appended again.
+// Things that the cache does not write: dead keys, LAST behind LAST, a key appended twice.
 std::unique_ptr<Image> crafted() {
   constexpr SegId kDead{9}, kLive{5}, kOther{20};
   FormatOptions options;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The valid images that image_fuzz starts from, made once by our own code, and where their records
-// are. Each is checkpointed: a copy for one run is a crash_image() of it and costs the pages that
+// The valid images that image_fuzz starts from, made once by our own code, and the places of their
+// records. Each has a checkpoint: a run copies it by crash_image(), which costs only the pages that
 // the run touches.
 #pragma once
 
@@ -14,25 +14,25 @@
 
 namespace pcache {
 
-// A little over a whole number of ranges, so that the last one is cut.
+// Not a whole number of ranges, so that the last one is cut.
 inline constexpr uint64_t kFuzzLogicalBytes = (12 << 20) + (64 << 10);
-inline constexpr uint32_t kFuzzSegments = 32;  // the smallest device that is one
+inline constexpr uint32_t kFuzzSegments = 32;  // the smallest device allowed
 
 struct BaseImage {
   std::unique_ptr<MemoryPmem> memory;
-  // Of the log, in its order; then its end, where a header of zeros stands.
+  // The ksets of the log, in order; then its end, a header of zeros.
   std::vector<CachePos> ksets;
 };
 
 std::vector<BaseImage> make_base_images();
 
-// A cache over `memory` and a fresh device, and a clock that the caller turns.
+// A cache over `memory` and a fresh device, with a clock that the caller turns.
 struct FuzzCache {
   Result<bool> attach(MemoryPmem& memory, const Options& options);
 
   std::unique_ptr<Cache> cache;
-  MemoryDevice* device = nullptr;       // the cache's
-  SteppedExecutor* executor = nullptr;  // likewise
+  MemoryDevice* device = nullptr;       // of the cache
+  SteppedExecutor* executor = nullptr;  // of the cache
 };
 
 BackingIdentity fuzz_backing();

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// image_fuzz: a libFuzzer target that damages valid images and then does with them all that we do.
+// image_fuzz: a libFuzzer target that damages valid images, then uses all of our code on them.
 //
-// On every image, besides no crash, no hang and no sanitizer report:
-// - check stores nothing, and says of an image that it attaches exactly when attach attaches it;
-// - where check says that nothing is lost (exit code 0 or 1), repair leaves it so, every read
+// For every image, besides no crash, no hang and no sanitizer report:
+// - check stores nothing, and says that an image attaches exactly if attach succeeds;
+// - if check says that nothing is lost (exit code 0 or 1), it says so after repair, too, every read
 //   succeeds, export succeeds, and after close check still says so;
-// - of any image that attaches: what is written is read back, before and after background work, and
-//   it attaches again after close; repair makes no image worse;
+// - if an image attaches, what is written is read back, before and after background work, and it
+//   attaches again after close; repair makes no image worse;
 // - export with force does not crash, whatever the image is.
-// Pages that cannot be read are part of it; what was lost with them check cannot always know, so
-// then only that reads end is asked, and that check and attach agree.
+// Some pages cannot be read. check cannot always know what was lost with them, so then only two
+// things are required: reads end, and check and attach agree.
 //
-// Input: a byte for the base image, a byte that says what is done, then 8 bytes a mutation.
+// Input: one byte for the base image, one byte for what is done, then 8 bytes for each mutation.
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -35,9 +35,9 @@ constexpr size_t kMostMutations = 12;
 constexpr uint64_t kMostReadBytes = 2 << 20;
 constexpr uint64_t kReadBytes = 128 << 10;
 
-// What the second byte of the input asks for.
+// Bits of the second byte of the input.
 constexpr unsigned kRepair = 1, kReclaim = 2, kDrain = 4;
-constexpr unsigned kExportMask = 0xf0;  // all of them set: it costs more than the rest
+constexpr unsigned kExportMask = 0xf0;  // all of them set: an export costs more than the rest
 
 const std::vector<BaseImage>& bases() {
   static const std::vector<BaseImage> kBases = make_base_images();
@@ -67,7 +67,7 @@ CheckReport look(MemoryPmem& memory, std::vector<Extent>* named = nullptr) {
   return report;
 }
 
-// Each byte once.
+// The extents without overlaps.
 std::vector<Extent> merged(std::vector<Extent> extents) {
   std::sort(extents.begin(), extents.end(),
             [](const Extent& a, const Extent& b) { return a.off < b.off; });
@@ -81,7 +81,7 @@ std::vector<Extent> merged(std::vector<Extent> extents) {
   return out;
 }
 
-// An export into a file that is thrown away.
+// Exports into a file that is then dropped.
 void export_it(MemoryPmem& memory, CheckReport* report, bool readable) {
   const int fd = memfd_create("image-fuzz-backing", MFD_CLOEXEC);
   PCACHE_CHECK(fd >= 0 && ftruncate(fd, kFuzzLogicalBytes) == 0);
@@ -100,7 +100,7 @@ void export_it(MemoryPmem& memory, CheckReport* report, bool readable) {
   if (!done && readable) broken("export failed: " + done.error().text, *report);
 }
 
-// A cache on the image, used for a while.
+// A cache on the image, in use for a while.
 class Session {
  public:
   Session(FuzzCache* over, const CheckReport& report, bool readable)
@@ -134,7 +134,7 @@ class Session {
 
   bool sound() const { return readable_ && report_.exit_code() < 2; }
 
-  // A write that finds no space stays in the queue.
+  // If a write finds no space it stays in the queue.
   Io* run_one(const pcache_request& request, Bytes data) {
     Io& io = ios_.emplace_back(Io{request, std::move(data)});
     io.request.buf = io.data.data();
@@ -208,7 +208,7 @@ class Session {
   FuzzCache& over_;
   const CheckReport& report_;
   const bool readable_;
-  std::deque<Io> ios_;  // outlives the queue, in which writes may wait
+  std::deque<Io> ios_;  // outlives the queue, in which writes may be stalled
   std::unique_ptr<Queue> queue_;
   std::vector<const Io*> written_;
 };
@@ -257,7 +257,7 @@ void run(std::span<const uint8_t> input) {
     at += sizeof mutation;
   }
   const bool readable = !mutator.make_unreadable();
-  // The journal's lock and copies, which only mending a page needs.
+  // The journal's lock and copies are only needed to mend a page.
   memory->set_recording(!readable);
 
   std::vector<Extent> named;

@@ -70,7 +70,7 @@ std::span<const Field> fields_of(RecordKind kind) {
   }
 }
 
-// Where bounds are, and what is next to them.
+// Values at the bounds.
 constexpr uint64_t kEdges[] = {
     kSectorBytes,
     kPageBytes,
@@ -189,7 +189,7 @@ uint32_t Mutator::room_behind(MediaOff at) const {
   return static_cast<uint32_t>(std::min<uint64_t>(kSegmentBytes - in_segment, kMaxKsetBytes));
 }
 
-// A kset is copied with its keys, also to the log's end: then it is one kset more.
+// Copies a kset with its keys, also to the log's end, which makes the log one kset longer.
 void Mutator::copy_record(const Record& to, const Record& from, RecordKind kind) {
   uint32_t bytes = to.bytes;
   if (kind == RecordKind::kKset)
@@ -233,7 +233,7 @@ void Mutator::apply(const Mutation& mutation) {
     image_.poke(record.at, std::vector<std::byte>(record.bytes).data(), record.bytes);
   else
     set_field(record, other, mutation);
-  // Zeros are what was never written: a crc would make them something else.
+  // Zeros mean that a record was never written: a crc would change that.
   if (mutation.leave_crc >= 48 && how != kZero) fix_crc(record);
 }
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Mutations of an image: one field of one of its records gets another value, and - mostly - the
-// record a crc that is right again, so that what stands behind the crc is reached.
+// Mutations of an image: one field of one record gets another value. Mostly the record's crc is
+// then made right, so that the code behind the crc check is reached.
 //
-// Every 8 bytes are a Mutation, and every Mutation can be applied to every image: numbers are taken
-// modulo what there is.
+// Every 8 bytes are a Mutation, and every Mutation fits every image: its numbers are taken modulo
+// the counts.
 #pragma once
 
 #include <set>
@@ -21,14 +21,14 @@ enum class RecordKind : uint8_t {
   kIdentity,
   kKset,  // its header; whole: with its keys
   kKey,
-  kData,  // of a key
-  kRaw,   // a byte of what is not data
+  kData,  // data of a key
+  kRaw,   // any byte that is not data
   kCount,
 };
 
 struct Mutation {
   uint8_t kind;   // RecordKind, and in the high bits the chance that its page is unreadable
-  uint8_t index;  // which of them
+  uint8_t index;  // which of these records
   uint8_t inner;  // which key of a kset
   uint8_t field;
   uint8_t how;
@@ -42,14 +42,14 @@ class Mutator {
   Mutator(const BaseImage& base, MemoryPmem& image) : base_(base), image_(image) {}
 
   void apply(const Mutation& mutation);
-  // Last, since nothing can be mutated in such pages: those that raise SIGBUS from now on.
+  // Call it last, as such pages cannot be mutated: those that raise SIGBUS from now on.
   bool make_unreadable();
 
  private:
   struct Record {
     MediaOff at;
     uint32_t bytes = 0;
-    std::optional<MediaOff> kset;  // whose crc covers it; else its own
+    std::optional<MediaOff> kset;  // whose crc covers it; nothing: its own crc does
     bool has_crc = true;
   };
   Record find(RecordKind kind, unsigned index, unsigned inner) const;
