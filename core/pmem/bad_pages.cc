@@ -23,7 +23,7 @@ uint64_t words_of(uint64_t size_bytes) {
   return (pages + kWordPages - 1) / kWordPages;
 }
 
-// Zeros that take memory when they are touched: a terabyte's bits are 32 MiB.
+// Zeros that take memory only when they are touched: the bits of a terabyte are 32 MiB.
 std::atomic<uint64_t>* make_bits(uint64_t size_bytes) {
   void* const bits = calloc(words_of(size_bytes) + 1, sizeof(std::atomic<uint64_t>));
   if (!bits) throw std::bad_alloc();
@@ -32,8 +32,8 @@ std::atomic<uint64_t>* make_bits(uint64_t size_bytes) {
 
 }  // namespace
 
-// Never freed and never changed but for its owner, so that a handler may follow it at any time. A
-// mapping that comes where one was before has the range of that one.
+// Never freed, and only `owner` ever changes, so a handler may follow it at any time. A new mapping
+// at the place of an earlier one uses the range of that one.
 struct BadPages::Range {
   const uintptr_t begin, end;
   std::atomic<BadPages*> owner;

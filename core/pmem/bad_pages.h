@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// BadPages: the pages of a mapping to which a store was lost, since the media is bad there or the
+// BadPages: the pages of a mapping to which a store was lost, because the media is bad there or the
 // file was cut under the mapping.
 //
 // Invariants
-// - A page that was noted stays noted while the object lives: what was stored to it may be
-// anything.
-// - Noting takes no lock and no memory: a signal handler does it.
+// - A noted page stays noted while the object lives: its content may be anything.
+// - A signal handler notes pages, so noting takes no lock and no memory.
 // Any thread.
 #pragma once
 
@@ -18,24 +17,24 @@ namespace pcache {
 
 class BadPages {
  public:
-  // Of this mapping; a bit for each page. Throws std::bad_alloc.
+  // For this mapping, with a bit for each page. Throws std::bad_alloc.
   BadPages(const std::byte* base, uint64_t size_bytes);
   ~BadPages();
   BadPages(const BadPages&) = delete;
   BadPages& operator=(const BadPages&) = delete;
 
-  // Whether a store was ever lost, in this process: one load, and the way past all the rest.
+  // Whether a store was ever lost in this process: one load, and mostly the only check.
   static bool any() { return any_.load(std::memory_order_relaxed); }
 
-  // The offset of the first noted page that `len_bytes` from `off` on have a part of.
+  // The offset of the first noted page that overlaps the `len_bytes` from `off` on.
   std::optional<uint64_t> first_in(uint64_t off, uint64_t len_bytes) const;
   bool contain(uint64_t off, uint64_t len_bytes) const {
     return first_in(off, len_bytes).has_value();
   }
   uint64_t count() const { return count_.load(std::memory_order_relaxed); }
 
-  // Notes the pages of `len_bytes` from `at` on, in every mapping that has them. False: none has.
-  // From a signal handler, and from what simulates bad pages.
+  // Notes the pages of `len_bytes` from `at` on in every mapping that has them. False: none has.
+  // Called by a signal handler, and by code that simulates bad pages.
   static bool note(uintptr_t at, uint64_t len_bytes);
 
  private:

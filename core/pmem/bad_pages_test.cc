@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Stores to pages that are really not there: a file that was cut under its mapping, and, where the
-// kernel lets us, poisoned memory. Every persist method that this CPU has.
+// Stores to pages that are really missing: those of a file that was cut under its mapping and, if
+// the kernel allows it, poisoned memory. With every persist method of this CPU.
 #include "pmem/bad_pages.h"
 
 #include <gtest/gtest.h>
@@ -21,7 +21,7 @@ namespace pcache {
 namespace {
 
 constexpr size_t kPage = 4096;
-constexpr size_t kPages = 80;  // 4 MiB and less is what no method treats in another way
+constexpr size_t kPages = 80;  // no method treats larger copies up to 4 MiB otherwise
 
 // A mapped file whose pages from `good` on are gone.
 class CutMapping {
@@ -64,8 +64,8 @@ std::vector<std::byte> content(size_t len) {
   return bytes;
 }
 
-// Each instruction that stores, or flushes, is one of its own to the handler: all lengths, so that
-// each meets the first bad byte.
+// For the handler each instruction that stores or flushes is a case of its own: with all lengths,
+// each of them meets the first bad byte.
 TEST(LostStores, EveryMethodAndLengthReportsAndGoesOn) {
   const CutMapping mapping(70);
   const MediaOff bad{70 * kPage};
@@ -80,7 +80,7 @@ TEST(LostStores, EveryMethodAndLengthReportsAndGoesOn) {
       ASSERT_EQ(pmem->bad_pages(), 0u);
       ASSERT_FALSE(pmem->store(MediaOff{bad.v - len + 1}, bytes.data(), len))
           << "the last byte alone, " << ops.name << " " << len;
-      // But for the instruction that reaches over.
+      // Only the instruction that reaches over the end may be lost.
       const size_t stored = len > kLineBytes ? len - 1 - kLineBytes : 0;
       ASSERT_EQ(memcmp(mapping.base() + bad.v - len + 1, bytes.data(), stored), 0)
           << "what is on good pages is stored, " << ops.name << " " << len;
@@ -128,7 +128,7 @@ TEST(LostStores, ManyThreadsAtOnceAndTwoMappings) {
   EXPECT_EQ(beside->bad_pages(), 0u);
 }
 
-// What the device is measured by stores past store().
+// A calibration stores past store().
 TEST(LostStores, ACalibrationOverABadPageFails) {
   char path[] = "/dev/shm/pcache-bad-pages-XXXXXX";
   const int fd = mkstemp(path);
@@ -183,7 +183,7 @@ void store_from_nowhere(const PersistOps& ops) {
   (void)good.pmem(ops)->store(MediaOff{0}, gone.base(), kPage);
 }
 
-// A caller's buffer that is gone is the caller's affair, as with memcpy().
+// A bad source buffer is the caller's error, as with memcpy().
 TEST(LostStoresDeathTest, ABadSourceIsNotTakenForABadPage) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   for (const PersistOps& ops : all_methods())

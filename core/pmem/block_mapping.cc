@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A block device as a Pmem, for tools: mapped through the kernel's page cache, and every fence
-// flushes the device, so what must be durable first is. Of /dev/pmem0 that is the same memory which
-// the kernel target uses directly; what the page cache had of it from before is dropped.
+// A block device as a Pmem, for tools: mapped through the kernel's page cache. Every fence flushes
+// the device, so stores before it are durable first. The kernel target uses the same memory of
+// /dev/pmem0 directly, so the page cache's older content is dropped at open.
 //
-// Invariants
-// - O_EXCL as long as it is open: no kernel user (a device-mapper target, a mount) and no other
-//   tool has the device meanwhile.
-// - After a flush that has failed nothing is stored any more, so that nothing becomes durable
+// - O_EXCL while it is open: no kernel user (a device-mapper target, a mount) and no other tool has
+//   the device.
+// - After a failed flush no store is made any more, so that nothing becomes durable before what
+//   must precede it; flushed() tells.
 //   before what it must follow; flushed() tells.
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -58,7 +58,7 @@ struct Pmem::BlockMapping {
 
 namespace {
 
-// Another tool that only looks may have it for a moment; nothing tells when it is done.
+// Another tool that only looks may have it for a moment; nothing reports when it is done.
 int open_exclusive(const char* path, int flags) {
   constexpr timespec kPause = {0, 5'000'000};
   for (int tries = 200;; tries--) {
@@ -84,8 +84,8 @@ Status Pmem::BlockMapping::open(bool read_only) {
   if (size < kLineBytes * 64)
     return make_error(EINVAL, "cache device %s: has %llu bytes", path.c_str(),
                       static_cast<unsigned long long>(size));
-  // The kernel target goes past the page cache: what is there may be old. (The first needs rights
-  // that the second does not.)
+  // The kernel target bypasses the page cache, whose content may be old. (The first call needs
+  // rights that the second does not.)
   ioctl(fd, BLKFLSBUF, 0);
   posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
   bytes = size;

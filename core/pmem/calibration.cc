@@ -15,7 +15,7 @@ namespace pcache {
 namespace {
 
 constexpr size_t kRegionBytes = 2 << 20;
-constexpr size_t kTimedBytes = 64 << 10;  // by one look at the clock
+constexpr size_t kTimedBytes = 64 << 10;  // for one reading of the clock
 
 uint64_t now_ns() {
   return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(
@@ -59,7 +59,7 @@ std::string Calibration::text() const {
   return text.str();
 }
 
-// What is stored is what is there: a crash in the middle leaves the media as they were.
+// Stores the content that is there: a crash in the middle leaves the media as it was.
 Result<Calibration> Pmem::calibrate(unsigned rounds) {
   if (size_ < 2 * kRegionBytes)
     return make_error(EINVAL, "cache device %s: has %llu bytes, too few to measure on", path(),
@@ -83,7 +83,7 @@ Result<Calibration> Pmem::calibrate(unsigned rounds) {
         const size_t size = Calibration::kSizes[c];
         std::byte* const to = base_ + region.v + at;
         const std::byte* const from = content.get() + at;
-        // Out of the CPU's cache, as a log's next place is, whoever was here before.
+        // Takes the lines out of the CPU's cache, as a log's next place is not in it either.
         streaming.copy(nullptr, to, from, kTimedBytes);
         streaming.fence(nullptr);
         const uint64_t begin = now_ns();
@@ -92,7 +92,7 @@ Result<Calibration> Pmem::calibrate(unsigned rounds) {
           method.ops->fence(nullptr);
         }
         const uint64_t ns = (now_ns() - begin) * size / kTimedBytes;
-        // The least is what nothing has disturbed.
+        // The least time is the one that nothing has disturbed.
         method.ns[c] = std::min<uint64_t>(method.ns[c], std::max<uint64_t>(ns, 1));
         at = (at + kTimedBytes) % kRegionBytes;
       }

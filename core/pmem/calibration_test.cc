@@ -16,7 +16,7 @@ namespace {
 
 using ::testing::ElementsAre;
 
-// Methods that differ by what they leave behind.
+// Methods that store different marks.
 template <int mark>
 PersistOps marking(const char* name) {
   return {
@@ -43,7 +43,7 @@ TEST(CalibrationTest, TheFastestOfEachSizeIsChosen) {
       "64 KiB a 1000 ns (b 2000, c 999)");
 }
 
-// So that two measurements of equals do not choose differently.
+// Two measurements of equal methods must not choose differently.
 TEST(CalibrationTest, WhatIsHardlyFasterIsNotChosen) {
   Calibration c;
   c.measured = {{&kA, {100, 100, 100, 100}}, {&kB, {96, 95, 94, 101}}};
@@ -84,8 +84,8 @@ TEST_F(CalibratedPmem, EachSizeGoesToItsMethod) {
     EXPECT_TRUE(pmem_.store(MediaOff{0}, data.data(), len));
     EXPECT_EQ(base_[len - 1], std::byte(mark)) << len;
   }
-  // A record is flushcache's, which stores and flushes it; the other methods were not measured
-  // there.
+  // flushcache itself stores and flushes a record of this size; the other methods were not measured
+  // for it.
   EXPECT_TRUE(pmem_.store(MediaOff{0}, data.data(), 256));
   EXPECT_EQ(base_[255], data[255]);
   pmem_.use({&kC, &kC, &kC, &kC});
@@ -111,7 +111,7 @@ TEST_F(CalibratedPmem, MeasuringLeavesTheMediaAsTheyAre) {
 }
 
 TEST_F(CalibratedPmem, MediaThatCannotBeReadAreNotMeasured) {
-  // As behind the end of a file: SIGBUS.
+  // As behind the end of a file: the access raises SIGBUS.
   const int file = memfd_create("empty", MFD_CLOEXEC);
   ASSERT_NE(
       mmap(base_ + kBytes - 4096, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The copy is assembly so that the signal handler can tell by the instruction pointer alone that
-// the fault is ours, and so that leaving it half-way is safe: it has no stack frame, and every
-// register it changes belongs to the callee.
+// The copy is assembly, so that the signal handler knows by the instruction pointer alone that the
+// fault is ours, and can leave the copy half-way: it has no stack frame, and changes only registers
+// that a callee may change.
 #include "pmem/checked_copy.h"
 
 #include <pthread.h>
@@ -18,21 +18,21 @@
 
 // int copy(void* dst /*rdi*/, const void* src /*rsi*/, size_t len /*rdx*/): 1 copied, 0 fault.
 //
-// Every access lies between the start and end labels; the handler sends a fault there to the fixup.
-// Shorter than a loop's step: two or four moves that overlap in the middle, no branch per byte.
+// Every access is between the start and end labels; the handler sends a fault there to the fixup.
+// Copies shorter than a loop's step are two or four moves that overlap in the middle.
 //
 // Chosen by measurement (Xeon, 4 KiB pages, ns per copy, source in DRAM / in cache):
 //              512 B       4 KiB      64 KiB         1 MiB
 //   memcpy     243 / 8.6   672 / 56   8050 / 2530    130 us / 64 us
 //   rep movsb  248 / 16    647 / 55   7870 / 2530    128 us / 62 us
 //   AVX2 loop  213 / 7.7   632 / 43   6880 / 1590    128 us / 85 us
-// Hence AVX2, and rep movsb above what L2 holds, where it saves reading the destination.
+// Hence AVX2, and rep movsb for more than L2 holds, as it does not read the destination.
 //
-// What is longer than 1 KiB is fetched that far ahead, as data that will not be used again
-// (prefetchnta): left to itself a stream of reads throws the index and the page tables out of the
-// caches, and each read then waits for them. fio, 4 KiB random read hits in 256 MiB, ns per
-// request, cache / bound, medians of 8 (EPYC, 4 KiB pages): without 590 / 475; 512 B ahead 520 /
-// 440; 1 KiB 480 / 425; 2 KiB 466 / 420; 3 KiB 580 / 470; 1 KiB with prefetcht0 520 / 430.
+// Copies longer than 1 KiB prefetch the source that far ahead, as data that is used once
+// (prefetchnta): otherwise a stream of reads evicts the index and the page tables, and each read
+// waits for them. fio, 4 KiB random read hits in 256 MiB, ns per request, cache / bound, medians of
+// 8 (EPYC, 4 KiB pages): without 590 / 475; 512 B ahead 520 / 440; 1 KiB 480 / 425; 2 KiB 466 /
+// 420; 3 KiB 580 / 470; 1 KiB with prefetcht0 520 / 430.
 asm(R"(
         .pushsection .text
         .p2align 6
@@ -185,8 +185,8 @@ namespace {
 
 struct sigaction g_previous;  // written before the handler can run, read-only afterwards
 
-// A fault of the instruction it interrupted, as opposed to a signal somebody sent (si_code <= 0)
-// or the early notice of poison that nobody has touched yet, which may interrupt any instruction.
+// A fault of the interrupted instruction. Others are a signal that was sent (si_code <= 0) and the
+// early notice of poison that no access has met, which may interrupt any instruction.
 bool is_fault(const siginfo_t* info) { return info->si_code > 0 && info->si_code != BUS_MCEERR_AO; }
 
 void set_default_action() {
@@ -195,14 +195,14 @@ void set_default_action() {
   sigaction(SIGBUS, &action, nullptr);
 }
 
-// Of poison the kernel says how much of memory is gone; of a cut file the address is all there is.
+// For poison the kernel says how much memory is lost; for a cut file it gives only the address.
 uint64_t bad_bytes(const siginfo_t* info) {
   if (info->si_code != BUS_MCEERR_AR || info->si_addr_lsb < 12 || info->si_addr_lsb > 40)
     return kPageBytes;
   return uint64_t{1} << info->si_addr_lsb;
 }
 
-// A store that may fault, to a mapping that expects it: the page is noted. Where to go on; else 0.
+// Notes the page of a lost store to a mapping. Returns where to go on; 0: this is no such store.
 uintptr_t behind_lost_store(uintptr_t at, const siginfo_t* info) {
   const uintptr_t behind = behind_fault(at);
   if (behind == 0) return 0;
@@ -211,11 +211,11 @@ uintptr_t behind_lost_store(uintptr_t at, const siginfo_t* info) {
   return BadPages::note(begin, bytes) ? behind : 0;
 }
 
-// As if the handler had been installed by itself: with its mask and its one-shot flag.
+// Calls it as the kernel would: with its mask and its one-shot flag.
 void call_previous_handler(int signal_number, siginfo_t* info, void* context) {
   const struct sigaction& previous = g_previous;
-  // A one-shot handler expects to die of the next fault; were we to stay, it would be called for
-  // ever.
+  // A one-shot handler expects that the next fault ends the process; if ours stayed installed, it
+  // would be called for ever.
   if (previous.sa_flags & SA_RESETHAND) set_default_action();
   sigset_t block = previous.sa_mask, before;
   if (!(previous.sa_flags & SA_NODEFER)) sigaddset(&block, SIGBUS);
@@ -243,8 +243,8 @@ void on_sigbus(int signal_number, siginfo_t* info, void* context) {
   const bool special = !(g_previous.sa_flags & SA_SIGINFO);
   if (special && g_previous.sa_handler == SIG_IGN && !fault) return;
   if (special && (g_previous.sa_handler == SIG_DFL || g_previous.sa_handler == SIG_IGN)) {
-    // A fault comes again when we return, with the registers a core dump should show. (The kernel
-    // does not let a fault be ignored either.) A signal that was sent would be lost: send it again.
+    // A fault comes again when we return, with the registers that a core dump should show. (The
+    // kernel lets no fault be ignored.) A signal that was sent would be lost: send it again.
     set_default_action();
     if (!fault) raise(signal_number);
     return;
@@ -262,7 +262,7 @@ void install_checked_copy_handler() {
     action.sa_sigaction = on_sigbus;
     action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
     sigemptyset(&action.sa_mask);
-    // Asked for first: a fault of another thread may reach our handler as soon as it is installed.
+    // Read first: a fault of another thread may reach our handler as soon as it is installed.
     sigaction(SIGBUS, nullptr, &g_previous);
     sigaction(SIGBUS, &action, nullptr);
   });

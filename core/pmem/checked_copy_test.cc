@@ -17,7 +17,7 @@ namespace {
 
 constexpr size_t kPage = 4096;
 
-// A mapped file of `pages` pages with known bytes, which can be cut short under its mapping.
+// A mapped file of `pages` pages with known bytes, which can be cut under its mapping.
 class MappedFile {
  public:
   explicit MappedFile(size_t pages) : pages_(pages), file_(tmpfile()) {
@@ -54,7 +54,7 @@ class CheckedCopy : public ::testing::Test {
 TEST_F(CheckedCopy, EveryShortLengthAndSomeLongOnes) {
   std::vector<size_t> lengths;
   for (size_t len = 0; len <= 600; len++) lengths.push_back(len);
-  // Where the loop that fetches ahead begins and ends.
+  // Around the lengths at which the loop that prefetches begins and ends.
   for (size_t len = 1100; len <= 1300; len++) lengths.push_back(len);
   for (size_t len = 2048 - 129; len <= 2048 + 129; len++) lengths.push_back(len);
   for (size_t len : {4095, 4096, 4097, 65536 + 13, 262143, 262144, 262145, 300001})
@@ -115,13 +115,13 @@ TEST_F(CheckedCopy, ManyThreadsFailAtOnce) {
   for (std::thread& t : threads) t.join();
 }
 
-// The handler is installed once per process and remembers what was there before, so each case below
-// needs a process of its own: gtest's "threadsafe" style starts the program anew.
+// The handler is installed once per process and keeps the earlier handler, so each case below needs
+// a process of its own: gtest's "threadsafe" style starts the program anew.
 class CheckedCopyDeathTest : public ::testing::Test {
  protected:
   void SetUp() override { GTEST_FLAG_SET(death_test_style, "threadsafe"); }
 
-  // Also takes a sanitizer's own handler away. No core file: these processes are meant to crash.
+  // Also removes a sanitizer's own handler. No core file: these processes are meant to crash.
   static void install_over(void (*handler)(int), int flags) {
     struct sigaction action = {};
     action.sa_handler = handler;
@@ -135,12 +135,12 @@ class CheckedCopyDeathTest : public ::testing::Test {
     install_checked_copy_handler();
   }
 
-  // A fault that no checked_copy() made; comes back only if a handler repairs the page.
+  // A fault outside checked_copy(); returns only if a handler repairs the page.
   static void fault_outside() {
     touched_ = file().at(kPage);
     (void)*static_cast<volatile unsigned char*>(touched_);
   }
-  // That ours is still ours, whatever the earlier handler is.
+  // Our handler still works, whatever the earlier handler is.
   static void expect_checked_copy_works() {
     unsigned char dst[64];
     if (!checked_copy(dst, file().at(0), sizeof dst)) _exit(11);

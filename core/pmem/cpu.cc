@@ -9,13 +9,13 @@ namespace {
 
 CpuFeatures detect() {
   CpuFeatures features;
-  // These two look at XCR0 as well: a CPU that has the instructions is not enough.
+  // These two look at XCR0 as well: it is not enough that the CPU has the instructions.
   __builtin_cpu_init();
   features.avx2 = __builtin_cpu_supports("avx2") != 0;
   features.amd = __builtin_cpu_is("amd") != 0;
   features.avx512f = __builtin_cpu_supports("avx512f") != 0;
 
-  // The compilers' names for these differ, so they are read from leaf 7 directly.
+  // Compilers have different names for these, so they are read from leaf 7 directly.
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) {
     features.clflushopt = (ebx >> 23) & 1;

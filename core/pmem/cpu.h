@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What this CPU can do for stores and copies, asked once. x86-64 only.
+// The CPU's abilities for stores and copies, read once. x86-64 only.
 #pragma once
 
 #include <cstddef>
@@ -21,7 +21,7 @@ struct CpuFeatures {
 
 const CpuFeatures& cpu_features();
 
-// The CPU's name as it tells it; empty when it does not.
+// The CPU's name; empty if it has none.
 const std::string& cpu_name();
 
 }  // namespace pcache

@@ -33,19 +33,19 @@ FileSpace::FileSpace(int fd, std::string name)
     : fd_(fd), name_(std::move(name)), on_tmpfs_(is_on_tmpfs(fd)) {
   if (fstat(fd_, &before_) != 0) return;
   const auto size_bytes = static_cast<uint64_t>(before_.st_size);
-  // tmpfs has no map of extents. Its count of blocks is exact, and knows of pages that were
-  // allocated and not yet written, which it shows as holes.
+  // tmpfs has no map of extents. Its count of blocks is exact, and includes pages that are
+  // allocated and not yet written, which SEEK_DATA shows as holes.
   if (on_tmpfs_ && static_cast<uint64_t>(before_.st_blocks) * kBlockBytes >= size_bytes)
     told_ = true;
   else if (on_tmpfs_)
     told_ = find_gaps_by_seek();
   else
     told_ = find_gaps_by_map();
-  // A file system that keeps no account says by this that there are none: only good for restore().
+  // Only good for restore(): a file system without exact blocks shows no gaps here.
   if (!told_) find_gaps_by_seek();
 }
 
-// Blocks that are allocated and not written yet are no gaps: a store needs no more space there.
+// Blocks that are allocated and not yet written are no gaps: a store needs no more space.
 bool FileSpace::find_gaps_by_map() {
   gaps_.clear();
   const auto size = static_cast<uint64_t>(before_.st_size);
@@ -64,7 +64,7 @@ bool FileSpace::find_gaps_by_map() {
     const uint64_t begin = at;
     for (unsigned i = 0; i < n; i++) {
       const struct fiemap_extent& extent = map->fm_extents[i];
-      // Space that is set aside for what is still in memory counts as had.
+      // Blocks that are reserved for data still in memory (DELALLOC) count as allocated.
       if (extent.fe_flags & FIEMAP_EXTENT_UNKNOWN && !(extent.fe_flags & FIEMAP_EXTENT_DELALLOC))
         return false;
       const auto from = std::min<uint64_t>(extent.fe_logical, size);
@@ -95,8 +95,8 @@ bool FileSpace::find_gaps_by_seek() {
   return true;
 }
 
-// Allocated and not only sized: on a full file system this is an error here, and not a SIGBUS in
-// the middle of a later store.
+// Allocates blocks, so that a full file system is an error here, and not a SIGBUS in the middle of
+// a later store.
 Status FileSpace::allocate(int mode, uint64_t off, uint64_t len_bytes) {
   changed_ = true;
   int error;
@@ -139,13 +139,13 @@ Status FileSpace::reserve(uint64_t off, uint64_t len_bytes) {
   return allocate(FALLOC_FL_KEEP_SIZE, off, len_bytes);
 }
 
-// What cannot be given back stays: nothing better is left to do.
+// Blocks that cannot be given back stay allocated.
 void FileSpace::restore() {
   struct stat now;
   if (fstat(fd_, &now) != 0) return;
   const bool longer = changed_ && now.st_size > before_.st_size;
   if (longer && ftruncate(fd_, before_.st_size) != 0) return;
-  // What others have written there since is theirs. On tmpfs a page that was only looked at is
+  // Data that others have written there since stays. On tmpfs a page that was only read is
   // allocated, too.
   if ((changed_ || on_tmpfs_) && fstat(fd_, &now) == 0 && now.st_blocks != before_.st_blocks)
     for (const FileGap& gap : gaps_)

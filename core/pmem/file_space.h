@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// FileSpace: the length and the blocks of a cache file; getting them, and giving back what was got.
+// FileSpace: the length and the blocks of a cache file: allocates them, and can give them back.
 //
 // Invariants
-// - What a file has already is not asked for again: XFS wants as much free space as a whole
-//   fallocate() could need, also where nothing is missing.
-// - restore() brings back length, blocks and time of change as they were when the object was made,
-//   as far as the file system keeps an account of blocks. Its holes must hold nothing new: that is,
-//   before anything but zeros was stored to the file. What the object did not change, others did:
-//   that stays (on tmpfs, where looking takes blocks, but for the blocks).
+// - It does not allocate again what the file has: XFS needs as much free space as a whole
+//   fallocate() could take, even if nothing is missing.
+// - restore() brings back the length, blocks and modification time that the file had when the
+//   object was made, if the file system reports its blocks. It must come before anything but zeros
+//   is stored to the file. Changes by others stay (on tmpfs, where reading takes blocks, without
+//   these).
 // One thread; the file is locked against others.
 #pragma once
 
@@ -27,21 +27,21 @@ struct FileGap {
 
 class FileSpace {
  public:
-  // Of a regular file. `fd` is borrowed, `name` is for messages.
+  // For a regular file. `fd` is borrowed, `name` is for messages.
   FileSpace(int fd, std::string name);
 
-  // Makes it longer, all of the new part allocated. ENOSPC and the like; then call restore().
+  // Makes the file longer, with all blocks of the new part. ENOSPC and the like: call restore().
   Status extend(uint64_t size_bytes);
-  // Allocates what has no blocks of the file as it was. A store into a hole of a full file system
-  // would be SIGBUS.
+  // Allocates blocks for the holes that the file had at first. A store into a hole of a full file
+  // system would raise SIGBUS.
   Status fill();
-  // The same of one range, whatever it was before.
+  // The same for one range, whatever it was before.
   Status reserve(uint64_t off, uint64_t len_bytes);
   void restore();
 
  private:
   Status allocate(int mode, uint64_t off, uint64_t len_bytes);
-  // False: the file system does not tell, or keeps no account.
+  // False: the file system does not report its blocks exactly.
   bool find_gaps_by_map();
   bool find_gaps_by_seek();
 
@@ -50,7 +50,7 @@ class FileSpace {
   struct stat before_ = {};
   std::vector<FileGap> gaps_;
   const bool on_tmpfs_;
-  bool told_ = false;     // gaps_ are all there are
+  bool told_ = false;     // gaps_ has all holes
   bool changed_ = false;  // by this object
 };
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Through Pmem, which opens, undoes and keeps.
+// Uses Pmem, which opens, undoes and keeps.
 #include "pmem/file_space.h"
 
 #include <fcntl.h>
@@ -14,7 +14,7 @@
 namespace pcache {
 namespace {
 
-// Opened to look at: what the file is, it stays, whatever was prepared, until it is kept.
+// A provisional open leaves the file as it is, whatever was prepared, until keep().
 class PmemProvisional : public PmemInMemory {
  protected:
   PmemOptions looking(uint64_t create_bytes = 0) const {
@@ -128,8 +128,8 @@ TEST_F(PmemProvisional, StartsWithZeros) {
   EXPECT_FALSE(open(looking(kMiB)).take()->starts_with_zeros(20480).value());
 }
 
-// One who keeps to no lock still copies the file there. (What tmpfs shows as a hole cannot be told
-// from a page that was made by looking.)
+// A program that ignores the lock copies the file there meanwhile. (On tmpfs a hole cannot be told
+// from a page that reading has made.)
 TEST_F(PmemFile, WhatOthersWroteIntoAHoleStaysUnlessTheHoleWasOurs) {
   struct statfs fs;
   if (statfs(dir_.c_str(), &fs) == 0 && fs.f_type == TMPFS_MAGIC) GTEST_SKIP() << "on tmpfs";
@@ -149,7 +149,7 @@ TEST_F(PmemFile, WhatOthersWroteIntoAHoleStaysUnlessTheHoleWasOurs) {
   ::close(fd);
 }
 
-// The exit status of `body` in a process for which fallocate() has no space left.
+// The exit status of `body` in a process in which fallocate() finds no space.
 int without_space(const std::function<int()>& body) {
   const pid_t child = fork();
   if (child == 0) {
@@ -161,7 +161,7 @@ int without_space(const std::function<int()>& body) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-// XFS wants as much free space as the whole of it, although nothing is missing.
+// XFS needs as much free space as the whole file, although no block is missing.
 TEST_F(PmemFile, WhatHasItsBlocksIsNotAllocatedAgain) {
   const auto opens = [&] { return open(emulated()).ok() ? 0 : 1; };
   make_file(0);

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Instructions that store to mapped pmem, or flush a line of it, and may meet a bad page there.
 //
-// Each is listed in a table of the program with what follows it, as the kernel does with those that
-// access user memory. A SIGBUS at one of them leaves it out and goes on behind it, with the page
-// noted (bad_pages.h). So nothing is set up or looked at around a store, and no frame has to be
-// unwound. Who has stored asks for the page afterwards (Pmem::store()).
+// The program has a table of them, each with the place where to go on, as the kernel has for its
+// accesses to user memory. A SIGBUS at one skips it, goes on there, and notes the page
+// (bad_pages.h). So nothing is set up or checked around a store, and no frame is unwound. The
+// caller checks for noted pages afterwards (Pmem::store()).
 #pragma once
 
 #include <cstdint>
 
-// `insn` is assembly, one instruction; its destination alone may be the mapping. All it changes
-// must be outputs or clobbers of its asm statement, since it may not have run, or a part of it
-// only.
+// `insn` is one instruction in assembly; only its destination may be in the mapping. All that it
+// changes must be outputs or clobbers of its asm statement, since it may not have run, or only in
+// part.
 #define PCACHE_MAY_FAULT(insn) PCACHE_MAY_FAULT_TO(insn, "2b")
-// The same in an `asm goto`: what goes on behind a fault is `target`, as in "%l[lost]". For loops:
-// a long store to pages that are all bad would fault for each line.
+// The same in an `asm goto`: after a fault it goes on at `target`, as in "%l[lost]". For loops: a
+// long store to bad pages would otherwise fault for each line.
 #define PCACHE_MAY_FAULT_TO(insn, target)    \
   "1:\t" insn                                \
   "\n2:\n"                                   \
@@ -26,8 +26,8 @@
 
 namespace pcache {
 
-// Where to go on after a fault of the instruction at `at`; 0: it is not listed. From a signal
-// handler.
+// Where to go on after a fault of the instruction at `at`; 0: it is not in the table. Called by a
+// signal handler.
 uintptr_t behind_fault(uintptr_t at);
 
 }  // namespace pcache

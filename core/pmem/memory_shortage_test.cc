@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Opening while memory is short: with the N-th allocation failing, and all that follow, for every N
-// there is.
+// Opening while memory is short: the N-th allocation fails, and all later ones, for every N.
 #include <signal.h>
 
 #include <cstring>
@@ -15,7 +14,7 @@ namespace {
 template <typename Fixture>
 class WithoutMemory : public Fixture {
  protected:
-  // `act` is told N; until there is memory enough for it.
+  // Calls `act` with each N, until no allocation fails.
   template <typename Act>
   void for_every_shortage(Act act) {
     uint64_t pass = 0;
@@ -25,7 +24,7 @@ class WithoutMemory : public Fixture {
     } while (allocations_failed() > 0 && !this->HasFailure());
     EXPECT_GT(pass, 1u);
   }
-  // Null: there was no memory.
+  // nullptr: there was no memory.
   std::unique_ptr<Pmem> open_short_of_memory(uint64_t pass, const PmemOptions& options) try {
     const Log silent;
     const FailingMemory failing(pass);
@@ -55,8 +54,7 @@ TEST_F(PmemFileWithoutMemory, AFileThatWasExtendedIsAsItWas) {
   });
 }
 
-// It is a help: without it the pages are made by faults. The mask that its thread is to have is not
-// left to the caller.
+// Prefaulting only helps: without it page faults make the pages. The caller keeps its signal mask.
 TEST_F(PmemInMemoryWithoutMemory, PagesAreMadeBesideOrNot) {
   sigset_t before, after;
   ASSERT_EQ(pthread_sigmask(SIG_SETMASK, nullptr, &before), 0);

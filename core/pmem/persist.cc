@@ -18,12 +18,12 @@ namespace pcache {
 namespace {
 
 // From here on 64-byte vectors stream faster than 32-byte ones (64 KiB: 6.8 us against 7.5), below
-// slower (4 KiB and a fence: 750 ns against 700).
+// that slower (4 KiB and a fence: 750 ns against 700).
 constexpr size_t kWideLines = 32768 / kLineBytes;
 
-// Assembly and not intrinsics: each may meet a bad page (may_fault.h), and no target attribute is
-// needed, so they can be inlined everywhere. The clobber keeps the compiler from moving a store to
-// the line behind the line's flush.
+// Assembly, not intrinsics: each may meet a bad page (may_fault.h), and without a target attribute
+// they can be inlined everywhere. The clobber keeps the compiler from moving a store to the line
+// behind the line's flush.
 template <Flush flush>
 inline bool flush_line(std::byte* line) {
   if constexpr (flush == Flush::kClwb)
@@ -37,13 +37,13 @@ lost:
   return false;
 }
 
-// Stores one vector; leaves for `lost` when it cannot.
+// Stores one vector; jumps to `lost` if the page is bad.
 #define PCACHE_STREAM(insn, constraint, dst, value)                                     \
   asm goto(PCACHE_MAY_FAULT_TO(insn " %1, %0", "%l[lost]")::"m"(dst), constraint(value) \
            : "memory"                                                                   \
            : lost)
 
-// Assembly is not instrumented: what it reads and writes is told to the sanitizers.
+// Assembly is not instrumented: this tells the sanitizers what it reads and writes.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define PCACHE_SANITIZED 1
 #elif defined(__has_feature)
@@ -93,9 +93,9 @@ inline void store_word(std::byte* dst, const std::byte* src) {
                : "r"(load_vector<uint64_t>(src)));
 }
 
-// As memcpy(): the last vector, or word, ends where all ends and may overlap the one before. From
-// kStringBytes on the string instruction is as fast as any; it fetches the line that it stores to
-// like other stores do.
+// As memcpy(): the last vector, or word, ends at the end and may overlap the one before. From
+// kStringBytes on the string instruction is as fast as any; it fetches each line that it stores to,
+// as other stores do.
 void store_through_cache(std::byte* dst, const std::byte* src, size_t len) {
   constexpr size_t kVectorBytes = sizeof(__m128i), kStringBytes = 1024;
   if (len >= kStringBytes) {
@@ -130,7 +130,7 @@ lost:
 }
 
 [[gnu::target("avx2")]] void stream_lines_avx2(std::byte* dst, const std::byte* src, size_t lines) {
-  constexpr size_t kLines = 4;  // of one turn
+  constexpr size_t kLines = 4;  // in one step of the loop
   for (const auto* const end = src + lines / kLines * kLines * kLineBytes; src != end;
        dst += kLines * kLineBytes, src += kLines * kLineBytes) {
     auto* to = reinterpret_cast<__m256i*>(dst);
@@ -220,9 +220,9 @@ bool has_avx512_and_words() { return has_avx512() && cpu_features().amd; }
 bool has_avx2() { return cpu_features().avx2 && has_clflushopt(); }
 bool has_only_avx2() { return cpu_features().avx2; }
 
-// Best first. clflushopt and not clwb where both exist: what flushcache writes is not read soon,
-// and a 64-byte record at a random place took 143 ns with it, 258 with clwb (equal on other CPUs
-// and for appends).
+// Best first. clflushopt before clwb: data that flushcache writes is not read soon, and a 64-byte
+// record at a random place took 143 ns with clflushopt, 258 with clwb (equal on other CPUs and for
+// appends).
 constexpr PersistOps kFlushcacheVariants[] = {
     {"flushcache-avx512-words", kFlushcacheWords<Cpu, Stream::kAvx512>, store_fence,
      has_avx512_and_words},
@@ -253,8 +253,8 @@ std::span<const PersistOps> persist_methods() {
 std::span<const PersistOps> flushcache_variants() { return kFlushcacheVariants; }
 
 Result<const PersistOps*> find_persist_method(std::string_view name) {
-  // Until it is measured, the one that every x86-64 CPU has and that keeps the cache free of data
-  // nobody reads soon.
+  // Until it is measured: every x86-64 CPU has flushcache, and it keeps data that is not read soon
+  // out of the cache.
   if (name == kPersistAuto) name = "flushcache";
   std::string known = "auto";
   for (const PersistOps& ops : persist_methods()) {

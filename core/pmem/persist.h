@@ -5,13 +5,12 @@
 // - copy() makes the bytes durable after the next fence() of the SAME thread, not before;
 //   until then any subset of the touched 8-byte words may be on the media.
 // - copy() may stream past the cache. Other threads see the bytes after this thread's fence() or
-//   its next locked instruction (unlocking a Mutex is one); a plain release store does NOT order
-//   them.
-// - Two copies to the same place need a fence between them: one may stream and the other not, and
-//   in which order they reach the media is then not said.
-// - Lines only partly covered by a copy keep their other bytes.
-// - A thread that has no fence of its own is served by another one's fence_threads(): then the
-//   bytes of all threads whose copy() had returned are durable, and seen by the one that called it.
+//   next locked instruction (unlocking a Mutex is one); a plain release store does NOT order them.
+// - Two copies to the same place need a fence between them: if one streams and the other does not,
+//   they may reach the media in any order.
+// - Lines that a copy covers only in part keep their other bytes.
+// - fence_threads() of another thread replaces a thread's own fence: it makes the bytes of all
+//   copies that had returned durable, and visible to its caller.
 // - The tables are static and immutable; the functions may be called from any thread.
 #pragma once
 
@@ -36,14 +35,14 @@ struct PersistOps {
 // All methods compiled in: flushcache (non-temporal stores), clflushopt, clwb, movdir64b.
 std::span<const PersistOps> persist_methods();
 
-// What flushcache is chosen from by the CPU's abilities, best first; for the tests, which run all.
+// The variants of flushcache, best first; the CPU's abilities decide. Tests run all of them.
 std::span<const PersistOps> flushcache_variants();
 
-// The name that leaves the choice to a measurement (calibration.h); until then it is flushcache.
+// Leaves the choice to a measurement (calibration.h); before it this is flushcache.
 inline constexpr const char* kPersistAuto = "auto";
 
-// By name, or kPersistAuto. EINVAL for an unknown name (lists the known ones), ENOTSUP when
-// this CPU lacks it (names one that it has).
+// By name, or kPersistAuto. EINVAL: the name is unknown (lists the known ones). ENOTSUP: this CPU
+// lacks the method (names one that it has).
 Result<const PersistOps*> find_persist_method(std::string_view name);
 
 }  // namespace pcache

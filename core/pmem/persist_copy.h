@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// How the persist methods put stores, streaming stores and flushes together; over an instruction
-// set, so that a test can watch each instruction (persist_model_test.cc) and the library pays
-// nothing for it.
+// How the persist methods combine stores, streaming stores and flushes. The instruction set is a
+// template parameter, so that a test can watch each instruction (persist_model_test.cc) at no cost
+// for the library.
 //
 // Isa:
 //   store(dst, src, len)           through the cache: durable once its lines are flushed and fenced
@@ -21,11 +21,11 @@
 
 namespace pcache {
 
-// Records up to here are stored and flushed by flushcache, longer ones streamed. Appended with a
-// fence each (ns, flushed / streamed): 64 B 112/173, 128 B 116/178, 256 B 145/184, 320 B 167/187,
-// 384 B 187/188; the same at random places: 64 B 212/280, 256 B 293/324, 384 B 361/339. Without
-// fences streaming wins from 128 B on, but what is that short and has no fence is rare. (Xeon; for
-// AMD see store_words_streaming().)
+// flushcache stores and flushes records of up to this size, and streams longer ones. Appended with
+// a fence each (ns, flushed / streamed): 64 B 112/173, 128 B 116/178, 256 B 145/184, 320 B 167/187,
+// 384 B 187/188; at random places: 64 B 212/280, 256 B 293/324, 384 B 361/339. Without fences
+// streaming wins from 128 B on, but such copies are rare. (Xeon; for AMD see
+// store_words_streaming().)
 inline constexpr size_t kStoreAndFlushBytes = 256;
 
 inline constexpr size_t kWordBytes = 8;
@@ -33,7 +33,7 @@ inline constexpr size_t kWordBytes = 8;
 enum class Flush { kClflush, kClflushopt, kClwb };
 enum class Stream { kSse2, kAvx2, kAvx512, kMovdir64b };
 
-// Copied as a whole, then flushed: alternating by 1..16 KiB made 64 KiB and more 10-60 % slower.
+// Copies all, then flushes: to alternate by 1..16 KiB made 64 KiB and more 10-60 % slower.
 template <typename Isa, Flush flush>
 void store_and_flush(void*, std::byte* dst, const void* src, size_t len) {
   if (len == 0) return;
@@ -44,8 +44,8 @@ void store_and_flush(void*, std::byte* dst, const void* src, size_t len) {
     if (!Isa::template flush<flush>(line)) return;
 }
 
-// Whole lines past the cache, the partial ones at the ends through it: a partial line streamed is a
-// read-modify-write on the media, and single 8-byte streams are the slowest of all.
+// Streams whole lines, and stores the partial ones at the ends through the cache: to stream a
+// partial line is a read-modify-write on the media, and 8-byte streams are the slowest of all.
 template <typename Isa, Stream stream, Flush flush, size_t small_bytes>
 void store_streaming(void* ctx, std::byte* dst, const void* src, size_t len) {
   if (len <= small_bytes) return store_and_flush<Isa, flush>(ctx, dst, src, len);
@@ -59,10 +59,10 @@ void store_streaming(void* ctx, std::byte* dst, const void* src, size_t len) {
   store_and_flush<Isa, flush>(ctx, dst + middle_end, from + middle_end, len - middle_end);
 }
 
-// What is made of whole words is streamed altogether. On AMD CPUs a line that was flushed is read
-// from memory again by the next store to it, and a log stores to each of its lines two or three
-// times: 4 KiB and the records of a flush took 710 ns with clflushopt, 400 with clwb, 316 with
-// streamed words (EPYC 9005).
+// Streams copies of whole words altogether. On AMD CPUs the next store to a line that was flushed
+// reads it from memory again, and a log stores to each of its lines two or three times: 4 KiB and
+// the records of a flush took 710 ns with clflushopt, 400 with clwb, 316 with streamed words (EPYC
+// 9005).
 template <typename Isa, Stream stream, Flush flush>
 void store_words_streaming(void* ctx, std::byte* dst, const void* src, size_t len) {
   if ((reinterpret_cast<uintptr_t>(dst) | len) % kWordBytes != 0)
@@ -83,7 +83,7 @@ template <typename Isa, Stream stream, Flush flush = Flush::kClflushopt>
 constexpr PersistCopy kFlushcache = store_streaming<Isa, stream, flush, kStoreAndFlushBytes>;
 template <typename Isa, Stream stream>
 constexpr PersistCopy kFlushcacheWords = store_words_streaming<Isa, stream, Flush::kClflushopt>;
-// Whole lines by movdir64b whatever the length: it is one instruction and leaves the cache alone.
+// movdir64b stores whole lines at any length: it is one instruction and bypasses the cache.
 template <typename Isa>
 constexpr PersistCopy kMovdir64b = store_streaming<Isa, Stream::kMovdir64b, Flush::kClflushopt, 0>;
 
@@ -91,7 +91,7 @@ struct NamedCopy {
   const char* name;
   PersistCopy copy;
 };
-// All of them, for who counts or records what they do.
+// All methods, for code that counts or records what they do.
 template <typename Isa>
 constexpr std::array<NamedCopy, 5> kPersistCopies = {{
     {"flushcache", kFlushcache<Isa, Stream::kAvx2>},

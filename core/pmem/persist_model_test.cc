@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The persist methods, instruction by instruction: what copy() stores is durable after the next
-// fence, whatever the length and the alignment, nothing else is touched, and no flush is there that
-// is not needed. What the simulated pmem takes for granted follows from this.
+// fence, for any length and alignment; nothing else is stored, and no flush is superfluous. The
+// simulated pmem relies on this.
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -57,9 +57,9 @@ enum class State : uint8_t {
   kUntouched,
   kInCache,
   kOnItsWay
-};  // the latter: the fence waits for it
+};  // kOnItsWay: the fence waits for it
 
-// What the fence behind the instructions would make of each byte; all but number `without`.
+// The state of each byte at a fence behind all instructions but number `without`.
 std::vector<State> states(size_t without = SIZE_MAX) {
   std::vector<State> states(sizeof g_memory, State::kUntouched);
   for (size_t i = 0; i < g_done.size(); i++) {

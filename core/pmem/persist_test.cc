@@ -28,7 +28,7 @@ std::vector<const PersistOps*> runnable() {
 
 constexpr size_t kGuardBytes = 2 * kLineBytes;
 
-// One source and one destination whose first bytes are line-aligned, with guards round the latter.
+// A source and a destination whose first bytes are line-aligned, with guards round the destination.
 class Arena {
  public:
   explicit Arena(size_t max_len)
@@ -39,7 +39,7 @@ class Arena {
     for (size_t i = 0; i < size_; i++) src_[i] = std::byte(1 + i * 7 % 251);
   }
 
-  // Copies and looks at every byte that could have changed.
+  // Copies and checks every byte that could have changed.
   void check(const PersistOps& ops, size_t dst_at, size_t src_at, size_t len) {
     const size_t from = kGuardBytes + dst_at, used = from + len + kGuardBytes;
     ASSERT_LE(used, size_);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Opening is a list of steps over one Mapping; what a step took or changed is undone by ~Mapping()
-// until the mapping is kept: the path first, then the lock, and only then anything that changes the
-// file.
+// Opening is a list of steps over one Mapping. ~Mapping() undoes what the steps took or changed,
+// until keep(). The steps check the path first, then take the lock, and only then change the file.
 #include "pmem/pmem.h"
 
 #include <fcntl.h>
@@ -47,7 +46,7 @@ struct Pmem::Mapping {
   Mapping(const Mapping&) = delete;
   Mapping& operator=(const Mapping&) = delete;
 
-  // In the order in which open() calls them; the last five may change the file.
+  // In the order of their calls. open_file() may create the file; extend() and later ones change it.
   Status check_options();
   Status open_file();
   Status lock();
@@ -76,11 +75,11 @@ struct Pmem::Mapping {
   const PersistOps* ops = nullptr;
   int fd = -1;
   struct stat st = {};
-  bool locked = false;             // nothing is changed, and so nothing undone, without the lock
-  bool created = false;            // by us: the file goes again when a later step fails
+  bool locked = false;             // without the lock nothing is changed or undone
+  bool created = false;            // by us: removed again if a later step fails
   bool may_grow = true;            // to opt.create_bytes
   bool writable = false;           // mapped for stores
-  bool kept = false;               // nothing is undone any more
+  bool kept = false;               // ~Mapping() undoes nothing any more
   std::optional<FileSpace> space;  // of a regular file that is opened for writing
   struct pmem2_map* pmem_map = nullptr;
   PmemKind kind = PmemKind::kEmulated;
@@ -96,12 +95,12 @@ Pmem::Mapping::~Mapping() {
     unlink(path());
   else if (undo && space)
     space->restore();
-  close(fd);  // and with it the lock
+  close(fd);  // also drops the lock
 }
 
 namespace {
 
-// Null for what can be mapped: regular files and character devices.
+// nullptr for what can be mapped: regular files and character devices.
 const char* unmappable_type(mode_t mode) {
   switch (mode & S_IFMT) {
     case S_IFREG:
@@ -128,7 +127,7 @@ Error cannot_open(const char* path, int code, bool read_only) {
   return error;
 }
 
-// What the kernel says, because libpmem2 can be told otherwise by an environment variable.
+// Asks the kernel, because an environment variable can make libpmem2 say otherwise.
 bool kernel_denies_dax(int fd) {
   struct statx stx;
   if (statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &stx) != 0) return false;
@@ -143,7 +142,7 @@ Error not_dax(const char* path) {
                     path);
 }
 
-// libpmem2's codes are negative errnos, and its own from PMEM2_E_UNKNOWN down.
+// libpmem2's codes are negative errnos, or its own from PMEM2_E_UNKNOWN down.
 Error pmem2_error(int code, const char* path, const char* what) {
   return make_error(code > PMEM2_E_UNKNOWN ? -code : EINVAL, "cache device %s: %s: %s", path, what,
                     pmem2_errormsg());
@@ -172,7 +171,7 @@ Status Pmem::Mapping::open_file() {
       return error_errno(errno, "cache device %s: cannot create the file", path());
   }
   if (fd < 0) {
-    // Looked at first: to open a FIFO may wait, and to open a device may have effects.
+    // Checked first: to open a FIFO may wait, and to open a device may have effects.
     if (stat(path(), &st) != 0) {
       if (errno == ENOENT && opt.read_only)
         return make_error(ENOENT, "cache device %s: no such file or device", path());
@@ -205,7 +204,7 @@ Status Pmem::Mapping::lock() {
           path());
     return error_errno(errno, "cache device %s: cannot be locked", path());
   }
-  // Whoever had the lock may have changed or removed the file: what counts is what is there now.
+  // The last owner of the lock may have changed or removed the file: it is examined again.
   struct stat now;
   if (fstat(fd, &st) != 0) return error_errno(errno, "cache device %s: fstat", path());
   if (stat(path(), &now) != 0 || now.st_dev != st.st_dev || now.st_ino != st.st_ino)
@@ -238,7 +237,7 @@ Status Pmem::Mapping::check_growth() {
   return {};
 }
 
-// From here on what the file is now is known, and comes back if it is not kept.
+// Notes the state of the file, which comes back if the file is not kept.
 Status Pmem::Mapping::look() {
   if (S_ISREG(st.st_mode) && !opt.read_only) space.emplace(fd, opt.path);
   return {};
@@ -300,7 +299,7 @@ Status Pmem::Mapping::map() {
   return {};
 }
 
-// A mapping for reading becomes one for both: a new one where the file has grown.
+// Makes a mapping for reading writable; if the file grows it makes a new one.
 Status Pmem::Mapping::allow_stores() {
   writable = true;
   if (!grows() && mprotect(base(), size(), PROT_READ | PROT_WRITE) != 0)
@@ -391,7 +390,7 @@ Result<bool> Pmem::starts_with_zeros(uint64_t len_bytes) const {
     if (!zeros(n)) return false;
   }
   if (!mapping_ || mapped == len_bytes || !S_ISREG(mapping_->st.st_mode)) return true;
-  // The file's end, less than a page of it, is in no mapping.
+  // The part of the file's last page is not in the mapping.
   const ssize_t n =
       pread(mapping_->fd, piece, std::min(kAtOnce, len_bytes - mapped), static_cast<off_t>(mapped));
   if (n < 0) return error_errno(errno, "the cache device cannot be read");
@@ -451,7 +450,7 @@ void Pmem::prefault_beside() try {
   mapping_->prefaulting = std::make_unique<Prefault>(base_, size_);
   mapping_->prefaulting->start();
 } catch (const std::bad_alloc&) {
-  // Then faults do it.
+  // Then page faults make the pages.
 }
 
 uint64_t Pmem::next_data(uint64_t from) const {

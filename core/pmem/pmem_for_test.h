@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Emulated files to open, on a disk and in memory.
+// Emulated files for tests, on a disk and in memory.
 #pragma once
 
 #include <gmock/gmock.h>
@@ -44,7 +44,7 @@ class PmemFile : public ::testing::Test {
                         if (level == LogLevel::kWarning) warnings_.push_back(line);
                       }));
   }
-  // The text of the error, which must have `code` and name the file.
+  // The text of the error; checks that it has `code` and names the file.
   std::string refusal(const PmemOptions& options, int code) {
     const Result<std::unique_ptr<Pmem>> result = open(options);
     if (result.ok()) return "(was opened)";
@@ -66,7 +66,7 @@ class PmemFile : public ::testing::Test {
   std::vector<std::string> warnings_;
 };
 
-// In memory, where pages are made ahead.
+// Files in memory, whose pages can be made ahead.
 class PmemInMemory : public PmemFile {
  protected:
   static constexpr uint64_t kBytes = 100 * kMiB;  // no whole number of pieces
@@ -88,7 +88,7 @@ class PmemInMemory : public PmemFile {
     options.prefault = true;
     return options;
   }
-  // Of the mapping, as far as its pages are in this process's page table.
+  // How much of the mapping is in this process's page table.
   uint64_t bytes_present() const {
     std::ifstream maps("/proc/self/smaps");
     uint64_t bytes = 0;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Over emulated files; devdax and fsdax need hardware (or a kernel started with memmap=).
+// Uses emulated files; devdax and fsdax need hardware (or a kernel started with memmap=).
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -54,7 +54,7 @@ TEST_F(PmemInMemory, AllPagesAreThereInTheEndWhenMadeBeside) {
   EXPECT_EQ(bytes_present(), kBytes);
 }
 
-// What is stored meanwhile stays, and the thread is gone before the mapping.
+// Stores made meanwhile are kept, and the thread ends before the mapping does.
 TEST_F(PmemInMemory, IsUsedAndClosedWhilePagesAreMade) {
   for (uint64_t round = 0; round < 100; round++) {
     const auto pmem = open(emulated(kBytes)).take();
@@ -82,7 +82,7 @@ TEST_F(PmemInMemory, MakesNoPagesOfWhatIsSparseOrOnlyRead) {
   EXPECT_EQ(stat_file().st_blocks, 0);
 }
 
-// A hole that has come since: pages at both ends alone do not make it whole.
+// A hole that was punched later: pages at both ends do not mean that there is none.
 TEST_F(PmemInMemory, FillsAHoleInTheMiddle) {
   { open(prefaulted()).take(); }
   const int fd = ::open(path_.c_str(), O_RDWR);
@@ -266,7 +266,7 @@ TEST_F(PmemFile, ReadOnlyMakesAndExtendsNothing) {
 }
 
 TEST_F(PmemFile, AFailedCreateLeavesNothing) {
-  // Below a page: made, then refused by the step that maps.
+  // Less than a page: created, then refused by the step that maps.
   EXPECT_THAT(refusal(emulated(100), EINVAL), HasSubstr("100 bytes"));
   EXPECT_FALSE(std::filesystem::exists(path_));
   // More than the file system has.
@@ -311,7 +311,7 @@ TEST_F(PmemFile, TheLockComesBeforeTheExtension) {
   EXPECT_EQ(static_cast<uint64_t>(stat_file().st_size), kMiB);
 }
 
-// The child holds the lock from before it says so until it is told to end.
+// The child holds the lock from before its message until it is told to end.
 TEST_F(PmemFile, OneProcessAtATime) {
   make_file(kMiB);
   int ready[2], end[2];
@@ -338,7 +338,7 @@ TEST_F(PmemFile, OneProcessAtATime) {
   close(ready[1]);
 }
 
-// Hands `ctx` on and counts what passes through.
+// Passes `ctx` on and counts the calls.
 struct Counter {
   int copies = 0, fences = 0;
 };

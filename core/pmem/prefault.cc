@@ -14,12 +14,12 @@ namespace pcache {
 
 namespace {
 
-// Some 16 ms: as long may a close wait, or a mmap() of another thread. What was mapped in pieces of
-// 4 MiB was slower ever after: 4 KiB random writes at 0.88 to 0.94 of the speed (n 20, three
-// times), with 64 MiB the same as in one piece; why is not known.
+// Takes some 16 ms: so long may a close wait, or a mmap() of another thread. Memory mapped in
+// pieces of 4 MiB stayed slower: 4 KiB random writes at 0.88 to 0.94 of the speed (n 20, three
+// times), with 64 MiB as fast as in one piece; the reason is not known.
 constexpr uint64_t kPieceBytes = 64 << 20;
 
-// While it lives every signal is blocked: a thread that is started inherits it.
+// Blocks every signal while it lives: a thread that is started then inherits that.
 class SignalsBlocked {
  public:
   SignalsBlocked() {
@@ -53,9 +53,9 @@ void Prefault::start() {
   try {
     thread_ = std::thread([this] { run(); });
   } catch (const std::system_error&) {
-    // No thread: then faults do it.
+    // Without a thread page faults make the pages.
   } catch (const std::bad_alloc&) {
-    // Likewise.
+    // As above.
   }
 }
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Prefault: gets the pages of a mapping into the page table before they are needed.
 //
-// A first touch of a page costs as much as storing it, and a log touches ever new ones: that would
-// be measured instead of the cache. It is a help only and changes no content: what it could not do,
-// faults do later, so there are no errors.
+// The first touch of a page costs as much as storing it, and a log touches ever new pages: a
+// benchmark would measure that. Prefaulting only helps and changes no content: page faults do later
+// what it did not, so there are no errors.
 #pragma once
 
 #include <atomic>
@@ -15,16 +15,16 @@ namespace pcache {
 
 class Prefault {
  public:
-  // The mapping, which is writable, must outlive the object.
+  // The mapping must be writable and outlive the object.
   Prefault(std::byte* base, uint64_t size_bytes) : base_(base), size_(size_bytes) {}
-  // The thread gives up, at most a piece later.
+  // Stops the thread, after at most one piece.
   ~Prefault();
   Prefault(const Prefault&) = delete;
   Prefault& operator=(const Prefault&) = delete;
 
-  // All of it, before it returns.
+  // Makes all pages before it returns.
   void run();
-  // The same in a thread of its own, in which no signal is handled. Once.
+  // The same in a thread of its own, which handles no signal. Call it once.
   void start();
 
  private:
