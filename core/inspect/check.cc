@@ -54,10 +54,10 @@ class Checker {
                         static_cast<unsigned long long>(options_.backing->size_bytes));
   }
 
-  // As attach does it, but for the identity, which is looked at above.
+  // As attach does it, but without the identity check, which is done above.
   void try_recovery() {
     const auto refused = [this](const Error& error) {
-      // Mostly the surveys have said why already, in more detail.
+      // In most cases the surveys have already said why, in more detail.
       if (out_.findings.count(Severity::kLost) == 0)
         out_.findings.add(Severity::kLost, "refused", "attach", "%s", error.text.c_str());
     };
@@ -95,7 +95,7 @@ class Checker {
                                                         out_.recovered->replayed.dead_dirty_keys));
   }
 
-  // Counted twice, by code that shares no line.
+  // Compares two counts, by code that shares no line.
   void compare_counts() {
     const SegmentCounts counts = out_.recovered->segments->counts();
     const auto log = static_cast<uint32_t>(
@@ -114,7 +114,7 @@ class Checker {
           static_cast<unsigned long long>(out_.log.keys), position_text(out_.log.head).c_str());
   }
 
-  // What is cached, piece by piece: in the ranges that keys name.
+  // Visits all that is cached, piece by piece, in the ranges that keys name.
   void each_hit(const std::function<void(const Piece&)>& visit) const {
     const uint64_t device_end = out_.logical_bytes ? out_.logical_bytes : out_.log.logical_end;
     for (const uint64_t range : out_.log.ranges) {
@@ -135,7 +135,7 @@ class Checker {
       if (!piece.clean) out_.dirty_bytes += piece.extent.len;
     });
   }
-  // Without a crc, whether the media can be read is all that can be said of it.
+  // Without a crc the only check of data is whether the media can be read.
   void read_data() {
     const Recovered& recovered = *out_.recovered;
     std::vector<std::byte> chunk(kRangeBytes);
@@ -147,7 +147,7 @@ class Checker {
       if (options_.progress) options_.progress(done, recovered.index->mapped_bytes());
     });
   }
-  // Of a piece that cannot be read as a whole: which sectors, by runs.
+  // Finds the unreadable sectors of a piece, by runs.
   void find_unreadable(const Piece& piece) {
     Extent run{piece.extent.off, 0};
     for (uint64_t at = piece.extent.off; at < piece.extent.end(); at += kSectorBytes) {

@@ -129,7 +129,7 @@ TEST_F(CheckTest, TwoKeysOfOnePlace) {
   EXPECT_EQ(check().exit_code(), 2);
 }
 
-// Writeback appends the key of what it cannot read again, or of the parts that are left of it.
+// Writeback appends the key of data that it cannot read again, or keys of its remaining parts.
 TEST_F(CheckTest, PartsOfAnExtentThatIsDamagedMayShareIt) {
   image_.kset({}, {page(0, {kA, 0}), make_key({512, 1024}, {kA, 512}), page(0, {kA, 0})});
   image_.memory().checkpoint();
@@ -137,7 +137,7 @@ TEST_F(CheckTest, PartsOfAnExtentThatIsDamagedMayShareIt) {
   EXPECT_THAT(codes(), ElementsAre("bad-dirty-data"));
 }
 
-// What a kset copied over a later one looks like: of the same length, or of another.
+// A kset copied over a later one looks so: of the same length, or of another.
 TEST_F(CheckTest, AKeyThatComesAgainOverSoundDataIsDamage) {
   const std::vector<media::Key> old = {page(0, {kA, 0}), page(1, {kA, 4096})};
   const CachePos second = image_.kset({}, old);
@@ -152,7 +152,7 @@ TEST_F(CheckTest, AKeyThatComesAgainOverSoundDataIsDamage) {
   EXPECT_FALSE(report.trusted_but_for_data()) << "writeback would write old data over new";
 }
 
-// Writeback could not read them; then the bad page was cleared, and reads as zeros.
+// Writeback could not read them; then the bad page was cleared, and now it reads as zeros.
 TEST_F(CheckTest, AKeyAppendedAgainWhoseDataCanBeReadNowIsNoCopy) {
   const CachePos second =
       image_.kset({}, {page(0, {kA, 0}), page(1, {kA, 4096}), page(2, {kA, 8192})});
@@ -183,7 +183,7 @@ TEST_F(CheckTest, AnEndThatNoCrashLeavesWithKsetsBehindItIsNoTornEnd) {
 }
 
 // A crash of the kernel target may leave both behind the log's last kset: the middle of an old
-// kset, and a whole one whose keys are live, since newer data keeps their segment.
+// kset, and a whole kset whose keys are live, since newer data keeps their segment.
 TEST_F(CheckTest, WhatAnEarlierLifeOfTheLogHasLeftIsNoLoss) {
   const CachePos end = image_.kset({}, {page(1, {kA, 8192})});
   media::KsetHeader middle{};
@@ -309,8 +309,8 @@ TEST_F(CheckTest, ATornLinkIsAFinding) {
   EXPECT_TRUE(report.attaches);
 }
 
-// A crash of the kernel target's reclaim leaves dead keys before dirty_tail; hazard
-// dead-key-references is what may not become of them.
+// A crash of the kernel target's reclaim leaves dead keys before dirty_tail; they must not take or
+// drop references (hazard dead-key-references).
 TEST_F(CheckTest, DeadKeysBeforeDirtyTailAreANote) {
   image_.generation(kA, 2);
   image_.dirty_tail(image_.kset({}, {page(0, {kA, 0}, 0, 1)}));
@@ -366,7 +366,7 @@ TEST_F(CheckTest, AnotherVersionOfTheFormatIsNamedAndNotLookedInto) {
   EXPECT_FALSE(report.attaches);
 }
 
-// The log goes on behind what cannot be read, in its segment and in the next.
+// The log goes on behind the unreadable page, in its segment and in the next one.
 TEST_F(CheckTest, KsetsBehindAnUnreadablePageAreFound) {
   std::vector<media::Key> keys;
   for (uint64_t i = 0; i < 120; i++) keys.push_back(page(i, {kA, static_cast<uint32_t>(i * 4096)}));
@@ -388,7 +388,7 @@ TEST_F(CheckTest, KsetsBehindAnUnreadablePageAreFound) {
   EXPECT_TRUE(report.findings.has("log-searched"));
 }
 
-// A segment that the log has left, and that still leads to it, is older than what was reclaimed.
+// A segment that the log has left may still lead to it: its ksets are older than key_tail.
 TEST_F(CheckTest, WithoutTailsReclaimedKsetsAreLeftOut) {
   image_.generation(kA, 3);
   image_.last(image_.kset({}, {page(0, {kA, 0}, 0, 2)}), SegId{7});
@@ -492,7 +492,7 @@ class CheckDataTest : public ImageTest {
   CheckDataTest() : ImageTest(FormatOptions{true}) {}
 };
 
-// Its crc says that the data could be read.
+// The crc says that the data is sound, so writeback has not appended the key again.
 TEST_F(CheckDataTest, AKeyThatComesAgainOverSoundDataIsDamage) {
   const CachePos second = image_.kset({}, {page(0, {kA, 0}), page(1, {kA, 4096})});
   image_.kset(second, {page(1, {kA, 4096})});

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Findings: what a look at an image has turned up, for people (text) and for programs (code).
+// Findings: what was found in an image, for people (text) and for programs (code).
 #pragma once
 
 #include <map>
@@ -9,8 +9,8 @@
 namespace pcache {
 
 enum class Severity {
-  kNote,     // as it may be in a sound image; worth knowing
-  kFinding,  // wrong, and nothing is lost by it
+  kNote,     // a sound image may have it; worth knowing
+  kFinding,  // wrong, but nothing is lost
   kLost,     // data is lost, or the image cannot be attached
 };
 const char* severity_name(Severity severity);
@@ -19,12 +19,12 @@ struct Finding {
   Severity severity = Severity::kNote;
   std::string code;   // stable: "torn-replica"
   std::string where;  // "segment 3 generation at 50343936"
-  std::string text;   // what was expected, what was found, what follows from it
+  std::string text;   // what was expected and found, what follows from it
 };
 
 class Findings {
  public:
-  static constexpr uint64_t kMostOfACode = 100;  // are kept; the rest is counted
+  static constexpr uint64_t kMostOfACode = 100;  // so many are kept, the others counted
 
   [[gnu::format(printf, 5, 6)]] void add(Severity severity, const char* code, std::string where,
                                          const char* format, ...);

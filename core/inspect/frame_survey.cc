@@ -18,7 +18,7 @@ std::string at_text(const char* what, MediaOff at) {
   return std::string(what) + " at " + std::to_string(at.v);
 }
 
-// An error of the modules, without the place, which a finding says beside it.
+// A module's error text without its place, which the finding has in a field of its own.
 const char* without_place(std::string_view place, const Error& error) {
   return error.text.c_str() + (error.text.starts_with(place) ? place.size() : 0);
 }
@@ -63,15 +63,15 @@ class FrameReader {
   }
 
  private:
-  // What one record's replicas say by themselves.
+  // Judges one record's replicas, without other records.
   void judge(const RecordView& view, const std::string& name) {
     for (int i = 0; i < 2; i++) {
       const ReplicaView& replica = view.replica[i];
       if (replica.state == ReplicaState::kValid) continue;
-      if (view.newest < 0) continue;  // the caller says what it means that none is valid
+      if (view.newest < 0) continue;  // the caller reports that none is valid
       if (replica.blank) {
-        // The kernel target's tails may be so for long, and all records of Linux 6.18.0 to 6.18.3,
-        // which write one replica alone. Zeros that came later cannot be told from that.
+        // The kernel target's tails may be so for long, and so may all records of Linux 6.18.0 to
+        // 6.18.3, which write one replica alone. Zeros that came later cannot be told from that.
         const bool tail = name == "key_tail" || name == "dirty_tail";
         if (!tail && view.replica[view.newest].seq != 1)
           findings_.add(Severity::kNote, "unwritten-replica", at_text(name.c_str(), replica.at),
@@ -124,7 +124,7 @@ class FrameReader {
     return !out_.other_version;
   }
 
-  // As attach says it.
+  // With the words of attach.
   void unused(uint32_t n_segs) {
     out_.unused = unused_text(out_.device_bytes, n_segs);
     if (!out_.unused.empty())
@@ -158,8 +158,8 @@ class FrameReader {
                     info->flags >> kInfoGcShift & kInfoGcMask, kGcPercentMax, kGcPercentMax);
   }
 
-  // Of a broken chain what was passed is right; behind the break it goes on as formatting made it,
-  // if it did so before.
+  // If the chain is broken, the links passed so far are right; behind the break it goes on as
+  // formatting made it, if it did so before.
   void chain() {
     const uint32_t seg_num = out_.frame.seg_num, n_segs = out_.frame.info.n_segs;
     std::vector<uint32_t>& chain = out_.frame.chain;
@@ -214,7 +214,7 @@ class FrameReader {
       judge(view.info, name + " segment_info");
       if (info_record) {
         view.info_record = *info_record;
-      } else if (i + 1 == n) {  // of the others the chain has told
+      } else if (i + 1 == n) {  // the chain has reported the others
         findings_.add(Severity::kFinding, "segment-info", name,
                       "neither replica of its segment_info is valid; it is the last one, and "
                       "nothing in it is needed");

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The frame of an image as far as it can be read: superblock, cache_info, tails, segments,
+// The frame of an image, as far as it can be read: superblock, cache_info, tails, segments,
 // identity.
 //
 // Where attach refuses, this reports a finding and goes on with what is most likely meant, so that
-// one look tells all that is wrong, and data can be rescued. Reads only. One thread.
+// one check reports all that is wrong, and data can be rescued. Reads only. One thread.
 #pragma once
 
 #include <optional>
@@ -30,7 +30,7 @@ struct SegmentView {
   uint32_t physical = 0;
   RecordView info, generation;
   media::SegmentInfo info_record{};
-  uint64_t gen = 0;  // as the record says
+  uint64_t gen = 0;  // from the record
 };
 
 struct TailView {
@@ -40,13 +40,13 @@ struct TailView {
 
 struct FrameSurvey {
   uint64_t device_bytes = 0;   // of the cache device
-  bool blank = false;          // not formatted: nothing below means anything
-  bool other_version = false;  // of the format: likewise
-  std::string unused;          // what of the device the cache does not use; empty: it uses all
+  bool blank = false;          // not formatted: nothing below is set
+  bool other_version = false;  // of the format: nothing below is set
+  std::string unused;          // see unused_text()
   media::Superblock superblock{};
   std::optional<Error> superblock_error;
   RecordView info_record;
-  bool info_known = false;  // else `frame.info` is a guess
+  bool info_known = false;  // false: `frame.info` is a guess
   DeviceFrame frame;        // its chain is the longest that makes sense
   TailView key_tail, dirty_tail;
   std::vector<SegmentView> segments;    // by SegId
@@ -54,7 +54,7 @@ struct FrameSurvey {
   std::optional<media::Identity> identity;
 };
 
-// `ignore_identity`: a damaged identity block is a finding, and does not keep it from attaching.
+// `ignore_identity`: a damaged identity block is a finding, but does not prevent an attach.
 FrameSurvey survey_frame(const Pmem& pmem, bool ignore_identity, Findings* findings);
 
 std::string position_text(CachePos pos);  // "3:4096"

@@ -11,10 +11,10 @@ namespace pcache {
 
 namespace {
 
-// What one segment holds of a log.
+// The part of a log that one segment has.
 struct Fragment {
-  CachePos first;        // behind its last kset with a dead key
-  bool all_live = true;  // nothing was left out
+  CachePos first;        // the first kset behind the last one with a dead key
+  bool all_live = true;  // no kset was left out
   bool has_live_keys = false;
   bool ends_in_damage = false;
   std::optional<SegId> next;  // by a LAST kset
@@ -77,7 +77,7 @@ std::vector<CachePos> search_log(const Pmem& pmem, const SegmentTable& segments,
   for (uint32_t i = 0; i < segments.size(); i++)
     if (use[i] == SegmentUse::kFree)
       if (auto fragment = read_fragment(pmem, segments, SegId{i})) fragments[i] = *fragment;
-  // Of a segment that two lead to, one was left long ago; which one is not known but by its keys.
+  // If two segments lead to one, the log left one of them long ago; only the keys tell which.
   std::map<uint32_t, std::vector<uint32_t>> before;
   for (const auto& [seg, fragment] : fragments)
     if (fragment.next) before[fragment.next->v].push_back(seg);
@@ -119,7 +119,7 @@ std::vector<CachePos> search_log(const Pmem& pmem, const SegmentTable& segments,
   };
   for (const auto& [seg, fragment] : fragments)
     if (!fragment.next) trace_back(seg);
-  // It has come to a segment and holds nothing there yet - or what leads there was left long ago.
+  // The log has reached a segment and has no kset there yet, or what leads there is old.
   const bool end_found = std::any_of(chains.begin(), chains.end(),
                                      [](const Chain& chain) { return !chain.ends_in_damage; });
   for (const auto& [next, from] : before)

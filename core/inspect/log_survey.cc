@@ -28,7 +28,7 @@ class LogReader {
     out_.live_keys.assign(n, 0);
     named_end_.assign(n, 0);
     if (n == 0) return std::move(out_);
-    // What is before dirty_tail is on the backing device as well.
+    // The data of keys before dirty_tail is on the backing device as well.
     const auto start = frame_.key_tail.pos ? frame_.key_tail.pos : frame_.dirty_tail.pos;
     if (start) {
       out_.start = *start;
@@ -36,7 +36,7 @@ class LogReader {
       look_ahead(out_.start);
       dirty_ = !frame_.dirty_tail.pos || !frame_.key_tail.pos || judge_dirty_tail();
       walk(out_.start);
-      // The log cannot be followed to there, but that it goes on there is known.
+      // The log cannot be followed to dirty_tail, but it is known to go on there.
       if (frame_.dirty_tail.pos && !dirty_tail_met_ && damaged_ &&
           !is_log(*frame_.dirty_tail.pos)) {
         dirty_ = true;
@@ -62,7 +62,7 @@ class LogReader {
     }
   }
 
-  // What must be known before keys are judged: generations, and whether dirty_tail is in the log.
+  // Finds what keys are judged by: the generations, and whether dirty_tail is in the log.
   void look_ahead(CachePos from) {
     std::vector<uint64_t> youngest(out_.use.size());
     each_kset(from, [&](const LogItem& item) {
@@ -76,7 +76,7 @@ class LogReader {
       add_generation(i, gen, youngest[i]);
       out_.segments->raise_generation(SegId{i}, youngest[i]);
     }
-    // With them, since what is of this life depends on them.
+    // After the generations, since they decide which ksets are of this life.
     const auto damage = each_kset(from, [&](const LogItem& item) {
       if (item.pos == frame_.dirty_tail.pos) dirty_tail_met_ = true;
       if (item.damage) damaged_ = true;
@@ -85,7 +85,7 @@ class LogReader {
     if (at_ == frame_.dirty_tail.pos) dirty_tail_met_ = true;
   }
 
-  // A record can only be older than the log when the newer one was lost.
+  // A record can only be older than the log if its newer replica was lost.
   void add_generation(uint32_t seg, uint64_t recorded, uint64_t proven) {
     const RecordView& record = frame_.segments[seg].generation;
     const bool lost = std::any_of(record.replica, record.replica + 2, [&](const ReplicaView& r) {
@@ -102,7 +102,7 @@ class LogReader {
         static_cast<unsigned long long>(recorded), static_cast<unsigned long long>(proven));
   }
 
-  // Whether everything counts as dirty.
+  // True: everything counts as dirty.
   bool judge_dirty_tail() {
     if (dirty_tail_met_) return false;
     const std::string where = "dirty_tail " + position_text(*frame_.dirty_tail.pos);
@@ -165,7 +165,7 @@ class LogReader {
     if (visit_) visit_({item, dirty_, keys_});
   }
 
-  // An error of the cursor's, without the place, which is said beside it.
+  // A cursor's error without its place, which the finding has in a field of its own.
   static const char* why(const Error& error, CachePos at) {
     const std::string place = "log at segment " + position_text(at) + ": ";
     return error.text.c_str() + (error.text.starts_with(place) ? place.size() : 0);
@@ -202,7 +202,7 @@ class LogReader {
   }
 
   // Places of a segment are handed out in order, and a segment that no key names is freed, which
-  // makes its old keys dead. So what an earlier life of the log has left names, of live segments,
+  // makes its old keys dead. So the keys of an earlier life of the log that name live segments name
   // places before those that the log names now.
   bool names_new_data(std::span<const Key> keys) const {
     return std::any_of(keys.begin(), keys.end(), [this](const Key& key) {
@@ -266,19 +266,19 @@ class LogReader {
     return judged;
   }
 
-  // Else what is behind dirty_tail is not told from what is before it.
+  // If false, ksets before and behind dirty_tail cannot be told apart.
   bool dirty_tail_met_or_lost() const { return dirty_tail_met_ || dirty_tail_lost_; }
   bool is_log(CachePos pos) const { return out_.use[pos.seg.v] == SegmentUse::kLog; }
 
-  // Where nothing leads to the log, or not on: what looks like it, in the order in which it leads
-  // on.
+  // For a log without a known start, or that cannot be followed further: walks what looks like it,
+  // in the order in which its segments lead on.
   void search() {
     const std::vector<CachePos> found = search_log(pmem_, *out_.segments, out_.use);
     if (found.empty()) return;
     const bool tails = out_.walked;
     out_.walked = true;
     if (!tails) out_.start = found.front();
-    dirty_ = true;  // it is not known what is not
+    dirty_ = true;  // what is clean is not known
     for (const CachePos from : found) {
       if (is_log(from)) continue;
       findings_.add(Severity::kLost, "log-searched", "log at " + position_text(from),
@@ -293,7 +293,7 @@ class LogReader {
     }
   }
 
-  // Of each segment how many, then the ranges.
+  // Reports for each segment how many keys are lost, then the ranges.
   void report_lost() {
     const char* const doubt =
         dirty_tail_lost_
@@ -326,11 +326,11 @@ class LogReader {
   CachePos at_;
   bool dirty_ = false;                       // dirty_tail has been reached
   bool dirty_tail_met_ = false;              // by look_ahead()
-  bool damaged_ = false;                     // something of the log is lost
+  bool damaged_ = false;                     // a part of the log is lost
   bool dirty_tail_lost_ = false;             // everything counts as dirty
-  bool cut_short_ = false;                   // the walk has ended in damage, not at the log's end
+  bool cut_short_ = false;                   // the walk has ended at damage
   std::map<uint32_t, uint64_t> dead_dirty_;  // by segment: keys
-  std::vector<uint64_t> named_end_;  // by SegId: behind the last place that a live key names
+  std::vector<uint64_t> named_end_;  // by SegId: end of the last place that a live key names
   std::vector<SurveyedKey> keys_;
   Places places_;
 };

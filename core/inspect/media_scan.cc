@@ -39,9 +39,9 @@ class Scanner {
 
  private:
   struct Place {
-    std::string what;     // lives there
-    bool format = false;  // formatting stores there
-    bool used = true;     // by the cache, sooner or later
+    std::string what;     // is there
+    bool format = false;  // a format stores there
+    bool used = true;     // the cache uses it, now or later
   };
 
   Place place_of(uint64_t off) const {
@@ -60,7 +60,7 @@ class Scanner {
 
   Place in_segment(uint64_t physical, uint64_t off) const {
     const bool known = physical < seg_ids_.size() && seg_ids_[physical];
-    // As far as it can be told: without a chain every segment may be one of the cache.
+    // Without a chain every segment may be one of the cache.
     if (!known && !frame_.blank && !frame_.frame.chain.empty())
       return {"nothing: it is behind the cache's last segment", false, false};
     const std::string name = known ? "segment " + std::to_string(seg_ids_[physical]->v)
@@ -73,7 +73,7 @@ class Scanner {
     const SegId seg = *seg_ids_[physical];
     switch (log_.use[seg.v]) {
       case SegmentUse::kFree:
-      case SegmentUse::kRetired:  // which only a running cache knows
+      case SegmentUse::kRetired:  // only in a running cache
         return {name + ", which is free", first};
       case SegmentUse::kData:
         return {
@@ -120,8 +120,8 @@ class Scanner {
   Findings& findings_;
   std::vector<std::optional<SegId>> seg_ids_;  // by physical segment
   bool formattable_ = true;
-  uint64_t run_ = 0, run_bytes_ = 0;  // that is gathered
-  Place place_;                       // of it
+  uint64_t run_ = 0, run_bytes_ = 0;  // the run so far
+  Place place_;                       // of the run
 };
 
 }  // namespace

@@ -66,7 +66,7 @@ Status NewFile::write(uint64_t off, const void* data, size_t len_bytes) {
 
 Status NewFile::publish() {
   if (fsync(fd_.get()) != 0) return error_errno(errno, "%s: cannot be made durable", path_.c_str());
-  // Neither replaces what is there.
+  // Neither call replaces an existing file.
   const std::string open_file = "/proc/self/fd/" + std::to_string(fd_.get());
   const int done =
       named_ ? renameat2(AT_FDCWD, partial().c_str(), AT_FDCWD, path_.c_str(), RENAME_NOREPLACE)

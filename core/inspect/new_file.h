@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// NewFile: a file that appears under its name when it is complete, or never. It has no name until
-// then, where the file system can do that; else one that ends in ".partial", removed on failure.
+// NewFile: a file that gets its name when it is complete, or never. Before that it has no name, or,
+// where the file system cannot do that, one that ends in ".partial", removed on failure.
 #pragma once
 
 #include <string>
@@ -12,14 +12,14 @@ namespace pcache {
 
 class NewFile {
  public:
-  // EEXIST when there is something of that name.
+  // EEXIST: there is a file of that name.
   static Result<NewFile> create(const std::string& path);
   NewFile(NewFile&&) = default;
   ~NewFile();
 
   Status resize(uint64_t bytes);
   Status write(uint64_t off, const void* data, size_t len_bytes);
-  // Durable, and under its name; a file that has come there meanwhile stays: EEXIST.
+  // Makes it durable, and gives it its name. EEXIST: a file of that name has appeared, and stays.
   Status publish();
 
  private:

@@ -39,7 +39,7 @@ void Places::judge(const Pmem& pmem, const SegmentTable& segments, bool with_crc
   std::sort(claims_.begin(), claims_.end(), [](const Claim& a, const Claim& b) {
     return std::tie(a.pos, a.kset) < std::tie(b.pos, b.kset);
   });
-  const Claim* last = nullptr;  // of those before, the one that reaches furthest
+  const Claim* last = nullptr;  // of the earlier ones the one with the furthest end
   for (const Claim& claim : claims_) {
     if (last && last->pos.seg == claim.pos.seg && claim.pos.off < last->pos.off + last->len) {
       const bool same = claim.off - claim.pos.off == last->off - last->pos.off;

@@ -17,7 +17,7 @@ using namespace media;
 namespace {
 
 constexpr size_t kMostBlock = 64 << 10;
-constexpr uint64_t kMostDataBytes = 64 << 20;  // is kept in memory; the rest is for another run
+constexpr uint64_t kMostDataBytes = 64 << 20;  // in memory; the next run repairs the rest
 
 template <typename T>
 std::vector<std::byte> bytes_of(const T& value) {
@@ -45,7 +45,7 @@ class Planner {
     frame_records();
     segment_records();
     torn_tail();
-    // Where two keys claim one place, data that is wrong for the one may be right for the other.
+    // If two keys name one place, data that is wrong for one may be right for the other.
     if (report_.trusted_but_for_data()) clean_data();
     for (const Finding& finding : report_.findings.all())
       if (finding.severity == Severity::kLost) left_over(finding.where + ": " + finding.text);
@@ -55,7 +55,7 @@ class Planner {
  private:
   void left_over(std::string text) { plan_.left.push_back(std::move(text)); }
 
-  // The next record as the cache would write it: to the replica that does not serve.
+  // Writes the record as the cache would: to the replica that does not serve.
   template <typename Record>
   void rewrite(const std::string& name, const ReplicaPlace& place, const std::string& why,
                const std::function<void(Record*)>& change = nullptr) {
@@ -85,7 +85,7 @@ class Planner {
     }
     if (has_torn_replica(frame.key_tail.record))
       rewrite<TailPos>("key_tail", key_tail_place(), kTorn);
-    // The one that serves would lose its excuse with the torn one.
+    // Without its torn replica, the valid dirty_tail could no longer count as old.
     if (report_.findings.has("dirty-tail-lost"))
       rewrite<TailPos>("dirty_tail", dirty_tail_place(),
                        "its newest record is torn and the other stands before key_tail: it is "
@@ -134,7 +134,7 @@ class Planner {
                            report_.log.segments->media(report_.log.head), bytes_of(KsetHeader{})});
   }
 
-  // By whole extents, since that is what a crc is for.
+  // By whole extents, as a crc is for a whole extent.
   void clean_data() {
     if (!report_.findings.has("bad-clean-data")) return;
     if (!backing_) {
@@ -168,7 +168,7 @@ class Planner {
     const std::string range = "range " + std::to_string(key.off) + "+" + std::to_string(key.len);
     std::unique_ptr<void, decltype(&free)> buffer(
         std::aligned_alloc(kMostBlock, kRangeBytes + 2 * kMostBlock), &free);
-    // O_DIRECT wants whole blocks.
+    // O_DIRECT needs whole blocks.
     const uint64_t block = std::max(kPageBytes, backing_->align.block_bytes);
     const uint64_t from = key.off / block * block;
     const uint64_t ahead = key.off - from;

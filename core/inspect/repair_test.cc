@@ -25,7 +25,7 @@ class RepairTest : public ImageTest {
     const CheckReport report = check();
     return plan_repair(image_.pmem(), report, backing);
   }
-  // After the repair, and at every crash while it is under way: it attaches, and holds those keys.
+  // Repairs. Afterwards, and after a crash at any point, the image attaches and has `keys` keys.
   void repair(uint64_t keys) {
     const RepairPlan steps = plan();
     EXPECT_THAT(steps.left, IsEmpty());

@@ -16,7 +16,7 @@ namespace pcache {
 namespace {
 
 constexpr uint64_t kChunkBytes = kRangeBytes;  // a lookup must not cross one
-constexpr size_t kAlign = 64 << 10;            // of buffers, for O_DIRECT
+constexpr size_t kAlign = 64 << 10;            // of the buffers, for O_DIRECT
 
 struct FreeDeleter {
   void operator()(std::byte* p) const { free(p); }
@@ -27,7 +27,7 @@ bool all_zero(const std::byte* p, size_t n) {
   return n == 0 || (p[0] == std::byte{0} && memcmp(p, p + 1, n - 1) == 0);
 }
 
-// What is skipped in between is zeros.
+// Writes zeros for the parts that are skipped.
 class Stream {
  public:
   Stream(int fd, const std::string& name) : fd_(fd), name_(name) {}
@@ -54,8 +54,7 @@ class Stream {
   }
 
  private:
-  // After a write that has failed: what is given as stdout may be a pipe that somebody has made
-  // non-blocking. Waits for room in it.
+  // After a failed write: stdout may be a pipe that is non-blocking. Waits for room in it.
   bool can_go_on() const {
     if (errno != EAGAIN) return false;
     pollfd room{fd_, POLLOUT, 0};
@@ -116,7 +115,7 @@ class Rescuer {
                       static_cast<unsigned long long>(result_.lost_bytes), result);
   }
 
-  // The first loss by name; the wrong disk before all others, since --force does not mend that.
+  // The first loss; the wrong device comes before all others, since --force does not help there.
   Error untrusted() const {
     const Finding* first = nullptr;
     for (const Finding& finding : report_.findings.all())
@@ -131,7 +130,7 @@ class Rescuer {
         first && first->code == "other-backing" ? ", which may be a mixture" : "");
   }
 
-  // What attach has, or else the sound keys in log order.
+  // The index of recover(), or one of the sound keys in log order.
   Status find_index() {
     if (report_.frame.blank) return {};
     if (report_.attaches && report_.recovered) {
@@ -165,9 +164,9 @@ class Rescuer {
     const Extent extent{k.key.off, k.key.len};
     const IndexAlone alone;
     switch (k.state) {
-      case KeyState::kInvalid:  // its data cannot be found, and what is older is not it
+      case KeyState::kInvalid:  // its data cannot be found, and older data is wrong
         return lose_range(k);
-      case KeyState::kDead:  // newer than what stands there, and on the backing device
+      case KeyState::kDead:  // its data is newer, and on the backing device
         return own_index_->erase(extent);
       case KeyState::kLive:
         break;
@@ -177,7 +176,7 @@ class Rescuer {
   }
 
   Status lose_range(const SurveyedKey& k) {
-    media::Key elsewhere = k.key;  // is at least the range a range?
+    media::Key elsewhere = k.key;  // checks the range alone
     elsewhere.cache_seg_id = elsewhere.cache_seg_off = elsewhere.flags = 0;
     elsewhere.seg_gen = 0;
     if (!validate_key(elsewhere, {1, backing_.size_bytes})) return {};
@@ -193,7 +192,7 @@ class Rescuer {
 
   using Write = std::function<Status(uint64_t off, const std::byte* data, size_t len_bytes)>;
 
-  // The start of the next chunk that the backing file or the cache has something for.
+  // The start of the next chunk that the backing file or the cache has data for.
   uint64_t next_content(uint64_t off) {
     if (next_data_ <= off) {
       const off_t data = lseek(backing_.fd.get(), static_cast<off_t>(off), SEEK_DATA);
@@ -240,7 +239,7 @@ class Rescuer {
       if (!options_.force)
         return error_errno(error, "backing device %s: cannot be read at %llu",
                            backing_.path.c_str(), at);
-      if (step > block) {  // block by block from here on
+      if (step > block) {  // block by block from here
         step = block;
         continue;
       }
@@ -269,7 +268,7 @@ class Rescuer {
         !with_crc_ || media_crc(pmem_, *segments_, piece.whole_pos, piece.whole_len) == piece.crc;
     if (!sound) return lose(piece, piece.extent);
     if (take(chunk, piece, piece.extent)) return;
-    // Neighbours come as one piece: of what cannot be read as little as can be.
+    // A piece merges neighbours: this loses as few sectors as possible.
     for (uint64_t at = piece.extent.off; at < piece.extent.end(); at += kSectorBytes)
       if (const Extent sector{at, kSectorBytes}; !take(chunk, piece, sector)) lose(piece, sector);
   }
@@ -287,7 +286,7 @@ class Rescuer {
   void lose(const Piece& piece, const Extent& part) {
     if (piece.clean) return;  // the backing device has it
     result_.lost_bytes += part.len;
-    if (report_.attaches) return;  // check has named it
+    if (report_.attaches) return;  // check has reported it
     const CachePos pos = piece.pos + static_cast<uint32_t>(part.off - piece.extent.off);
     report_.findings.add(Severity::kLost, "bad-dirty-data", "data at segment " + position_text(pos),
                          "range %llu+%llu cannot be read or fails its crc",

@@ -199,7 +199,7 @@ TEST_F(RescueTest, TheWrongDiskIsNamedBeforeAllElse) {
   EXPECT_LT(refused.text.find("--ignore-identity"), refused.text.find("--force"));
 }
 
-// Many kinds of damage, and what check, attach and export, forced or not, say of each.
+// Many kinds of damage, and what check, attach and export, forced or not, report for each.
 class MessagesTest : public RescueTest {
  protected:
   MessagesTest() {
@@ -210,7 +210,7 @@ class MessagesTest : public RescueTest {
     end_ = image_.kset(fifth_, {page(4, {kB, 0}), page(5, {kB, 4096})});
     image_.dirty_tail(second_);
   }
-  // "3:4096", "at 8192": once in a message; and where a finding is, its text does not say again.
+  // "3:4096", "at 8192": once in a message; a finding's text does not repeat the finding's place.
   static void expect_each_place_once(const std::string& message) {
     static const std::regex kPlace(
         "\\b[0-9]+:[0-9]+\\b|\\bat [0-9]+(?![0-9:])|\\b(cache_info|key_tail)\\b");
@@ -218,7 +218,7 @@ class MessagesTest : public RescueTest {
     for (std::sregex_iterator at(message.begin(), message.end(), kPlace), end; at != end; ++at)
       EXPECT_TRUE(places.insert(at->str()).second) << at->str() << " twice in: " << message;
   }
-  // How many messages there were that name a place in the log.
+  // The number of messages that name a place in the log.
   size_t look() {
     std::vector<std::string> messages;
     CheckReport report = check();

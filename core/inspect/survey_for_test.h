@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What the tests of this folder share: an image with data, checked without a store.
+// For the tests of this folder: an image with data, checked without a store.
 #pragma once
 
 #include <gmock/gmock.h>
@@ -13,12 +13,12 @@ namespace pcache {
 class ImageTest : public ::testing::Test {
  protected:
   static constexpr uint64_t kLogicalBytes = 64 << 20;
-  static constexpr uint32_t kSegments = 32;  // the smallest device that is one
+  static constexpr uint32_t kSegments = 32;  // the smallest device allowed
   static constexpr SegId kA{2}, kB{3};       // data segments
 
   explicit ImageTest(const FormatOptions& options = {}) : image_(kSegments, options) {}
 
-  // A key of one page whose data on media tells the place, and satisfies its crc.
+  // A key of one page. Its data on media identifies the place, and satisfies its crc.
   media::Key page(uint64_t page, CachePos data, uint32_t flags = 0, uint64_t gen = 0) {
     const std::vector<std::byte> bytes(kPageBytes, letter(data));
     image_.memory().poke(image_.off(data), bytes.data(), bytes.size());
@@ -37,7 +37,7 @@ class ImageTest : public ::testing::Test {
     image_.memory().allow_stores();
     return report;
   }
-  // The codes of what was found, but for notes.
+  // The codes of the findings, without notes.
   static std::vector<std::string> codes(const CheckReport& report) {
     std::vector<std::string> codes;
     for (const Finding& finding : report.findings.all())
