@@ -13,7 +13,7 @@ using namespace media;
 
 namespace {
 
-// Of an earlier life, still in use for one sector.
+// A data segment of an earlier life, still in use for one sector.
 constexpr SegId kOldData{20};
 // Segments that the log may take next, with ksets of an earlier life.
 constexpr uint32_t kOldLogs = 6;
@@ -28,7 +28,7 @@ class Builder {
     PCACHE_CHECK(format_device(*pmem_, options).ok());
   }
 
-  // A key whose data is there.
+  // A key whose data is stored.
   Key key(VersionId version, const Extent& extent, CachePos data, uint32_t flags = 0,
           uint64_t gen = 0) {
     const auto bytes = Oracle::content(version, extent.off, extent.len);
@@ -82,7 +82,7 @@ void build_old_log(Base* base, bool data_crc, CachePos start) {
       start, {build.key(kEarlierLife, {11 << 20, kSectorBytes}, {kOldData, 0}, kKeyClean)});
   uint32_t n = 0;
   const auto old_kset = [&](CachePos pos) {
-    const uint64_t page = n % 8;  // those that the workloads write
+    const uint64_t page = n % 8;  // the pages that the workloads write
     const CachePos data{kOldData, (1 + n % 64) * kPageBytes};
     n++;
     return build.kset(pos, {build.key(kEarlierLife, {page * kPageBytes, kPageBytes}, data)});
@@ -93,7 +93,7 @@ void build_old_log(Base* base, bool data_crc, CachePos start) {
   for (uint32_t seg = 1; seg <= kOldLogs; seg++)
     for (CachePos pos{SegId{seg}, 0}; pos.off < kOldKsets * kOneKeyBytes;) pos = old_kset(pos);
   build.clear(head);
-  // The clean sector is what the device has, too.
+  // The device has the clean sector, too.
   base->device_bytes.push_back(Oracle::content(kEarlierLife, 11 << 20, kSectorBytes));
   base->device[(11 << 20) / kSectorBytes] = base->device_bytes.back().data();
 }
@@ -120,7 +120,7 @@ void build_used(Base* base, bool data_crc) {
     base->oracle.end_write(id, true, -1);
     return id;
   };
-  // The third page's data in the other segment is still there, and older than what is dead.
+  // The third page also has data in the other segment, older than the dead key.
   constexpr Extent kThird{3 * kPageBytes, kPageBytes};
   CachePos pos = build.kset({}, {build.key(kEarlierLife, kThird, {kOther, 0})});
   std::vector<Key> dead;
@@ -132,7 +132,7 @@ void build_used(Base* base, bool data_crc) {
   pos = {kSecondLog, 0};
   build.tails({}, pos);
   build.generation(kReused, 1);
-  // In no order that would make them one extent.
+  // In an order in which no two make one extent.
   std::vector<Key> many;
   const VersionId first = version(kMany);
   for (uint32_t i = 0; i < kKeysPerKset; i++)
@@ -161,7 +161,7 @@ std::unique_ptr<Base> make_base(const std::string& name, bool data_crc) {
     Builder(*base->pmem, data_crc);
     PCACHE_CHECK(Session::attach(*base->pmem, {}, {.data_crc = data_crc}).value()->close().ok());
   } else if (name == "roll") {
-    // Room for one kset of a key and for the header behind it, which becomes a LAST kset.
+    // Room for one kset of one key and for the header behind it, which becomes a LAST kset.
     build_old_log(base.get(), data_crc,
                   {SegId{0}, kSegDataBytes - 2 * kOneKeyBytes - 2 * uint32_t{sizeof(KsetHeader)}});
   } else if (name == "old") {

@@ -43,7 +43,7 @@ void Damage::collect_records() {
     records_.push_back({std::move(name), off.v, static_cast<uint32_t>(len), std::move(allowed)});
   };
   const auto add_replicas = [&](const std::string& name, const ReplicaPlace& place, size_t len) {
-    // One that was never written leaves the other alone, and as important as a superblock.
+    // If the other replica was never written, this one is as important as a superblock.
     const auto written = [&](MediaOff off) {
       const std::byte* at = base_.pmem->memory().data() + off.v;
       return std::any_of(at, at + len, [](std::byte b) { return b != std::byte(0); });
@@ -51,7 +51,7 @@ void Damage::collect_records() {
     const MediaOff at[] = {place.base, place.base + place.stride};
     for (int i = 0; i < 2; i++) {
       std::set<std::string> allowed = {"right"};
-      // Behind an older key_tail the log may not lead to where it stands any more.
+      // From an older key_tail the log may no longer lead to its end.
       if (!written(at[1 - i]) || name == "key_tail") allowed.insert("refused");
       add(name + ", replica " + std::to_string(i), at[i], len, allowed);
     }
@@ -92,14 +92,14 @@ void Damage::collect_records() {
       for (uint64_t sector = key.off; sector < key.off + key.len; sector += kSectorBytes)
         last_sectors_.insert(sector / kSectorBytes);
       if (!base_.data_crc) continue;
-      // A few bits of it: all have the same crc to get past. Overwritten, or clean, it is not
-      // missed.
+      // A few bits are enough, as one crc covers all. If the data was overwritten, or is clean,
+      // reads do not need it.
       std::set<std::string> allowed = {"right"};
       if (dirty && !(key.flags & kKeyClean)) allowed.insert("EIO");
       add("data at " + std::to_string(data.v), data, 4, allowed);
     }
   }
-  // Behind which nothing stands that would tell it from one that a crash has torn.
+  // No kset follows the last one, so it cannot be told from one that a crash has torn.
   for (auto record = records_.rbegin(); record != records_.rend(); ++record)
     if (record->name.starts_with("kset")) {
       record->allowed.insert("torn tail");
@@ -154,7 +154,7 @@ uint64_t Damage::bits() const {
   return all;
 }
 
-// Not one record after the other: where the time is too short for all of them, some of each.
+// Not record by record, so that a short run takes some bits of each.
 void Damage::flip_every_bit(const Share& share, Outcomes* outcomes) {
   const uint64_t all = bits();
   uint64_t stride = 7919;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Damage: every single bit of an image's metadata flipped, every page of it unreadable. Whatever
-// the damage is, the cache must not attach and serve wrong data in silence: it refuses, or the data
-// is right, or the read fails.
+// Damage: every single bit of an image's metadata is flipped, every page of it made unreadable. The
+// cache must never attach and silently serve wrong data: it refuses, the data is right, or the read
+// fails.
 #pragma once
 
 #include <set>
@@ -10,19 +10,19 @@
 
 namespace pcache {
 
-// How an image with one fault came out; by name, for the table.
+// The result for an image with one fault; by name, for the table.
 //   right      attached, and every sector is as it was
 //   refused    not attached
-//   EIO        attached, and reads of what was hit fail
-//   torn tail  the log's last kset does not verify: indistinguishable from one that a crash tore
-//              in the kernel target's order of writing. check names it.
+//   EIO        attached, and reads of the damaged data fail
+//   torn tail  the log's last kset does not verify: it cannot be told from one that a crash tore,
+//              as the kernel target writes it. check reports it.
 using Outcomes = std::map<std::string, uint64_t>;
 
 class Damage {
  public:
   // A used image made from the base.
   Damage(Base& base, uint64_t seed);
-  ~Damage();  // the base is as it was
+  ~Damage();  // leaves the base as it was
 
   // Throw Failure. `part` of `parts` equal shares.
   struct Share {
@@ -33,7 +33,7 @@ class Damage {
   void flip_every_bit(const Share& share, Outcomes* outcomes);
   void poison_every_page(const Share& share, Outcomes* outcomes);
   uint64_t bits() const;  // that there are to flip
-  // What is being tried, for an abort.
+  // What is being tried now, for the message of an abort.
   const std::string& now() const { return now_; }
 
  private:

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Faults: how requests of the backing device end, by a seed: as they should, or not. Any thread.
+// Faults: decides by a seed whether a request of the backing device fails, and how. Any thread.
 #pragma once
 
 #include <map>
@@ -26,7 +26,7 @@ class Faults {
     std::lock_guard lock(mu_);
     return std::exchange(failed_, false);
   }
-  // How many of each kind, for the table.
+  // The number of faults of each kind, for the table.
   std::map<std::string, uint64_t> counts() {
     std::lock_guard lock(mu_);
     return counts_;

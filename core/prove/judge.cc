@@ -9,7 +9,7 @@ namespace pcache {
 
 namespace {
 
-// What a crash may leave, and costs nothing: the records that it tore.
+// A crash may leave this, and it costs nothing: a record that the crash tore.
 bool left_by_a_crash(const Finding& finding, bool log_is_closed) {
   return finding.code == "torn-replica" || (finding.code == "torn-tail" && !log_is_closed);
 }
@@ -60,7 +60,7 @@ Oracle::Found Judge::recover(const Sectors& device, Trace* trace) const {
   Oracle::Found found;
   {
     const auto session = attach(device, trace);
-    session->stop_tracing();  // what reading and closing do is another story
+    session->stop_tracing();  // reading and closing are not traced
     found = read_all(*session);
   }
   memory.rollback(mark);
@@ -81,7 +81,7 @@ bool Judge::recovered(const CrashPoint& point, Oracle::Found* found) {
   return known->formatted;
 }
 
-// Those that are known and those that changed, but for what the base began with.
+// The known sectors and those that changed, without those that the base changed.
 std::vector<uint64_t> Judge::device_sectors(const Sectors& device) const {
   std::vector<uint64_t> sectors = sectors_;
   for (const auto& [sector, bytes] : device)
@@ -107,7 +107,7 @@ void Judge::look(const CrashPoint& point, const Oracle& oracle) {
   }
   wrong = oracle.judge(found, time);
   if (!wrong.empty()) throw Failure(wrong);
-  // Blank; or of before a format, of which the oracle knows no more than that.
+  // Blank, or from before a format; the oracle knows no more about it.
   if (!formatted || oracle.not_formatted_yet(found, time)) return;
   const uint64_t die = random_() % 1024;
   if (die < 16) return crash_in_recovery(point, found, 2);
@@ -161,7 +161,7 @@ void Judge::crash_in_recovery(const CrashPoint& at, const Oracle::Found& found, 
   base_.pmem->memory().rollback(mark);
 }
 
-// A life after the crash: what is written then is there after the next one.
+// One more life after the crash: what it writes must be there after the next crash.
 void Judge::go_on(const CrashPoint& at, const Oracle::Found& found, const Oracle& before) {
   const Sectors& device = at.device;
   UndoMemory& memory = base_.pmem->memory();

@@ -134,7 +134,7 @@ std::string Oracle::judge(const Found& found, Time time) const {
   return judge_preflush(found);
 }
 
-// Where a write with PREFLUSH has left anything, all that was acknowledged before it is there, too.
+// If a write with PREFLUSH has left any data, all that was acknowledged before it is there, too.
 std::string Oracle::judge_preflush(const Found& found) const {
   std::set<VersionId> there;
   for (const auto& [sector, id] : found)
@@ -155,7 +155,7 @@ std::string Oracle::judge_preflush(const Found& found) const {
 }
 
 std::string Oracle::judge_device(const Found& found, Time time) const {
-  Time youngest = INT64_MIN;  // when the youngest version that is there was submitted
+  Time youngest = INT64_MIN;  // when the newest version found was submitted
   VersionId its_id = 0;
   for (const auto& [sector, id] : found) {
     const auto known = versions_.find(sector);
@@ -191,7 +191,7 @@ void Oracle::collapse(const Found& found, Time now) {
   for (auto& [sector, versions] : versions_) {
     const auto there = found.find(sector);
     PCACHE_CHECK(there != found.end());
-    // What came after what was found never was. The device may hold an older one.
+    // Versions later than the found one never existed. The device may have an older one.
     const size_t index = index_of(versions, there->second);
     PCACHE_CHECK(index != SIZE_MAX);
     versions.resize(index + 1);

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Oracle: what the user may find on the logical device after a crash, from what he has asked for
+// Oracle: what the user may find on the logical device after a crash. It knows what was requested
 // and what was acknowledged.
 //
-// Of each sector the oracle knows its versions, in the order in which they were written, and when
-// (in events of the Trace) each was submitted and when a FLUSH or FUA that covers it was
-// acknowledged. After a crash a sector holds one whole version, none older than the newest that was
-// durable. The backing device alone may be behind, but not out of order: a version that it holds
-// was submitted after others were acknowledged as durable, so it holds those, or newer ones, too.
+// For each sector the oracle knows the versions in the order of writing, and when (in events of the
+// Trace) each was submitted, and when a FLUSH or FUA that covers it was acknowledged. After a crash
+// a sector has one whole version, none older than its newest durable one. The backing device alone
+// may be behind, but not out of order: if a version on it was submitted after others were
+// acknowledged as durable, it has those, or newer ones, too.
 //
-// Sectors tell who wrote them: content() of a version and a place.
+// A sector's content tells its version and its place: content().
 #pragma once
 
 #include <map>
@@ -21,27 +21,27 @@
 
 namespace pcache {
 
-// Number of the request that wrote it, from 1 on; 0: what the backing device held at the start.
+// The number of the request that wrote it, from 1 on; 0: the backing device's first content.
 using VersionId = uint32_t;
-// Written by nobody in this life: data of a segment's earlier one.
+// Data of a segment's earlier life, which no request of this life wrote.
 inline constexpr VersionId kEarlierLife = 0xffffff;
 
 class Oracle {
  public:
-  // What sectors hold: which version of each.
+  // The version of each sector that was found.
   using Found = std::map<uint64_t, VersionId>;
 
   static std::vector<std::byte> content(VersionId version, uint64_t off, uint64_t len);
-  // Nothing: it is no whole version of any sector.
+  // Nothing: the bytes are no whole version of any sector.
   static std::optional<VersionId> version_of(uint64_t sector, const std::byte* bytes);
 
-  // Events of the trace so far; before 0: in a life that a crash has ended.
+  // Events of the trace so far; negative: in a life that a crash has ended.
   using Time = int64_t;
   // Requests of one sector do not overlap in time.
   VersionId begin_write(const Extent& extent, Time time, bool preflush = false);
-  // Acknowledged; `durable`: it was FUA.
+  // The write is acknowledged; `durable`: it was FUA.
   void end_write(VersionId version, bool durable, Time time);
-  // A FLUSH that was submitted when `covers()` was this, acknowledged now.
+  // A FLUSH is acknowledged now; when it was submitted covers() was `covered`.
   using Covered = size_t;
   Covered covers() const { return acknowledged_.size(); }
   void end_flush(Covered covered, Time time);
@@ -49,16 +49,15 @@ class Oracle {
   // Every sector that was ever written.
   std::vector<uint64_t> sectors() const;
   VersionId newest(uint64_t sector) const;
-  // The newest that was acknowledged, or one submitted after it.
+  // Whether it is the newest acknowledged version, or one submitted after it.
   bool may_read(uint64_t sector, VersionId version) const;
 
-  // Empty text: as it may be after a crash in front of event `time`. Else what is wrong, and it
-  // begins with "lost: " or "resurrected: ".
+  // Empty: allowed after a crash in front of event `time`. Else what is wrong; it begins with
+  // "lost: " or "resurrected: ".
   std::string judge(const Found& found, Time time) const;
   std::string judge_device(const Found& found, Time time) const;
 
-  // A format: until `begun` all may still be as `before` says; until `done` the cache may be
-  // refused.
+  // A format: until `begun` all may still be as in `before`; until `done` the cache may be refused.
   void note_format(const Found& before, Time begun, Time done) {
     before_format_ = before, format_begun_ = begun, format_done_ = done;
   }
@@ -67,8 +66,8 @@ class Oracle {
   }
   bool may_be_refused(Time time) const { return time <= format_done_; }
 
-  // After a crash and recovery: what was found is what there is, and durable. Time
-  // begins anew; what came after what in the old life is not forgotten.
+  // After a crash and recovery: what was found is all there is, and durable. Time begins anew; the
+  // order of the old life's writes is kept.
   void collapse(const Found& found, Time now);
 
  private:
@@ -86,7 +85,7 @@ class Oracle {
   std::map<VersionId, Extent> writes_;
   std::vector<VersionId> acknowledged_;
   VersionId last_ = 0;
-  std::map<VersionId, Covered> preflush_;  // what was acknowledged before a write with PREFLUSH
+  std::map<VersionId, Covered> preflush_;  // acknowledged before a write with PREFLUSH
   Found before_format_;
   Time format_begun_ = INT64_MIN, format_done_ = INT64_MIN;
 };

@@ -10,8 +10,8 @@ namespace {
 using ::testing::IsEmpty;
 using ::testing::StartsWith;
 
-// Sectors 0 and 1; versions 1 and 2 of sector 0, then 3 of sector 1. Times are 10, 20, 30 when they
-// are submitted, one later when they are acknowledged.
+// Sectors 0 and 1; versions 1 and 2 of sector 0, then 3 of sector 1. They are submitted at times
+// 10, 20, 30 and acknowledged one later.
 class OracleTest : public ::testing::Test {
  protected:
   VersionId write(uint64_t sector, size_t time, bool fua = false) {

@@ -54,7 +54,7 @@ void PmemSim::fence_threads(void* self) {
   if (sim.trace_) sim.trace_->add(TraceEvent::Kind::kFenceThreads);
 }
 
-// What lies behind the end of an empty file raises SIGBUS, and not SIGSEGV.
+// A page behind the end of an empty file raises SIGBUS, not SIGSEGV.
 void PmemSim::poison(uint64_t off) {
   const uint64_t page = off / kPageBytes * kPageBytes;
   const std::byte* content = memory_.data() + page;

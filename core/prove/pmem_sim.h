@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// PmemSim: pmem in memory; what the code under test stores and fences goes into a Trace, and can be
-// undone. Stores from any thread; the rest: one thread, while nobody stores.
+// PmemSim: pmem in memory. Stores and fences of the tested code go into a Trace, and can be undone.
+// Any thread may store; the rest is for one thread, while no other stores.
 #pragma once
 
 #include <functional>
@@ -22,11 +22,11 @@ class PmemSim {
     return std::make_unique<Pmem>(memory_.data(), memory_.size_bytes(), &kOps, this);
   }
   UndoMemory& memory() { return memory_; }
-  // Where events go from now on; nullptr: nowhere.
+  // Where events go from now on; nullptr: they are dropped.
   void set_trace(Trace* trace) { trace_ = trace; }
 
-  // The 4 KiB page around `off` raises SIGBUS when read, until it is stored to, which leaves zeros
-  // round what was stored, or until heal_all(), which brings its content back.
+  // Reads of the 4 KiB page around `off` raise SIGBUS, until a store to it, which leaves zeros
+  // around the stored bytes, or until heal_all(), which restores its content.
   void poison(uint64_t off);
   void heal_all();
 
@@ -42,7 +42,7 @@ class PmemSim {
 
   UndoMemory memory_;
   Trace* trace_ = nullptr;
-  std::mutex mu_;  // the memory's changes and the trace are in the same order
+  std::mutex mu_;                                        // gives memory and trace the same order
   std::map<uint64_t, std::vector<std::byte>> poisoned_;  // page, and its content
   std::function<void()> interleave_;
 };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Recoveries: what was found in the states that were recovered, by their hash. Different sequences
-// lead to the same states, over and over; one needs recovering once, and judging each time, since
-// the oracle may have been told something else. One base, one thread.
+// Recoveries: what was found in recovered states, by their hash. Different sequences often lead to
+// the same state. It is recovered once, and judged each time, as the oracle may know other facts.
+// One base, one thread.
 #pragma once
 
 #include <set>
@@ -18,7 +18,7 @@ class Recoveries {
     std::vector<VersionId> held;  // by each sector, in the order of `sectors` below
     auto operator<=>(const Recovered&) const = default;
   };
-  // nullptr: not yet. Valid until the next add().
+  // nullptr: not recovered yet. Valid until the next add().
   const Recovered* find(uint64_t state, const std::vector<uint64_t>& sectors) const {
     const auto known = known_.find(key(state, sectors));
     return known == known_.end() ? nullptr : known->second;
@@ -38,7 +38,7 @@ class Recoveries {
     return state;
   }
 
-  std::set<Recovered> recovered_;  // few are different
+  std::set<Recovered> recovered_;  // with few different ones
   std::unordered_map<uint64_t, const Recovered*> known_;
 };
 

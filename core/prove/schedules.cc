@@ -15,8 +15,8 @@ using Milliseconds = std::chrono::milliseconds;
 
 constexpr unsigned kThreads = 3;
 constexpr unsigned kRequests = 60;  // of each thread
-// All write here, each its own sectors, so that pages, ranges and fills are shared; and a part of
-// it lies in another range.
+// All threads write here, each to sectors of its own, so that they share pages, ranges and fills. A
+// part is in another range.
 constexpr Extent kShared[] = {{0, 16384}, {kRangeBytes - 4096, 8192}};
 
 std::vector<uint64_t> shared_sectors() {
@@ -29,7 +29,7 @@ std::vector<uint64_t> shared_sectors() {
 
 unsigned owner_of(uint64_t sector) { return static_cast<unsigned>(sector / 2 % kThreads); }
 
-// Yields, more or less often in each round.
+// Yields, with a frequency that differs by seed.
 class Yields {
  public:
   explicit Yields(uint64_t seed) : seed_(seed), one_in_(2 + seed % 7) {}
@@ -46,7 +46,7 @@ class Yields {
   const uint64_t seed_, one_in_;
 };
 
-// The oracle for several threads: what was asked and what came of it.
+// The oracle for several threads: notes requests and their results.
 class Witness {
  public:
   Witness(const Oracle& start, Trace& trace) : oracle_(start), trace_(trace) {}
@@ -83,7 +83,7 @@ class Witness {
   Trace& trace_;
 };
 
-// One user. What it finds wrong is in `wrong`.
+// One user. `wrong` says what it has found wrong.
 class User {
  public:
   User(Cache& cache, Witness& witness, unsigned number, uint64_t seed)
@@ -139,7 +139,7 @@ class User {
     if (result != 0) return note("lost: a flush failed: " + std::to_string(result));
     witness_.end_flush(covered);
   }
-  // Own sectors hold the newest, the others' nothing older than what was seen before.
+  // Its own sectors must have the newest version, the others none older than it saw before.
   void read() {
     const Extent& extent = kShared[random_() % std::size(kShared)];
     std::vector<std::byte> data(extent.len);
@@ -171,7 +171,7 @@ class User {
   std::map<uint64_t, VersionId> seen_;
 };
 
-// Lets the device's requests go, late and out of order; now and then it hangs for a while.
+// Releases the device's requests, late and out of order; sometimes it holds them for a while.
 class Delays {
  public:
   Delays(MemoryDevice& device, uint64_t seed) : device_(device), random_(seed) {
@@ -222,7 +222,7 @@ void run_schedule(Base& base, uint64_t seed, Totals* totals) {
     for (const auto& [sector, bytes] : base.device)
       backing->poke(sector * kSectorBytes, {bytes, kSectorBytes});
     MemoryDevice& device = *backing;
-    // Only writes and flushes fail: a read that fails would have to be told from one that is wrong.
+    // Only writes and flushes fail: a failed read could not be told from a wrong one.
     device.set_fate([&](BlockOp op, const Extent& extent) {
       return op == BlockOp::kRead ? MemoryDevice::Fate{} : faults.fate(op, extent);
     });

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Schedules: readers, writers, fills, writeback and reclaim at the same time, on threads of their
-// own, with yields and a backing device whose requests complete late and out of order by a seed.
-// Then the power goes, at many points.
+// own. A seed decides when they yield, and how late and in which order the backing device completes
+// requests. Then the power fails, at many points.
 //
-// The threads are real, so a seed gives the same requests and delays, not the same interleaving.
+// The threads are real: a seed repeats the requests and delays, not the interleaving.
 #pragma once
 
 #include "prove/judge.h"

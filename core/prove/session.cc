@@ -23,7 +23,7 @@ Result<std::unique_ptr<Session>> Session::attach(PmemSim& pmem, const Sectors& d
     session->changed_[sector].assign(bytes, bytes + kSectorBytes);
   }
   if (options.fate) backing->set_fate(options.fate);
-  // What nobody has waited for is still under way.
+  // Requests that no wait() has released are still in flight.
   backing->hold();
   backing->set_release_on_wait(true);
   backing->set_on_change([self = session.get()](const MemoryDevice::Change& change) {

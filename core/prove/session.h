@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Session: a cache attached to simulated media, and the user of it: one request after the other, a
-// clock that stands still unless turned. What it does to the media goes into a Trace.
+// Session: a cache attached to simulated media, and its user: one request after the other, and a
+// clock that moves only when it is turned. All stores to the media go into a Trace.
 //
-// Dropping a Session closes the cache, which stores: who plays a crash rolls the memory back.
+// ~Session() closes the cache, which stores: to simulate a crash, roll the memory back after it.
 #pragma once
 
 #include <functional>
@@ -17,7 +17,7 @@
 namespace pcache {
 
 inline constexpr uint64_t kProveLogicalBytes = 12 << 20;  // three ranges
-inline constexpr uint32_t kProveSegments = 32;            // the smallest device that is one
+inline constexpr uint32_t kProveSegments = 32;            // the smallest device allowed
 
 BackingIdentity prove_backing();
 
@@ -25,9 +25,9 @@ class Session {
  public:
   struct Options {
     Trace* trace = nullptr;
-    // What is asked and acknowledged is told to it; nullptr: nobody is told.
+    // It notes all requests and acknowledgements; nullptr: none.
     Oracle* oracle = nullptr;
-    bool data_crc = false;  // of a device that is blank; else it must be what the device has
+    bool data_crc = false;  // for a blank device; else it must be the device's
     std::function<MemoryDevice::Fate(BlockOp, const Extent&)> fate = nullptr;
   };
   static Result<std::unique_ptr<Session>> attach(PmemSim& pmem, const Sectors& device,
@@ -37,26 +37,25 @@ class Session {
   Cache& cache() { return *cache_; }
   MemoryDevice& device() { return *device_; }
 
-  // 0 or an errno. A write that finds no space waits until background work has made some: at once,
-  // since nobody waits for a tick; while the device fails, for a while. ETIMEDOUT: it has made
-  // none.
+  // 0 or an errno. A stalled write waits until background work has freed space: without a tick, but
+  // while the device fails, for some ticks. ETIMEDOUT: no space came free.
   int write(const Extent& extent, uint32_t flags = 0);
   int flush();
-  // What a read gives: of each sector its version.
+  // The result of a read: the version of each sector.
   struct ReadResult {
     int error = 0;                                 // errno
-    std::string wrong;                             // not empty: a sector that is no version's
-    std::string text(const Extent& extent) const;  // of what is wrong; empty: nothing
+    std::string wrong;                             // not empty: a sector has no whole version
+    std::string text(const Extent& extent) const;  // what is wrong; empty: nothing is
   };
   ReadResult read(const Extent& extent, Oracle::Found* found);
-  // Turns the clock; 0: what is due now.
+  // Turns the clock; 0: runs what is due now.
   void advance(int64_t ms) { executor_->advance(std::chrono::milliseconds(ms)); }
   Status close();
-  // What happens from now on is in no trace.
+  // Later events are in no trace.
   void stop_tracing();
 
-  // The device's sectors as they are now, but for those that are as at the start. The bytes are the
-  // session's, and change with the device.
+  // The device's sectors that differ from the start. The bytes belong to the session, and change
+  // with the device.
   Sectors device_sectors();
 
  private:
@@ -73,10 +72,10 @@ class Session {
   std::map<uint64_t, std::vector<std::byte>> changed_;  // device sectors
 };
 
-// Which versions a device holds in `sectors`. Non-empty: a sector that is no version's.
+// The versions that a device has in `sectors`. Not empty: a sector has no whole version.
 std::string read_device(const Sectors& device, const std::vector<uint64_t>& sectors,
                         Oracle::Found* found);
-// Neighbours as one extent.
+// Merges neighbours into one extent.
 std::vector<Extent> extents_of(const std::vector<uint64_t>& sectors);
 
 }  // namespace pcache

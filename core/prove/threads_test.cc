@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What one thread stores and another makes reachable: each must have fenced its own. Among the real
-// threads of schedules.h this shows by chance, here always.
+// Data that one thread stores and another makes reachable: the first must have fenced it, or the
+// other makes the fence. schedules.h shows this only by chance, these tests always.
 #include <gtest/gtest.h>
 
 #include <thread>
@@ -17,7 +17,7 @@ class Threads : public ::testing::TestWithParam<std::tuple<bool, bool>> {
     BiasedMutex::set_first_streak(std::get<1>(GetParam()) ? 0 : UINT32_MAX - 1);
   }
   void TearDown() override { BiasedMutex::set_first_streak(BiasedMutex::kFirstStreak); }
-  // `first` in a thread of its own, then a FLUSH in this one; and every crash of it.
+  // Runs `first` in another thread, then a FLUSH in this one; and every crash of that.
   void run(const std::function<void(Session&)>& first) {
     const bool data_crc = std::get<0>(GetParam());
     const auto base = make_base("fresh", data_crc);
@@ -72,7 +72,7 @@ TEST_P(Threads, WritesOfSeveralInOneKsetAreMadeDurableByAnother) {
   });
 }
 
-// The thread that fills the kset commits it, with what the other has left in it.
+// The thread that fills the kset commits it, with the other thread's keys in it.
 TEST_P(Threads, AThreadThatFlushesItselfNeedsTheOthersDataToo) {
   run([](Session& session) {
     for (uint64_t at : {0, 512}) EXPECT_EQ(session.write({at, 512}), 0);

@@ -68,7 +68,7 @@ std::vector<uint64_t> known_sectors(const Oracle& oracle) {
       sectors.push_back(at / kSectorBytes);
   };
   for (const WriteOperation& write : kWrites) add(write.extent);
-  add({0, 8 * kPage});  // of which there is data of an earlier life
+  add({0, 8 * kPage});  // which has data of an earlier life
   add(kMissed);
   std::sort(sectors.begin(), sectors.end());
   sectors.erase(std::unique(sectors.begin(), sectors.end()), sectors.end());
@@ -125,7 +125,7 @@ Sectors Workload::keep(std::vector<uint64_t>* sectors) {
 }
 
 void Workload::detach() {
-  if (session_) session_->stop_tracing();  // it closes: nothing of ours
+  if (session_) session_->stop_tracing();  // its close is no part of the workload
   session_.reset();
 }
 
@@ -141,10 +141,10 @@ void Workload::attach() {
   session_ = session.take();
 }
 
-// The device has failed since the operation began.
+// Whether the device has failed since the operation began.
 bool Workload::excused() { return faults_ && faults_->take_failed(); }
 
-// Writes and flushes are of the pmem: what fails on the device can only make them wait for space.
+// Writes and flushes go to pmem: a failing device can only make them wait for space.
 void Workload::expect_in_pmem(const std::string& what, int error) {
   if (faults_ && error == ETIMEDOUT) {
     const SegmentCounts segments = session_->cache().segments().counts();
@@ -171,7 +171,7 @@ void Workload::read(const Extent& extent) {
 }
 
 void Workload::run(size_t operation) {
-  excused();  // what was before is no excuse
+  excused();  // forgets earlier failures
   if (operation < std::size(kWrites)) {
     const WriteOperation& write = kWrites[operation];
     expect_in_pmem(write.name.name, session_->write(write.extent, write.flags));
@@ -206,7 +206,7 @@ void Workload::run(size_t operation) {
         bytes = device_bytes_.back().data();
       }
       session_.reset();
-      // The trace goes on over it, and begins with the device as it was.
+      // The trace goes on over the attach, and begins with the device as it was.
       std::swap(device_, now);
       attach();
       std::swap(device_, now);
@@ -225,7 +225,7 @@ void Workload::run(size_t operation) {
   }
 }
 
-// What was in the cache alone is gone afterwards; until then it is all there, or all gone.
+// Afterwards the data that only the cache had is gone; until then all of it is there, or none.
 void Workload::format() {
   const Status closed = session_->close();
   expect_done("close", closed ? 0 : closed.error().code);
@@ -248,8 +248,8 @@ void Workload::format() {
   PCACHE_CHECK(erase_identity(*pmem).ok());
   base_.pmem->set_trace(nullptr);
   oracle_.collapse(after, 0);
-  // The first fence is behind the mark of a format, the second behind the old magic's end. The last
-  // is behind the mark's, the one before it behind the new magic.
+  // The first fence is behind the mark of a format, the second behind the clearing of the old
+  // magic. The last is behind the clearing of the mark, the one before it behind the new magic.
   oracle_.note_format(before, fences[1], fences[fences.size() - 2]);
   attach();
 }

@@ -11,31 +11,31 @@ struct Operation {
   const char* name;
   const char* what;
 };
-// The alphabet, in a fixed order.
+// All operations, in a fixed order.
 std::span<const Operation> operations();
-// By name; nothing when there is none.
+// By name; nothing: no such operation.
 std::optional<size_t> find_operation(std::string_view name);
 
 class Workload {
  public:
-  // All of it follows from the base, the operations and the seed. With `faults` the backing device
-  // fails: then reads that need it may fail, and what waits for it may give up; nothing else.
+  // Its course follows from the base, the operations and the seed. With `faults` the backing device
+  // fails: then reads that need it may fail, and writes that wait for it may give up; nothing else.
   Workload(Base& base, uint64_t seed, Totals* totals, Faults* faults = nullptr);
-  ~Workload();  // the base is as it was
+  ~Workload();  // leaves the base as it was
 
-  // Runs it. Throws Failure: something that needs no crash to be wrong.
+  // Runs the operation. Throws Failure: something is wrong even without a crash.
   void run(size_t operation);
   // The device works again: everything can be written back, and is. Throws Failure.
   void heal();
-  // What a device whose flush does nothing leaves; for examine().
+  // For examine(): the device's flush does nothing.
   void let_device_lie() { device_lies_ = true; }
-  // From here on run() is what examine() looks at.
+  // examine() looks at what run() does from here on.
   void look_from_here() { from_ = trace_.now(); }
-  // Ends the workload, and leaves the media as they are, open ksets lost: the device's sectors, and
-  // in `sectors` those that the oracle knows. The memory is not put back.
+  // Ends the workload and leaves the media as they are, without open ksets. Returns the device's
+  // sectors, and in `sectors` those that the oracle knows. Does not put the memory back.
   Sectors keep(std::vector<uint64_t>* sectors);
-  // All states that a crash can leave since look_from_here(), at about so many points chosen at
-  // random. Ends the workload: the cache is gone. Throws Failure.
+  // All states that a crash can leave since look_from_here(), at about `most_points` points chosen
+  // at random. Ends the workload: the cache is gone. Throws Failure.
   void examine(size_t most_points);
 
  private:

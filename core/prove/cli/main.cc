@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// pcache_prove: tries every crash of many workloads and says, as one line of JSON, what it has
-// tried. See scripts/prove, which runs all of it.
+// pcache_prove: tries every crash of many workloads and prints what it has tried, as one line of
+// JSON. See scripts/prove, which runs all of it.
 //
 // A failure is one line on stderr that begins with "FAIL" and ends with the command that shows it
-// again; exit status 1. A crash of the code under test, or SIGTERM, prints that command, too.
+// again; exit status 1. A crash of the tested code, or SIGTERM, prints that command, too.
 #include <malloc.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -26,12 +26,12 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Of a sequence of more than one operation; formatting alone has more.
+// For a sequence of more than one operation; a format alone has more points.
 constexpr size_t kMostPoints = 32;
 
-// Where the hashes of the images go, for `distinct`; empty: nowhere.
+// The file for the hashes of the images, for `distinct`; empty: none.
 std::string g_hashes;
-// How this program was called; and the case that runs now, for the handler of a signal.
+// How this program was called; and the case that runs now, for the signal handler.
 std::string g_program;
 std::string g_case;
 
@@ -55,8 +55,8 @@ std::string case_name(const Base& base, uint64_t seed, std::span<const size_t> s
   return name;
 }
 
-// Every state of the sequence's last operation; of all of it, its first attach too, when `whole`.
-// The first failure ends the program.
+// Every state of the sequence's last operation; with `whole` of all operations and the first
+// attach. The first failure ends the program.
 void run_case(Base& base, uint64_t seed, std::span<const size_t> sequence, bool whole,
               Totals* totals) {
   g_case = case_name(base, seed, sequence) + (whole ? " --whole" : "");
@@ -90,7 +90,7 @@ void print(const Totals& totals,
     throw CLI::FileError("--hashes " + g_hashes + ": " + strerror(errno));
 }
 
-// Of the images of several processes.
+// Counts the different images of several processes.
 void distinct(const std::vector<std::string>& files) {
   std::vector<uint64_t> all;
   for (const std::string& name : files) {
@@ -133,8 +133,8 @@ std::vector<std::unique_ptr<Base>> all_bases() {
   return bases;
 }
 
-// All sequences of one operation, then of two, of three; those of the last length in an order that
-// visits all kinds early, so that a short run sees some of everything.
+// All sequences of one operation, then of two, of three. Those of the last length come in an order
+// that visits all kinds early, for short runs.
 void sequences(const Common& common, size_t longest, size_t to_the_end) {
   Totals totals;
   const Deadline deadline(common.seconds);
@@ -144,7 +144,7 @@ void sequences(const Common& common, size_t longest, size_t to_the_end) {
   for (size_t length = 1; length <= longest; length++) {
     uint64_t count = bases.size();
     for (size_t i = 0; i < length; i++) count *= n;
-    uint64_t stride = 7919;  // visits all: prime to the count
+    uint64_t stride = 7919;  // prime to the count, so it visits all
     while (std::gcd(stride, count) != 1) stride += 2;
     uint64_t mine = 0, done = 0;
     for (uint64_t i = common.part; i < count; i += common.parts) {
@@ -174,7 +174,7 @@ void random_sequences(const Common& common, size_t length) {
   uint64_t seed = common.seed + common.part;
   for (; !deadline.passed(); seed += common.parts) {
     std::mt19937_64 random(seed);
-    // Without blank ones, of whose formatting sequences() sees to.
+    // Without the blank bases: sequences() covers their format.
     Base& base = *bases[2 + random() % (bases.size() - 2)];
     std::vector<size_t> sequence(1 + random() % length);
     for (size_t& op : sequence) op = random() % operations().size();
@@ -183,8 +183,8 @@ void random_sequences(const Common& common, size_t length) {
   print(totals, {{"seeds", totals.sequences}});
 }
 
-// A random sequence on a device that fails, then heals; every crash of it. Of some, the device lies
-// about its flush as well: what that loses nobody can notice, so it is counted.
+// Every crash of a random sequence on a device that fails, then works again. In some cases the
+// device also lies about its flush: nobody can notice what that loses, so it is only counted.
 void fault_case(Base& base, uint64_t seed, bool lies, Totals* totals) {
   g_case = "faults --first " + std::to_string(seed);
   std::mt19937_64 random(seed);
@@ -300,9 +300,9 @@ int main(int argc, char** argv) {
   g_program = argv[0];
   for (const int fatal : {SIGABRT, SIGSEGV, SIGFPE, SIGILL, SIGALRM, SIGTERM})
     signal(fatal, on_fatal);
-  // The index's memory is advised to be huge pages: 2 MiB of zeros for every image.
+  // The index advises the kernel to use huge pages: 2 MiB of zeros for every image.
   prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
-  // And what one image has needed, the next one needs.
+  // The next image needs the memory of the last one again.
   mallopt(M_MMAP_THRESHOLD, 32 << 20);
   mallopt(M_TRIM_THRESHOLD, 256 << 20);
   // A stripe becomes biased with the second write of its thread, so that short sequences have
