@@ -16,7 +16,7 @@ constexpr uint64_t kSorted = (uint64_t{1} << kDigitBits * kDigits) - 1;
 }  // namespace
 
 uint64_t KsetCopies::print_of(uint32_t crc, std::span<const media::Key> keys) {
-  constexpr uint64_t kOdd = 0x9e3779b97f4a7c15;  // spreads what is multiplied with it
+  constexpr uint64_t kOdd = 0x9e3779b97f4a7c15;  // multiplication with it spreads bits
   const uint64_t place =
       keys.empty() ? 0 : uint64_t{keys[0].cache_seg_id} << 32 | keys[0].cache_seg_off;
   return uint64_t{crc} << 32 | ((place * kOdd + keys.size()) * kOdd) >> 32;
@@ -25,12 +25,12 @@ uint64_t KsetCopies::print_of(uint32_t crc, std::span<const media::Key> keys) {
 void KsetCopies::add(uint32_t crc, std::span<const media::Key> keys) try {
   if (!off_) prints_.push_back(print_of(crc, keys));
 } catch (const std::bad_alloc&) {
-  off_ = true;  // the cache opens without
+  off_ = true;  // the attach goes on without
   prints_ = {};
 }
 
-// By some of their bits alone, so that those that are equal stand together with few others: to sort
-// them whole would take a good part of the time that the replay of ksets of one key takes.
+// Sorts by some of the bits alone, so that equal prints are together with few others: to sort them
+// whole would take a good part of the time for the replay of ksets of one key.
 void KsetCopies::sort_roughly() {
   std::vector<uint64_t> other(prints_.size());
   for (unsigned digit = 0; digit < kDigits; digit++) {

@@ -21,7 +21,7 @@ constexpr SegId kA{2};
 
 TEST(KsetCopies, WhatIsAddedTwiceIsFound) {
   constexpr uint32_t kMany = 100000;
-  // Crcs that are equal are not enough, nor are places.
+  // Equal crcs are not enough, nor are equal places.
   const auto key = [](uint32_t n) {
     return make_key({0, 512}, {SegId{n % 30}, n / 30 % 2000 * 512});
   };
@@ -61,7 +61,7 @@ TEST(KsetCopies, WithoutMemoryNoneIsFound) {
   }
 }
 
-// What attach says, with data_crc and without.
+// What attach reports, with data_crc and without.
 class CopiedKset : public ::testing::TestWithParam<bool> {
  protected:
   Key page(uint64_t page, CachePos data) {

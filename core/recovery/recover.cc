@@ -30,7 +30,7 @@ Status replay_into(Pmem& pmem, const DeviceFrame& frame, const RecoverOptions& o
   return {};
 }
 
-// The bytes that a user has to restore from elsewhere: attach serves the backing device's there.
+// Reports the bytes that a user must restore from elsewhere: attach serves the backing device's.
 void tell_lost(const ReplayResult& replayed, bool dirty_tail_known, const Log& messages) {
   if (replayed.lost.empty()) return;
   const auto& [first, end] = *replayed.lost.ranges().begin();
@@ -61,8 +61,8 @@ void tell_torn_tail(const Pmem& pmem, const Recovered& recovered, const Log& mes
                    end.off);
 }
 
-// Whether the kset stands over sound data. That of damaged data's keys does not: writeback appends
-// them again. Without a crc a bad page that was cleared looks sound, so one key is taken for that.
+// Whether the kset's data is sound. That of damaged keys, which writeback appends again, is not.
+// Without a crc a bad page that was cleared looks sound, so one key alone counts as appended again.
 bool is_over_sound_data(const Pmem& pmem, const SegmentTable& segments, std::span<const Key> keys,
                         bool with_crc) {
   if (!with_crc && keys.size() == 1) return false;
@@ -82,9 +82,9 @@ std::string text_of(CachePos pos) {
   return std::to_string(pos.seg.v) + ":" + std::to_string(pos.off);
 }
 
-// Replay takes the copy's keys in the log's order, as export --force does. So nothing that can be
-// read before is lost by it; what stood in its place is gone, and ksets between the two may be
-// newer than the copy.
+// Replay takes the copy's keys in log order, as export --force does, so all that could be read
+// before can be read. The kset under the copy is lost, and ksets between the two may be newer than
+// the copy.
 std::string find_copy(const Pmem& pmem, const Recovered& recovered, bool with_crc) {
   const std::vector<uint64_t>& repeated = recovered.replayed.repeated;
   if (repeated.empty()) return {};

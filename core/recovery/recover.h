@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Recovery: from an image's log to the state in DRAM. The one way in, for attaching and for looking
-// at an image offline. Writes nothing to media: what it had to put right in DRAM (generations that
-// the log proves) the caller persists once everything else has held, see persist_raised().
+// Recovery: from an image's log to the state in DRAM. Attach and the offline tools use this alone.
+// Writes nothing to media: the caller persists what it has corrected in DRAM (generations that the
+// log proves) when all else has succeeded, see persist_raised().
 //
-// Steps, each of which refuses what it cannot trust: tails, replay (again, when the log proves a
-// younger generation than a segment's record), verification of the data.
+// The steps; each refuses what it cannot trust: tails, replay (again, if the log has a newer
+// generation than a segment's record), verification of the data.
 #pragma once
 
 #include <memory>
@@ -30,19 +30,19 @@ struct Recovered {
   std::unique_ptr<Index> index;
   ReplayResult replayed;
   VerifyResult verified;
-  // Names a kset that was copied over a later one; empty: there is none. What the cache then holds
-  // can be read, but to write it back may lose what is newer.
+  // Names a kset that was copied over a later one; empty: there is none. The cache can be read
+  // then, but its writeback may overwrite newer data.
   std::string copied_kset;
 };
 
-// The same of a blank device with `frame` as a format will leave it, without a look at the media:
-// all memory is taken. After the format: load_formatted().
+// The same for a blank device, with `frame` as a format will leave it. Takes all memory, and does
+// not read the media. After the format call load_formatted().
 Status recover_blank(Pmem& pmem, const DeviceFrame& frame, const RecoverOptions& options,
                      Recovered* out);
 Status load_formatted(Pmem& pmem, DeviceFrame* frame, const RecoverOptions& options,
                       Recovered* out);
 
-// Into a fresh `out`. EUCLEAN: the image is damaged; EIO: media error; EINVAL: it does not fit the
+// Fills a fresh `out`. EUCLEAN: the image is damaged; EIO: media error; EINVAL: it does not fit the
 // backing device; ENOMEM. One thread.
 Status recover(Pmem& pmem, const DeviceFrame& frame, const RecoverOptions& options,
                const Log& messages, Recovered* out);

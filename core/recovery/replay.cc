@@ -70,7 +70,7 @@ class Replay {
   }
 
  private:
-  // Asks for the index's memory of all these valid keys, a level at a time. Without it each key
+  // Prefetches the index's memory for all these valid keys, a level at a time: otherwise each key
   // would wait for each level.
   void prefetch(std::span<const Key> keys) const {
     index_.prefetch_each(keys, [](const Key& key) { return key.off; });
@@ -80,17 +80,17 @@ class Replay {
   // Puts a valid key into the index and counts its reference, or forgets its range if it is dead.
   Status apply(const Key& key) {
     const SegId seg{key.cache_seg_id};
-    PCACHE_DCHECK(seg.v < segments_.size());  // validate_key() has seen to it
+    PCACHE_DCHECK(seg.v < segments_.size());  // validate_key() has checked it
     const uint64_t gen = segments_.generation(seg);
     if (key.seg_gen > gen) {
       result_.generations_lost = true;
       return {};
     }
     if (key.seg_gen < gen) {
-      // Reclaim has freed its segment, but key_tail had not moved past it when the power went. It
-      // holds no reference, so reclaim must not drop one for it (hazard dead-key-references). An
-      // earlier key of the same range names older data, so it must not count: the range leaves the
-      // index. Before dirty_tail the backing device has what this key named; behind it nobody has,
+      // Reclaim has freed its segment, but key_tail had not moved past the key when the power
+      // failed. The key holds no reference, so reclaim must not drop one for it (hazard
+      // dead-key-references). An earlier key of the range has older data, so the range leaves the
+      // index. Before dirty_tail the backing device has this key's data; behind it no device has,
       // and the range is lost.
       result_.dead_keys++;
       if (dirty_ && !(key.flags & media::kKeyClean)) {

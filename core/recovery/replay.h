@@ -15,10 +15,9 @@ struct ReplayResult {
   CachePos head;
   uint64_t ksets = 0;
   uint64_t keys = 0;       // live
-  uint64_t dead_keys = 0;  // of a generation that is gone
-  // Of them, dirty ones behind dirty_tail: a segment comes free when none of its keys is left
-  // there, so no crash makes these. What they named is lost, but for what later dirty keys name
-  // again.
+  uint64_t dead_keys = 0;  // of an older generation
+  // Of these, dirty ones behind dirty_tail. A segment is freed when no key names it any more, so no
+  // crash makes them. Their data is lost, but for ranges that later dirty keys name again.
   uint64_t dead_dirty_keys = 0;
   RangeSet lost;
   uint64_t dirty_ksets = 0;  // behind dirty_tail
@@ -26,16 +25,16 @@ struct ReplayResult {
   uint64_t dirty_bytes = 0;        // as appended; overlaps count twice
   std::vector<uint64_t> repeated;  // prints of ksets that come again, see KsetCopies
   bool dirty_tail_met = false;
-  bool torn_tail = false;  // the log ends in something invalid rather than in a cleared header
-  // A key is younger than its segment's generation: the newest generation record was lost. The
-  // state built so far is of no use: raise_generations(), then replay into a fresh table and index.
+  bool torn_tail = false;  // the log ends in an invalid header, not in a cleared one
+  // A key has a newer generation than its segment: the newest generation record was lost. The state
+  // is useless: call raise_generations(), then replay into a fresh table and index.
   bool generations_lost = false;
 };
 
 Result<ReplayResult> replay(const Pmem& pmem, SegmentTable& segments, Index& index,
                             const Tails& tails, const Bounds& bounds);
 
-// Raises each segment's generation to that of the youngest key the log holds for it.
+// Raises each segment's generation to that of the newest key in the log.
 Status raise_generations(const Pmem& pmem, SegmentTable& segments, const Tails& tails,
                          const Bounds& bounds);
 

@@ -25,7 +25,7 @@ class ReplayTest : public ::testing::Test {
   static Key key(uint64_t sector, CachePos data, uint64_t gen = 0, uint32_t flags = 0) {
     return make_key({sector * kSectorBytes, kSectorBytes}, data, gen, flags);
   }
-  // With a fresh table and index; stores are forbidden meanwhile.
+  // Uses a fresh table and index; stores are forbidden meanwhile.
   Result<ReplayResult> run(bool raise_first = false) {
     const Bounds bounds{6, kLogicalBytes, block_bytes_};
     Tails tails;
@@ -83,8 +83,8 @@ TEST_F(ReplayTest, LaterKeysWin) {
   EXPECT_EQ(table_->counts().data, 2u);
 }
 
-// Hazard dead-key-references: replay counts the keys that reclaim will drop a reference for, no
-// more and no fewer.
+// Hazard dead-key-references: replay counts exactly the keys for which reclaim will drop a
+// reference.
 TEST_F(ReplayTest, DeadKeysAreNotCountedAndNotEntered) {
   image_.generation(kA, 5);
   image_.kset({},
@@ -100,7 +100,7 @@ TEST_F(ReplayTest, DeadKeysAreNotCountedAndNotEntered) {
   EXPECT_EQ(table_->generation(kA), 6u);
 }
 
-// Before dirty_tail a crash of reclaim leaves dead keys, behind it nothing does.
+// A crash of reclaim leaves dead keys before dirty_tail, and never behind it.
 TEST_F(ReplayTest, DeadDirtyKeysBehindDirtyTailAreLost) {
   image_.generation(kA, 5);
   const CachePos second = image_.kset({}, {key(1, {kA, 0}, 4)});
@@ -123,7 +123,7 @@ TEST_F(ReplayTest, ASegmentWithOnlyDeadKeysIsFree) {
   EXPECT_EQ(table_->counts().data, 0u);
 }
 
-// It may even have become part of the log since.
+// The dead key's segment may since have become part of the log.
 TEST_F(ReplayTest, ADeadKeyInALogSegmentIsFine) {
   image_.generation(SegId{1}, 1);
   image_.kset(image_.last(image_.kset({}, {key(1, {SegId{1}, 0}, 0)}), SegId{1}),
@@ -133,7 +133,7 @@ TEST_F(ReplayTest, ADeadKeyInALogSegmentIsFine) {
   EXPECT_EQ(result.value().dead_keys, 1u);
 }
 
-// What a dead key named was younger than what stands before it, and is on the backing device now:
+// The dead key's data was newer than that of the keys before it, and is on the backing device now:
 // the older data must not come back.
 TEST_F(ReplayTest, ADeadKeyErasesWhatIsOlder) {
   image_.generation(kA, 5);
@@ -155,7 +155,7 @@ TEST_F(ReplayTest, ADeadKeyErasesWhatIsOlder) {
   EXPECT_EQ(table_->generation(kB), 1u);
 }
 
-// Dirty data that the device cannot take in its own pieces could never be written back.
+// Dirty data that is not in whole blocks of the device could never be written back.
 TEST_F(ReplayTest, DirtyDataMustFitTheDevicesBlocks) {
   block_bytes_ = 4096;
   image_.kset({}, {make_key({0, 8192}, {kA, 0}), key(17, {kA, 8192}, 0, kKeyClean)});

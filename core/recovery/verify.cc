@@ -43,7 +43,7 @@ Result<VerifyResult> verify_replayed(const Pmem& pmem, const SegmentTable& segme
       }
       if (!mapped.empty()) sound = media_crc(pmem, segments, whole, key.len) == key.data_crc;
       if (sound) continue;
-      PCACHE_CHECK(!mapped.empty());  // what is not mapped counts as sound
+      PCACHE_CHECK(!mapped.empty());  // data that is not mapped counts as sound
       bool is_new = false;
       for (const Piece& piece : mapped) {
         if (piece.clean) {

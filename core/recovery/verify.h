@@ -21,16 +21,15 @@ struct DamagedExtent {
 };
 
 struct VerifyResult {
-  uint64_t clean_dropped = 0;  // keys; read from the backing device again when they are needed
-  uint64_t dirty_bad = 0;      // keys; the data is nowhere else: reads fail
+  uint64_t clean_dropped = 0;  // keys; the backing device has their data
+  uint64_t dirty_bad = 0;      // keys; no other copy of the data: reads fail
   std::vector<DamagedExtent> damaged;
 };
 
-// With data_crc, after replay: checks the data of every key of which something is still in the
-// index against its crc. Keys that are dead, or wholly overwritten, are not looked at: the
-// generation is compared first (hazard crc-before-generation). Clean ones leave the index; dirty
-// ones stay, and are named in the log lines. `progress` is called now and then with the bytes of
-// the keys passed.
+// With data_crc, after replay: checks the data of each key that still has a part in the index
+// against its crc. Skips keys that are dead or wholly overwritten: it compares the generation first
+// (hazard crc-before-generation). Damaged clean data leaves the index; damaged dirty data stays,
+// and `messages` name it. `progress` sometimes gets the bytes of the keys so far.
 Result<VerifyResult> verify_replayed(const Pmem& pmem, const SegmentTable& segments, Index& index,
                                      const Tails& tails, const Log& messages,
                                      const std::function<void(uint64_t)>& progress = nullptr);

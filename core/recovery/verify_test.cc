@@ -21,7 +21,7 @@ using ::testing::IsEmpty;
 constexpr uint64_t kLogicalBytes = 64 << 20;
 constexpr SegId kA{2}, kB{3};  // data segments
 
-// With data_crc: keys of 4 KiB pages with data on media that matches.
+// With data_crc: keys of 4 KiB pages, with data on media that fits.
 class VerifyTest : public ::testing::Test {
  protected:
   Key page(uint64_t page, CachePos data, uint64_t gen = 0, uint32_t flags = 0) {
@@ -45,7 +45,7 @@ class VerifyTest : public ::testing::Test {
     EXPECT_TRUE(result.ok());
     return result.value();
   }
-  // One letter a sector: . miss, C clean, D dirty.
+  // One letter for each sector: . miss, C clean, D dirty.
   std::string mapped(uint64_t page) const {
     std::string text;
     for (uint64_t s = 0; s < kPageBytes / kSectorBytes; s++) {
@@ -112,8 +112,8 @@ TEST_F(VerifyTest, UnreadableMediaIsDamage) {
   EXPECT_EQ(result.value().dirty_bad, 1u);
 }
 
-// Hazard crc-before-generation: the key's segment has had another life since, and what is there now
-// is no damage.
+// Hazard crc-before-generation: the key's segment has been used again, and its new data is no
+// damage.
 TEST_F(VerifyTest, ADeadGenerationIsNotLookedAt) {
   image_.generation(kA, 2);
   image_.kset({}, {page(0, {kA, 0}, 1), page(1, {kA, 4096}, 1, kKeyClean), page(2, {kB, 0})});
@@ -126,7 +126,7 @@ TEST_F(VerifyTest, ADeadGenerationIsNotLookedAt) {
   EXPECT_EQ(mapped(2), "DDDDDDDD");
 }
 
-// In the other life the same range may lie at the same place.
+// In the new life the same range may have the same place.
 TEST_F(VerifyTest, ADeadKeyOfTheSamePlaceIsNotLookedAt) {
   image_.generation(kA, 2);
   Key dead = page(0, {kA, 0}, 1);
@@ -147,7 +147,7 @@ TEST_F(VerifyTest, WhatIsWhollyOverwrittenIsNotLookedAt) {
   EXPECT_EQ(mapped(0), "DDDDDDDD");
 }
 
-// A part can only be checked as a whole: damage in what was overwritten counts for the rest.
+// A part can only be checked as a whole: damage in the overwritten part counts for the rest.
 TEST_F(VerifyTest, WhatIsPartlyOverwrittenIsCheckedAsAWhole) {
   const CachePos second = image_.kset({}, {page(0, {kA, 0}, 0, kKeyClean), page(1, {kA, 4096})});
   Key inner[2];
@@ -171,7 +171,7 @@ TEST_F(VerifyTest, WhatIsPartlyOverwrittenIsCheckedAsAWhole) {
                                         HasSubstr("range 6144+2048 is damaged")));
 }
 
-// Writeback appends the key of damaged data again: the extent is still one.
+// Writeback appends the key of damaged data again: it still counts as one extent.
 TEST_F(VerifyTest, TwoKeysOfOneDamagedExtentAreOne) {
   const Key key = page(0, {kA, 0});
   const CachePos second = image_.kset({}, {key});
@@ -182,7 +182,7 @@ TEST_F(VerifyTest, TwoKeysOfOneDamagedExtentAreOne) {
   EXPECT_EQ(lines_.lines.size(), 1u);
 }
 
-// Only what the index has is judged: the later key's crc.
+// Only data that the index has is checked, with the later key's crc.
 TEST_F(VerifyTest, AnEarlierKeyOfThePlaceWithAnotherCrcIsNotLookedAt) {
   const Key key = page(0, {kA, 0});
   Key wrong = key;
