@@ -47,8 +47,8 @@ void FillTable::remove(FillToken token) noexcept {
 Stripes::Stripes(uint32_t count, KeyLog& log)
     : mask_(count - 1), stripes_(std::make_unique<Stripe[]>(count)), log_(log) {
   PCACHE_CHECK(count > 0 && (count & (count - 1)) == 0 && count <= kMost);
-  // Asked now and not by the first lock: the kernel takes some 15 ms to register a process of
-  // several threads for it.
+  // Called now, not by the first lock: the kernel takes some 15 ms to register a process with
+  // several threads.
   (void)process_barrier_available();
 }
 
@@ -76,7 +76,7 @@ KeyLog::Ticket Stripes::seal(Stripe& stripe) {
   stripe.kset->n = stripe.open_keys.load(std::memory_order_relaxed);
   stripe.kset->unfenced_by = stripe.unfenced_by;
   const KeyLog::Ticket ticket = log_.seal(stripe.kset);
-  mark_open(stripe, false);  // behind the ticket: a flush that passes by waits for what is sealed
+  mark_open(stripe, false);  // after the ticket: a flush that sees this waits for it
   stripe.kset = nullptr;
   stripe.unfenced_by = KsetBuffer::kNobody;
   stripe.open_keys.store(0, std::memory_order_release);
@@ -110,8 +110,8 @@ Status Stripes::free_buffers() {
 
 Status Stripes::close_old() {
   each_open([this](Stripe& stripe) {
-    // Without the lock first: a stripe that fills its ksets needs nobody to close them, and taking
-    // the lock from the thread that has it to itself costs that one more than us.
+    // Looks without the lock first: a stripe that fills its ksets needs no closer, and to revoke
+    // its bias costs the biased thread more than us.
     const uint32_t number = stripe.kset_number.load(std::memory_order_acquire);
     if (stripe.seen_by_closer.exchange(number, std::memory_order_relaxed) != number) return;
     BorrowedLock lock(stripe.mu);
@@ -119,7 +119,7 @@ Status Stripes::close_old() {
         stripe.kset_number.load(std::memory_order_relaxed) == number)
       seal(stripe);
   });
-  // Also what an earlier commit found no room for.
+  // Also commits what an earlier commit found no room for.
   return log_.commit(log_.last_sealed());
 }
 

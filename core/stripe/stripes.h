@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Stripes: the 4 MiB ranges of the backing device, dealt out over a power of two of locks
+// Stripes: the 4 MiB ranges of the backing device belong to a power of two of stripes
 // (stripe_number()). A stripe's lock covers the index of its ranges, its open kset and its fills in
 // flight.
 //
 // Invariants
 // - A key enters the open kset in the same critical section that enters its extent into the index,
 //   so index order, kset order and log order agree for overlapping extents.
-// - The data of a key in an open kset is stored before the key is added, and its writer has fenced
-//   it, or the kset says that it has not (leave_unfenced(), see KeyLog).
+// - The data of a key in an open kset is stored before the key is added. Its writer has fenced it,
+//   or the kset names the writer (leave_unfenced(), see KeyLog).
 // - A range always belongs to the same stripe, so its keys reach the log in order.
 // - No lock is held while user data is copied.
 // - A stripe's lock leans towards the thread that has it to itself (BiasedMutex). A reader without
@@ -28,16 +28,16 @@ namespace pcache {
 
 struct Fill;
 
-// Finds the fills in flight of one stripe by their tokens, and makes tokens: of 2^40 in a row no
-// two are the same. Holds kMost of them.
+// Finds the fills in flight of one stripe by their tokens, and makes the tokens: no two of 2^40 in
+// a row are the same. Has room for kMost.
 class FillTable {
  public:
   static constexpr unsigned kIndexBits = 20, kSerialBits = 40;  // an index slot has room for 60
   static constexpr uint32_t kMost = (1u << kIndexBits) - 1;
 
-  // Other than that for tests.
+  // Tests give other values.
   explicit FillTable(uint64_t serial = 0, uint32_t most = kMost) : serial_(serial), most_(most) {}
-  // {}: there is no room, or no memory, for one more; such a fill is nobody else's business.
+  // {}: no room, or no memory, for one more; then no other read can join the fill.
   FillToken add(Fill* fill) noexcept;
   Fill* find(FillToken token) const;  // nullptr: it has ended
   void remove(FillToken token) noexcept;
@@ -47,7 +47,7 @@ class FillTable {
   static constexpr uint32_t kIndexMask = (1u << kIndexBits) - 1, kNone = kIndexMask;
   struct Entry {
     Fill* fill = nullptr;
-    uint64_t token = 0;  // of a free one the number of the next free one: no token, its serial is 0
+    uint64_t token = 0;  // if free, the next free one's number (no token: its serial is 0)
   };
   std::vector<Entry> entries_;
   uint64_t serial_;
@@ -57,11 +57,11 @@ class FillTable {
 };
 
 struct alignas(128) Stripe {
-  // All that a write touches of it is in one line.
+  // All that a write changes in it is in one cache line.
   BiasedMutex mu{LockRank::kPath};
   KsetBuffer* kset GUARDED_BY(mu) = nullptr;
   ThreadSerial unfenced_by GUARDED_BY(mu) = KsetBuffer::kNobody;  // see KsetBuffer
-  // Keys in the open kset, and which one it is; written under mu, read without it.
+  // Keys in the open kset, and the number of that kset; written under mu, read without it.
   std::atomic<uint32_t> open_keys{0};
   std::atomic<uint32_t> kset_number{0};
 
@@ -70,8 +70,7 @@ struct alignas(128) Stripe {
 };
 static_assert(offsetof(Stripe, fills) == 64);
 
-// A stripe's lock, taken as `Lock` takes it, and with it the right to change the index of its
-// ranges.
+// A stripe's lock, taken as `Lock` does, with the right to change the index of its ranges.
 template <typename Lock>
 class SCOPED_CAPABILITY StripeHold {
  public:
@@ -92,7 +91,7 @@ using BorrowedStripeLock = StripeHold<BorrowedLock>;
 class Stripes {
  public:
   static constexpr uint32_t kMost = 128;
-  static constexpr size_t kMostInOneGo = 128;  // some microseconds, which a request may wait
+  static constexpr size_t kMostInOneGo = 128;  // takes some microseconds, which a request may wait
   Stripes(uint32_t count, KeyLog& log);
 
   uint32_t count() const { return mask_ + 1; }
@@ -110,15 +109,15 @@ class Stripes {
     return items.subspan(at, n);
   }
 
-  // The numbers of `items`, those of one stripe together, otherwise as they stand: longer runs.
+  // The numbers of `items`, grouped by stripe and otherwise in order, which makes longer runs.
   template <typename Item, typename Off>
   std::vector<uint32_t> by_stripe(std::span<const Item> items, Off off);
 
-  // Gets what the next append() needs. False: no memory, and nothing is changed.
+  // Gets what the next append() needs. False: no memory, nothing is changed.
   [[nodiscard]] bool prepare(Stripe& stripe) REQUIRES(stripe.mu) {
     return stripe.kset != nullptr || open(stripe);
   }
-  // So many keys can be appended after a prepare() that was true.
+  // How many keys can be appended after a prepare() that was true.
   static uint32_t room(const Stripe& stripe) REQUIRES(stripe.mu) {
     return media::kKeysPerKset - stripe.open_keys.load(std::memory_order_relaxed);
   }
@@ -133,25 +132,24 @@ class Stripes {
   KeyLog::Ticket append(Stripe& stripe, const media::Key& key) REQUIRES(stripe.mu) {
     return append_made(stripe, [&key] { return key; });
   }
-  // The same with the key that `make` returns, made where it is kept.
+  // The same with the key that `make` returns, which is made in its place.
   template <typename Make>
   [[gnu::always_inline]] KeyLog::Ticket append_made(Stripe& stripe, Make make) REQUIRES(stripe.mu);
 
-  // Closes every open kset and makes all that was appended before durable.
+  // Seals every open kset, and makes durable all that was appended before.
   Status close_all();
-  // The same for a barrier of the user's: what was appended before belongs to an earlier epoch than
-  // what is appended after.
+  // The same for a barrier of the user: it ends the epoch of what was appended before.
   Status flush();
-  // One tick of the closer, one thread's: a kset that was open at the tick before is closed.
+  // One tick of the closer, in one thread: seals ksets that were open at the tick before.
   Status close_old();
-  // For who found no memory in prepare(): closes all that is open, so that the buffers of ksets are
-  // free for who comes first. Fails as close_all() does.
+  // For a caller that found no memory in prepare(): seals and commits all open ksets, so that their
+  // buffers are free for the next caller. Fails as close_all() does.
   Status free_buffers();
   uint64_t open_keys() const;
 
  private:
   [[gnu::noinline]] bool open(Stripe& stripe) REQUIRES(stripe.mu);
-  // Whether it has an open kset with keys; under its lock.
+  // Notes whether the stripe has an open kset with keys; under its lock.
   void mark_open(const Stripe& stripe, bool open) {
     __atomic_store_n(&open_map_[&stripe - stripes_.get()], open, __ATOMIC_RELEASE);
   }
@@ -162,9 +160,9 @@ class Stripes {
 
   const uint32_t mask_;
   std::unique_ptr<Stripe[]> stripes_;
-  // A byte for each stripe: 1, it has an open kset with keys. Stored under its lock, once for each
-  // kset; a flush looks here, eight at a time, and not at all stripes. Bytes, since setting a bit
-  // of a word that others change needs a locked instruction.
+  // A byte for each stripe; 1: it has an open kset with keys. Stored under its lock, once for each
+  // kset. A flush reads eight at a time here, and not all stripes. Bytes, since to set a bit of a
+  // word that others change takes a locked instruction.
   alignas(64) uint8_t open_map_[kMost] = {};
   KeyLog& log_;
 };
