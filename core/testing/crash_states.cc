@@ -31,7 +31,7 @@ void for_each_crash_state(const Journal& journal, const CrashOptions& options,
                           const CrashVisit& visit) {
   Trace trace;
   add(journal, &trace);
-  // PowerLoss counts on that order, too.
+  // PowerLoss relies on that order, too.
   PCACHE_CHECK(missing_order(trace).empty());
   UndoMemory memory((end_of(journal) + kPageBytes - 1) / kPageBytes * kPageBytes);
   std::vector<KeptStore> kept;

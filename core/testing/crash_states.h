@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What a crash can leave of what was stored to a MemoryPmem: the states of PowerLoss, as lists of
-// the stores to be kept.
+// The states that a crash can leave of the stores to a MemoryPmem: those of PowerLoss, as lists of
+// the stores to keep.
 #pragma once
 
 #include <functional>
@@ -15,13 +15,13 @@ namespace pcache {
 using CrashOptions = PowerLoss::Options;
 using CrashVisit = std::function<void(std::span<const KeptStore> kept, const std::string& what)>;
 
-// Of the stores of one thread. `what` names the state in a failure's message.
+// For the stores of one thread. `what` names the state in a failure's message.
 void for_each_crash_state(const Journal& journal, const CrashOptions& options,
                           const CrashVisit& visit);
 
-// The first event at or behind `from` that stores to `at`; journal.size() when there is none.
+// The first event at or behind `from` that stores to `at`; journal.size(): there is none.
 size_t find_store(const Journal& journal, MediaOff at, size_t from = 0);
-// Whether all that was stored is durable at its end.
+// Whether all stores are durable at the journal's end.
 bool all_durable(const Journal& journal);
 size_t count_fences(const Journal& journal, size_t from = 0, size_t end = SIZE_MAX);
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Image: a formatted cache in memory whose media records a test writes by hand, also impossible
-// ones. The segment chain is 0, 1, 2, ... One thread.
+// Image: a formatted cache in memory. A test writes its media records by hand, impossible ones,
+// too. The segment chain is 0, 1, 2, ... One thread.
 #pragma once
 
 #include <string>
@@ -14,12 +14,12 @@
 
 namespace pcache {
 
-// A device with room for exactly so many segments.
+// The size of a device with room for exactly so many segments.
 inline uint64_t device_bytes(uint32_t segments) {
   return media::kSegmentsOff + segments * media::kSegmentBytes;
 }
 
-// A key that every check takes, on a backing device large enough.
+// A key that every check accepts, if the backing device is large enough.
 media::Key make_key(Extent extent, CachePos data, uint64_t gen = 0, uint32_t flags = 0);
 
 class Image {
@@ -51,7 +51,7 @@ class Image {
   const uint32_t segments_;
 };
 
-// Collects what is logged.
+// Collects log messages.
 struct LogLines {
   std::vector<std::string> lines;
   Log log() {

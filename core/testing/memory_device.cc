@@ -107,7 +107,7 @@ std::byte* map_zeros(uint64_t size_bytes) {
   return static_cast<std::byte*>(p);
 }
 
-// In words, since the compiler does not see that it may.
+// By words, which the compiler does not do by itself.
 void xor_bytes(std::byte* to, const std::byte* from, uint64_t len) {
   uint64_t i = 0;
   for (; i + sizeof(uint64_t) <= len; i += sizeof(uint64_t)) {

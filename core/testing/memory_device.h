@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // MemoryDevice: a backing device in memory whose completions a test holds back and lets go.
 //
-// A read takes its data when it is submitted, as an old platter would, and puts it into the
-// caller's buffer when it completes: what happens in between is a race that the test decides. Any
-// thread, as for every BlockDevice.
+// A read takes its data when it is submitted, as a slow disk may, and puts it into the caller's
+// buffer when it completes: the test decides what happens in between. Any thread, as for every
+// BlockDevice.
 #pragma once
 
 #include <array>
@@ -24,7 +24,7 @@ class MemoryQueue;
 
 class MemoryDevice : public BlockDevice {
  public:
-  // Every sector's content tells its number, see pattern().
+  // The content of each sector tells its number, see pattern().
   explicit MemoryDevice(uint64_t size_bytes, uint32_t block_bytes = 512);
   ~MemoryDevice() override;
 
@@ -35,23 +35,23 @@ class MemoryDevice : public BlockDevice {
   Result<std::unique_ptr<BlockQueue>> open_queue(unsigned depth) override;
 
   void set_identity(std::string text) { identity_.text = std::move(text); }
-  // Behind the queues' back.
+  // Changes the content without a request.
   void poke(uint64_t off, std::span<const std::byte> bytes);
   std::vector<std::byte> peek(uint64_t off, uint64_t len) const { return load(off, len); }
   // The initial content of the sectors of [off, off + len).
   static std::vector<std::byte> pattern(uint64_t off, uint64_t len);
 
-  // From now on submitted requests stay held until they are released. Released ones complete when
-  // their queue is polled.
+  // From now on submitted requests are held until they are released. A released one completes when
+  // its queue is polled.
   void hold();
   void release_all();          // also ends hold()
   void release(size_t index);  // the held request number `index`, in order of submission
   size_t held() const;
   size_t most_held() const;  // since hold()
-  // kick() of a queue says that the kernel takes no more, for want of memory. All are taken.
+  // False: kick() reports that the kernel has no memory for more. Requests are taken all the same.
   void set_takes_requests(bool takes) { takes_requests_ = takes; }
   bool takes_requests() const { return takes_requests_; }
-  // wait() of a queue lets go what is held by then: for a waiter that has nobody else to do it.
+  // wait() of a queue releases the requests held by then: for a waiter without another thread.
   void set_release_on_wait(bool on);
   // The requests submitted next complete with this errno; 0: they work again.
   void set_error(int error);
@@ -59,14 +59,14 @@ class MemoryDevice : public BlockDevice {
   // Asked for each request when it is submitted: how it ends. Called with no lock held.
   struct Fate {
     int error = 0;
-    // Of a write that fails: so many of its bytes reach the device all the same.
+    // For a write that fails: so many of its bytes reach the device all the same.
     uint64_t written_bytes = 0;
   };
   void set_fate(std::function<Fate(BlockOp op, const Extent& extent)> fate) {
     fate_ = std::move(fate);
   }
-  // Told of each write and flush when it is submitted and when it completes, in that order. Of a
-  // write `bytes` is what of it may reach the device. Called with a lock held.
+  // Called for each write and flush when it is submitted and when it completes, in that order.
+  // `bytes`: what may reach the device of a write. Called with a lock held.
   struct Change {
     BlockOp op;
     bool completed;
@@ -80,8 +80,8 @@ class MemoryDevice : public BlockDevice {
   // Extents of all reads submitted so far.
   std::vector<Extent> reads() const;
 
-  // The writes and flushes that succeeded, in order of submission: what a loss of power can leave
-  // follows from it. Kept from start_journal() on, which empties it.
+  // The writes and flushes that succeeded, in order of submission: from them follows what a loss of
+  // power can leave. Kept since start_journal(), which empties it.
   struct Event {
     BlockOp op;
     Extent extent;
@@ -110,7 +110,7 @@ class MemoryDevice : public BlockDevice {
   const uint32_t block_bytes_;
   DeviceIdentity identity_{"memory device", true};
   std::byte* const
-      changes_;  // content XOR pattern(): zero, and so untouched, where nothing was written
+      changes_;  // content XOR pattern(): zeros, which take no memory, where nothing was written
   mutable std::mutex mu_;
   bool holding_ = false;
   bool release_on_wait_ = false;

@@ -55,7 +55,7 @@ void MemoryPmem::flip_bit(MediaOff off, unsigned bit) {
   poke(off, peek<std::byte>(off) ^ std::byte(1u << bit));
 }
 
-// What lies behind the end of an empty file raises SIGBUS.
+// A page behind the end of an empty file raises SIGBUS.
 void MemoryPmem::map_empty(uint64_t page) {
   const int empty = memfd_create("pcache-bad-page", MFD_CLOEXEC);
   PCACHE_CHECK(mmap(base_ + page, kPageBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, empty,
@@ -94,7 +94,7 @@ void MemoryPmem::store_good_part(uint64_t off, const std::byte* src, uint64_t le
                  [&](uint64_t at, uint64_t n) { memcpy(base_ + at, src + (at - off), n); });
 }
 
-// Real pmem loses its poison, too, when it is overwritten.
+// A store to real pmem also removes its poison.
 void MemoryPmem::mend(uint64_t off, uint64_t len) {
   for (auto it = unreadable_.begin(); it != unreadable_.end();) {
     if (*it >= off + len || off >= *it + kPageBytes) {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// MemoryPmem: a Pmem over plain memory that keeps a journal of every store and fence, and can be
-// "crashed": a second MemoryPmem as it would look had only some of the stores reached the media.
+// MemoryPmem: a Pmem over plain memory with a journal of every store and fence. It can "crash": a
+// second MemoryPmem then has the content for the case that only some stores reached the media.
 //
-// The memory is a private mapping of an unnamed file (the base). The base holds the state at the
-// last checkpoint(), so a crash image is one more mapping of it and costs nothing but the pages it
-// touches. Any thread may store (the journal has its lock); everything else: one thread.
+// The memory is a private mapping of an unnamed file (the base), which has the state of the last
+// checkpoint(). So a crash image is one more mapping of it, and costs only the pages that it
+// changes. Any thread may store (the journal has its lock); all else is for one thread.
 #pragma once
 
 #include <atomic>
@@ -22,7 +22,7 @@
 namespace pcache {
 
 struct PmemEvent {
-  bool fence = false;      // else a store
+  bool fence = false;      // false: a store
   bool unflushed = false;  // a store that no fence makes durable; see mutants.h
   MediaOff off;
   std::vector<std::byte> bytes;
@@ -30,7 +30,7 @@ struct PmemEvent {
 };
 using Journal = std::vector<PmemEvent>;
 
-// A store, or a part of one, that a crash lets through.
+// A store, or a part of one, that survives a crash.
 struct KeptStore {
   MediaOff off;
   std::span<const std::byte> bytes;
@@ -44,7 +44,7 @@ class MemoryPmem {
   MemoryPmem& operator=(const MemoryPmem&) = delete;
 
   Pmem& pmem() { return pmem_; }
-  std::unique_ptr<Pmem> make_pmem();  // one more over the same memory and journal
+  std::unique_ptr<Pmem> make_pmem();  // another one over the same memory and journal
   uint64_t size_bytes() const { return size_; }
 
   template <typename T>
@@ -55,7 +55,7 @@ class MemoryPmem {
     return value;
   }
   const std::byte* data() const { return base_; }
-  // Behind the back of Pmem: in no journal, and in crash images only after a checkpoint().
+  // Stores without Pmem: not in the journal, and in crash images only after a checkpoint().
   void poke(MediaOff off, const void* bytes, size_t len_bytes);
   template <typename T>
   void poke(MediaOff off, const T& value) {
@@ -65,20 +65,20 @@ class MemoryPmem {
   void flip_bit(MediaOff off, unsigned bit = 0);
   // The 4 KiB page around `off` raises SIGBUS until it is stored to.
   void make_unreadable(MediaOff off);
-  // Its page raises SIGBUS for good: loads fail, and what is stored to it is lost.
+  // The page around `off` raises SIGBUS for good: loads fail, and stores to it are lost.
   void make_bad(MediaOff off);
-  // From now on a store kills the test.
+  // From now on a store ends the test.
   void forbid_stores();
   void allow_stores();
 
-  // Called before each store, with its length; from the thread that stores.
+  // Called before each store, with its length, by the thread that stores.
   void set_on_store(std::function<void(size_t len_bytes)> on_store) {
     on_store_ = std::move(on_store);
   }
-  // Off: no journal and no lock, so that the journal's lock does not hide races from tsan.
+  // Off: no journal and no lock, since the journal's lock hides races from tsan.
   void set_recording(bool on) { recording_ = on; }
   const Journal& journal() const { return journal_; }
-  // What is there now becomes the state that crash images start from; the journal is emptied.
+  // Crash images start from the present content from now on; empties the journal.
   void checkpoint();
   std::unique_ptr<MemoryPmem> crash_image(std::span<const KeptStore> kept) const;
 

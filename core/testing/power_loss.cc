@@ -21,7 +21,7 @@ uint64_t mix(uint64_t x) {
   return x ^ (x >> 31);
 }
 
-// A state's hash is the XOR of its words', so it follows each change by itself.
+// The hash of a state is the XOR of its words' hashes, so a change of a word updates it.
 uint64_t hash_of(uint64_t off, const std::byte* bytes, size_t len) {
   uint64_t hash = mix(off * 2 + 1);
   for (size_t at = 0; at < len; at += kWordBytes) {
@@ -45,7 +45,7 @@ std::vector<std::vector<bool>> all_subsets(size_t n) {
 
 namespace {
 
-// Whether what `thread` has stored is durable with this event.
+// Whether this event makes durable what `thread` has stored.
 bool fences(const TraceEvent& event, uint32_t thread) {
   return event.kind == TraceEvent::Kind::kFence
              ? thread == event.thread
@@ -154,7 +154,7 @@ void PowerLoss::add_store(const TraceEvent& event) {
   }
 }
 
-// What was stored to a word before what is durable now cannot come back.
+// Stores to a word before the one that is durable now cannot come back.
 void PowerLoss::fence(const std::function<bool(uint32_t thread)>& fenced) {
   std::unordered_set<uint64_t> durable;
   std::vector<Word> left;
@@ -185,7 +185,7 @@ void PowerLoss::begin_device_flush(uint64_t flush) {
     if (sector.done) sector.covered_by.insert(flush);
 }
 
-// What is still under way to a sector may overwrite what is durable now; what was done before what
+// A write in flight to a sector may overwrite what is durable now; one that completed before what
 // is durable may not.
 void PowerLoss::end_device_flush(uint64_t flush, bool succeeded) {
   if (options_.device_lies) return;
@@ -253,7 +253,7 @@ std::vector<PowerLoss::Mask> PowerLoss::word_masks() {
     }
   }
   for (size_t s = 0; s < options_.samples; s++) {
-    // Few lost, few kept, or as a coin falls.
+    // Few lost, few kept, or half of them.
     const uint64_t of_eight = std::array<uint64_t, 3>{1, 4, 7}[s % 3];
     Mask& mask = masks.emplace_back(n);
     for (size_t i = 0; i < n; i++) mask[i] = random_() % 8 < of_eight;

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// PowerLoss: the states of both media that a loss of power can leave, at every point of a trace.
+// PowerLoss: the states of both media that a power failure can leave, at every point of a trace.
 //
-// Of pmem: everything fenced, and of what was stored and is not fenced yet any subset of 8-byte
-// words, since the CPU's cache may evict any line at any time and a line is written in words. Of
-// the backing device: everything flushed, and of the writes since then any subset of sectors.
+// Of pmem: all that is fenced, and any subset of the 8-byte words that are stored and not fenced,
+// since the CPU may evict any line at any time, word by word. Of the backing device: all that is
+// flushed, and any subset of the sectors written since.
 //
 // Few words: every subset. More: none, all, each store alone and all but it, every subset of whole
-// stores while those are few, and random ones. Where only one medium has something pending its
-// subsets are gone through; where both have, each pmem state is joined with none, all and a random
-// part of the sectors.
+// stores while those are few, and random ones. If only one medium has something pending, all its
+// subsets are tried; if both have, each pmem state is joined with none, all and a random part of
+// the sectors.
 //
-// Points are before each fence, device flush and mark, and at the end: what is stored in between
-// is in the subsets of the next one.
+// Points are before each fence, device flush and mark, and at the end: stores in between are in the
+// subsets of the next point.
 #pragma once
 
 #include <functional>
@@ -26,19 +26,19 @@
 
 namespace pcache {
 
-// Empty, or where an order that the code counts on is missing: persist.h asks for a fence between
-// two stores to one place, and of two writes to one sector that are under way at once a device may
-// do either one last.
+// Empty, or the place of a missing order that the code relies on: persist.h asks for a fence
+// between two stores to one place, and of two writes to one sector that are in flight at once a
+// device may do either last.
 std::string missing_order(const Trace& trace);
 
 // Sectors of the backing device that differ from its first content: number, and 512 bytes.
 using Sectors = std::map<uint64_t, const std::byte*>;
 
 struct CrashPoint {
-  size_t event = 0;    // the first that did not happen
+  size_t event = 0;    // the first event that did not happen
   uint64_t state = 0;  // number of the state among those of this point
-  // Of both media: equal states of one base have equal ones. Of the identity block, which has
-  // random numbers and the time in it, only which words are there.
+  // Of both media: equal states of one base have equal hashes. For the identity block, which has
+  // random numbers and the time, it depends only on which words are there.
   uint64_t hash = 0;
   const Sectors& device;
 };
@@ -46,30 +46,30 @@ struct CrashPoint {
 class PowerLoss {
  public:
   struct Options {
-    size_t exhaustive_words = 7;    // up to here all subsets
-    size_t exhaustive_stores = 5;   // up to here all subsets of whole stores
-    size_t samples = 12;            // random subsets besides
+    size_t exhaustive_words = 7;    // up to so many: all subsets
+    size_t exhaustive_stores = 5;   // up to so many: all subsets of whole stores
+    size_t samples = 12;            // and so many random subsets
     size_t most_points = SIZE_MAX;  // about so many, chosen at random
     uint64_t seed = 1;
     bool device_lies = false;  // its flush does nothing
     uint64_t hash = 0;         // of the state when the trace began
   };
-  // `memory` as it was when the trace began; while a state is visited it holds that state.
-  // `device`: the sectors at that time, whose bytes outlive this.
+  // `memory` as it was when the trace began; during a visit it has that state. `device`: the
+  // sectors at that time; their bytes must outlive this.
   PowerLoss(UndoMemory& memory, const Trace& trace, Sectors device, const Options& options);
 
-  // The states at the points behind `from` (events); memory ends as the media are, all told, at
-  // the end of the trace. `visit` must leave the memory as it found it.
+  // The states at the points behind `from` (events). Afterwards memory is as after the whole trace.
+  // `visit` must leave the memory as it found it.
   using Visit = std::function<void(const CrashPoint& point)>;
   void walk(size_t from, const Visit& visit);
 
-  // After walk(): the power goes at the end of the trace. Leaves in memory the state that is left,
-  // and returns the device's.
+  // After walk(): a power failure at the end of the trace. Leaves its state in memory, and returns
+  // the device's.
   enum class Survive { kNothing, kSome, kAll };  // of what was pending
   Sectors lose_power(Survive survive);
 
   uint64_t points() const { return points_; }
-  // Of what is durable now.
+  // The hash of what is durable now.
   uint64_t hash() const { return hash_; }
 
  private:
@@ -113,10 +113,10 @@ class PowerLoss {
   std::vector<Word> words_;
   std::vector<Sector> sectors_;
   uint32_t next_store_ = 0;
-  uint64_t hash_;  // of what is durable, both media
+  uint64_t hash_;  // of what is durable on both media
   uint64_t points_ = 0;
   uint64_t state_ = 0;
-  bool changed_ = true;  // since the last point: there is something new to see
+  bool changed_ = true;  // since the last point, so there are new states
 };
 
 }  // namespace pcache

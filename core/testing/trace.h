@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Trace: everything that happened to the two media, in one order: stores and fences of pmem, writes
-// and flushes of the backing device. What a power loss can leave at any point follows from it
-// (power_loss.h). Any thread may add; reading is for one thread, when nobody adds.
+// Trace: all events of the two media, in one order: stores and fences of pmem, writes and flushes
+// of the backing device. From it follows what a power failure can leave at any point
+// (power_loss.h). Any thread may add; one thread reads, while no other adds.
 #pragma once
 
 #include <cstddef>
@@ -16,7 +16,7 @@ namespace pcache {
 struct TraceEvent {
   enum class Kind : uint8_t {
     kStore,         // to pmem: durable after the next fence of the same thread
-    kUnflushed,     // to pmem, and left in the CPU's cache: durable at no time, or at any
+    kUnflushed,     // to pmem, and left in the CPU's cache: durable at any time, or never
     kFence,         // of one thread
     kFenceThreads,  // of all others
     // Of the backing device; a write's id is `id`, a flush's too.
@@ -24,7 +24,7 @@ struct TraceEvent {
     kDeviceWriteDone,    // completed: in the device's volatile cache, or on the medium
     kDeviceFlushBegun,   // covers the writes that have completed
     kDeviceFlush,        // has succeeded: what it covers is durable
-    kDeviceFlushFailed,  // what it covers may be gone, and no later flush brings it back
+    kDeviceFlushFailed,  // what it covers may be lost, whatever later flushes do
     kMark,               // the user's side: a request begins or is acknowledged
   };
   Kind kind = Kind::kMark;
@@ -40,7 +40,7 @@ class Trace {
   void add(TraceEvent::Kind kind, uint64_t off = 0, const void* bytes = nullptr, size_t len = 0,
            uint64_t id = 0);
   void add(const MemoryDevice::Change& change);
-  // How many events there are: the time of the user's marks.
+  // The number of events: the time of the user's marks.
   size_t now() const {
     std::lock_guard lock(mu_);
     return events_.size();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// UndoMemory: memory whose changes can be taken back to a mark. A crash image is made in place, and
-// undone again, so that one costs the bytes it changes and no page faults. One thread, but for
-// write() between two marks, which the owner may lock.
+// UndoMemory: memory whose changes can be rolled back to a mark. A crash image is made in place and
+// rolled back, so it costs the bytes it changes and no page faults. One thread, but for write()
+// between two marks, which the owner may lock.
 #pragma once
 
 #include <cstddef>
@@ -31,7 +31,7 @@ class UndoMemory {
   void each_change(Visit visit) const {
     for (const Change& change : changes_) visit(change.off, change.len);
   }
-  // What there is now becomes what the memory was from the start; no mark is left.
+  // The present content becomes the first one; no mark is valid any more.
   void forget() {
     changes_.clear();
     old_.clear();
@@ -45,7 +45,7 @@ class UndoMemory {
   const uint64_t size_;
   std::byte* const base_;
   std::vector<Change> changes_;
-  std::vector<std::byte> old_;  // what the changes overwrote, one behind the other
+  std::vector<std::byte> old_;  // what the changes overwrote, in order
 };
 
 }  // namespace pcache

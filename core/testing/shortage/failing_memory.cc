@@ -62,7 +62,7 @@ void* or_throw(void* p) {
 
 }  // namespace
 
-// NOLINTBEGIN: every form there is
+// NOLINTBEGIN: every form of operator new and delete
 void* operator new(std::size_t n) { return or_throw(allocate(n)); }
 void* operator new[](std::size_t n) { return or_throw(allocate(n)); }
 void* operator new(std::size_t n, std::align_val_t a) { return or_throw(allocate(n, a)); }

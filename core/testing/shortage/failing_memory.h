@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// FailingMemory: allocations of this thread fail from the N-th on, in a test program that refers to
-// it: operator new, and what is linked with -Wl,--wrap (see CMakeLists.txt). Deterministic, where
-// the test is the only thread.
+// FailingMemory: lets allocations of this thread fail from the N-th on, in a test program that
+// refers to it: operator new, and what is linked with -Wl,--wrap (see CMakeLists.txt). It is
+// deterministic if the test has one thread.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@ namespace pcache {
 
 namespace failing_memory {
 
-// In the header, so that what only passes allocations on does not bring the replaced operator new.
+// In the header, so that code which only uses PassAllocations does not link the operator new.
 inline thread_local bool t_armed = false;
 inline thread_local uint64_t t_pass = 0, t_fail = 0, t_failed = 0, t_seen = 0;
 
@@ -30,11 +30,11 @@ class FailingMemory {
   FailingMemory& operator=(const FailingMemory&) = delete;
 };
 
-// Of the last one of this thread: how many allocations were asked for, and failed.
+// Of this thread's last FailingMemory: how many allocations were asked for, and failed.
 inline uint64_t allocations_seen() { return failing_memory::t_seen; }
 inline uint64_t allocations_failed() { return failing_memory::t_failed; }
 
-// What simulates is not what is tested: its allocations succeed and do not count.
+// For simulators, which are not under test: their allocations succeed and do not count.
 class PassAllocations {
  public:
   PassAllocations() : armed_(failing_memory::t_armed) { failing_memory::t_armed = false; }
