@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// pcachectl calibrate: measures the persist methods on a device, and makes persist=auto go by it.
+// pcachectl calibrate: measures the persist methods on a device; persist=auto then uses the result.
 #include <time.h>
 
 #include "ctl/common.h"
@@ -42,8 +42,8 @@ Json table(const Calibration& calibration, bool remembered) {
   return json;
 }
 
-// On an attachable image, whose data stays as it is. One that no backing device has been attached
-// to yet has no identity block to remember it beside.
+// Needs an image that attaches; its data stays as it is. If no backing device was ever attached to
+// it there is no identity block, and so no place for the record.
 int run_calibrate(const Image& image) {
   auto open = open_image(image, true);
   if (!open) return fail(open.error());

@@ -7,7 +7,7 @@ namespace pcache::ctl {
 
 namespace {
 
-// For a cache "clean" means that nothing has to be written back, so a sound one is not called that.
+// A sound cache is not called "clean", as that means that it has nothing to write back.
 std::string verdict(const CheckReport& report) {
   if (!report.attaches) return "it cannot be attached";
   const std::string dirty =

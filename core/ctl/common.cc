@@ -27,7 +27,7 @@ Result<std::unique_ptr<Pmem>> open_cache(const std::string& path, bool write) {
 Status sync_cache(const std::string& path, const Pmem& pmem) {
   if (auto flushed = pmem.flushed(); !flushed) return flushed;
   struct stat st;
-  if (stat(path.c_str(), &st) == 0 && !S_ISREG(st.st_mode)) return {};  // stores were durable
+  if (stat(path.c_str(), &st) == 0 && !S_ISREG(st.st_mode)) return {};  // its stores are durable
   UniqueFd fd(open(path.c_str(), O_RDWR | O_CLOEXEC));
   if (!fd.valid() || fsync(fd.get()) != 0)
     return error_errno(errno, "cache device %s: cannot be made durable", path.c_str());
@@ -119,7 +119,7 @@ Status require_attachable(const Image& image, const CheckReport& report) {
 void print(const Json& json) { print(stdout, json); }
 
 void print(FILE* to, const Json& json) {
-  // Paths are bytes, JSON is UTF-8: what is not valid is replaced.
+  // Paths are bytes, JSON is UTF-8: invalid bytes are replaced.
   fprintf(to, "%s\n", json.dump(-1, ' ', false, Json::error_handler_t::replace).c_str());
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What the subcommands of pcachectl share: exit codes, opening images, output.
+// For all subcommands of pcachectl: exit codes, opening images, output.
 //
 // Results go to stdout, everything else to stderr. An error is one line: "pcachectl: ...".
 #pragma once
@@ -19,7 +19,7 @@ using Json = nlohmann::ordered_json;
 
 enum ExitCode {
   kDone = 0,
-  kFindings = 1,   // something is wrong, and nothing is lost
+  kFindings = 1,   // something is wrong, but nothing is lost
   kUntrusted = 2,  // data is lost, or the image cannot be attached; nothing was done to it
   kFailed = 3,     // it could not be done: wrong use, no such file, in use, I/O error
 };
@@ -41,12 +41,12 @@ void add_calibrate(CLI::App& app, int* exit_code);
 // Prints the line; kUntrusted for a damaged image (EUCLEAN), else kFailed.
 int fail(const Error& error);
 
-// Any file or device, DAX or not, a block device too, as long as nobody has it attached. Writes to
-// a plain file are durable after sync_cache(); those to a block device may have failed, which it
-// tells.
+// Opens any file or device, DAX or not, also a block device, if nobody has it attached. Writes to a
+// plain file are durable after sync_cache(), which also says whether those to a block device have
+// failed.
 Result<std::unique_ptr<Pmem>> open_cache(const std::string& path, bool write);
 Status sync_cache(const std::string& path, const Pmem& pmem);
-// For reading. EINVAL when it is the cache device itself.
+// For reading. EINVAL: it is the cache device itself.
 Result<BackingFile> open_backing(const std::string& path, const std::string& cache);
 
 inline BackingIdentity identity_of(const BackingFile& backing) {
@@ -64,12 +64,12 @@ struct Image {
 enum class Backing { kNone, kOptional, kRequired };
 void add_image(CLI::App* command, Image* image, Backing backing);
 
-// What a subcommand takes of the table of options, as --NAME; a choice of 0 and 1 is a switch that
-// may have a value.
+// The options of the table that a subcommand takes, as --NAME; an option of the choices 0 and 1 is
+// a switch that may have a value.
 class TableOptions {
  public:
   void add(CLI::App* command);
-  // Those given, and the defaults. EINVAL: option, value, what is expected.
+  // The given options and the defaults. EINVAL: names the option, the value and what is expected.
   Result<pcache_options> take() const;
 
  private:
@@ -81,15 +81,14 @@ class TableOptions {
   std::vector<Given> all_;
 };
 
-// The image opened, locked until it is closed again, and checked. `write`: to change what the check
-// has found.
+// The image, checked, and locked until it is closed. `write`: it may be changed after the check.
 struct OpenImage {
   std::optional<BackingFile> backing;
   std::unique_ptr<Pmem> pmem;
   CheckReport report;
 };
 Result<OpenImage> open_image(const Image& image, bool write = false);
-// EUCLEAN when it cannot be attached, EINVAL when it is blank.
+// EUCLEAN: it does not attach. EINVAL: it is blank.
 Status require_attachable(const Image& image, const CheckReport& report);
 
 void print(const Json& json);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What a device or file holds that is not ours.
+// Content of a device or file that is not ours.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +9,8 @@
 
 namespace pcache::ctl {
 
-// "an ext4 file system", "a dos partition table": as libblkid knows them; empty when it finds
-// nothing. `bytes`: of so many at its start; 0: of all.
+// "an ext4 file system", "a dos partition table": with libblkid's names; empty: it knows nothing
+// there. Looks at the first `bytes`; 0: at all.
 Result<std::string> foreign_content(const std::string& path, uint64_t bytes = 0);
 
 }  // namespace pcache::ctl

@@ -22,7 +22,7 @@ const std::vector<std::string> kSections = {"superblock", "info",     "tails", "
 constexpr const char* kUseNames[] = {"free", "log", "data"};
 constexpr const char* kReplicaNames[] = {"valid", "torn", "unreadable"};
 
-// Each part of the dump is one JSON object; as text it is "type: name=value ...".
+// Each part of the dump is one JSON object; the text form is "type: name=value ...".
 class Printer {
  public:
   explicit Printer(bool json) : json_(json) {}
@@ -89,8 +89,8 @@ void print_frame(const Printer& out, const std::set<std::string>& what, const Ch
               {"backing_bytes", frame.identity->backing_bytes}});
 }
 
-// Of persist=auto: what was measured, by which CPU ever. One of another CPU or memory, or a damaged
-// one, attach does not go by: it measures again.
+// The persist record of any CPU. Attach does not use one that is damaged, or of another CPU or
+// memory: it measures again.
 void print_persist(const Printer& out, const Pmem& pmem) {
   media::PersistRecord record;
   Json json = {{"type", "persist"}, {"at", media::kPersistOff}};
@@ -212,7 +212,7 @@ int print_range(const Printer& out, const Image& image, const std::string& text)
   if (!open) return fail(open.error());
   const CheckReport& report = open.value().report;
   if (const auto usable = require_attachable(image, report); !usable) return fail(usable.error());
-  // Behind the last key nothing is cached; behind the device there is nothing.
+  // Nothing is cached behind the last key, and the device ends at its size.
   if (report.logical_bytes && range.value().end() > report.logical_bytes)
     return fail(make_error(EINVAL, "--range %s: ends behind the device's %" PRIu64 " bytes",
                            text.c_str(), report.logical_bytes));
@@ -249,7 +249,7 @@ int run(const Options& options) {
   const std::set<std::string> what =
       options.what.empty() ? std::set<std::string>(kSections.begin(), kSections.end())
                            : std::set<std::string>(options.what.begin(), options.what.end());
-  // The frame is printed first, and is known only when the log has been walked.
+  // The frame is printed first, but is only known once the log has been walked.
   const auto open = open_image(options.image);
   if (!open) return fail(open.error());
   const CheckReport& report = open.value().report;

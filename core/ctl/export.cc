@@ -17,7 +17,7 @@ struct Options {
   bool force = false;
 };
 
-// What is no file that could be made: a pipe, a device. Nothing: a file is to be made.
+// A stream, if `to` exists and is a pipe or a device. Invalid: `to` is a file to be created.
 Result<UniqueFd> open_stream(const std::string& to) {
   const bool to_stdout = to == "-" || to == "/dev/stdout";
   struct stat st;
@@ -45,10 +45,10 @@ Result<UniqueFd> open_stream(const std::string& to) {
 }
 
 int run(const Options& options) {
-  signal(SIGPIPE, SIG_IGN);  // a reader that has gone is an error like others
+  signal(SIGPIPE, SIG_IGN);  // without a reader write() fails instead
   const auto stream = open_stream(options.to);
   if (!stream) return fail(stream.error());
-  // What is told must not come into what is exported.
+  // Messages must not get into the exported data.
   const bool in_order = stream.value().valid();
   struct stat st, out;
   const bool to_stdout = in_order && fstat(stream.value().get(), &st) == 0 &&

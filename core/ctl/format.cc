@@ -16,7 +16,7 @@ struct Options {
   Image image;
   TableOptions table;
   bool force = false;
-  // Taken from the table when it runs.
+  // Set from the table of options when the command runs.
   uint64_t size_bytes = 0;
   bool data_crc = false;
   uint32_t gc_percent = media::kGcPercentDefault;
@@ -34,7 +34,7 @@ Status take_from_table(Options* options) {
 
 constexpr uint64_t kLookedAtBytes = 1 << 20;  // file systems that libblkid cannot see there: devdax
 
-// What would be destroyed; empty when there is nothing.
+// Describes what a format would destroy; empty: nothing.
 Result<std::string> content(const std::string& path, Pmem& pmem) {
   auto foreign = foreign_content(path);
   if (!foreign || !foreign.value().empty()) return foreign;
@@ -62,13 +62,13 @@ Status refuse_content(const Options& options, Pmem& pmem) {
                     there.value().c_str());
 }
 
-// The old identity would keep the new cache from every other backing device.
+// With the old identity the new cache would refuse every other backing device.
 Status write_identity_of(Pmem& pmem, const std::optional<BackingIdentity>& backing) {
   if (!backing) return erase_identity(pmem);
   return write_identity(pmem, *backing, static_cast<uint64_t>(time(nullptr)));
 }
 
-// Made, or made longer, if that is asked for.
+// Creates the file, or makes it longer, if that is asked for.
 Result<std::unique_ptr<Pmem>> open_to_format(const Options& options) {
   struct stat st;
   const bool device = stat(options.image.cache.c_str(), &st) == 0 && S_ISBLK(st.st_mode);
@@ -97,7 +97,7 @@ int run(Options& options) {
   if (!there && options.size_bytes == 0)
     return fail(error_errno(ENOENT, "cache device %s (--size makes a file)", path.c_str()));
   if (there && !(S_ISREG(st.st_mode) && st.st_size == 0)) {
-    // Before it is made longer.
+    // Checks the content before the file is made longer.
     auto as_it_is = open_cache(path, false);
     if (!as_it_is) return fail(as_it_is.error());
     if (const auto blank = refuse_content(options, *as_it_is.value()); !blank)
@@ -110,7 +110,7 @@ int run(Options& options) {
                            path.c_str(), bytes_text(pmem.value()->size_bytes()).c_str()));
   if (const auto blank = refuse_content(options, *pmem.value()); !blank) return fail(blank.error());
   const uint32_t segments = segments_of_device(pmem.value()->size_bytes());
-  // First, since a format of so much takes its time.
+  // Comes before the format, which takes time on a large device.
   if (const auto unused = unused_text(pmem.value()->size_bytes(), segments); !unused.empty())
     fprintf(stderr, "pcachectl: %s\n", unused.c_str());
   FormatOptions format;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// pcachectl: looks after dm-pcache images offline, ours and the kernel target's.
+// pcachectl: maintains dm-pcache images offline, ours and the kernel target's.
 #include <cstdio>
 #include <exception>
 #include <iostream>

@@ -30,8 +30,8 @@ std::string hex_text(const std::vector<std::byte>& bytes) {
   return text;
 }
 
-// Tells this image in this state from every other one, also from itself after an attach: cache_info
-// and the tails, as they are or as `plan` will leave them.
+// A crc that differs for every other image, and for this one after an attach: of cache_info and the
+// tails, as they are or as `plan` will leave them.
 std::optional<uint32_t> frame_crc(const Pmem& pmem, const RepairPlan& plan) {
   std::vector<std::byte> frame(media::kSegmentsOff);
   if (!pmem.load(frame.data(), MediaOff{0}, frame.size())) return std::nullopt;
@@ -42,8 +42,8 @@ std::optional<uint32_t> frame_crc(const Pmem& pmem, const RepairPlan& plan) {
   return crc32c(media::kCrcSeed, frame.data(), frame.size());
 }
 
-// The first line names the image, before and after; then one JSON object a line: the place, the
-// bytes that stood there and those that came there.
+// The first line names the image, before and after. Then one JSON object in each line has the
+// place, its old bytes and its new bytes.
 Result<std::string> copy_of(const Pmem& pmem, const RepairPlan& plan) {
   const auto before = frame_crc(pmem, {}), after = frame_crc(pmem, plan);
   if (!before || !after) return make_error(EIO, "media error in the first 20 KiB");
@@ -100,7 +100,7 @@ Status keep_copy(const Pmem& pmem, const RepairPlan& plan, const std::string& to
   return file.value().publish();
 }
 
-// Under one lock from the check to the last step: nobody changes the image in between.
+// Holds one lock from the check to the last step, so nobody changes the image in between.
 int run_repair(const Options& options) {
   const Image& image = options.image;
   auto open = open_image(image, options.yes);
@@ -124,7 +124,7 @@ int run_repair(const Options& options) {
   if (!image.json)
     printf("%s done; what was there before is in %s (repair --restore)\n",
            plural(plan.steps.size(), "step").c_str(), keep.c_str());
-  open.take();  // closed: it is looked at again
+  open.take();  // closed, to be checked again
   const auto after = open_image(image);
   return after ? after.value().report.exit_code() : fail(after.error());
 }
@@ -140,7 +140,7 @@ std::optional<std::vector<std::byte>> bytes_of(const Json& step, const char* nam
   return bytes;
 }
 
-// A copy of another image, or of one that was attached since, would destroy it.
+// A copy of another image, or of one that was attached since, would destroy this one.
 Status check_head(const std::string& line, const Pmem& pmem) {
   const Json head = Json::parse(line, nullptr, false);
   const auto number = [&](const char* name) -> uint64_t {
@@ -158,7 +158,7 @@ Status check_head(const std::string& line, const Pmem& pmem) {
   return {};
 }
 
-// The step of a line that takes it back.
+// The step that undoes the one in a line.
 Result<RepairStep> taken_back(const std::string& line, const Pmem& pmem) {
   const Json step = Json::parse(line, nullptr, false);
   const bool sound =

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// pcachectl resize: makes a formatted cache larger, offline, with all that it holds.
+// pcachectl resize: makes a formatted cache larger, offline, and keeps its content.
 #include <sys/stat.h>
 
 #include "ctl/common.h"
@@ -12,10 +12,10 @@ namespace {
 struct Options {
   Image image;
   std::optional<std::string> size;
-  uint64_t size_bytes = 0;  // taken from it; 0: as large as the device is
+  uint64_t size_bytes = 0;  // from the option; 0: the device's size
 };
 
-// A file is only looked at until it is known that it can be done.
+// Until it is known that a file can grow, it is opened only to look.
 Result<std::unique_ptr<Pmem>> open_to_grow(const Options& options) {
   const std::string& path = options.image.cache;
   struct stat st;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// pcachectl set and identity: the two things of an image that are a user's to choose.
+// pcachectl set and identity: the two properties of an image that a user may choose.
 #include <time.h>
 
 #include <cinttypes>
@@ -18,7 +18,7 @@ struct SetOptions {
   std::string value;
 };
 
-// For writing, and sound; its identity may be what is about to be put right.
+// For writing. The image must be sound, but its identity may be wrong, as the command may set it.
 Result<OpenImage> open_to_change(const Image& image) {
   auto open = open_image(image, true);
   if (!open) return open;
@@ -30,7 +30,7 @@ Result<OpenImage> open_to_change(const Image& image) {
   return open;
 }
 
-// The names of what can be set.
+// The names of the options that `set` takes.
 std::string settable() {
   std::string names;
   for (const OptionEntry& entry : option_table())
@@ -81,7 +81,7 @@ std::string uuid_text(const uint8_t (&uuid)[16]) {
   return text;
 }
 
-// `overwrote`: what stood there until now; empty for nothing.
+// `overwrote`: the content that was there before; empty: none.
 int show_identity(const Image& image, const std::string& overwrote = {}) {
   auto pmem = open_cache(image.cache, false);
   if (!pmem) return fail(pmem.error());
@@ -119,7 +119,7 @@ int show_identity(const Image& image, const std::string& overwrote = {}) {
   return kDone;
 }
 
-// Empty: the first 4 KiB hold nothing, or what is ours.
+// Empty: the first 4 KiB are empty or ours.
 std::string foreign_first_page(const std::string& path, const Pmem& pmem) {
   if (first_page(pmem) != FirstPage::kForeign) return {};
   const auto known = foreign_content(path, media::kSuperblockOff);

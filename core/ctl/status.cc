@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// pcachectl status and table: what an image is, and how the kernel target is given it.
+// pcachectl status and table: the state of an image, and the table line for the kernel target.
 #include <algorithm>
 #include <cinttypes>
 #include <filesystem>
@@ -14,7 +14,7 @@ std::string tail_text(const TailView& tail) {
   return tail.pos ? position_text(*tail.pos) : std::string("?");
 }
 
-// The kernel target's line; its device's sectors are 0 when no size is known.
+// The kernel target's line; with 0 sectors if the backing device's size is not known.
 std::string status_line(const CheckReport& report) {
   const CacheInfoFields& info = report.frame.frame.info;
   char line[256];
@@ -117,7 +117,7 @@ int run_table(const Image& image) {
   if (!open) return fail(open.error());
   const CheckReport& report = open.value().report;
   if (const auto usable = require_attachable(image, report); !usable) return fail(usable.error());
-  // The kernel wants paths that it can open from anywhere.
+  // The kernel needs absolute paths.
   const auto path = [](const std::string& p) { return std::filesystem::absolute(p).string(); };
   for (const std::string* p : {&image.cache, &image.backing})
     if (p->find_first_of(" \t\n\\") != std::string::npos)

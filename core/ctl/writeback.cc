@@ -12,14 +12,14 @@ namespace pcache::ctl {
 
 namespace {
 
-// Shows how far a drain has come, from another thread.
+// Shows the progress of a drain, in a thread of its own.
 class Watch {
  public:
   Watch(const Cache& cache, uint64_t all) : progress_("writeback") {
     try {
       thread_ = std::thread([this, &cache, all] { run(cache, all); });
     } catch (const std::system_error&) {
-      // No thread: then nobody sees how far it has come.
+      // Without a thread no progress is shown.
     }
   }
   ~Watch() {
@@ -55,15 +55,15 @@ Result<std::unique_ptr<Cache>> attach(const Image& image) {
   return Cache::open(options);
 }
 
-// What the check of an image says is dirty; nothing when it cannot be looked at.
+// The dirty bytes that the check of an image finds; nothing: it cannot be checked.
 std::optional<uint64_t> dirty_bytes(const Image& image) {
   const auto open = open_image(image);
   return open ? std::optional(open.value().report.dirty_bytes) : std::nullopt;
 }
 
 struct Outcome {
-  uint64_t dirty_bytes;    // that were newer in the cache, each byte once
-  uint64_t written_bytes;  // to the device: what was written again between two flushes, twice
+  uint64_t dirty_bytes;                // newer in the cache, each byte once
+  uint64_t written_bytes;              // to the device; written twice counts twice
   std::optional<uint64_t> left_bytes;  // still dirty; nothing: not known
   bool done;
 };
@@ -94,7 +94,7 @@ void print_result(const Image& image, const Outcome& outcome) {
 int run(const Image& image) {
   uint64_t dirty = 0;
   {
-    // First without touching anything: a blank device must not be formatted, damage be told well.
+    // Checks without a store first: a blank device must not be formatted, damage be reported well.
     const auto open = open_image(image);
     if (!open) return fail(open.error());
     const CheckReport& report = open.value().report;
