@@ -49,9 +49,9 @@ def test_counted_flushes_and_fences(results):
     streamed = by_name["persist/flushcache/sequential/no_fence/size:512"]
     assert (streamed["flushes"], streamed["fences"]) == (0, 0)
     # A FUA write: its data, the kset's body and the next header under one fence, then its commit; a fence for the data
-    # alone until the stripe leans to the thread.
+    # alone until the stripe is biased to the thread.
     assert 2 <= by_name["request/write_fua/size:4096/crc:0"]["fences"] <= 3
-    # A plain write: none of its own once its stripe leans to the thread, and two for every kset of 128 keys.
+    # A plain write: none of its own once its stripe is biased to the thread, and two for every kset of 128 keys.
     assert 0 < by_name["request/write_hit/size:4096/crc:0"]["fences"] < 1.1
     assert by_name["index/insert/extents:65536"]["bytes_per_extent"] < 20
 
@@ -62,8 +62,8 @@ def test_counts_are_the_same_every_time():
     operations = 8192
     counts = [json.loads(run(f"--count={case}", f"--operations={operations}").stdout) for _ in range(2)]
     assert counts[0] == counts[1]
-    # Two fences for each kset of 128 keys, and one for each write until its stripe leans to the thread, which it does
-    # after 33 of them; each of the 16 ranges has its own open kset, and at most its own stripe. A kset is streamed, but
+    # Two fences for each kset of 128 keys, and one for each write until its stripe is biased to the thread, which
+    # happens after 33 of them; each of the 16 ranges has its own open kset, and at most its own stripe. A kset is streamed, but
     # for the lines at its ends, and the words that commit it.
     least, most = operations // 128 - 16, operations // 128
     assert 2 * least < counts[0]["fences"] <= 2 * most + 16 * 33

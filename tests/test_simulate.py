@@ -42,7 +42,7 @@ def test_one_thread_is_the_closed_form():
 
 
 def test_ranges_of_their_own_scale_while_they_have_stripes_of_their_own():
-    """16 threads have the 128 stripes to themselves; 32 share them and must fence. Long enough to lean."""
+    """16 threads have the 128 stripes to themselves; 32 share them and must fence. Long enough for a bias."""
     of_16 = run(16, milliseconds=2)
     assert of_16 == pytest.approx(16 * one_thread(HERE), rel=0.05)
     assert run(32) < 0.75 * 2 * of_16

@@ -6,8 +6,8 @@
 
 Each thread has 128 MiB: of its own, or all threads share all of them. A write stores a page, takes the lock of its
 stripe (core/base/ids.h) and changes the lines that the code changes: stripe, shard's sequence, slot, kset, the map of
-open ksets, and after 128 keys of a stripe the log's head. A stripe leans to a thread as core/base/biased_mutex.h says,
-and what leans needs neither a fence nor a locked instruction. What a line, a fence and the memory cost: Machine.
+open ksets, and after 128 keys of a stripe the log's head. A stripe becomes biased to a thread as in
+core/base/biased_mutex.h, and then needs neither a fence nor a locked instruction. Machine has the costs.
 
 Prints million requests a second, and how far the model is off what results/sweeps/fast-path has of 1 and 2 threads: off
 the nearer end of the interval of its median.
@@ -58,7 +58,7 @@ def stripe_number(number):
 class Stripe:
     def __init__(self):
         self.free, self.keys, self.streak, self.needed = 0.0, 0, 0, FIRST_STREAK
-        self.leans_to = self.last = None
+        self.biased_to = self.last = None
 
 
 class Model:
@@ -91,23 +91,23 @@ class Model:
             done = max(done, self.memory[part])
         return done
 
-    def unlean(self, stripe):
-        stripe.leans_to, stripe.last, stripe.streak = None, None, 0
+    def revoke(self, stripe):
+        stripe.biased_to, stripe.last, stripe.streak = None, None, 0
         stripe.needed = min(stripe.needed * 2, MOST_STREAK)
         return self.machine.barrier
 
     def lock(self, lock, core, now):
-        """(when this core has it, which does not lean to it; what it sleeps longer, while others have it)."""
+        """(when this core has it, which it is not biased to; what it sleeps longer, while others have it)."""
         m, slept = self.machine, 0
-        if lock.leans_to is not None:
-            now += self.unlean(lock)
+        if lock.biased_to is not None:
+            now += self.revoke(lock)
         if lock.free > now:
             slept = m.wake if lock.free - now > m.spin else 0
             now = lock.free
         lock.streak = lock.streak + 1 if lock.last == core else 0
         lock.last = core
         if lock.streak >= lock.needed:
-            lock.leans_to = core
+            lock.biased_to = core
         return now, slept
 
     def commit(self, core, now):
@@ -129,13 +129,13 @@ class Model:
         stripe = self.stripes[number]
         self.line(core, "slot", page // 8)  # fetched behind the store
         now = self.moved(core, now, m.write, load=False)
-        leans = stripe.leans_to == core
-        if not leans:
+        biased = stripe.biased_to == core
+        if not biased:
             now += m.drain
         yield now
         slept = 0
-        if stripe.leans_to != core:
-            now, slept = self.lock(stripe, core, now + (m.drain if leans else 0))
+        if stripe.biased_to != core:
+            now, slept = self.lock(stripe, core, now + (m.drain if biased else 0))
         first = HEADER_BYTES + stripe.keys * KEY_BYTES
         now += self.line(core, "stripe", number) + self.line(core, "sequence", where)
         last = first + KEY_BYTES - 1
@@ -152,8 +152,8 @@ class Model:
     def read(self, core, page, now):
         where = page * PAGE // RANGE
         stripe = self.stripes[stripe_number(where) % len(self.stripes)]
-        if stripe.leans_to not in (None, core):  # settle()
-            now += self.unlean(stripe)
+        if stripe.biased_to not in (None, core):  # settle()
+            now += self.revoke(stripe)
         now += self.line(core, "sequence", where) + self.line(core, "slot", page // 8) if self.reads < 100 else 0
         yield self.moved(core, now, self.machine.read, load=True)
 
@@ -184,7 +184,7 @@ class Model:
 
 
 def one_thread(machine):
-    """Million writes a second, in closed form: nothing is another's, everything leans."""
+    """Million writes a second, in closed form: no thread meets another, every lock is biased."""
     return 1e3 / (machine.write + (machine.commit + machine.commit_fences) / KEYS)
 
 
