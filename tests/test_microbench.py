@@ -62,9 +62,9 @@ def test_counts_are_the_same_every_time():
     operations = 8192
     counts = [json.loads(run(f"--count={case}", f"--operations={operations}").stdout) for _ in range(2)]
     assert counts[0] == counts[1]
-    # Two fences for each kset of 128 keys, and one for each write until its stripe is biased to the thread, which
-    # happens after 33 of them; each of the 16 ranges has its own open kset, and at most its own stripe. A kset is streamed, but
-    # for the lines at its ends, and the words that commit it.
+    # Two fences for each kset of 128 keys, and one for each write until its stripe is biased to the thread, after 33 of
+    # them; each of the 16 ranges has its own open kset, and at most its own stripe. A kset is streamed, but for the
+    # lines at its ends, and the words that commit it.
     least, most = operations // 128 - 16, operations // 128
     assert 2 * least < counts[0]["fences"] <= 2 * most + 16 * 33
     assert 2 * least <= counts[0]["flushes"] <= 5 * most

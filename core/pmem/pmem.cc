@@ -46,7 +46,7 @@ struct Pmem::Mapping {
   Mapping(const Mapping&) = delete;
   Mapping& operator=(const Mapping&) = delete;
 
-  // In the order of their calls. open_file() may create the file; extend() and later ones change it.
+  // In the order of the calls. open_file() may create the file, those from extend() on change it.
   Status check_options();
   Status open_file();
   Status lock();

@@ -7,11 +7,11 @@
 // - A key enters the open kset in the same critical section that enters its extent into the index,
 //   so index order, kset order and log order agree for overlapping extents.
 // - The data of a key in an open kset is stored before the key is added. Its writer has fenced it,
-//   or the kset names the writer (leave_unfenced(), see KeyLog).
+//   or the kset notes that it has not (leave_unfenced(), see KeyLog).
 // - A range always belongs to the same stripe, so its keys reach the log in order.
 // - No lock is held while user data is copied.
-// - A stripe's lock leans towards the thread that has it to itself (BiasedMutex). A reader without
-//   the lock settles it before it follows what it has found in the index.
+// - A stripe's lock becomes biased to a thread that has the stripe to itself (BiasedMutex). A
+//   reader without the lock calls settle() on it before it follows what it found in the index.
 // Locks: a stripe's lock comes before the log's; two stripe locks are never held together.
 #pragma once
 

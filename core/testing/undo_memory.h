@@ -31,7 +31,7 @@ class UndoMemory {
   void each_change(Visit visit) const {
     for (const Change& change : changes_) visit(change.off, change.len);
   }
-  // The present content becomes the first one; no mark is valid any more.
+  // The present content counts as the first from now on; no mark is valid any more.
   void forget() {
     changes_.clear();
     old_.clear();
