@@ -8,9 +8,8 @@
 //   task must not call it.
 // - A wake is never lost: one that comes while its task runs makes it run once more.
 // - A task that ends by std::bad_alloc is run again after 100 ms.
-// - The thread of the real one takes SIGBUS even if its maker blocks it.
+// - The thread of the real one has the signal mask of its maker, but never blocks SIGBUS.
 // Locks: the executor's is a leaf, so wake() may be called with any other held.
-// The executor's lock is a leaf: wake() may be called with any other held.
 #pragma once
 
 #include <chrono>

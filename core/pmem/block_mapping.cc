@@ -3,11 +3,11 @@
 // the device, so stores before it are durable first. The kernel target uses the same memory of
 // /dev/pmem0 directly, so the page cache's older content is dropped at open.
 //
+// Invariants
 // - O_EXCL while it is open: no kernel user (a device-mapper target, a mount) and no other tool has
 //   the device.
 // - After a failed flush no store is made any more, so that nothing becomes durable before what
-//   must precede it; flushed() tells.
-//   before what it must follow; flushed() tells.
+//   must precede it; flushed() reports the failure.
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>

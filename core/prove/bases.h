@@ -25,12 +25,12 @@ struct Base {
 // blank: zeros; the first attach formats.
 // fresh: formatted, attached and closed once.
 // old: behind the log's end, and at the start of the segments it may go on in, are whole ksets of
-// an earlier life, which name data that is still there: as after a segment was freed and taken
-// again.
+//   an earlier life, which name data that is still there: as after a segment was freed and taken
+//   again.
 // roll: as old, and the log is at the end of its segment, with room for one small kset.
 // full: dirty data in every segment; a write must wait for space.
 // used: as a kernel target leaves it that has freed a segment, and not moved key_tail: keys whose
-// data is overwritten, then ksets in another log segment, of 128 keys and of few, all dirty.
+//   data is overwritten, then ksets in another log segment, of 128 keys and of few, all dirty.
 std::vector<std::string> base_names();
 std::unique_ptr<Base> make_base(const std::string& name, bool data_crc);
 
