@@ -4,7 +4,7 @@
 // (PCACHE_MUTANTS): in every other build all of this is constant and leaves no code.
 //
 // PCACHE_MUTANT in the environment says which:
-// hazard:NAME  the hazard NAME: MUTANTS.md beside this file says what goes wrong
+//   hazard:NAME  the hazard NAME: MUTANTS.md beside this file says what goes wrong
 //   fence:SITE   the fence at SITE ("keylog/key_log.cc:89") does nothing
 //   flush:SITE   what is stored at SITE is never flushed: it stays in the CPU's cache
 #pragma once

@@ -390,7 +390,7 @@ Result<bool> Pmem::starts_with_zeros(uint64_t len_bytes) const {
     if (!zeros(n)) return false;
   }
   if (!mapping_ || mapped == len_bytes || !S_ISREG(mapping_->st.st_mode)) return true;
-  // The part of the file's last page is not in the mapping.
+  // The file's last part, less than a page, is not in the mapping.
   const ssize_t n =
       pread(mapping_->fd, piece, std::min(kAtOnce, len_bytes - mapped), static_cast<off_t>(mapped));
   if (n < 0) return error_errno(errno, "the cache device cannot be read");

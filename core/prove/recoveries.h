@@ -38,7 +38,7 @@ class Recoveries {
     return state;
   }
 
-  std::set<Recovered> recovered_;  // with few different ones
+  std::set<Recovered> recovered_;  // most are equal
   std::unordered_map<uint64_t, const Recovered*> known_;
 };
 
