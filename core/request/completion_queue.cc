@@ -24,6 +24,7 @@ CompletionQueue::CompletionQueue(UniqueFd wake_fd, uint32_t fills)
 }
 
 void CompletionQueue::complete(PendingRequest* pending, int error) {
+  PCACHE_DCHECK(error >= 0);
   keep_first(pending, error);
   MutexLock lock(mu_);
   done_.push_back(pending);
@@ -32,7 +33,9 @@ void CompletionQueue::complete(PendingRequest* pending, int error) {
 
 void CompletionQueue::finish_part(PendingRequest* read, int error) {
   keep_first(read, error);
-  if (read->parts_to_come.fetch_sub(1, std::memory_order_acq_rel) == 1) complete(read);
+  const uint32_t parts = read->parts_to_come.fetch_sub(1, std::memory_order_acq_rel);
+  PCACHE_CHECK(parts > 0);
+  if (parts == 1) complete(read);
 }
 
 void CompletionQueue::return_fill(Fill* fill) {
@@ -95,6 +98,7 @@ Result<int> CompletionQueue::ready_fd(int ring_fd) {
 
 void CompletionQueue::settle_ready_fd(const Unready& unready) {
   MutexLock lock(mu_);
+  PCACHE_CHECK(ready_ != nullptr);
   const bool watched = ready_->watch_all(unready.all_rings_fd, unready.joined);
   wants_fill_ = unready.wants_fill;
   const bool can_go_on = unready.wants_fill && free_fills_ != nullptr;

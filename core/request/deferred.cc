@@ -9,6 +9,7 @@
 namespace pcache {
 
 int Deferred::add(QueueState& queue, pcache_request* request, const WriteProgress& progress) {
+  PCACHE_DCHECK(progress.done_bytes <= request->len);
   PendingRequest* const pending = queue.in_flight.take(request, queue.ops[request->op]);
   queue.in_flight.note_waits_for_space(pending);
   pending->write = progress;
@@ -34,6 +35,7 @@ PendingRequest* Deferred::front() {
 
 void Deferred::pop_front() {
   MutexLock lock(mu_);
+  PCACHE_CHECK(!list_.empty() && count() > 0);
   list_.pop_front();
   count_.fetch_sub(1, std::memory_order_release);
 }

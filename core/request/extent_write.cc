@@ -73,6 +73,7 @@ Stored store_extents(const Parts& parts, DataHead& head, Extent todo, const std:
       if (++done.lost > parts.segments.size()) break;
       continue;  // elsewhere
     }
+    PCACHE_DCHECK(stored.len == place.len);
     done.bytes += place.len;
     done.extents++;
   }
@@ -90,6 +91,7 @@ int write_extents(const Parts& parts, DataHead& head, Extent todo, const std::by
     }
     uint64_t entered = 0;
     const int result = enter_all(parts, {stored.data(), now.extents}, &entered);
+    PCACHE_CHECK(entered <= now.bytes && (result != 0 || entered == now.bytes));
     *done_bytes += entered;
     if (result) return result;
     todo.off += now.bytes;

@@ -100,6 +100,8 @@ struct StoredExtent {
                                                 const StoredExtent& stored,
                                                 ThreadSerial unfenced_by, KeyLog::Ticket* ticket)
     REQUIRES(stripe.mu, index_turn) {
+  PCACHE_DCHECK(stored.len > 0 && is_one_extent(parts, stored.off, stored.len));
+  PCACHE_DCHECK(stored.seg_off + uint64_t{stored.len} <= media::kSegDataBytes);
   // What is in the index must have its key.
   if (!parts.stripes.prepare(stripe)) [[unlikely]]
     return false;

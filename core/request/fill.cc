@@ -20,6 +20,7 @@ constexpr size_t kRuns = 16;  // entered in one go
 void enter_run(const Parts& parts, Stripe& stripe, const StoredExtent& stored,
                const std::byte* data, const Extent& run, KeyLog::Ticket* ticket)
     REQUIRES(stripe.mu, index_turn) {
+  PCACHE_DCHECK(run.len > 0 && run.off >= stored.off && run.end() <= stored.extent().end());
   const uint64_t at = run.off - stored.off;
   const CachePos pos = stored.pos() + static_cast<uint32_t>(at);
   uint32_t crc = stored.crc;
@@ -97,6 +98,7 @@ bool overlap(const Fill& join, const Fill& fill) {
 }
 
 void finish_join(const Fill& fill, Fill* join, int error) {
+  PCACHE_DCHECK(join->extent.off >= fill.extent.off && join->extent.end() <= fill.extent.end());
   // The buffers overlap where two reads were given one: hence memmove().
   if (!error) memmove(join->dst, fill.dst + (join->extent.off - fill.extent.off), join->extent.len);
   PendingRequest* const read = join->owner;
@@ -128,6 +130,7 @@ void on_device_done(BlockIo* io) {
   PendingRequest* const owner = fill->owner;
   QueueState& queue = *owner->queue;
   const int error = io->result;
+  PCACHE_DCHECK(error >= 0 && io->buf == fill->dst);
   if (error) queue.cache.counters().backing_errors.add();
   if (fill->token.v != 0) finish_joins(*fill, end_fill(queue, fill, !error), error);
   queue.completions.return_fill(fill);
@@ -139,6 +142,8 @@ void on_device_done(BlockIo* io) {
 void start_fill(QueueState& queue, Fill* fill) {
   queue.cache.counters().fills.add();
   queue.cache.counters().fill_bytes.add(fill->extent.len);
+  PCACHE_DCHECK(fill->extent.len > 0 && fill->extent.len <= kRangeBytes &&
+                fill->extent.off / kRangeBytes == (fill->extent.end() - 1) / kRangeBytes);
   fill->io.op = BlockOp::kRead;
   fill->io.off = fill->extent.off;
   fill->io.len = static_cast<uint32_t>(fill->extent.len);

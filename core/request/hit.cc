@@ -31,6 +31,7 @@ bool page_verified(const Parts& parts, Index::Page page, uint64_t len_bytes, con
 
 HitResult copy_hit(const Parts& parts, const Piece& piece, uint64_t gen, void* dst) {
   const uint64_t len_bytes = piece.extent.len;
+  PCACHE_DCHECK(piece.kind == Piece::Kind::kHit && len_bytes > 0);
   const bool good =
       parts.pmem.load(dst, parts.segments.media(piece.pos), len_bytes) &&
       (!parts.data_crc ||

@@ -67,6 +67,7 @@ int copy_hits(RequestState& cache, ReadProgress* at, Found* found, const Piece**
   const uint64_t to_boundary = kRangeBytes - at->todo.off % kRangeBytes;
   const Extent in_range{at->todo.off, std::min(at->todo.len, to_boundary)};
   found->n = parts.index.lookup(in_range, found->pieces, &found->snapshot);
+  PCACHE_DCHECK(found->n > 0 && found->n <= kPieces);
   // Makes visible what the thread with the bias has stored without a fence.
   parts.stripes.of(in_range.off).mu.settle();
   std::array<uint64_t, kPieces> gens;
@@ -105,6 +106,7 @@ bool fetch(QueueState& queue, pcache_request* request, Piece gap, const Index::S
       parts.index.lookup(Extent{gap.extent}, {&gap, 1}, &now);
       if (gap.kind == Piece::Kind::kHit) return true;  // somebody cached it meanwhile
     }
+    PCACHE_CHECK(gap.extent.off == at->todo.off && gap.extent.len <= at->todo.len);
     if (*pending == nullptr) *pending = queue.in_flight.take(request, queue.ops[PCACHE_OP_READ]);
     PendingRequest* const read = *pending;
     fill = queue.completions.take_fill();
@@ -118,7 +120,8 @@ bool fetch(QueueState& queue, pcache_request* request, Piece gap, const Index::S
     read->parts_to_come.fetch_add(1, std::memory_order_relaxed);
     if (gap.kind == Piece::Kind::kFill) {
       Fill* other = stripe.fills.find(gap.token);
-      PCACHE_CHECK(other != nullptr);
+      PCACHE_CHECK(other != nullptr && other->extent.off <= gap.extent.off &&
+                   gap.extent.end() <= other->extent.end());
       fill->next = other->joins;
       other->joins = fill;
       if (other->owner->queue != read->queue) queue.in_flight.note_joined(read);
@@ -157,6 +160,7 @@ Walked walk(QueueState& queue, pcache_request* request, ReadProgress* at,
 
 // Nothing more of it will be looked at.
 void end_walk(QueueState& queue, PendingRequest* read, int error) {
+  PCACHE_DCHECK(read->read.fetched_bytes <= read->request->len);
   const bool missed_all = read->read.fetched_bytes == read->request->len;
   (missed_all ? queue.counters.read_misses : queue.counters.read_partial).add_alone();
   queue.completions.finish_part(read, error);

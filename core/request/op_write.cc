@@ -16,6 +16,7 @@ namespace {
 // -EIO: the media is bad where the log goes on, or in all segments that there are.
 int run(RequestState& cache, DataHead& head, const pcache_request& request,
         WriteProgress* progress) {
+  PCACHE_DCHECK(progress->admitted && progress->done_bytes <= request.len);
   if (cache.parts().log.failed()) return -EIO;  // it would never be durable
   if (request.flags & PCACHE_REQ_PREFLUSH && !progress->flushed_before) {
     if (!hazard(Hazard::kPreflushForgotten))

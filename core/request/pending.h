@@ -21,6 +21,7 @@ struct ReadProgress {
   uint64_t fetched_bytes = 0;
 
   void pass(uint64_t len_bytes) {
+    PCACHE_DCHECK(len_bytes <= todo.len);
     todo.off += len_bytes;
     todo.len -= len_bytes;
     dst += len_bytes;
@@ -56,6 +57,7 @@ class PendingList {
   bool empty() const { return first_ == nullptr; }
   PendingRequest* front() const { return first_; }
   void push_back(PendingRequest* pending) {
+    PCACHE_DCHECK(pending != nullptr && pending != last_in());
     pending->next = nullptr;
     (first_ != nullptr ? last_->next : first_) = pending;
     last_ = pending;
@@ -73,6 +75,7 @@ class PendingList {
   }
 
  private:
+  const PendingRequest* last_in() const { return empty() ? nullptr : last_; }
   PendingRequest *first_ = nullptr, *last_ = nullptr;
 };
 
@@ -94,7 +97,7 @@ class InFlightTable {
   // When it is not full. The request has one part, to be finished by who has looked at all of it.
   PendingRequest* take(pcache_request* request, const Op& op) {
     PendingRequest* const pending = free_.pop_front();
-    PCACHE_CHECK(pending != nullptr);
+    PCACHE_CHECK(pending != nullptr && count_ < depth_);
     count_++;
     pending->request = request;
     pending->op = &op;
@@ -106,6 +109,7 @@ class InFlightTable {
     return pending;
   }
   void note_waits_for_space(PendingRequest* pending) {
+    PCACHE_DCHECK(!pending->waits_for_space && pending->op->resume != nullptr);
     pending->waits_for_space = true;
     waiting_for_space_++;
   }
@@ -114,6 +118,8 @@ class InFlightTable {
     if (!std::exchange(pending->joined, true)) joined_++;
   }
   void give_back(PendingRequest* pending) {
+    PCACHE_DCHECK(count_ > 0 && (!pending->joined || joined_ > 0) &&
+                  (!pending->waits_for_space || waiting_for_space_ > 0));
     if (pending->joined) joined_--;
     if (pending->waits_for_space) waiting_for_space_--;
     count_--;

@@ -30,6 +30,7 @@ Queue::~Queue() {
   cancel_parked_reads(state_);
   pcache_request* done[16];
   while (in_flight() > 0) reap(done, 1, 16, -1);
+  PCACHE_CHECK(state_.parked_reads.empty() && state_.in_flight.waiting_for_space() == 0);
   set_.remove(&state_);
 }
 
@@ -63,6 +64,7 @@ int Queue::submit(pcache_request* request) {
 }
 
 uint32_t Queue::take_done(pcache_request** done, uint32_t max) {
+  PCACHE_DCHECK(max == 0 || done != nullptr);
   PendingList taken = state_.completions.take(max);
   uint32_t n = 0;
   while (PendingRequest* const pending = taken.pop_front()) {
@@ -92,6 +94,7 @@ int Queue::reap(pcache_request** done, uint32_t min, uint32_t max, int64_t timeo
     n += take_done(done + n, max - n);
     if (left == 0) break;
   }
+  PCACHE_CHECK(n <= max);
   state_.settle_ready_fd();
   return static_cast<int>(n);
 }

@@ -20,6 +20,7 @@ Status QueueSet::add(QueueState* queue) {
 
 void QueueSet::remove(QueueState* queue) {
   MutexLock lock(mu_);
+  PCACHE_DCHECK(queue->in_flight.count() == 0);
   if (std::erase(queues_, queue) > 0)
     (void)epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, queue->device->fd(), nullptr);
   const QueueCounters& counters = queue->counters;

@@ -8,6 +8,7 @@ RequestState::RequestState(const Parts& parts, uint32_t heads) : parts_(parts) {
 }
 
 DataHead& RequestState::next_head() {
+  PCACHE_CHECK(!heads_.empty());
   return *heads_[next_head_.fetch_add(1, std::memory_order_relaxed) % heads_.size()];
 }
 
