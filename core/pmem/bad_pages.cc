@@ -62,6 +62,7 @@ BadPages::BadPages(const std::byte* base, uint64_t size_bytes)
 }
 
 BadPages::~BadPages() {
+  PCACHE_CHECK(range_->owner.load() == this);
   range_->owner.store(nullptr, std::memory_order_release);
   free(bits_);
 }
@@ -98,6 +99,7 @@ bool BadPages::note(uintptr_t at, uint64_t len_bytes) {
 void BadPages::note_here(uintptr_t at, uint64_t len_bytes) {
   const uint64_t begin = at > base_ ? at - base_ : 0;
   const uint64_t end = std::min<uint64_t>(at + len_bytes - base_, size_);
+  PCACHE_DCHECK(begin < end);
   for (uint64_t page = begin / kPageBytes; page * kPageBytes < end; page++) {
     const uint64_t bit = uint64_t{1} << page % kWordPages;
     if (!(bits_[page / kWordPages].fetch_or(bit, std::memory_order_release) & bit))

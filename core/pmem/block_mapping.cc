@@ -50,6 +50,7 @@ struct Pmem::BlockMapping {
     if (fdatasync(mapping.fd) != 0) mapping.fail(errno);
   }
   void fail(int why) {
+    PCACHE_CHECK(why > 0);
     int none = 0;
     error.compare_exchange_strong(none, why);
   }

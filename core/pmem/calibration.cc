@@ -30,6 +30,7 @@ std::string size_text(size_t bytes) {
 }  // namespace
 
 std::array<const PersistOps*, Calibration::kClasses> Calibration::chosen() const {
+  PCACHE_CHECK(!measured.empty());
   constexpr double kFaster = 0.95;
   std::array<const PersistOps*, kClasses> chosen;
   for (size_t c = 0; c < kClasses; c++) {
@@ -61,6 +62,7 @@ std::string Calibration::text() const {
 
 // Stores the content that is there: a crash in the middle leaves the media as it was.
 Result<Calibration> Pmem::calibrate(unsigned rounds) {
+  PCACHE_CHECK(rounds > 0);
   if (size_ < 2 * kRegionBytes)
     return make_error(EINVAL, "cache device %s: has %llu bytes, too few to measure on", path(),
                       static_cast<unsigned long long>(size_));
@@ -102,6 +104,7 @@ Result<Calibration> Pmem::calibrate(unsigned rounds) {
 }
 
 void Pmem::use(const std::array<const PersistOps*, Calibration::kClasses>& chosen) {
+  PCACHE_CHECK(std::ranges::all_of(chosen, [](auto* ops) { return ops && ops->supported(); }));
   static const PersistOps& small = persist_methods().front();
   const bool one = std::ranges::all_of(chosen, [&](auto* ops) { return ops == chosen[0]; });
   by_size_ = std::make_unique<BySize>(BySize{chosen, {}});

@@ -13,6 +13,9 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+
+#include "base/check.h"
 
 namespace pcache {
 
@@ -31,6 +34,8 @@ extern int (*g_copy)(void*, const void*, size_t);
 // the destination not written (a part may have been). Sanitizers do not see the accesses, as the
 // copy is assembly.
 [[nodiscard]] inline bool checked_copy(void* dst, const void* src, size_t len_bytes) {
+  PCACHE_DCHECK(reinterpret_cast<uintptr_t>(dst) + len_bytes <= reinterpret_cast<uintptr_t>(src) ||
+                reinterpret_cast<uintptr_t>(src) + len_bytes <= reinterpret_cast<uintptr_t>(dst));
   return checked_copy_impl::g_copy(dst, src, len_bytes) != 0;
 }
 

@@ -98,6 +98,7 @@ bool FileSpace::find_gaps_by_seek() {
 // Allocates blocks, so that a full file system is an error here, and not a SIGBUS in the middle of
 // a later store.
 Status FileSpace::allocate(int mode, uint64_t off, uint64_t len_bytes) {
+  PCACHE_CHECK(len_bytes > 0 && off <= INT64_MAX && len_bytes <= INT64_MAX - off);
   changed_ = true;
   int error;
   do {
@@ -148,10 +149,12 @@ void FileSpace::restore() {
   // Data that others have written there since stays. On tmpfs a page that was only read is
   // allocated, too.
   if ((changed_ || on_tmpfs_) && fstat(fd_, &now) == 0 && now.st_blocks != before_.st_blocks)
-    for (const FileGap& gap : gaps_)
+    for (const FileGap& gap : gaps_) {
+      PCACHE_CHECK(gap.off + gap.len_bytes <= static_cast<uint64_t>(before_.st_size));
       if (fallocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(gap.off),
                     static_cast<off_t>(gap.len_bytes)) != 0)
         break;
+    }
   if (fstat(fd_, &now) == 0 && now.st_mtim.tv_sec == before_.st_mtim.tv_sec &&
       now.st_mtim.tv_nsec == before_.st_mtim.tv_nsec)
     return;

@@ -181,6 +181,10 @@ void stream_words_sse2(std::byte* dst, const std::byte* src, size_t words) {
                  : "r"(load_vector<uint64_t>(src)));
 }
 
+[[maybe_unused]] bool is_multiple(const std::byte* at, size_t bytes) {
+  return reinterpret_cast<uintptr_t>(at) % bytes == 0;
+}
+
 struct Cpu {
   static void store(std::byte* dst, const void* src, size_t len) {
     tell_sanitizers(dst, src, len);
@@ -188,14 +192,17 @@ struct Cpu {
   }
   template <Flush method>
   static bool flush(std::byte* line) {
+    PCACHE_DCHECK(is_multiple(line, kLineBytes));
     return flush_line<method>(line);
   }
   static void stream_words(std::byte* dst, const std::byte* src, size_t words) {
+    PCACHE_DCHECK(is_multiple(dst, kWordBytes));
     tell_sanitizers(dst, src, words * kWordBytes);
     stream_words_sse2(dst, src, words);
   }
   template <Stream method>
   static void stream(std::byte* dst, const std::byte* src, size_t lines) {
+    PCACHE_DCHECK(lines == 0 || is_multiple(dst, kLineBytes));
     tell_sanitizers(dst, src, lines * kLineBytes);
     if constexpr (method == Stream::kSse2)
       stream_lines_sse2(dst, src, lines);

@@ -239,11 +239,15 @@ Status Pmem::Mapping::check_growth() {
 
 // Notes the state of the file, which comes back if the file is not kept.
 Status Pmem::Mapping::look() {
+  PCACHE_CHECK(locked && !space);
   if (S_ISREG(st.st_mode) && !opt.read_only) space.emplace(fd, opt.path);
   return {};
 }
 
-Status Pmem::Mapping::extend() { return grows() ? space->extend(opt.create_bytes) : Status(); }
+Status Pmem::Mapping::extend() {
+  PCACHE_CHECK(!grows() || (locked && space));
+  return grows() ? space->extend(opt.create_bytes) : Status();
+}
 
 Status Pmem::Mapping::new_map(struct pmem2_source* source, struct pmem2_config* config) {
   size_t size = 0, alignment = 0;
@@ -271,6 +275,7 @@ Status Pmem::Mapping::new_map(struct pmem2_source* source, struct pmem2_config* 
 }
 
 Status Pmem::Mapping::map() {
+  PCACHE_CHECK(fd >= 0 && pmem_map == nullptr);
   struct pmem2_source* source = nullptr;
   struct pmem2_config* config = nullptr;
   if (int rc = pmem2_source_from_fd(&source, fd)) {
@@ -301,6 +306,7 @@ Status Pmem::Mapping::map() {
 
 // Makes a mapping for reading writable; if the file grows it makes a new one.
 Status Pmem::Mapping::allow_stores() {
+  PCACHE_CHECK(locked && !opt.read_only);
   writable = true;
   if (!grows() && mprotect(base(), size(), PROT_READ | PROT_WRITE) != 0)
     return error_errno(errno, "cache device %s: cannot be mapped for writing", path());
@@ -314,6 +320,7 @@ Status Pmem::Mapping::allocate_holes() {
 }
 
 Status Pmem::Mapping::make_pages() {
+  PCACHE_CHECK(writable || opt.read_only);
   if (opt.prefault && wants_pages()) Prefault(base(), size()).run();
   return {};
 }
@@ -358,6 +365,7 @@ Status Pmem::make_ready(bool extend) {
        {&Mapping::extend, &Mapping::allow_stores, &Mapping::allocate_holes, &Mapping::make_pages})
     if (Status status = (mapping_.get()->*step)(); !status) return status.error();
   if (!base_) mapping_->warn_if_emulated();
+  PCACHE_CHECK(bad_pages_->count() == 0);  // a new mapping would forget them
   if (base_ != mapping_->base() || size_ != mapping_->size())
     bad_pages_ = std::make_unique<BadPages>(mapping_->base(), mapping_->size());
   base_ = mapping_->base();
@@ -367,6 +375,7 @@ Status Pmem::make_ready(bool extend) {
 }
 
 void Pmem::keep() {
+  PCACHE_CHECK(!mapping_ || mapping_->writable || mapping_->opt.read_only);
   if (mapping_) mapping_->kept = true;
 }
 
@@ -447,6 +456,7 @@ std::optional<uint64_t> Pmem::cut_to_bytes() const {
 
 void Pmem::prefault_beside() try {
   if (!mapping_ || !mapping_->wants_pages()) return;
+  PCACHE_CHECK(mapping_->kept && !mapping_->prefaulting);
   mapping_->prefaulting = std::make_unique<Prefault>(base_, size_);
   mapping_->prefaulting->start();
 } catch (const std::bad_alloc&) {
@@ -461,6 +471,7 @@ uint64_t Pmem::next_data(uint64_t from) const {
 }
 
 Status Pmem::reserve(MediaOff off, uint64_t len_bytes) {
+  PCACHE_CHECK(len_bytes <= size_ && off.v <= size_ - len_bytes);
   return mapping_ && mapping_->space ? mapping_->space->reserve(off.v, len_bytes) : Status();
 }
 

@@ -112,6 +112,7 @@ class Pmem {
 #ifdef PCACHE_MUTANTS
     if (mutants::fence_left_out(site)) return;
 #endif
+    PCACHE_DCHECK(ops_->fence_threads != nullptr || process_barrier_available());
     ops_->fence(ctx_);  // for this thread, which the barrier may leave out
     ops_->fence_threads ? ops_->fence_threads(ctx_) : process_barrier();
   }

@@ -9,6 +9,7 @@
 #include <system_error>
 
 #include "base/check.h"
+#include "base/ids.h"
 
 namespace pcache {
 
@@ -43,6 +44,7 @@ Prefault::~Prefault() {
 }
 
 void Prefault::run() {
+  PCACHE_DCHECK(reinterpret_cast<uintptr_t>(base_) % kPageBytes == 0);  // else madvise() refuses it
   for (uint64_t at = 0; at < size_ && !stop_.load(std::memory_order_relaxed); at += kPieceBytes)
     if (madvise(base_ + at, std::min(kPieceBytes, size_ - at), MADV_POPULATE_WRITE) != 0) return;
 }
