@@ -205,6 +205,8 @@ Result<BackingFile> open_backing_file(const BlockDeviceOptions& options, const L
     log.print(LogLevel::kNotice,
               "backing device %s has no lasting identity; \"%s\" may differ after a reboot",
               path.c_str(), file.identity.text.c_str());
+  PCACHE_CHECK(file.size_bytes > 0 && file.size_bytes % file.align.block_bytes == 0 &&
+               !file.identity.text.empty());
   return file;
 }
 

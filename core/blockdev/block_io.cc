@@ -26,8 +26,10 @@ void* BouncePool::get(uint32_t len_bytes, uint32_t align_bytes) {
   {
     MutexLock lock(mu_);
     for (Kept& kept : kept_)
-      if (kept.buffer && kept.capacity_bytes == capacity)
+      if (kept.buffer && kept.capacity_bytes == capacity) {
+        PCACHE_DCHECK(reinterpret_cast<uintptr_t>(kept.buffer) % align_bytes == 0);
         return std::exchange(kept.buffer, nullptr);
+      }
   }
   // The capacity is a power of two of a page or more, so a multiple of any real alignment.
   const size_t align = std::max<size_t>(align_bytes, 4096);
@@ -57,6 +59,7 @@ bool prepare_io(BlockIo* io, BlockQueue* queue, DirectIoAlign align, BouncePool&
   io->result = 0;
   if (io->op == BlockOp::kFlush) return true;
   PCACHE_DCHECK((io->off | io->len) % align.block_bytes == 0);
+  PCACHE_DCHECK(io->buf != nullptr && io->len > 0);
   if (reinterpret_cast<uintptr_t>(io->buf) % align.memory_bytes == 0) return true;
   io->bounce = pool.get(io->len, align.memory_bytes);
   if (!io->bounce) {
@@ -68,6 +71,7 @@ bool prepare_io(BlockIo* io, BlockQueue* queue, DirectIoAlign align, BouncePool&
 }
 
 bool account_transfer(BlockIo* io, int res, uint32_t block_bytes) {
+  PCACHE_DCHECK(io->result == 0);
   // ECANCELED: we cancel nothing, but the kernel drops the queued requests of a thread that ends
   // after it has pushed them (another thread may call kick() or poll() on a queue).
   const bool transient = res == -EINTR || res == -EAGAIN || res == -ECANCELED;
@@ -90,6 +94,8 @@ bool account_transfer(BlockIo* io, int res, uint32_t block_bytes) {
 unsigned report_finished(BlockIoList finished, BouncePool& pool) {
   unsigned count = 0;
   while (BlockIo* io = finished.pop()) {
+    PCACHE_DCHECK(io->result > 0 ||
+                  (io->result == 0 && (io->op == BlockOp::kFlush || io->progress == io->len)));
     if (io->bounce) {
       if (io->op == BlockOp::kRead && io->result == 0) memcpy(io->buf, io->bounce, io->len);
       pool.put(std::exchange(io->bounce, nullptr), io->len);

@@ -17,6 +17,7 @@ class BlockIoList {
  public:
   bool empty() const { return head_ == nullptr; }
   void push(BlockIo* io) {
+    PCACHE_DCHECK(io != nullptr && (empty() || io != tail_));
     io->next = nullptr;
     (head_ ? tail_->next : head_) = io;
     tail_ = io;

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "base/check.h"
+
 namespace pcache {
 
 class Deadline {
@@ -17,6 +19,7 @@ class Deadline {
 
   // The time left, at most `limit_ns`; 0 when the deadline has passed.
   int64_t left_ns(int64_t limit_ns) const {
+    PCACHE_DCHECK(limit_ns >= 0);
     if (end_ns_ < 0) return limit_ns;
     return std::clamp<int64_t>(end_ns_ - now_ns(), 0, limit_ns);
   }

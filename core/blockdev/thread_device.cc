@@ -28,6 +28,7 @@ class ThreadQueue final : public BlockQueue {
   ~ThreadQueue() override {
     MutexLock lock(mu_);  // waits for the end of another thread's last poll()
     PCACHE_CHECK(in_flight_.load() == 0);
+    PCACHE_CHECK(running_ == 0 && backlog_.empty() && finished_.empty());
   }
 
   void submit(BlockIo* io) override EXCLUDES(mu_);
@@ -90,6 +91,7 @@ void ThreadQueue::finish(BlockIo* io) {
   IoThreadPool& pool = pool_;
   {
     MutexLock lock(mu_);
+    PCACHE_DCHECK(running_ > 0 && running_ <= depth_);
     add_finished(io);
     next = backlog_.pop();
     if (!next) running_--;
@@ -109,6 +111,7 @@ unsigned ThreadQueue::report(BlockIoList finished) {
   if (finished.empty()) return 0;
   const unsigned count = report_finished(finished, bounce_);
   MutexLock lock(mu_);
+  PCACHE_DCHECK(count <= in_flight());
   in_flight_.fetch_sub(count, std::memory_order_relaxed);
   reported_ += count;
   if (waiting_) changed_.notify_one();

@@ -44,6 +44,7 @@ UringQueue::UringQueue(const BackingFile& file, unsigned depth, UringHandle ring
 UringQueue::~UringQueue() {
   MutexLock lock(mu_);  // waits for the end of another thread's last poll()
   PCACHE_CHECK(in_flight_.load() == 0);
+  PCACHE_CHECK(in_ring_ == 0 && backlog_.empty());
 }
 
 void UringQueue::submit(BlockIo* io) {
@@ -67,6 +68,7 @@ io_uring_sqe* UringQueue::next_entry() {
 }
 
 void UringQueue::start(BlockIo* io) {
+  PCACHE_DCHECK(in_ring_ > 0 && in_ring_ <= depth_);
   io_uring_sqe* sqe = next_entry();
   const int fd = file_.fd.get();
   if (io->result != 0) {
@@ -97,6 +99,7 @@ bool UringQueue::kick() {
 }
 
 void UringQueue::post_wake() {
+  PCACHE_DCHECK(!wake_posted_);  // the ring has room for one
   wake_posted_ = true;
   io_uring_sqe* sqe = next_entry();
   io_uring_prep_nop(sqe);
@@ -116,6 +119,7 @@ BlockIoList UringQueue::reap(Reaper reaper) {
     } else if (io->result == 0 && !account_transfer(io, cqe->res, file_.align.block_bytes)) {
       start(io);
     } else {
+      PCACHE_DCHECK(in_ring_ > 0);
       finished.push(io);
       in_ring_--;
     }
@@ -136,6 +140,7 @@ BlockIoList UringQueue::reap(Reaper reaper) {
 unsigned UringQueue::report(BlockIoList finished, Reaper reaper) {
   const unsigned count = report_finished(finished, bounce_);
   MutexLock lock(mu_);
+  PCACHE_DCHECK(count <= in_flight());
   in_flight_.fetch_sub(count, std::memory_order_relaxed);
   reported_ += count;
   const bool wake = waiting_ && !wake_posted_;

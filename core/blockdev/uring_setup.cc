@@ -49,6 +49,7 @@ Result<UringHandle> make_ring(unsigned entries, UringInit init) {
 }
 
 int wait_for_completion(int ring_fd, int64_t timeout_ns) {
+  PCACHE_DCHECK(timeout_ns >= 0);
   __kernel_timespec ts = {};
   ts.tv_sec = timeout_ns / 1'000'000'000;
   ts.tv_nsec = timeout_ns % 1'000'000'000;
