@@ -19,6 +19,7 @@ uint32_t segments_of_device(uint64_t device_bytes) {
 uint64_t bytes_of_segments(uint32_t seg_num) { return kSegmentsOff + seg_num * kSegmentBytes; }
 
 Superblock make_superblock(uint32_t seg_num) {
+  PCACHE_CHECK(seg_num > 0 && seg_num <= kMaxSegments);
   Superblock sb{};
   sb.magic = kSuperblockMagic;
   sb.seg_num = seg_num;
@@ -76,6 +77,7 @@ Result<SuperblockState> validate_superblock(const Superblock& sb, uint64_t devic
 }
 
 CacheInfo make_cache_info(const CacheInfoFields& fields) {
+  PCACHE_CHECK(fields.mode <= kInfoModeMask && fields.gc_percent <= kInfoGcMask);
   CacheInfo info{};
   info.seg_id = fields.first_seg;
   info.n_segs = fields.n_segs;

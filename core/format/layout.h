@@ -10,6 +10,7 @@
 namespace pcache {
 
 inline MediaOff segment_off(uint32_t physical) {
+  PCACHE_DCHECK(physical < media::kMaxSegments);
   return MediaOff{media::kSegmentsOff + physical * media::kSegmentBytes};
 }
 inline MediaOff segment_data_off(uint32_t physical) {

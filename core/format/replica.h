@@ -36,6 +36,7 @@ class Replicated {
 
   // Reads both; nothing if neither is valid (state() says why).
   std::optional<Record> load(const Pmem& pmem) {
+    PCACHE_CHECK(place_.stride >= sizeof(Record));
     Record record[2];
     for (int i = 0; i < 2; i++) {
       if (!pmem.load(&record[i], slot(i), sizeof(Record)))
@@ -60,6 +61,8 @@ class Replicated {
   // newest one counts, so two writes need a fence between them. False: the older one's page is bad.
   // Then the record can never change again: a torn store over the newest one would leave none.
   [[nodiscard]] bool write(Pmem& pmem, Record record, const CodeSite& site = CodeSite::current()) {
+    // One that was made without a place would write over the identity block.
+    PCACHE_CHECK(place_.stride >= sizeof(Record));
     const int older = 1 - newest_;
     record.header = {};
     if (hazard(Hazard::kHeaderBytesLeft)) record.header.res = 0xa5a5;
@@ -94,6 +97,7 @@ class Replicated {
   int newest() const { return newest_; }
   uint8_t seq() const { return seq_; }
   MediaOff slot(int index) const {
+    PCACHE_DCHECK(index == 0 || index == 1);
     return place_.base + static_cast<uint64_t>(index) * place_.stride;
   }
 
