@@ -20,6 +20,7 @@ constexpr size_t kCommitBytes = offsetof(KsetHeader, flags);
 
 KeyLog::KeyLog(Pmem& pmem, SegmentTable& segments, const LogMark& head, Use use)
     : pmem_(pmem), segments_(segments), head_(head), ksets_at_attach_(head.ksets) {
+  PCACHE_CHECK(head.pos.seg.v < segments.size());
   if (use == Use::kAppend) make_reserve();
 }
 
@@ -28,6 +29,7 @@ KeyLog::KeyLog(Pmem& pmem, SegmentTable& segments, const LogMark& head, Use use)
 void KeyLog::clear_head() {
   constexpr KsetHeader kCleared{};
   const CachePos at = head();
+  PCACHE_CHECK(at.off <= media::kSegDataBytes - sizeof kCleared);
   if (!pmem_.store(segments_.media(at), &kCleared, sizeof kCleared)) {
     BiasedLock lock(writer_mu_);
     fail(at);
@@ -69,7 +71,7 @@ KsetBuffer* KeyLog::make_buffer() {
 }
 
 void KeyLog::put_back(KsetBuffer* kset) {
-  PCACHE_DCHECK(kset->next == nullptr);
+  PCACHE_DCHECK(kset->next == nullptr && kset->n == 0);
   BiasedLock lock(queue_mu_);
   kset->next = free_;
   free_ = kset;
@@ -88,6 +90,7 @@ KsetBuffer* KeyLog::get_buffer() {
 
 KeyLog::Ticket KeyLog::seal(KsetBuffer* kset) {
   PCACHE_DCHECK(kset->n > 0 && kset->n <= media::kKeysPerKset);
+  PCACHE_DCHECK(kset->next == nullptr);
   seal_kset(&kset->header, {kset->keys, kset->n});
   BiasedLock lock(queue_mu_);
   (queue_tail_ ? queue_tail_->next : queue_head_) = kset;
@@ -98,6 +101,7 @@ KeyLog::Ticket KeyLog::seal(KsetBuffer* kset) {
 }
 
 Status KeyLog::commit(Ticket ticket) {
+  PCACHE_DCHECK(ticket <= last_sealed());
   BiasedLock writer(writer_mu_);
   if (committed_ >= ticket) return {};
   if (failed()) return failure();
@@ -115,6 +119,7 @@ Status KeyLog::commit(Ticket ticket) {
     queue_head_ = queue_tail_ = nullptr;
   }
   left_over_ = append_group(list);
+  PCACHE_DCHECK(left_over_ == nullptr || left_over_tail_ != nullptr);
 
   BiasedLock lock(queue_mu_);
   while (list != left_over_) {
@@ -150,6 +155,7 @@ KsetBuffer* KeyLog::append_group(KsetBuffer* list) {
   group.end = head_.pos;
   KsetBuffer* kset = list;
   while (kset && append_one(group, *kset)) kset = kset->next;
+  PCACHE_DCHECK(group.end != head_.pos || !group.first_pending);
   if (group.end == head_.pos) return kset;
 
   PCACHE_CHECK(group.first_pending);
@@ -234,6 +240,7 @@ bool KeyLog::roll(Group& group) {
   const auto next = segments_.take_for_log();
   if (!next) return false;
   PCACHE_CHECK(*next != group.end.seg);
+  PCACHE_CHECK(group.end.off <= media::kSegDataBytes - sizeof(KsetHeader));
   if (!put(group, make_last_kset(*next), 0)) {
     fail(group.end);
     segments_.release_log(*next);
@@ -260,6 +267,7 @@ void KeyLog::end_epoch() {
 
 uint64_t KeyLog::epoch_end_after(uint64_t passed) {
   BiasedLock lock(writer_mu_);
+  PCACHE_CHECK(passed <= head_.ksets);
   if (passed < ksets_at_attach_) return passed + 1;
   while (!epoch_ends_.empty() && epoch_ends_.front() <= passed) epoch_ends_.pop_front();
   const uint64_t recorded = epoch_ends_.empty() ? UINT64_MAX : epoch_ends_.front();

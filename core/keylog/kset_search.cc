@@ -39,6 +39,8 @@ bool is_kset(const Pmem& pmem, const SegmentTable& segments, CachePos at) {
 std::optional<CachePos> find_kset(const Pmem& pmem, const SegmentTable& segments, CachePos from) {
   constexpr uint32_t kMagicOff = offsetof(KsetHeader, magic);
   uint64_t words[kPageBytes / sizeof(uint64_t)];
+  static_assert(media::kSegDataBytes % sizeof words == 0);
+  PCACHE_DCHECK(from.seg.v < segments.size());
   // Ksets start at multiples of 8.
   const uint32_t first = (from.off + 7) / 8 * 8;
   for (uint32_t page = first / kPageBytes * kPageBytes; page < media::kSegDataBytes;

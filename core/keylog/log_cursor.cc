@@ -21,6 +21,7 @@ LogCursor::LogCursor(const Pmem& pmem, const SegmentTable& segments, CachePos fr
 
 // Loads only as much as the header says: most ksets of a synchronous writer hold one key.
 std::span<const std::byte> LogCursor::load(CachePos at, std::byte* buffer, bool* unreadable) const {
+  PCACHE_DCHECK(at.off <= media::kSegDataBytes);
   uint32_t room = std::min(media::kSegDataBytes - at.off, media::kMaxKsetBytes);
   if (hazard(Hazard::kReadPastSegment)) room = media::kMaxKsetBytes;
   if (room < sizeof(KsetHeader)) return {};
@@ -164,7 +165,9 @@ Result<LogItem> LogCursor::past_damage(const Error& damage, std::optional<CacheP
   if (!options_.salvage) return damage;
   if (!follower) {
     const uint32_t room = std::min(media::kSegDataBytes - pos_.off, media::kMaxKsetBytes);
-    auto item = read_kset(classify_kset({buffer_, room}));
+    const KsetState mended_state = classify_kset({buffer_, room});
+    PCACHE_CHECK(mended_state == KsetState::kKeys || mended_state == KsetState::kLast);
+    auto item = read_kset(mended_state);
     if (!item) return item;
     LogItem mended = item.take();
     mended.damage = damage;

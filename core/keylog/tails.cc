@@ -36,6 +36,7 @@ Status Tails::load(const Pmem& pmem, const Bounds& bounds) {
 Status Tails::set_one(Pmem& pmem, Replicated<media::TailPos>& record, CachePos pos,
                       const CodeSite& site) {
   PCACHE_CHECK(pos.off <= media::kSegDataBytes - sizeof(media::KsetHeader));
+  PCACHE_CHECK(pos.off % 8 == 0);  // else the next attach is refused
   media::TailPos tail{};
   tail.cache_seg_id = pos.seg.v;
   tail.seg_off = pos.off;

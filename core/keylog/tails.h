@@ -29,7 +29,10 @@ class Tails {
   }
   // Sets dirty_tail to key_tail, in DRAM alone: then all of the log counts as dirty. Only while one
   // thread uses the tails.
-  void take_all_as_dirty() { dirty_pos_.store(key_pos_.load()); }
+  void take_all_as_dirty() {
+    PCACHE_CHECK(dirty_tail_is_old());
+    dirty_pos_.store(key_pos_.load());
+  }
 
   // Durable on return. The caller keeps the rule disk-before-tail of FORMAT.md: it has flushed the
   // backing device, and key_tail does not pass dirty_tail. EIO: their page is bad. Then key_tail
