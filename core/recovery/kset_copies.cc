@@ -41,6 +41,7 @@ void KsetCopies::sort_roughly() {
     for (const uint64_t print : prints_) begin[bucket(print)]++;
     size_t before = 0;
     for (size_t& at : begin) before += std::exchange(at, before);
+    PCACHE_DCHECK(before == prints_.size());
     for (const uint64_t print : prints_) other[begin[bucket(print)]++] = print;
     prints_.swap(other);
   }

@@ -107,6 +107,7 @@ std::string find_copy(const Pmem& pmem, const Recovered& recovered, bool with_cr
 
 Status recover_blank(Pmem& pmem, const DeviceFrame& frame, const RecoverOptions& options,
                      Recovered* out) {
+  PCACHE_CHECK(!out->segments && !out->index);
   out->segments = std::make_unique<SegmentTable>(
       pmem, SegmentTable::Options{frame.chain, options.log_reserve, false});
   auto index = Index::create({options.device_bytes, options.stripes, frame.info.data_crc});
@@ -120,6 +121,7 @@ Status recover_blank(Pmem& pmem, const DeviceFrame& frame, const RecoverOptions&
 
 Status load_formatted(Pmem& pmem, DeviceFrame* frame, const RecoverOptions& options,
                       Recovered* out) {
+  PCACHE_CHECK(out->segments && out->segments->size() == frame->info.n_segs);
   if (!frame->info_record.load(pmem))
     return make_error(EIO, "cache_info: cannot be read after it was formatted");
   out->segments->load_generations();
@@ -147,6 +149,8 @@ Status recover(Pmem& pmem, const DeviceFrame& frame, const RecoverOptions& optio
     if (auto done = replay_into(pmem, frame, options, bounds, true, out); !done) return done;
     PCACHE_CHECK(out->replayed.dirty_tail_met);
   }
+  // The next header goes there.
+  PCACHE_CHECK(out->replayed.head.off <= media::kSegDataBytes - sizeof(media::KsetHeader));
   tell_lost(out->replayed, dirty_tail_known, messages);
   if (out->replayed.torn_tail) tell_torn_tail(pmem, *out, messages);
   out->copied_kset = find_copy(pmem, *out, frame.info.data_crc);

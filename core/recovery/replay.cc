@@ -34,6 +34,7 @@ class Replay {
         break;
       }
       if (item.kind == LogItem::Kind::kLast) {
+        PCACHE_CHECK(item.next.seg.v < segments_.size());
         if (segments_.holds_keys(item.next.seg))
           return make_error(
               EUCLEAN, "log at segment %u:%u: leads to segment %u, which holds data of live keys",
@@ -135,11 +136,13 @@ class Replay {
 
 Result<ReplayResult> replay(const Pmem& pmem, SegmentTable& segments, Index& index,
                             const Tails& tails, const Bounds& bounds) {
+  PCACHE_CHECK(bounds.n_segs == segments.size());
   return Replay(segments, index, tails, bounds).run(pmem);
 }
 
 Status raise_generations(const Pmem& pmem, SegmentTable& segments, const Tails& tails,
                          const Bounds& bounds) {
+  PCACHE_CHECK(bounds.n_segs == segments.size());
   LogCursor cursor(pmem, segments, tails.key_tail());
   for (;;) {
     auto next = cursor.next();

@@ -39,6 +39,7 @@ Result<VerifyResult> verify_replayed(const Pmem& pmem, const SegmentTable& segme
         if (piece.kind == Piece::Kind::kHit && piece.crc == key.data_crc &&
             piece.pos == whole + static_cast<uint32_t>(at - key.off))
           mapped.push_back(piece);
+        PCACHE_CHECK(piece.extent.end() > at);
         at = piece.extent.end();
       }
       if (!mapped.empty()) sound = media_crc(pmem, segments, whole, key.len) == key.data_crc;
