@@ -39,6 +39,7 @@ void CompletionQueue::finish_part(PendingRequest* read, int error) {
 }
 
 void CompletionQueue::return_fill(Fill* fill) {
+  PCACHE_DCHECK(fill->joins == nullptr);  // who has joined it would never be completed
   MutexLock lock(mu_);
   fill->next = free_fills_;
   free_fills_ = fill;

@@ -87,6 +87,7 @@ uint32_t Deferred::cancel(const QueueState& queue) {
   }
   uint32_t n = 0;
   for (; PendingRequest* pending = cancelled.pop_front(); n++) {
+    PCACHE_DCHECK(count() > 0);
     count_.fetch_sub(1, std::memory_order_release);
     pending->queue->completions.complete(pending, ECANCELED);
   }

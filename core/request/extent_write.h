@@ -24,6 +24,7 @@ inline uint32_t extent_len(const Parts& parts, uint64_t off, uint64_t len_bytes)
   const uint64_t to_boundary = kRangeBytes - off % kRangeBytes;
   const uint64_t len = len_bytes < to_boundary ? len_bytes : to_boundary;
   const uint32_t most = parts.max_extent_bytes;
+  PCACHE_DCHECK(len > 0 && most > 0);
   return static_cast<uint32_t>(len <= most ? len : most - off % most);
 }
 inline bool is_one_extent(const Parts& parts, uint64_t off, uint64_t len_bytes) {
@@ -74,6 +75,7 @@ struct StoredExtent {
 [[gnu::always_inline]] inline StoredExtent store_extent(const Parts& parts, uint64_t off,
                                                         CachePos pos, uint32_t len_bytes,
                                                         const void* from) {
+  PCACHE_DCHECK(pos.off + uint64_t{len_bytes} <= media::kSegDataBytes);
   const SegmentTable::View seg = parts.segments.view(pos.seg);
   const MediaOff at = seg.media(pos.off);
   if (!parts.pmem.store(at, from, len_bytes)) [[unlikely]]

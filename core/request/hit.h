@@ -24,6 +24,7 @@ HitResult copy_hit(const Parts& parts, const Piece& piece, uint64_t gen, void* d
 [[gnu::always_inline]] inline HitResult copy_page(const Parts& parts, Index::Page page,
                                                   SegmentTable::View seg, uint64_t len_bytes,
                                                   uint64_t gen, void* dst) {
+  PCACHE_DCHECK(len_bytes > 0 && len_bytes <= kPageBytes);
   const bool good = parts.pmem.load(dst, seg.media(page.slot.pos().off), len_bytes) &&
                     (!parts.data_crc || page_verified(parts, page, len_bytes, dst));
   // The copy must be over before the generation is looked at again.

@@ -161,6 +161,7 @@ Walked walk(QueueState& queue, pcache_request* request, ReadProgress* at,
 // Nothing more of it will be looked at.
 void end_walk(QueueState& queue, PendingRequest* read, int error) {
   PCACHE_DCHECK(read->read.fetched_bytes <= read->request->len);
+  PCACHE_DCHECK(error != 0 || read->read.todo.len == 0);
   const bool missed_all = read->read.fetched_bytes == read->request->len;
   (missed_all ? queue.counters.read_misses : queue.counters.read_partial).add_alone();
   queue.completions.finish_part(read, error);

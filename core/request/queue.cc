@@ -69,6 +69,7 @@ uint32_t Queue::take_done(pcache_request** done, uint32_t max) {
   uint32_t n = 0;
   while (PendingRequest* const pending = taken.pop_front()) {
     pcache_request* const request = pending->request;
+    PCACHE_DCHECK(pending->op->resume != nullptr || pending->parts_to_come.load() == 0);
     request->result = -pending->error.load(std::memory_order_relaxed);
     if (request->result) state_.counters.errors.add_alone();
     state_.counters.note_latency(pending->op->latency, pending->since_ns);

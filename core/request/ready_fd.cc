@@ -41,6 +41,7 @@ void ReadyFd::lower() {
 
 // Watching may fail, for want of memory or by a limit on epolls. It is tried again each time.
 bool ReadyFd::watch_all(int all_rings_fd, bool on) {
+  PCACHE_DCHECK(all_rings_fd >= 0);
   if (on && !watches_all_) watches_all_ = watch(all_rings_fd).ok();
   if (!on && watches_all_)
     watches_all_ = epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, all_rings_fd, nullptr) != 0;
