@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include <algorithm>
+#include <bit>
 #include <utility>
 
 #include "base/mutants.h"
@@ -50,6 +51,7 @@ Result<std::unique_ptr<Cache>> Cache::open(const Options& options) {
 }
 
 Result<std::unique_ptr<Cache>> Cache::attach(Devices devices, const Options& options) {
+  PCACHE_CHECK(devices.pmem && devices.backing && devices.executor);
   std::unique_ptr<Cache> cache(new Cache(std::move(devices), options));
   constexpr Status (Cache::*kSteps[])() = {
       &Cache::probe,          &Cache::check_cache_size,
@@ -177,6 +179,7 @@ Status Cache::load_frame_and_options() {
     if (!frame) return frame.error();
     frame_ = frame.take();
   }
+  PCACHE_CHECK(frame_.chain.size() == frame_.info.n_segs && frame_.info.n_segs <= frame_.seg_num);
   const std::string unused = unused_text(devices_.pmem->size_when_ready(), frame_.info.n_segs);
   if (!unused.empty()) messages_.print(LogLevel::kWarning, "%s", unused.c_str());
   if (options_.data_crc && *options_.data_crc != frame_.info.data_crc)
@@ -221,6 +224,10 @@ Status Cache::accept_copied_kset() const {
 }
 
 Status Cache::wire() {
+  PCACHE_CHECK(recovered_.segments && recovered_.index);
+  // check_range() takes a remainder by these bits.
+  PCACHE_CHECK(std::has_single_bit(devices_.backing->logical_block_bytes()) &&
+               devices_.backing->size_bytes() % devices_.backing->logical_block_bytes() == 0);
   const LogMark head{recovered_.replayed.head, recovered_.replayed.dirty_ksets,
                      recovered_.replayed.dirty_bytes};
   log_ =
@@ -297,6 +304,7 @@ Status Cache::make_ready() {
 
 // If this fails nothing was stored but zeros over the header at the log head, which was no kset.
 Status Cache::begin_log() {
+  PCACHE_CHECK(!options_.readonly && !attached_.load());
   log_->clear_head();
   if (log_->failed()) {
     const CachePos head = log_->head();
@@ -317,6 +325,7 @@ Status Cache::begin_log() {
 
 Status Cache::format_if_blank() {
   if (!blank_) return {};
+  PCACHE_CHECK(!options_.readonly && recovered_.replayed.ksets == 0);
   if (auto formatted = format_device(*devices_.pmem, format_options()); !formatted)
     return formatted;
   return load_formatted(*devices_.pmem, &frame_, recovery_, &recovered_);
@@ -342,6 +351,7 @@ Status Cache::write_attached() {
 
 // If a test has set the device's methods there is nothing to choose.
 void Cache::choose_persist() try {
+  PCACHE_CHECK(!attached_.load());  // no other thread stores yet
   Pmem& pmem = *devices_.pmem;
   if (options_.pmem.persist != kPersistAuto || pmem.kind() == PmemKind::kSimulated ||
       pmem.kind() == PmemKind::kBlock)
@@ -443,10 +453,12 @@ Status Cache::close() {
     ~NoEvents() { segments.set_events({}); }
   } const no_events{*recovered_.segments};
   worker_->stop();
+  PCACHE_CHECK(requests_->deferred().count() == 0);
   // If the attach failed or is readonly, nothing is written or drained.
   if (!attached_.load(std::memory_order_acquire)) return {};
   space_watch_.close(sample_space({}));  // without an error's text, which takes memory
   Status closed = close_ksets();
+  PCACHE_CHECK(!closed || (stripes_->open_keys() == 0 && !log_->has_uncommitted()));
   if (closed && options_.drain) {
     Status drained = worker_->drain();
     if (!hazard(Hazard::kLastFlushIgnored)) closed = std::move(drained);

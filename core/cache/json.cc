@@ -56,6 +56,7 @@ template <typename Number>
 void print_number(Number value, std::string* out) {
   char digits[32];
   const auto end = std::to_chars(digits, digits + sizeof digits, value);
+  PCACHE_CHECK(end.ec == std::errc());
   out->append(digits, end.ptr);
 }
 
@@ -126,6 +127,7 @@ void Json::print(std::string* out, size_t indent) const {
       break;
   }
   const bool is_object = kind_ == Kind::kObject;
+  PCACHE_DCHECK(names_.size() == (is_object ? items_.size() : 0));
   *out += is_object ? '{' : '[';
   for (size_t i = 0; i < items_.size(); i++) {
     *out += i == 0 ? "\n" : ",\n";

@@ -59,6 +59,12 @@ constexpr const OptionEntry& entry_of(std::string_view name) {
 }
 static_assert(entry_of("gc_percent").most == media::kGcPercentMax);
 static_assert(entry_of("cache_size").least == media::kMinDeviceBytes);
+// A name's initial value is the number of its choice.
+static_assert(std::all_of(std::begin(kTable), std::end(kTable), [](const OptionEntry& entry) {
+  return entry.offset % kOptionFieldBytes == 0 && entry.least <= entry.most &&
+         (entry.type != PCACHE_OPTION_NAME ||
+          static_cast<uint64_t>(entry.initial) < entry.choices.size());
+}));
 
 bool is_text(const OptionEntry& entry) {
   return entry.type == PCACHE_OPTION_TEXT || entry.type == PCACHE_OPTION_NAME;
@@ -71,6 +77,7 @@ bool is_inside(const OptionEntry& entry, uint32_t size) {
 template <typename Field>
 Field load_field(const pcache_options& options, const OptionEntry& entry) {
   static_assert(sizeof(Field) == kOptionFieldBytes);
+  PCACHE_CHECK(is_inside(entry, options.size));
   Field field;
   memcpy(&field, reinterpret_cast<const char*>(&options) + entry.offset, sizeof field);
   return field;
@@ -79,6 +86,7 @@ Field load_field(const pcache_options& options, const OptionEntry& entry) {
 template <typename Field>
 void store_field(pcache_options* options, const OptionEntry& entry, Field field) {
   static_assert(sizeof(Field) == kOptionFieldBytes);
+  PCACHE_CHECK(is_inside(entry, options->size));
   memcpy(reinterpret_cast<char*>(options) + entry.offset, &field, sizeof field);
 }
 

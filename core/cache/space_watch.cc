@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "base/check.h"
+
 namespace pcache {
 
 namespace {
@@ -12,6 +14,7 @@ unsigned long long mib(uint64_t bytes) { return bytes >> 20; }
 }  // namespace
 
 void SpaceWatch::look(const Sample& sample) {
+  PCACHE_DCHECK(sample.waits >= last_.waits && sample.written_bytes >= last_.written_bytes);
   const bool waits = sample.waiting > 0 || sample.waits > last_.waits;
   if (waits && busy_ == 0 && !said_) {
     before_ = last_;
@@ -53,6 +56,7 @@ void SpaceWatch::say_begin(const Sample& sample) {
 }
 
 void SpaceWatch::say_end(const Sample& sample) {
+  PCACHE_DCHECK(quiet_ <= looks_ && sample.waits >= before_.waits);
   said_ = false;
   messages_.print(LogLevel::kNotice,
                   "requests no longer wait for space: %llu did, in %u s; %llu MiB are dirty",

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "cache/status.h"
 
+#include <cstring>
 #include <functional>
 #include <vector>
 
@@ -209,12 +210,16 @@ std::string status_line(Cache& cache) {
            info.gc_percent, make_cache_info(info).flags, position(cache.log().head()).c_str(),
            position(cache.tails().dirty_tail()).c_str(),
            position(cache.tails().key_tail()).c_str());
+  PCACHE_DCHECK(strlen(line) + 1 < sizeof line);  // all of it is there
   return line;
 }
 
 size_t status_field_count() { return fields().size(); }
 
-const StatusField& status_field(size_t index) { return fields()[index].is; }
+const StatusField& status_field(size_t index) {
+  PCACHE_CHECK(index < fields().size());
+  return fields()[index].is;
+}
 
 std::string status_json(Cache& cache) {
   View view(cache);
