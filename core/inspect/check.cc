@@ -123,6 +123,7 @@ class Checker {
         Piece pieces[64];
         Index::Snapshot snapshot;
         const size_t n = out_.recovered->index->lookup({at, end - at}, pieces, &snapshot);
+        PCACHE_CHECK(n > 0 && pieces[n - 1].extent.end() > at);
         for (size_t i = 0; i < n; i++)
           if (pieces[i].kind == Piece::Kind::kHit) visit(pieces[i]);
         at = pieces[n - 1].extent.end();
@@ -141,6 +142,7 @@ class Checker {
     std::vector<std::byte> chunk(kRangeBytes);
     uint64_t done = 0;
     each_hit([&](const Piece& piece) {
+      PCACHE_CHECK(piece.extent.len <= chunk.size());
       done += piece.extent.len;
       if (!pmem_.load(chunk.data(), recovered.segments->media(piece.pos), piece.extent.len))
         find_unreadable(piece);

@@ -38,6 +38,7 @@ RecordView view_of(const Pmem& pmem, Replicated<Record>& record, std::optional<R
     replica.blank = memcmp(&raw, &kZeros, sizeof raw) == 0;
   }
   if (*value) view.newest = record.newest();
+  PCACHE_DCHECK(view.newest < 0 || view.replica[view.newest].state == ReplicaState::kValid);
   Record both[2];
   view.differ = !pmem.load(&both[0], record.slot(0), sizeof(Record)) ||
                 !pmem.load(&both[1], record.slot(1), sizeof(Record)) ||
@@ -59,6 +60,8 @@ class FrameReader {
     tail("key_tail", key_tail_place(), &out_.key_tail);
     tail("dirty_tail", dirty_tail_place(), &out_.dirty_tail);
     identity();
+    PCACHE_CHECK(out_.segments.size() == out_.frame.chain.size() &&
+                 out_.frame.info.n_segs == out_.frame.chain.size());
     return std::move(out_);
   }
 

@@ -54,6 +54,7 @@ std::optional<Fragment> read_fragment(const Pmem& pmem, const SegmentTable& segm
     const LogItem& item = next.value();
     if (item.kind == LogItem::Kind::kEnd) break;
     if (item.kind == LogItem::Kind::kLast) {
+      PCACHE_CHECK(item.next.seg.v < segments.size());
       fragment.next = item.next.seg;
       break;
     }
@@ -73,6 +74,7 @@ std::optional<Fragment> read_fragment(const Pmem& pmem, const SegmentTable& segm
 
 std::vector<CachePos> search_log(const Pmem& pmem, const SegmentTable& segments,
                                  const std::vector<SegmentUse>& use) {
+  PCACHE_CHECK(use.size() == segments.size());
   std::map<uint32_t, Fragment> fragments;
   for (uint32_t i = 0; i < segments.size(); i++)
     if (use[i] == SegmentUse::kFree)

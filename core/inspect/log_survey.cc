@@ -22,6 +22,7 @@ class LogReader {
 
   LogSurvey run() {
     const uint32_t n = static_cast<uint32_t>(frame_.frame.chain.size());
+    PCACHE_CHECK(bounds_.n_segs == n && frame_.segments.size() == n);
     out_.segments =
         std::make_unique<SegmentTable>(pmem_, SegmentTable::Options{frame_.frame.chain, 0});
     out_.use.assign(n, SegmentUse::kFree);
@@ -30,6 +31,7 @@ class LogReader {
     if (n == 0) return std::move(out_);
     // The data of keys before dirty_tail is on the backing device as well.
     const auto start = frame_.key_tail.pos ? frame_.key_tail.pos : frame_.dirty_tail.pos;
+    PCACHE_CHECK(!start || start->seg.v < n);
     if (start) {
       out_.start = *start;
       out_.walked = true;
@@ -46,6 +48,8 @@ class LogReader {
     if (!start || cut_short_) search();
     report_lost();
     places_.judge(pmem_, *out_.segments, frame_.frame.info.data_crc, &findings_);
+    PCACHE_CHECK(out_.dirty_ksets <= out_.ksets && out_.dirty_keys <= out_.keys &&
+                 out_.dirty_key_bytes <= out_.key_bytes);
     return std::move(out_);
   }
 
@@ -206,12 +210,14 @@ class LogReader {
   // places before those that the log names now.
   bool names_new_data(std::span<const Key> keys) const {
     return std::any_of(keys.begin(), keys.end(), [this](const Key& key) {
+      PCACHE_DCHECK(key.cache_seg_id < named_end_.size());  // find_kset() has seen to it
       return key.seg_gen > out_.segments->generation(SegId{key.cache_seg_id}) ||
              key.cache_seg_off >= named_end_[key.cache_seg_id];
     });
   }
 
   void enter_log_segment(const LogItem& item) {
+    PCACHE_CHECK(item.next.seg.v < out_.use.size());
     SegmentUse& use = out_.use[item.next.seg.v];
     if (use == SegmentUse::kData)
       findings_.add(Severity::kLost, "log-over-data", "log at " + position_text(item.pos),

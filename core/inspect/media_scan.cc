@@ -15,8 +15,11 @@ class Scanner {
  public:
   Scanner(const Pmem& pmem, const FrameSurvey& frame, const LogSurvey& log, Findings* findings)
       : pmem_(pmem), frame_(frame), log_(log), findings_(*findings), seg_ids_(frame.frame.seg_num) {
-    for (uint32_t i = 0; i < frame.frame.chain.size(); i++)
+    for (uint32_t i = 0; i < frame.frame.chain.size(); i++) {
+      PCACHE_CHECK(frame.frame.chain[i] < seg_ids_.size());
       seg_ids_[frame.frame.chain[i]] = SegId{i};
+    }
+    PCACHE_CHECK(log.live_keys.size() == log.use.size());
   }
 
   bool run(const std::function<void(uint64_t, uint64_t)>& progress) {
@@ -87,6 +90,7 @@ class Scanner {
   }
 
   void add(uint64_t page) {
+    PCACHE_DCHECK(page % kPageBytes == 0 && page >= run_ + run_bytes_);
     Place place = place_of(page);
     if (run_bytes_ > 0 && run_ + run_bytes_ == page && place.what == place_.what) {
       run_bytes_ += kPageBytes;

@@ -52,6 +52,7 @@ Status NewFile::resize(uint64_t bytes) {
 }
 
 Status NewFile::write(uint64_t off, const void* data, size_t len_bytes) {
+  PCACHE_CHECK(fd_.valid());
   auto* p = static_cast<const char*>(data);
   while (len_bytes > 0) {
     const ssize_t n = pwrite(fd_.get(), p, len_bytes, static_cast<off_t>(off));
@@ -65,6 +66,7 @@ Status NewFile::write(uint64_t off, const void* data, size_t len_bytes) {
 }
 
 Status NewFile::publish() {
+  PCACHE_CHECK(fd_.valid());
   if (fsync(fd_.get()) != 0) return error_errno(errno, "%s: cannot be made durable", path_.c_str());
   // Neither call replaces an existing file.
   const std::string open_file = "/proc/self/fd/" + std::to_string(fd_.get());

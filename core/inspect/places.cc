@@ -11,6 +11,7 @@
 namespace pcache {
 
 void Places::add(const media::Key& key) {
+  PCACHE_CHECK(!ksets_.empty());
   claims_.push_back({{SegId{key.cache_seg_id}, key.cache_seg_off},
                      key.len,
                      key.data_crc,

@@ -99,20 +99,24 @@ class Planner {
   }
 
   void segment_records() {
+    PCACHE_CHECK(report_.log.live_keys.size() == report_.frame.segments.size());
     for (uint32_t i = 0; i < report_.frame.segments.size(); i++) {
       const SegmentView& segment = report_.frame.segments[i];
       const std::string name = "segment " + std::to_string(i);
       const auto& guessed = report_.frame.guessed_links;
-      if (std::find(guessed.begin(), guessed.end(), segment.physical) != guessed.end())
+      if (std::find(guessed.begin(), guessed.end(), segment.physical) != guessed.end()) {
+        PCACHE_CHECK(i + 1 < report_.frame.segments.size() &&
+                     report_.frame.segments[i + 1].physical == segment.physical + 1);
         rewrite<SegmentInfo>(name + " segment_info", segment_info_place(segment.physical),
                              "the replica that names the next segment is torn",
                              [&](SegmentInfo* info) {
                                info->flags |= kSegHasNext;
                                info->next_seg = segment.physical + 1;
                              });
-      else if (has_torn_replica(segment.info))
+      } else if (has_torn_replica(segment.info)) {
         rewrite<SegmentInfo>(name + " segment_info", segment_info_place(segment.physical),
                              "that replica is torn; the other one serves");
+      }
       const uint64_t proven = report_.log.segments->generation(SegId{i});
       const bool lost = proven != segment.gen || segment.generation.newest < 0;
       if (lost || has_torn_replica(segment.generation))
@@ -129,6 +133,7 @@ class Planner {
 
   void torn_tail() {
     if (!report_.log.torn_tail || !report_.log.whole) return;
+    PCACHE_CHECK(report_.log.head.off <= kSegDataBytes - sizeof(KsetHeader));
     plan_.steps.push_back({"clear the header at the log's end, " + position_text(report_.log.head),
                            "a torn kset stands there, which was never acknowledged",
                            report_.log.segments->media(report_.log.head), bytes_of(KsetHeader{})});
@@ -141,6 +146,7 @@ class Planner {
       left_over("damaged clean data: give --backing, it is written anew from there");
       return;
     }
+    PCACHE_CHECK(report_.recovered != nullptr);
     std::set<CachePos> damaged;
     for (const DamagedExtent& extent : report_.recovered->verified.damaged)
       if (extent.clean) damaged.insert(extent.pos);
@@ -208,6 +214,8 @@ RepairPlan plan_repair(const Pmem& pmem, const CheckReport& report, const Backin
 
 Status apply_repair(Pmem& pmem, const RepairPlan& plan, const std::function<Status()>& sync) {
   for (const RepairStep& step : plan.steps) {
+    PCACHE_CHECK(step.bytes.size() <= pmem.size_bytes() &&
+                 step.at.v <= pmem.size_bytes() - step.bytes.size());
     if (!pmem.store(step.at, step.bytes.data(), step.bytes.size()))
       return make_error(EIO, "media error at %llu: it cannot be written",
                         static_cast<unsigned long long>(step.at.v));

@@ -33,6 +33,7 @@ class Stream {
   Stream(int fd, const std::string& name) : fd_(fd), name_(name) {}
 
   Status write(uint64_t off, const std::byte* data, size_t len_bytes) {
+    PCACHE_CHECK(off >= at_);
     if (auto padded = pad(off); !padded) return padded;
     at_ += len_bytes;
     while (len_bytes > 0) {
@@ -82,6 +83,7 @@ class Rescuer {
     result_.lost_bytes += report_.log.lost.bytes();
     if (auto copied = options_.stream >= 0 ? to_stream() : to_file(); !copied)
       return copied.error();
+    PCACHE_CHECK(result_.dirty_bytes <= result_.cached_bytes);
     return result_;
   }
 
@@ -211,6 +213,7 @@ class Rescuer {
     for (uint64_t off = next_content(0); off < backing_.size_bytes;
          off = next_content(off + kChunkBytes)) {
       const Extent chunk{off, std::min(kChunkBytes, backing_.size_bytes - off)};
+      PCACHE_CHECK(chunk.off % kRangeBytes == 0);
       if (auto read = read_backing(chunk); !read) return read;
       if (index_) overlay(chunk);
       if (auto written = write_sparse(write, chunk); !written) return written;
@@ -257,6 +260,7 @@ class Rescuer {
       Piece pieces[64];
       Index::Snapshot snapshot;
       const size_t n = index_->lookup({at, chunk.end() - at}, pieces, &snapshot);
+      PCACHE_CHECK(n > 0 && pieces[n - 1].extent.end() > at);
       for (size_t i = 0; i < n; i++)
         if (pieces[i].kind == Piece::Kind::kHit) put(chunk, pieces[i]);
       at = pieces[n - 1].extent.end();
@@ -274,6 +278,7 @@ class Rescuer {
   }
 
   bool take(const Extent& chunk, const Piece& piece, const Extent& part) {
+    PCACHE_CHECK(part.off >= chunk.off && part.end() <= chunk.end());
     const CachePos pos = piece.pos + static_cast<uint32_t>(part.off - piece.extent.off);
     spare_.resize(part.len);
     if (!pmem_.load(spare_.data(), segments_->media(pos), part.len)) return false;
