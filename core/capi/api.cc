@@ -97,6 +97,9 @@ PCACHE_EXPORT int pcache_get_info(const pcache_cache* cache, pcache_info* info) 
   all.data_crc = c.frame().info.data_crc;
   all.gc_percent = static_cast<int32_t>(c.gc_percent());
   all.emulated = c.pmem().kind() == pcache::PmemKind::kEmulated;
+  PCACHE_DCHECK(strlen(c.pmem().persist_name()) < sizeof all.persist);
+  PCACHE_DCHECK(strlen(pcache::pmem_kind_name(c.pmem().kind())) < sizeof all.pmem_kind);
+  PCACHE_DCHECK(strlen(c.backing().io_mode_name()) < sizeof all.io_mode);
   snprintf(all.persist, sizeof all.persist, "%s", c.pmem().persist_name());
   snprintf(all.pmem_kind, sizeof all.pmem_kind, "%s", pcache::pmem_kind_name(c.pmem().kind()));
   snprintf(all.io_mode, sizeof all.io_mode, "%s", c.backing().io_mode_name());
@@ -133,7 +136,9 @@ PCACHE_EXPORT void pcache_queue_destroy(pcache_queue* queue) {
 
 PCACHE_EXPORT int pcache_submit(pcache_queue* queue, pcache_request* request) {
   try {
-    return queue->queue->submit(request);
+    const int taken = queue->queue->submit(request);
+    PCACHE_DCHECK(taken == 0 || taken == -EAGAIN || (taken == 1 && request->result <= 0));
+    return taken;
   } catch (const std::bad_alloc&) {
     request->result = -ENOMEM;
     return 1;
@@ -144,7 +149,9 @@ PCACHE_EXPORT int pcache_reap(pcache_queue* queue, pcache_request** done, uint32
                               uint32_t max, int64_t timeout_ns) {
   if (queue->foreign()) return -EPERM;
   try {
-    return queue->queue->reap(done, min, max, timeout_ns);
+    const int n = queue->queue->reap(done, min, max, timeout_ns);
+    PCACHE_DCHECK(n >= 0 && static_cast<uint32_t>(n) <= max);
+    return n;
   } catch (const std::bad_alloc&) {
     return -ENOMEM;
   }

@@ -14,6 +14,7 @@
 namespace pcache {
 
 inline int fail(const Error& error, pcache_error* err) {
+  PCACHE_CHECK(error.code > 0);  // 0 would tell the caller that it has succeeded
   if (err) {
     err->code = -error.code;
     snprintf(err->text, sizeof err->text, "%s", error.text.c_str());

@@ -23,6 +23,7 @@ struct ForkHandlers {
   static void parent() { pthread_mutex_unlock(&list_mu); }
   static void child() {
     for (Guarded* one = list; one; one = one->next_) {
+      PCACHE_CHECK(!one->foreign_);
       one->foreign_ = true;
       one->disown();
     }
@@ -32,6 +33,7 @@ struct ForkHandlers {
 };
 
 void Guarded::enlist() {
+  PCACHE_CHECK(at_ == nullptr && !foreign_);
   static std::once_flag once;
   std::call_once(once, [] {
     if (pthread_atfork(ForkHandlers::prepare, ForkHandlers::parent, ForkHandlers::child) != 0)
@@ -48,6 +50,7 @@ void Guarded::enlist() {
 void Guarded::delist() {
   PCACHE_CHECK(!foreign_);
   pthread_mutex_lock(&list_mu);
+  PCACHE_CHECK(at_ != nullptr && *at_ == this);
   *at_ = next_;
   if (next_) next_->at_ = at_;
   pthread_mutex_unlock(&list_mu);

@@ -66,6 +66,7 @@ PCACHE_EXPORT int pcache_option_describe(uint32_t index, pcache_option_info* inf
     if (!pcache::is_sized(info->size, sizeof info->size)) return -EINVAL;
     if (index >= pcache_option_count()) return -ENOENT;
     const OptionEntry& entry = pcache::option_table()[index];
+    PCACHE_CHECK(index < made_texts().size());
     const MadeTexts& made = made_texts()[index];
     pcache_option_info all = {};
     all.type = entry.type;
