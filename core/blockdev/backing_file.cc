@@ -149,10 +149,7 @@ Result<DirectIoAlign> measure_align(const std::string& path, int fd, bool block_
   if (memory_bytes == 0 && !block_device && !reads_blocks_of(fd, 512)) align.block_bytes = 4096;
   if (align.block_bytes < 512) align.block_bytes = 512;
   align.memory_bytes = memory_bytes ? memory_bytes : align.block_bytes;
-  if (!std::has_single_bit(align.block_bytes) || !std::has_single_bit(align.memory_bytes))
-    return make_error(EINVAL,
-                      "backing device %s: direct I/O in blocks of %u bytes is not supported",
-                      path.c_str(), align.block_bytes);
+  if (auto fits = check_align(path, align); !fits) return fits.error();
   return align;
 }
 
@@ -178,6 +175,17 @@ Result<uint64_t> measure_size(const std::string& path, int fd, const struct stat
 }
 
 }  // namespace
+
+Status check_align(const std::string& path, const DirectIoAlign& align) {
+  const auto fits = [](uint32_t bytes) {
+    return std::has_single_bit(bytes) && bytes <= kMostDirectIoBytes;
+  };
+  if (fits(align.block_bytes) && fits(align.memory_bytes)) return {};
+  return make_error(EINVAL,
+                    "backing device %s: direct I/O in blocks of %u bytes from memory aligned to %u "
+                    "is not supported: expected powers of two, %u at most",
+                    path.c_str(), align.block_bytes, align.memory_bytes, kMostDirectIoBytes);
+}
 
 Result<BackingFile> open_backing_file(const BlockDeviceOptions& options, const Log& log) {
   const std::string& path = options.path;

@@ -26,6 +26,11 @@ struct BackingFile {
   DeviceIdentity identity;
 };
 
+// Buffers for direct I/O, here and in the tools, are aligned to this and have room for its blocks.
+inline constexpr uint32_t kMostDirectIoBytes = 64 << 10;
+// EINVAL: no power of two, or more than that.
+Status check_align(const std::string& path, const DirectIoAlign& align);
+
 // Errors: those of open(); EINVAL: no O_DIRECT there, or size 0; EBUSY: in use; ENOTBLK: neither a
 // regular file nor a block device; EROFS: it is read-only, and not opened so.
 Result<BackingFile> open_backing_file(const BlockDeviceOptions& options, const Log& log);

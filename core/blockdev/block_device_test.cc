@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/forbid_for_test.h"
+#include "blockdev/backing_file.h"
 #include "blockdev/temp_file_for_test.h"
 #include "blockdev/uring_device.h"
 
@@ -224,6 +225,29 @@ TEST(OpenBlockDevice, ThreadsDoNotAskForARing) {
   ASSERT_TRUE(opened.device.ok());
   EXPECT_STREQ(opened.device.value()->io_mode_name(), "threads");
   EXPECT_THAT(opened.log, IsEmpty());
+}
+
+// A buffer of ours is no larger than its blocks and alignment may be.
+TEST(CheckAlign, PowersOfTwoUpToALimit) {
+  const struct {
+    DirectIoAlign align;
+    bool fits;
+  } rows[] = {{{512, 512}, true},
+              {{4096, 4}, true},
+              {{kMostDirectIoBytes, kMostDirectIoBytes}, true},
+              {{2 * kMostDirectIoBytes, 512}, false},
+              {{512, 2 * kMostDirectIoBytes}, false},
+              {{0, 512}, false},
+              {{1536, 512}, false}};
+  for (const auto& row : rows) {
+    const Status fits = check_align("/dev/sdb", row.align);
+    EXPECT_EQ(fits.ok(), row.fits) << row.align.block_bytes << " " << row.align.memory_bytes;
+    if (!fits) {
+      EXPECT_EQ(fits.error().code, EINVAL);
+      EXPECT_THAT(fits.error().text,
+                  StartsWith("backing device /dev/sdb: direct I/O in blocks of"));
+    }
+  }
 }
 
 }  // namespace

@@ -16,7 +16,6 @@ using namespace media;
 
 namespace {
 
-constexpr size_t kMostBlock = 64 << 10;
 constexpr uint64_t kMostDataBytes = 64 << 20;  // in memory; the next run repairs the rest
 
 template <typename T>
@@ -173,7 +172,7 @@ class Planner {
   void renew(const Key& key, CachePos pos) {
     const std::string range = "range " + std::to_string(key.off) + "+" + std::to_string(key.len);
     std::unique_ptr<void, decltype(&free)> buffer(
-        std::aligned_alloc(kMostBlock, kRangeBytes + 2 * kMostBlock), &free);
+        std::aligned_alloc(kMostDirectIoBytes, kRangeBytes + 2 * kMostDirectIoBytes), &free);
     // O_DIRECT needs whole blocks.
     const uint64_t block = std::max(kPageBytes, backing_->align.block_bytes);
     const uint64_t from = key.off / block * block;

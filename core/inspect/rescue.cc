@@ -16,7 +16,6 @@ namespace pcache {
 namespace {
 
 constexpr uint64_t kChunkBytes = kRangeBytes;  // a lookup must not cross one
-constexpr size_t kAlign = 64 << 10;            // of the buffers, for O_DIRECT
 
 struct FreeDeleter {
   void operator()(std::byte* p) const { free(p); }
@@ -208,7 +207,7 @@ class Rescuer {
   }
 
   Status copy_all(const Write& write) {
-    buffer_.reset(static_cast<std::byte*>(std::aligned_alloc(kAlign, kChunkBytes)));
+    buffer_.reset(static_cast<std::byte*>(std::aligned_alloc(kMostDirectIoBytes, kChunkBytes)));
     if (!buffer_) return make_error(ENOMEM, "no memory for a buffer");
     for (uint64_t off = next_content(0); off < backing_.size_bytes;
          off = next_content(off + kChunkBytes)) {
