@@ -106,5 +106,5 @@ def test_forks_while_queues_come_and_go(cache):
     for _ in range(20):
         queue = cache.new_queue()
         assert in_child(lambda: os._exit(0 if refused(cache.drain) else 1))
-        cache._extra.remove(queue)
+        cache._queues.remove(queue)
         queue.close()

@@ -205,21 +205,26 @@ class Request:
 
 
 class Queue:
+    """A signal may raise between any two lines here: what the library has been given is noted before the call."""
+
     def __init__(self, cache, depth=64):
-        self._handle = c.c_void_p()
-        err = _Error()
-        _check(LIB.pcache_queue_create(cache._handle, depth, c.byref(self._handle), c.byref(err)), err)
+        self._handle, self._closing = c.c_void_p(), False
         self._by_address = {}
         self._kept = []  # completions that run() saw while it waited for another
+        cache._queues.append(self)
+        err = _Error()
+        _check(LIB.pcache_queue_create(cache._handle, depth, c.byref(self._handle), c.byref(err)), err)
 
     def submit(self, request):
         """True: completed. False: queued. BlockingIOError: the queue is full."""
         assert self._handle, "the queue was closed"
+        address = c.addressof(request.raw)
+        self._by_address[address] = request
         rc = LIB.pcache_submit(self._handle, c.byref(request.raw))
+        if rc != 0:
+            del self._by_address[address]
         if rc < 0:
             raise BlockingIOError(-rc, os.strerror(-rc))
-        if rc == 0:
-            self._by_address[c.addressof(request.raw)] = request
         return rc == 1
 
     def reap(self, least=1, most=64, timeout_ns=-1):
@@ -269,18 +274,22 @@ class Queue:
         """
         request = Request(WRITE, 0, data, flags=flags)
         raw, by_ref, submit, handle = request.raw, c.byref(request.raw), LIB.pcache_submit, self._handle
+        address = c.addressof(raw)
+        self._by_address[address] = request
         done = 0
         for raw.off in offsets:
             rc = submit(handle, by_ref)
             if rc == 0:
-                self._by_address[c.addressof(raw)] = request
                 self._wait_for(request)
+                self._by_address[address] = request
             elif rc < 0:
+                del self._by_address[address]
                 raise BlockingIOError(-rc, os.strerror(-rc))
             if raw.result:
-                return done, -raw.result
+                break
             done += 1
-        return done, 0
+        del self._by_address[address]
+        return done, -raw.result
 
     @property
     def fd(self):
@@ -300,9 +309,11 @@ class Queue:
         return LIB.pcache_queue_in_flight(self._handle) + len(self._kept)
 
     def close(self):
-        if self._handle:
-            LIB.pcache_queue_destroy(self._handle)
-            self._handle = None
+        self._closing = True
+        handle, self._handle = self._handle, None
+        if handle:
+            LIB.pcache_queue_destroy(handle)
+        self._closing = False
 
 
 class Cache:
@@ -319,20 +330,17 @@ class Cache:
         for name, value in options.items():
             assert hasattr(raw, name), name
             setattr(raw, name, value.encode() if isinstance(value, str) else value)
-        self._handle = c.c_void_p()
+        self._handle, self._queues = c.c_void_p(), []
         err = _Error()
-        _check(LIB.pcache_open(c.byref(raw), c.byref(self._handle), c.byref(err)), err)
-        self.queue, self._extra = None, []
         try:
+            _check(LIB.pcache_open(c.byref(raw), c.byref(self._handle), c.byref(err)), err)
             self.queue = Queue(self, depth)
         except BaseException:
             self.close()
             raise
 
     def new_queue(self, depth=64):
-        queue = Queue(self, depth)
-        self._extra.append(queue)
-        return queue
+        return Queue(self, depth)
 
     @property
     def info(self):
@@ -370,9 +378,10 @@ class Cache:
     def close(self):
         if not self._handle:
             return
-        for queue in [self.queue] + self._extra:
-            if queue:
-                queue.close()
+        if any(queue._closing for queue in self._queues):
+            return  # a signal has broken it off: the process ends, and only that is sure to destroy it
+        for queue in self._queues:
+            queue.close()
         err = _Error()
         handle, self._handle = self._handle, None
         _check(LIB.pcache_close(handle, c.byref(err)), err)
