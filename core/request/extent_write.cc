@@ -27,8 +27,9 @@ Entered enter_extents(const Parts& parts, std::span<const StoredExtent> stored) 
     Stripe& stripe = parts.stripes.of(stored[done.extents].off);
     StripeLock lock(stripe, fence);
     const ThreadSerial unfenced_by = fenced ? KsetBuffer::kNobody : lock.by_bias();
-    while (done.extents < stored.size() && &parts.stripes.of(stored[done.extents].off) == &stripe &&
-           (entered = enter_extent(parts, stripe, stored[done.extents], unfenced_by, &ticket)))
+    while (
+        done.extents < stored.size() && &parts.stripes.of(stored[done.extents].off) == &stripe &&
+        (entered = enter_extent(parts, stripe, stored[done.extents], false, unfenced_by, &ticket)))
       done.bytes += stored[done.extents++].len;
     done.no_buffer = !entered && stripe.kset == nullptr;
   }

@@ -95,9 +95,12 @@ class Stripes {
   Stripes(uint32_t count, KeyLog& log);
 
   uint32_t count() const { return mask_ + 1; }
-  Stripe& of(uint64_t logical_off) {
-    return stripes_[stripe_number(range_of(logical_off)) & mask_];
+  // Of the range that `logical_off` is in; less than count().
+  uint32_t number(uint64_t logical_off) const {
+    return stripe_number(range_of(logical_off)) & mask_;
   }
+  Stripe& at(uint32_t number) { return stripes_[number]; }
+  Stripe& of(uint64_t logical_off) { return at(number(logical_off)); }
   // For a caller that changes many: the items from `at` on that have the stripe of the first, as
   // far as they may be changed under its lock in one go. To revoke a bias costs the biased thread
   // far more than the change does: each of its next writes has a fence.
