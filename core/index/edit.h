@@ -56,7 +56,7 @@ class RangeEdit {
   template <class Op>
   bool edit_cell(Op& op, Word* slots, uint32_t slot, uint32_t first_in_extent, uint32_t sectors);
   void replace(Word* slots, uint32_t slot, Cell old, Cell changed, uint32_t sectors);
-  void count_mapped(Cell old, Cell changed, uint32_t sectors);
+  void count(Cell old, Cell changed, uint32_t sectors);
   template <class Op>
   uint32_t new_sector_block();
 
@@ -74,7 +74,7 @@ class RangeEdit {
   uint32_t end_sector_;
   uint32_t shard_handle_;
   Shard* shard_;
-  int64_t mapped_delta_ = 0;
+  int64_t mapped_delta_ = 0, dirty_delta_ = 0;
 };
 
 template <class Op>
@@ -102,6 +102,7 @@ void RangeEdit::run(Op& op) {
     sector = block_end;
   }
   if (mapped_delta_ != 0) Stripe::add(stripe_.mapped_sectors, mapped_delta_);
+  if (dirty_delta_ != 0) Stripe::add(stripe_.dirty_sectors, dirty_delta_);
   if (shard_->used_blocks == 0) index_.directory_[range_].store(0, std::memory_order_release);
   shard_->close(opened);
   if (shard_->used_blocks == 0) free_shard();
@@ -157,7 +158,7 @@ void RangeEdit::split_page(Op& op, Word* page_slots, uint32_t slot, Cell page,
     const Cell cell = in_part < part.sectors ? changed.after(in_part) : page.after(sector);
     index_.store_cell(sector_slots, sector, cell);
   }
-  count_mapped(old, changed, part.sectors);
+  count(old, changed, part.sectors);
   index_.store_cell(page_slots, slot, Cell{Slot::split(handle), {}});
   join(page_slots, slot);
 }
@@ -180,14 +181,16 @@ uint32_t RangeEdit::new_sector_block() {
   return index_.blocks_.take(stripe_.blocks);
 }
 
-inline void RangeEdit::count_mapped(Cell old, Cell changed, uint32_t sectors) {
-  const int sign = int{changed.slot.is_mapped()} - int{old.slot.is_mapped()};
-  mapped_delta_ += sign * static_cast<int32_t>(sectors);
+inline void RangeEdit::count(Cell old, Cell changed, uint32_t sectors) {
+  if (old.slot.counts_like(changed.slot)) return;
+  const auto n = static_cast<int32_t>(sectors);
+  mapped_delta_ += n * (int{changed.slot.is_mapped()} - int{old.slot.is_mapped()});
+  dirty_delta_ += n * (int{changed.slot.is_dirty()} - int{old.slot.is_dirty()});
 }
 
 inline void RangeEdit::replace(Word* slots, uint32_t slot, Cell old, Cell changed,
                                uint32_t sectors) {
-  count_mapped(old, changed, sectors);
+  count(old, changed, sectors);
   index_.store_cell(slots, slot, changed);
 }
 

@@ -229,6 +229,13 @@ uint64_t Index::mapped_bytes() const {
   return sectors * kSectorBytes;
 }
 
+uint64_t Index::dirty_bytes() const {
+  uint64_t sectors = 0;
+  for (uint64_t i = 0; i <= stripe_mask_; ++i)
+    sectors += stripes_[i].dirty_sectors.load(std::memory_order_relaxed);
+  return sectors * kSectorBytes;
+}
+
 uint64_t Index::memory_bytes() const {
   uint64_t bytes = 0;
   for (uint64_t i = 0; i <= stripe_mask_; ++i)

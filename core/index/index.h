@@ -158,6 +158,7 @@ class Index {
 
   // Approximate while changes are under way. Bytes.
   uint64_t mapped_bytes() const;
+  uint64_t dirty_bytes() const;
   uint64_t memory_bytes() const;  // of the blocks and shards in use
 
  private:
@@ -284,9 +285,13 @@ inline bool Index::insert_page(uint64_t off, const Location& location) {
   Word* const words = block(block_handle);
   const uint32_t i = page % kSlotsPerBlock;
   const Slot old{words[i].load(std::memory_order_relaxed)};
-  if (!old.is_mapped()) [[unlikely]] {
+  if (!old.is_dirty() || location.clean) [[unlikely]] {
     if (old.is_split()) return false;
-    Stripe::add(stripe_of(range).mapped_sectors, kSectorsPerPage);
+    // Here, and in no function of its own: a call would have every write save registers.
+    Stripe& stripe = stripe_of(range);
+    constexpr int64_t kSectors = kSectorsPerPage;
+    if (!old.is_mapped()) Stripe::add(stripe.mapped_sectors, kSectors);
+    Stripe::add(stripe.dirty_sectors, kSectors * (int{!location.clean} - int{old.is_dirty()}));
   }
   const uint64_t opened = s->open();
   store_cell(words, i, whole_cell({off, kPageBytes}, location));

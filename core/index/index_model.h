@@ -171,9 +171,13 @@ class IndexModel {
   // Checks all, and that the memory is the least for it: no page is split without need.
   void verify_all() {
     const uint64_t device = options_.device_bytes;
-    uint64_t mapped_bytes = 0;
-    for (const ModelSector& s : sectors_) mapped_bytes += s.is_hit() ? kSectorBytes : 0;
+    uint64_t mapped_bytes = 0, dirty_bytes = 0;
+    for (const ModelSector& s : sectors_) {
+      mapped_bytes += s.is_hit() ? kSectorBytes : 0;
+      dirty_bytes += s.is_hit() && !s.clean ? kSectorBytes : 0;
+    }
     EXPECT_EQ(index_->mapped_bytes(), mapped_bytes);
+    EXPECT_EQ(index_->dirty_bytes(), dirty_bytes);
     EXPECT_EQ(index_->memory_bytes(), expected_memory());
     for (uint64_t off = 0; off < device; off += kRangeBytes)
       verify({off, std::min<uint64_t>(kRangeBytes, device - off)});

@@ -45,6 +45,7 @@ struct alignas(64) Stripe {
   Arena::Pool blocks;
   Arena::Pool shards;
   std::atomic<uint64_t> mapped_sectors{0};
+  std::atomic<uint64_t> dirty_sectors{0};  // of these
   std::atomic<uint64_t> memory_bytes{0};
 
   // One writer at a time: no locked instruction needed.

@@ -54,6 +54,9 @@ struct Slot {
   bool is_split() const { return state() == kSplit; }
   bool is_fill() const { return state() == kFill; }
   bool clean() const { return bits & kCleanBit; }
+  bool is_dirty() const { return bits >> (kStateShift - 1) == kMapped << 1; }  // mapped, not clean
+  // What is_mapped(), clean() and is_dirty() say.
+  bool counts_like(Slot other) const { return (bits ^ other.bits) >> (kStateShift - 1) == 0; }
   uint32_t handle() const { return static_cast<uint32_t>(bits); }
   uint64_t token() const { return bits & kTokenMask; }
   uint32_t sector() const { return bits & kSectorMask; }
