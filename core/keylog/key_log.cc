@@ -19,7 +19,11 @@ constexpr size_t kCommitBytes = offsetof(KsetHeader, flags);
 }  // namespace
 
 KeyLog::KeyLog(Pmem& pmem, SegmentTable& segments, const LogMark& head, Use use)
-    : pmem_(pmem), segments_(segments), head_(head), ksets_at_attach_(head.ksets) {
+    : pmem_(pmem),
+      segments_(segments),
+      head_(head),
+      ksets_at_attach_(head.ksets),
+      last_epoch_from_(head.ksets) {
   PCACHE_CHECK(head.pos.seg.v < segments.size());
   if (use == Use::kAppend) make_reserve();
 }
@@ -254,6 +258,8 @@ bool KeyLog::roll(Group& group) {
 void KeyLog::end_epoch() {
   BiasedLock lock(writer_mu_);
   const uint64_t end = head_.ksets;
+  PCACHE_CHECK(end >= last_epoch_from_);
+  last_epoch_from_ = end;
   const uint64_t recorded = epoch_ends_.empty() ? ksets_at_attach_ : epoch_ends_.back();
   if (end == std::max(recorded, unrecorded_last_)) return;
   PCACHE_CHECK(end > recorded);
@@ -263,6 +269,11 @@ void KeyLog::end_epoch() {
     if (unrecorded_last_ == 0) unrecorded_first_ = end;
     unrecorded_last_ = end;
   }
+}
+
+uint64_t KeyLog::last_epoch_from() const {
+  BiasedLock lock(writer_mu_);
+  return last_epoch_from_;
 }
 
 uint64_t KeyLog::epoch_end_after(uint64_t passed) {

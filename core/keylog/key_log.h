@@ -89,6 +89,9 @@ class KeyLog {
   // it is the last epoch. Forgets earlier ends.
   uint64_t epoch_end_after(uint64_t passed) EXCLUDES(writer_mu_);
 
+  // Where the last epoch begins, in ksets: all that comes behind is of one epoch.
+  uint64_t last_epoch_from() const EXCLUDES(writer_mu_);
+
   // Its media is bad: what is not committed now never will be. Any thread.
   bool failed() const { return failed_.load(std::memory_order_acquire); }
   // Called once, with the error, when the log fails. It must be short: the log's locks are held.
@@ -143,6 +146,7 @@ class KeyLog {
   LogMark head_ GUARDED_BY(writer_mu_);
   const uint64_t ksets_at_attach_;
   std::deque<uint64_t> epoch_ends_ GUARDED_BY(writer_mu_);  // ascending, in ksets
+  uint64_t last_epoch_from_ GUARDED_BY(writer_mu_);
   // Unrecorded ends: after each of the ksets from the first to the last an epoch ends.
   uint64_t unrecorded_first_ GUARDED_BY(writer_mu_) = 0, unrecorded_last_
                                                          GUARDED_BY(writer_mu_) = 0;
