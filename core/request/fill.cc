@@ -32,13 +32,16 @@ void enter_run(const Parts& parts, Stripe& stripe, const StoredExtent& stored,
   if (const auto full = parts.stripes.append(stripe, key)) *ticket = full;
 }
 
-// Enters what of it nobody has written meanwhile. What finds no memory is not cached.
-void enter_filled(const Parts& parts, Stripe& stripe, const Fill& fill, const StoredExtent& stored,
-                  KeyLog::Ticket* ticket) REQUIRES(stripe.mu, index_turn) {
+// Enters what of it nobody has written meanwhile; returns how many bytes. What finds no memory is
+// not cached.
+uint64_t enter_filled(const Parts& parts, Stripe& stripe, const Fill& fill,
+                      const StoredExtent& stored, KeyLog::Ticket* ticket)
+    REQUIRES(stripe.mu, index_turn) {
   std::array<Extent, kRuns> runs;
   const Location location{stored.pos(), true, stored.crc};
   const std::byte* const data = fill.dst + (stored.off - fill.extent.off);
   size_t most = 0, n = 0;
+  uint64_t kept_bytes = 0;
   while (n == most && parts.stripes.prepare(stripe)) {
     most = std::min<size_t>(kRuns, Stripes::room(stripe));
     n = parts.index.finish_fill(stored.extent(), fill.token, location, {runs.data(), most})
@@ -49,9 +52,13 @@ void enter_filled(const Parts& parts, Stripe& stripe, const Fill& fill, const St
       (void)parts.index.insert(stored.extent(), location);
     }
     parts.segments.add_refs(stored.pos().seg, static_cast<int64_t>(n));
-    for (size_t i = 0; i < n; i++) enter_run(parts, stripe, stored, data, runs[i], ticket);
+    for (size_t i = 0; i < n; i++) {
+      enter_run(parts, stripe, stored, data, runs[i], ticket);
+      kept_bytes += runs[i].len;
+    }
   }
   parts.segments.drop_refs(stored.pos().seg);  // the one that the place came with
+  return kept_bytes;
 }
 
 // Caches what the device has read, if it has, and takes the fill's tokens off. Returns who has
@@ -75,9 +82,11 @@ Fill* end_fill(QueueState& queue, Fill* fill, bool good) {
     const bool last = todo.len == 0 || n < kMostStored;
     KeyLog::Ticket ticket = 0;
     Fill* joins = nullptr;
+    uint64_t kept_bytes = 0;
     {
       StripeLock lock(stripe);
-      for (size_t i = 0; i < n; i++) enter_filled(parts, stripe, *fill, stored[i], &ticket);
+      for (size_t i = 0; i < n; i++)
+        kept_bytes += enter_filled(parts, stripe, *fill, stored[i], &ticket);
       if (last) {
         parts.index.abandon_fill(fill->extent,
                                  fill->token);  // what found no room, or failed
@@ -85,6 +94,7 @@ Fill* end_fill(QueueState& queue, Fill* fill, bool good) {
         joins = std::exchange(fill->joins, nullptr);
       }
     }
+    queue.cache.counters().fill_kept_bytes.add(kept_bytes);
     // CLEAN keys lost to a full log cost a device read later, nothing else.
     commit_full(parts, ticket);
     if (!last) continue;

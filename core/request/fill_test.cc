@@ -84,6 +84,8 @@ TEST_P(FillRaces, SeveralWritesCutTheFillIntoRuns) {
   finish();
   EXPECT_EQ(read_sectors(0, 8192), "d2dd22ddd2dddd2d");
   EXPECT_EQ(mapped(0, 8192), "CDCCDDCCCDCCCCDC");
+  EXPECT_EQ(state_->counters().fill_bytes.load(), 8192u);
+  EXPECT_EQ(state_->counters().fill_kept_bytes.load(), 11u * 512);
   check_references();
 }
 
@@ -204,6 +206,7 @@ TEST_P(FillRaces, AFullCacheLeavesNoMarks) {
   EXPECT_EQ(sectors(8 << 20, pending->data), "dddddddddddddddd");
   EXPECT_EQ(sectors(8 << 20, joined->data), "dddddddd");
   EXPECT_EQ(mapped(8 << 20, 8192), "................");
+  EXPECT_EQ(state_->counters().fill_kept_bytes.load(), 0u);
 }
 
 TEST_P(FillRaces, CompletionsInAnyOrder) {
