@@ -26,7 +26,12 @@ class Case:
     @property
     def is_timed(self):
         """It runs for the run's time, and not until so much has been read and written."""
-        return self.values.get("volume", "0") == "0"
+        return self.trace is None and self.values.get("volume", "0") == "0"
+
+    @property
+    def trace(self):
+        """What it replays; None: its requests are of a pattern."""
+        return self.values.get("trace")
 
     @property
     def is_ours(self):
@@ -107,6 +112,8 @@ class Run:
         for direction in ("read", "write"):
             latencies = metrics.get(direction, {}).get("lat_ns", {})
             _need_figures(latencies, latencies.keys())
+        replay = metrics.get("replay", {})
+        _need_figures(replay, replay.keys() - {"model"})
         self.samples.append(Sample(case, str(result["build"]), repeat, metrics, self.folder / "raw" / f"{number:05}"))
 
     def sources(self):

@@ -57,7 +57,9 @@ Device::Device(const std::string& path, Use use, uint64_t least_bytes, bool over
   std::string what;
   if (bytes < least_bytes)
     what = "expected " + expected + " of " + size_of(least_bytes) + " or more, found " +
-           size_of(bytes) + "; cache_size and working_set make it less";
+           size_of(bytes) +
+           "; cache_size and working_set make it less, of a trace cache_share, block_bytes and "
+           "requests";
   else if (!lock_soon([&] { return fcntl(fd_, F_OFD_SETLK, &all) == 0; }))
     what = errno == EAGAIN || errno == EACCES ? "another sweep is using it; wait for its end"
                                               : std::string("cannot be locked: ") + strerror(errno);

@@ -37,8 +37,8 @@ void add_engine(std::ostream& out, const Case& one, const Place& place, const Bu
     if (engine == "pcache" && !series.empty()) out << "stats_file=" << series << ".status\n";
     if (engine == "pcache")
       out << "data_crc=" << v.at("data_crc") << "\ngc_percent=" << v.at("gc_percent") << "\n";
-    else
-      out << "fence=" << v.at("fence") << "\n";
+    if (v.contains("flush_delay_ms")) out << "flush_delay_ms=" << v.at("flush_delay_ms") << "\n";
+    if (engine == "bound") out << "fence=" << v.at("fence") << "\n";
   } else if (engine == "libpmem") {
     out << "ioengine=libpmem\nfilename=" << one_of_files(place.cache()) << "\nthread=1\n";
   } else {
@@ -47,8 +47,57 @@ void add_engine(std::ostream& out, const Case& one, const Place& place, const Bu
   }
 }
 
+// What is asked of each request's latency.
+void add_latency(std::ostream& out, const Case& one, const std::string& series) {
+  if (one.values.at("latency") == "0") {
+    out << "gtod_reduce=1\n";
+    return;
+  }
+  out << "lat_percentiles=1\nclat_percentiles=0\npercentile_list=" << kPercentiles << "\n";
+  if (!series.empty()) out << "write_iops_log=" << series << "\nlog_avg_msec=" << kSeriesMs << "\n";
+}
+
 void add_fill(std::ostream& out, const Case& one) {
   out << "[fill]\nrw=write\nbs=1m\niodepth=8\nsize=" << working_set_bytes_of(one) << "\n";
+}
+
+// Of its reads, or of its writes.
+nlohmann::ordered_json figures_of(const nlohmann::json& d) {
+  nlohmann::ordered_json figures = {{"ios", d.at("total_ios")},
+                                    {"bytes", d.at("io_bytes")},
+                                    {"runtime_ms", d.at("runtime")},
+                                    {"iops", d.at("iops")},
+                                    {"bytes_per_s", d.at("bw_bytes")}};
+  if (!d.contains("lat_ns") || d.at("lat_ns").at("N") == 0) return figures;
+  const auto& lat = d.at("lat_ns");
+  figures["lat_ns"] = {{"mean", lat.at("mean")},
+                       {"stddev", lat.at("stddev")},
+                       {"min", lat.at("min")},
+                       {"max", lat.at("max")}};
+  if (!lat.contains("percentile")) return figures;
+  for (const auto& [at, value] : lat.at("percentile").items()) {
+    std::string name = at;  // "99.900000"
+    name.erase(name.find_last_not_of('0') + 1);
+    if (name.ends_with('.')) name.pop_back();
+    figures["lat_ns"]["p" + name] = value;
+  }
+  return figures;
+}
+
+void need_enough(double iops, uint64_t runtime_ms) {
+  if (iops == 0) throw Wrong("fio has done nothing within the runtime; make it longer");
+  if (runtime_ms < kLeastRuntimeMs)
+    throw Wrong("took " + std::to_string(runtime_ms) + " ms, expected " +
+                std::to_string(kLeastRuntimeMs) +
+                " or more, since fio counts whole milliseconds; give more volume");
+}
+
+// A ratio of a part of the trace would look like one of all.
+void need_all_replayed(const Replay& replay, uint64_t ios) {
+  const Trace& trace = replay.layout->trace();
+  if (ios != trace.reads + trace.writes)
+    throw Wrong("fio has replayed " + std::to_string(ios) + " requests of " + trace.file +
+                ", expected " + std::to_string(trace.reads + trace.writes));
 }
 
 }  // namespace
@@ -59,7 +108,13 @@ std::string path_of(const Case& one) {
   return engine.starts_with(kPath) ? engine.substr(kPath.size()) : "";
 }
 
-uint64_t cache_bytes_of(const Case& one) { return *bytes_of(one.values.at("cache_size")); }
+uint64_t cache_bytes_of(const Case& one) {
+  return one.replay ? one.replay->cache_bytes : *bytes_of(one.values.at("cache_size"));
+}
+
+uint64_t device_bytes_of(const Case& one) {
+  return one.replay ? one.replay->layout->bytes() : working_set_bytes_of(one);
+}
 
 // In whole MiB: a multiple of every request size but the largest.
 uint64_t working_set_bytes_of(const Case& one) {
@@ -111,58 +166,48 @@ FioJob make_job(const Spec& spec, const Case& one, const Place& place, const Bui
     out << "io_size=" << std::max<uint64_t>(1, static_cast<uint64_t>(bytes) / numjobs / bs) * bs
         << "\n";
   }
-  if (v.at("latency") == "0") {
-    out << "gtod_reduce=1\n";
-  } else {
-    out << "lat_percentiles=1\nclat_percentiles=0\npercentile_list=" << kPercentiles << "\n";
-    if (!series.empty())
-      out << "write_iops_log=" << series << "\nlog_avg_msec=" << kSeriesMs << "\n";
-  }
+  add_latency(out, one, series);
   job.measure = out.str();
   return job;
 }
 
-nlohmann::ordered_json metrics_of(const nlohmann::json& fio) {
+// In the order of the log, and as fast as it goes.
+FioJob make_replay_job(const Case& one, const Place& place, const Build& build, uint32_t repeat,
+                       const std::string& series, const std::string& iolog) {
+  std::ostringstream out;
+  out << "; " << one.id << ", round " << repeat << "\n[measure]\n";
+  add_engine(out, one, place, build, series);
+  const std::string path = path_of(one);
+  out << "read_iolog=" << iolog
+      << "\nreplay_no_stall=1\nreplay_redirect=" << (path.empty() ? place.backing() : path)
+      << "\niodepth=" << one.values.at("iodepth") << "\nscramble_buffers=0\n";
+  add_latency(out, one, series);
+  return {"", out.str()};
+}
+
+nlohmann::ordered_json metrics_of(const Case& one, const nlohmann::json& fio) {
   for (const auto& job : fio.at("jobs")) {
     if (job.at("jobname") != "measure") continue;
     if (const int error = job.value("error", 0))
       throw Wrong("fio reports error " + std::to_string(error));
     nlohmann::ordered_json metrics;
     double iops = 0, bytes_per_s = 0;
-    uint64_t runtime_ms = 0;
+    uint64_t runtime_ms = 0, ios = 0;
     for (const char* direction : {"read", "write"}) {
       const auto& d = job.at(direction);
       if (d.at("total_ios") == 0) continue;
-      nlohmann::ordered_json figures = {{"ios", d.at("total_ios")},
-                                        {"bytes", d.at("io_bytes")},
-                                        {"runtime_ms", d.at("runtime")},
-                                        {"iops", d.at("iops")},
-                                        {"bytes_per_s", d.at("bw_bytes")}};
-      if (d.contains("lat_ns") && d.at("lat_ns").at("N") > 0) {
-        const auto& lat = d.at("lat_ns");
-        figures["lat_ns"] = {{"mean", lat.at("mean")},
-                             {"stddev", lat.at("stddev")},
-                             {"min", lat.at("min")},
-                             {"max", lat.at("max")}};
-        if (lat.contains("percentile"))
-          for (const auto& [at, value] : lat.at("percentile").items()) {
-            std::string name = at;  // "99.900000"
-            name.erase(name.find_last_not_of('0') + 1);
-            if (name.ends_with('.')) name.pop_back();
-            figures["lat_ns"]["p" + name] = value;
-          }
-      }
+      metrics[direction] = figures_of(d);
       runtime_ms = std::max(runtime_ms, d.at("runtime").get<uint64_t>());
+      ios += d.at("total_ios").get<uint64_t>();
       iops += d.at("iops").get<double>();
       bytes_per_s += d.at("bw_bytes").get<double>();
-      metrics[direction] = std::move(figures);
     }
-    if (iops == 0) throw Wrong("fio has done nothing within the runtime; make it longer");
-    if (runtime_ms < kLeastRuntimeMs)
-      throw Wrong("took " + std::to_string(runtime_ms) + " ms, expected " +
-                  std::to_string(kLeastRuntimeMs) +
-                  " or more, since fio counts whole milliseconds; give more volume");
-    metrics["iops"] = iops;
+    if (one.replay)
+      need_all_replayed(*one.replay, ios);
+    else
+      need_enough(iops, runtime_ms);
+    // Of a trace that takes no millisecond fio says 0.
+    metrics["iops"] = iops > 0 ? iops : static_cast<double>(ios) * 1000;
     metrics["bytes_per_s"] = bytes_per_s;
     metrics["cpu_user_percent"] = job.at("usr_cpu");
     metrics["cpu_system_percent"] = job.at("sys_cpu");

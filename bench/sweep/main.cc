@@ -21,8 +21,11 @@ constexpr int kWrongUse = 2;
 
 void print_parameters() {
   for (const Parameter& p : parameters())
-    printf("%-12s %s\n%-12s   %s; default %s%s%s\n", p.name, p.what, "", p.allowed, p.fallback,
-           p.engines ? "; of " : "", p.engines ? p.engines : "");
+    printf("%-14s %s\n%-14s   %s; default %s%s%s%s\n", p.name, p.what, "", p.allowed, p.fallback,
+           p.engines ? "; of " : "", p.engines ? p.engines : "",
+           p.of == Parameter::kTrace && strcmp(p.name, "trace") != 0 ? "; with a trace"
+           : p.of == Parameter::kPattern                             ? "; without a trace"
+                                                                     : "");
 }
 
 // Debian's python3, which has Debian's scipy and matplotlib.

@@ -43,6 +43,16 @@ std::optional<std::string> ratio(std::string_view value) {
   return text;
 }
 
+// Of the whole of something.
+std::optional<std::string> share_or_none(std::string_view value) {
+  const auto text = value == "none" ? "none" : ratio(value);
+  return text && *text != "none" && std::stod(*text) > 1 ? std::nullopt : text;
+}
+
+std::optional<std::string> path_or_none(std::string_view value) {
+  return value.empty() ? std::nullopt : std::optional<std::string>(value);
+}
+
 std::optional<std::string> ratio_or_zero(std::string_view value) {
   return value == "0" ? "0" : ratio(value);
 }
@@ -81,29 +91,31 @@ constexpr Parameter kParameters[] = {
      "libpmem on the cache device; a block device such as a device-mapper target, by io_uring",
      engine, nullptr},
     {"rw", "randwrite", "read, write, randread, randwrite, rw or randrw", "as fio's rw",
-     one_of<kPatterns>, nullptr},
+     one_of<kPatterns>, nullptr, Parameter::kPattern},
     {"rwmixread", "50", "a number from 1 to 99", "percent of reads in rw and randrw",
-     integer<1, 99>, nullptr},
+     integer<1, 99>, nullptr, Parameter::kPattern},
     {"bs", "4k", "a size from 512 to 16m, a multiple of 512 (k and KiB: 1024)", "of each request",
-     size<512, 16 << 20, 512>, nullptr},
+     size<512, 16 << 20, 512>, nullptr, Parameter::kPattern},
     {"iodepth", "1", "a number from 1 to 1024", "requests in flight, of each job", integer<1, 1024>,
      nullptr},
-    {"numjobs", "1", "a number from 1 to 64", "threads", integer<1, 64>, nullptr},
+    {"numjobs", "1", "a number from 1 to 64", "threads", integer<1, 64>, nullptr,
+     Parameter::kPattern},
     {"ranges", "shared", "shared or own",
-     "of the threads: all of the working set, or an equal part each", one_of<kRanges>, nullptr},
+     "of the threads: all of the working set, or an equal part each", one_of<kRanges>, nullptr,
+     Parameter::kPattern},
     {"fsync", "0", "a number from 0 to 1000000", "a flush after so many writes; 0: none",
-     integer<0, 1000000>, nullptr},
+     integer<0, 1000000>, nullptr, Parameter::kPattern},
     {"cache_size", "1g", "a size from 512m to 16t, a multiple of 16m (m and MiB: 1024 k)",
      "of the cache device", size<512ull << 20, 16ull << 40, 16 << 20>, nullptr},
     {"working_set", "0.25", "a number from 0.001 to 1000",
-     "what is read and written, as a multiple of cache_size", ratio, nullptr},
+     "what is read and written, as a multiple of cache_size", ratio, nullptr, Parameter::kPattern},
     {"volume", "0", "0, or a number from 0.001 to 1000",
      "ends a run before its time when so much has been read and written, as a multiple of "
      "cache_size: so a write does not come to wait for writeback; 0: runs for the time",
-     ratio_or_zero, nullptr},
+     ratio_or_zero, nullptr, Parameter::kPattern},
     {"fill", "dirty", "empty, dirty or clean",
      "the cache before the run: blank; the working set written; written, and written back",
-     one_of<kFills>, nullptr},
+     one_of<kFills>, nullptr, Parameter::kPattern},
     {"latency", "1", "0 or 1", "0: no clock is read for each request (fio's gtod_reduce)", boolean,
      nullptr},
     {"persist", "auto", "auto, flushcache, clflushopt, clwb or movdir64b", "the persist method",
@@ -113,6 +125,22 @@ constexpr Parameter kParameters[] = {
     {"data_crc", "0", "0 or 1", "whether keys carry a crc of their data", boolean, "pcache"},
     {"gc_percent", "70", "a number from 0 to 90", "when garbage collection starts", integer<0, 90>,
      "pcache"},
+    {"trace", "none", "none, or a file; its path begins where the spec's folder is",
+     "requests to replay, in place of a pattern: lines `R|W OFFSET LENGTH` in bytes, or a block's "
+     "number each, or fio's iolog of version 2 or 3; plain or packed by xz",
+     path_or_none, nullptr, Parameter::kTrace},
+    {"block_bytes", "0", "0, or a size from 512 to 16m, a multiple of 512",
+     "what each block of the trace becomes (of a trace of bytes: each 4 KiB that a request "
+     "touches); 0: requests stay as they are",
+     size<0, 16 << 20, 512>, nullptr, Parameter::kTrace},
+    {"requests", "0", "a number from 0 to 10000000", "the first so many of the trace; 0: all",
+     integer<0, 10000000>, nullptr, Parameter::kTrace},
+    {"cache_share", "none", "none, or a number from 0.001 to 1",
+     "in place of cache_size: the part of the trace's blocks that the cache keeps", share_or_none,
+     "pcache", Parameter::kTrace},
+    {"flush_delay_ms", "10", "a number from 1 to 60000",
+     "until an open kset is closed: the trace's time runs faster than the clock", integer<1, 60000>,
+     "pcache", Parameter::kTrace},
 };
 
 }  // namespace

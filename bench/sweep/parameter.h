@@ -25,6 +25,9 @@ struct Parameter {
   std::optional<std::string> (*normal)(std::string_view value);
   // Engines that look at it, with blanks between; nullptr: all.
   const char* engines;
+  // Which cases look at it: those whose requests come from a trace, those whose come from fio's own
+  // patterns, or both.
+  enum Of { kBoth, kPattern, kTrace } of = kBoth;
 };
 
 std::span<const Parameter> parameters();

@@ -46,7 +46,8 @@ void need_room(const std::string& folder, uint64_t bytes) {
     throw Wrong(folder + ": " + std::to_string(bytes >> 20) + " MiB are needed, " +
                 std::to_string(free_bytes >> 20) +
                 " MiB are free; --cache-dir and --backing-dir "
-                "name other places, cache_size and working_set make it smaller");
+                "name other places, cache_size and working_set make it smaller, of a trace "
+                "cache_share, block_bytes and requests");
 }
 
 }  // namespace

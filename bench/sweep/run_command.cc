@@ -55,6 +55,7 @@ Spec load_spec(const RunOptions& options) {
   const std::string file = spec_file(options.spec);
   const std::string text = read_file(file, kMostSpecBytes);
   Spec spec = parse_spec(text, file);
+  load_traces(spec, fs::absolute(file).parent_path());
   if (options.repeats) spec.repeats = static_cast<uint32_t>(*options.repeats);
   if (options.runtime_s) spec.runtime_s = *options.runtime_s;
   return spec;
@@ -76,6 +77,13 @@ void say_what_is_left_out(const Spec& spec) {
     fprintf(stderr, "pcache-sweep: %s%s: left out: %s\n", ids.front().c_str(),
             ids.size() > 1 ? (" and " + std::to_string(ids.size() - 1) + " more").c_str() : "",
             reason.c_str());
+  std::map<std::string, uint64_t> trims;
+  for (const Case& one : spec.cases)
+    if (one.replay) trims[one.values.at("trace")] = one.replay->layout->trace().trims;
+  for (const auto& [trace, number] : trims)
+    if (number > 0)
+      fprintf(stderr, "pcache-sweep: %s: left out: %llu trims, of which the cache has none\n",
+              trace.c_str(), static_cast<unsigned long long>(number));
 }
 
 void print_plan(const Spec& spec, size_t builds) {
@@ -95,6 +103,8 @@ void print_plan(const Spec& spec, size_t builds) {
 // Of a folder: its spec, with as many rounds as are asked for.
 Spec resumed_spec(const RunFolder& folder, const RunOptions& options) {
   Spec spec = parse_spec(folder.spec_text(), options.resume + "/run.json: spec");
+  load_traces(spec, folder.run().value("spec_folder", ""));
+  need_same_traces(spec, folder.run(), options.resume);
   spec.runtime_s = folder.run().at("runtime_s");
   spec.repeats = folder.run().at("repeats");
   const auto asked = static_cast<uint32_t>(options.repeats.value_or(spec.repeats));
@@ -115,9 +125,9 @@ std::unique_ptr<Place> make_place(const Spec& spec, const PlaceOptions& options)
   for (const Case& one : spec.cases) {
     if (!one.left_out.empty()) continue;
     cache_bytes = std::max(cache_bytes, cache_bytes_of(one));
-    backing_bytes = std::max(backing_bytes, working_set_bytes_of(one));
+    backing_bytes = std::max(backing_bytes, device_bytes_of(one));
     if (const std::string path = path_of(one); !path.empty())
-      paths[path] = std::max(paths[path], working_set_bytes_of(one));
+      paths[path] = std::max(paths[path], device_bytes_of(one));
   }
   return std::make_unique<Place>(options, cache_bytes, backing_bytes, paths);
 }

@@ -114,6 +114,10 @@ RunFolder RunFolder::create(const std::string& path, const Spec& spec,
                  {"host", host},
                  {"harness", facts_of(own_stamp())},
                  {"spec", spec.text}};
+  if (const ordered_json traces = facts_of_traces(spec); !traces.is_null()) {
+    folder.run_["spec_folder"] = spec.folder;
+    folder.run_["traces"] = traces;
+  }
   const std::string text = folder.run_.dump(1) + "\n";  // may throw: before there is a folder
   std::error_code error;
   if (!fs::create_directories(path + "/raw", error))

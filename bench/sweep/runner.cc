@@ -26,11 +26,14 @@ namespace {
 
 // Starting fio, filling, and ending it; a guess until one has been timed.
 constexpr double kOverheadSeconds = 1;
+constexpr double kReplayedBytesPerSecond = 1e9;
 
 std::atomic<pid_t> g_child{0};
 std::atomic<bool> g_interrupted{false};
 
 constexpr int kPatienceSeconds = 5;
+
+constexpr const char* kIolog = ".iolog";  // of a trace, in raw/ while it is replayed
 
 // Also each second behind that, by the alarm: fio does not hear all that comes before it has its
 // jobs.
@@ -114,6 +117,9 @@ Runner::Runner(const Spec& spec, const Place& place, RunFolder& folder, bool qui
       tty_(isatty(STDERR_FILENO)) {}
 
 double Runner::expected_s(const Spec& spec, const Case& one) {
+  if (one.replay)
+    return kOverheadSeconds +
+           static_cast<double>(one.replay->layout->requested_bytes()) / kReplayedBytesPerSecond;
   const double run = one.values.at("volume") == "0" ? spec.runtime_s + spec.warmup_s : 1;
   return run + kOverheadSeconds;
 }
@@ -171,14 +177,19 @@ ordered_json Runner::measure(const Measurement& what) {
       throw Wrong(said.empty() ? "fio ended with status " + std::to_string(status) : why(said));
   };
   try {
-    place_.blank_cache(cache_bytes_of(one));
-    const FioJob job = make_job(spec_, one, place_, build, what.repeat, in_raw(series));
+    if (const uint64_t bytes = cache_bytes_of(one)) place_.blank_cache(bytes);
+    const std::string iolog = folder_.raw(what.number, kIolog);
+    if (one.replay) write_file(iolog, one.replay->layout->iolog());
+    const FioJob job =
+        one.replay ? make_replay_job(one, place_, build, what.repeat, in_raw(series), in_raw(iolog))
+                   : make_job(spec_, one, place_, build, what.repeat, in_raw(series));
     if (!job.fill.empty()) run(job.fill, ".fill");
     const double start = now_s();
     run(job.measure, "");
     const auto fio = nlohmann::json::parse(read_file(folder_.raw(what.number, ".json")));
     result["seconds"] = now_s() - start;
-    result["metrics"] = metrics_of(fio);
+    result["metrics"] = metrics_of(one, fio);
+    if (one.replay) result["metrics"]["replay"] = replay_metrics(*one.replay, status_of(what));
     if (const std::string csv = series_of(series); !csv.empty())
       write_file(folder_.raw(what.number, ".csv"), csv);
     result["ok"] = true;
@@ -187,10 +198,17 @@ ordered_json Runner::measure(const Measurement& what) {
   } catch (const nlohmann::json::exception& error) {
     result["error"] = std::string("fio's output: ") + error.what();
   }
-  // What the CSV sums up.
+  // What the CSV sums up, and what the trace says again.
   for (const auto& entry : std::filesystem::directory_iterator(folder_.path() + "/raw"))
-    if (entry.path().extension() == ".log") std::filesystem::remove(entry.path());
+    if (entry.path().extension() == ".log" || entry.path().extension() == kIolog)
+      std::filesystem::remove(entry.path());
   return result;
+}
+
+// At the end of fio's run; null: of an engine without a cache.
+nlohmann::json Runner::status_of(const Measurement& what) const {
+  if (spec_.cases[what.case_index].values.at("engine") != "pcache") return nullptr;
+  return nlohmann::json::parse(read_file(folder_.raw(what.number, ".status")));
 }
 
 int Runner::run_fio(const std::string& job, const std::string& text, const std::string& out,

@@ -20,6 +20,7 @@ class Runner {
 
  private:
   nlohmann::ordered_json measure(const Measurement& what);
+  nlohmann::json status_of(const Measurement& what) const;
   // fio's exit status; its output is in files.
   int run_fio(const std::string& job, const std::string& text, const std::string& out,
               const std::string& err);

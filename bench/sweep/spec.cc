@@ -4,6 +4,7 @@
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <sstream>
@@ -60,11 +61,13 @@ class Parser {
       if (!there) fail(root.Mark(), std::string("`") + key + ":` is missing");
     };
     need(!spec.name.empty(), "name");
-    need(spec.runtime_s > 0, "runtime");
     need(spec.repeats > 0, "repeats");
     need(!matrices.empty(), "matrix");
     std::set<Values> seen;
     for (const Matrix& matrix : matrices) expand(with_common(common, matrix), &spec, &seen);
+    const bool of_traces = std::ranges::all_of(
+        spec.cases, [](const Case& one) { return one.values.contains("trace"); });
+    need(spec.runtime_s > 0 || of_traces, "runtime");
     name_cases(&spec);
     return spec;
   }
@@ -229,12 +232,35 @@ class Parser {
     return matrix;
   }
 
-  static bool looks_at(const std::string& engine, const Parameter& parameter) {
+  static bool looks_at(const std::string& engine, bool of_trace, const Parameter& parameter) {
+    if (parameter.of == (of_trace ? Parameter::kPattern : Parameter::kTrace)) return false;
     if (!parameter.engines) return true;
     std::istringstream in(parameter.engines);
     for (std::string name; in >> name;)
       if (name == engine) return true;
     return false;
+  }
+
+  void finish_pattern(Values* of) const {
+    Values& values = *of;
+    if (values["rw"] != "rw" && values["rw"] != "randrw") values.erase("rwmixread");
+    if (values["numjobs"] == "1") values["ranges"] = "shared";
+    if (range_bytes_of({"", values}) == 0)
+      throw Wrong(file_ + ": ranges: own: a working set of " +
+                  size_of(working_set_bytes_of({"", values})) + " has no request of " +
+                  values["bs"] + " for each of " + values["numjobs"] +
+                  " threads; give more working_set");
+  }
+
+  void finish_trace(Values* of) const {
+    const std::string engine = of->at("engine");
+    if (engine == "bound" || engine == "libpmem")
+      throw Wrong(file_ + ": engine " + engine +
+                  " keeps no data of a device, and replays no trace; expected pcache, uring or "
+                  "path:/DEVICE");
+    // By the share, or there is no cache.
+    if (engine != "pcache" || of->at("cache_share") != kNoTrace) of->erase("cache_size");
+    if (engine == "pcache" && of->at("cache_share") == kNoTrace) of->erase("cache_share");
   }
 
   // All combinations; what an engine does not look at makes no difference and so no case.
@@ -247,17 +273,15 @@ class Parser {
       Values values;
       const auto engine =
           given.contains("engine") ? given["engine"] : find_parameter("engine")->fallback;
+      const bool of_trace = given.contains("trace") && given["trace"] != kNoTrace;
       for (const Parameter& parameter : parameters())
-        if (looks_at(engine, parameter))
+        if (looks_at(engine, of_trace, parameter))
           values[parameter.name] =
               given.contains(parameter.name) ? given[parameter.name] : parameter.fallback;
-      if (values["rw"] != "rw" && values["rw"] != "randrw") values.erase("rwmixread");
-      if (values["numjobs"] == "1") values["ranges"] = "shared";
-      if (range_bytes_of({"", values}) == 0)
-        throw Wrong(file_ + ": ranges: own: a working set of " +
-                    size_of(working_set_bytes_of({"", values})) + " has no request of " +
-                    values["bs"] + " for each of " + values["numjobs"] +
-                    " threads; give more working_set");
+      if (of_trace)
+        finish_trace(&values);
+      else
+        finish_pattern(&values);
       if (seen->insert(values).second) spec->cases.push_back({"", values});
       if (spec->cases.size() > kMostCases)
         throw Wrong(file_ + ": more than " + std::to_string(kMostCases) + " cases");
@@ -269,6 +293,20 @@ class Parser {
       if (axis.second.size() > 1 &&
           std::ranges::find(spec->axes, axis.first->name) == spec->axes.end())
         spec->axes.emplace_back(axis.first->name);
+  }
+
+  static std::string file_name_of(const std::string& path) {
+    return std::filesystem::path(path).filename();
+  }
+
+  static bool tell_traces_apart_by_name(const Spec& spec) {
+    std::set<std::string> paths, names;
+    for (const Case& one : spec.cases)
+      if (const auto trace = one.values.find("trace"); trace != one.values.end()) {
+        paths.insert(trace->second);
+        names.insert(file_name_of(trace->second));
+      }
+    return paths.size() == names.size();
   }
 
   // By what differs between cases, whether one list says so or several matrices do; in the order of
@@ -284,10 +322,15 @@ class Parser {
           values.insert(value->second);
       return values.size() < 2;
     });
+    const bool short_traces = tell_traces_apart_by_name(*spec);
     for (Case& one : spec->cases) {
       for (const std::string& axis : spec->axes)
         if (const auto value = one.values.find(axis); value != one.values.end())
-          one.id.append(one.id.empty() ? "" : " ").append(axis).append("=").append(value->second);
+          one.id.append(one.id.empty() ? "" : " ")
+              .append(axis)
+              .append("=")
+              .append(axis == "trace" && short_traces ? file_name_of(value->second)
+                                                      : value->second);
       if (one.id.empty()) one.id = "the only case";
     }
   }

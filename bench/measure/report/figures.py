@@ -18,7 +18,8 @@ STYLES = [("#1b1b6f", "-", "o"), ("#c0392b", "--", "s"), ("#1e8449", "-.", "^"),
           ("#424949", (0, (7, 2)), "*")]
 MOST_LINES = len(STYLES)
 UNITS = {"bs": "request size (bytes)", "iodepth": "requests in flight", "numjobs": "threads",
-         "working_set": "working set / cache size", "gc_percent": "gc_percent (%)", "cache_size": "cache size (bytes)",
+         "working_set": "working set / cache size", "cache_share": "data that the cache keeps / of the trace",
+         "gc_percent": "gc_percent (%)", "cache_size": "cache size (bytes)",
          "rwmixread": "reads (%)", "fsync": "writes per flush"}
 
 pyplot.rcParams.update({"font.size": 9, "axes.grid": True, "grid.alpha": 0.35, "svg.fonttype": "none",

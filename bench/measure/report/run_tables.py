@@ -36,7 +36,9 @@ def _persist_methods(values):
     found = {}
     for case in values.run.cases:
         v = case.values
-        if v["engine"] == "pcache" and v["bs"] in published.SIZES and v["iodepth"] == v["numjobs"] == "1":
+        if case.trace is not None or v["engine"] != "pcache":
+            continue
+        if v["bs"] in published.SIZES and v["iodepth"] == v["numjobs"] == "1":
             value = values.estimate(lambda s: s.metrics["bytes_per_s"] / MIB, case)
             if value:
                 found[v["rw"], v["persist"], v["bs"]] = value.median

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """One run as the template shows it."""
 from ..estimates import CONFIDENCE, LEAST_FOR_INTERVAL
-from . import run_figures, run_tables
+from . import replay_tables, run_figures, run_tables
 from .run_values import RunValues, iops
 
 MOST_NAMED = 6
@@ -25,6 +25,8 @@ def section_of(run, page):
         "latency": run_figures.latency_by_percentile(values, page)}
     section["series"], section["has_more_series"] = run_figures.over_time(values, page)
     section["most_series"] = run_figures.MOST_SERIES
+    section["miss_ratios"] = replay_tables.miss_ratios(values, page)
+    section["traffic"] = replay_tables.traffic(values, page)
     section["published"] = run_tables.beside_published(values, page)
     section["all_cases"] = run_tables.all_cases(values, page)
     section["machine"] = run_tables.machine(values, page)
@@ -47,8 +49,10 @@ def how_long(run):
     if any(case.is_timed for case in run.cases):
         warmup = f" after {info['warmup_s']:g} s of warm-up" if info["warmup_s"] else ""
         parts.append(f"{info['runtime_s']:g} s{warmup}")
-    if took := [sample.runtime_ms for sample in run.samples if not sample.case.is_timed]:
-        parts.append(f"a volume, which took {milliseconds(min(took))} to {milliseconds(max(took))}")
+    for what, is_trace in (("volume", False), ("trace", True)):
+        if took := [sample.runtime_ms for sample in run.samples
+                    if not sample.case.is_timed and (sample.case.trace is not None) == is_trace]:
+            parts.append(f"a {what}, which took {milliseconds(min(took))} to {milliseconds(max(took))}")
     return ", or ".join(parts)
 
 
