@@ -9,7 +9,8 @@ import lzma
 
 import pytest
 
-from measure.libpcache import MIB
+from measure.libpcache import MIB, ROOT
+from measure.report import published_traces
 from test_sweep import lines_of, run, write
 
 SPEC = """\
@@ -230,3 +231,30 @@ def test_the_disk_replays_it_too_and_a_run_goes_on_with_the_same_trace_alone(tmp
     run(*resume, cwd="/")
     assert len(lines_of(tmp_path / "out")) == 4
     run("report", tmp_path / "out")
+
+
+# ---- What is shipped ----
+
+def test_the_published_miss_ratios_are_those_of_their_source():
+    table = {}
+    for line in (ROOT / "bench" / "traces" / "README.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| ") and cells[1].startswith("0."):
+            table.setdefault(cells[0], {})[cells[1]] = [float(cell) for cell in cells[2:]]
+        elif line.startswith("| trace | share"):
+            assert cells[2:] == published_traces.POLICIES
+    assert table == published_traces.TABLE and len(table) == 8 == len(published_traces.BLOCKS)
+
+
+def test_each_shipped_trace_names_the_blocks_that_its_ratios_are_of():
+    for name, blocks in published_traces.BLOCKS.items():
+        (path,) = (ROOT / "bench" / "traces").glob(f"{name}.*.xz")
+        lines = lzma.open(path, "rt").read().splitlines()
+        named = set()
+        for line in lines:
+            if line[0] not in "RW":
+                named.add(line)
+                continue
+            off, length = map(int, line.split()[1:])
+            named.update(range(off // 4096, (off + length - 1) // 4096 + 1))
+        assert len(named) == blocks, name
