@@ -211,7 +211,7 @@ def test_the_formats_say_the_same(tmp_path, shm):
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     spec = spec_of(tmp_path, trace=list(files), cache_size="512m")
     done = run("run", spec, "--output", tmp_path / "out", "--backing-dir", tmp_path, "--cache-dir", shm, "--quiet")
-    assert sorted(line for line in done.stderr.splitlines()) == [
+    assert sorted(line for line in done.stderr.splitlines() if "left out" in line) == [
         f"pcache-sweep: {name}: left out: 1 trims, of which the cache has none" for name in ("2", "3", "xz")]
     kept = ("bytes", "requested_bytes", "hit_ratio", "read_hit_ratio", "write_hit_ratio", "backing_read_bytes")
     found = [{name: result["metrics"]["replay"][name] for name in kept} for result in lines_of(tmp_path / "out")]
