@@ -104,7 +104,9 @@ def test_a_bad_trace_is_refused_with_its_line(tmp_path, trace, says):
     ("1\n", {"cache_share": 0}, "cache_share: `0`: expected none, or a number from 0.001 to 1"),
     ("1\n", {"cache_share": 1.5}, "cache_share: `1.5`: expected none, or a number from 0.001 to 1"),
     ("1\n", {"cache_share": 0.5, "block_bytes": "16m"}, "TRACE: cache_share 0.5 of its 16 MiB is 8 MiB; the smallest "
-     "cache keeps 287 with gc_percent 70; give 35.9 times the block_bytes, or more"),
+     "cache keeps 287 with gc_percent 70; give a larger share, or cache_size"),
+    ("R 0 4096\nW 409600000 1048576\n", {"cache_share": 0.5}, "TRACE: cache_share 0.5 of its 1 MiB is 0 "
+     "MiB; the smallest cache keeps 287 with gc_percent 70; give block_bytes of 2296k or more"),
     ("1\n", {"cache_share": 0.5, "block_bytes": "1m", "gc_percent": 90}, "gc_percent 90: expected 50 to 70"),
     ("1\n", {"engine": "bound"}, "engine bound keeps no data of a device, and replays no trace"),
     ("1\n", {"engine": "libpmem"}, "engine libpmem keeps no data of a device, and replays no trace"),

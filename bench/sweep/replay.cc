@@ -19,6 +19,7 @@ using nlohmann::ordered_json;
 namespace {
 
 constexpr uint64_t kMostModelBlocks = 50'000'000;          // some seconds
+constexpr uint64_t kMostBlockBytes = 16 << 20;             // as the parameter says
 constexpr uint64_t kKeyBytes = 40, kKsetHeaderBytes = 24;  // core/format/FORMAT.md
 
 // Each file is read once, and each layout of it is made once.
@@ -47,17 +48,21 @@ class Loader {
 
 // Whole blocks, as a cache holds them.
 uint64_t blocks_in(const TraceLayout& layout, uint64_t bytes) {
-  return std::max<uint64_t>(1, bytes * layout.blocks() / layout.bytes());
+  return std::max<uint64_t>(1, bytes / layout.block_bytes());
 }
 
 [[noreturn]] void too_small(const TraceLayout& layout, const std::string& share, uint64_t wanted,
                             int gc_percent, uint64_t least) {
-  const double factor = static_cast<double>(least) / static_cast<double>(wanted);
+  constexpr uint64_t kStep = 4096;
+  const double block = static_cast<double>(layout.block_bytes()) * static_cast<double>(least) /
+                       static_cast<double>(std::max<uint64_t>(1, wanted));
+  const uint64_t enough = (static_cast<uint64_t>(block) / kStep + 1) * kStep;
   throw Wrong(layout.trace().file + ": cache_share " + share + " of its " +
               std::to_string(layout.bytes() >> 20) + " MiB is " + std::to_string(wanted >> 20) +
               " MiB; the smallest cache keeps " + std::to_string(least >> 20) +
               " with gc_percent " + std::to_string(gc_percent) + "; give " +
-              std::to_string(factor).substr(0, 4) + " times the block_bytes, or more");
+              (enough <= kMostBlockBytes ? "block_bytes of " + size_of(enough) + " or more"
+                                         : "a larger share, or cache_size"));
 }
 
 void size_the_cache(Case& one, Replay& replay) {

@@ -25,6 +25,7 @@ class TraceLayout {
 
   const Trace& trace() const { return *trace_; }
   uint64_t blocks() const { return blocks_; }  // that the trace names
+  uint64_t block_bytes() const { return block_bytes_; }
   // Of them: what the device must have, and of what a cache's capacity is a share.
   uint64_t bytes() const { return blocks_ * block_bytes_; }
   uint64_t requested_bytes() const { return requested_bytes_; }  // by all requests
