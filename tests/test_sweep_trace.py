@@ -21,6 +21,7 @@ common:
 matrix:
 """
 BYTES = "W 0 4096\nR 0 8192\nR 4096 4096\nW 8192 512\nW 0 512\nR 1099511627776 4096\n"
+KEPT = ROOT / "results" / "sweeps" / "traces"
 
 
 def spec_of(folder, *matrices, **more):
@@ -260,3 +261,20 @@ def test_each_shipped_trace_names_the_blocks_that_its_ratios_are_of():
             off, length = map(int, line.split()[1:])
             named.update(range(off // 4096, (off + length - 1) // 4096 + 1))
         assert len(named) == blocks, name
+
+
+def test_fifo_and_lru_as_computed_are_as_published():
+    """Of the kept run, the traces that were replayed whole."""
+    info = json.loads((KEPT / "run.json").read_text())
+    whole = {fact["trace"] for fact in info["traces"] if not fact["is_cut"]}
+    compared = 0
+    for result in lines_of(KEPT):
+        case, values = info["cases"][result["case"]], info["cases"][result["case"]]["values"]
+        if values["trace"] in whole:
+            name = values["trace"].split("/")[-1].split(".")[0]
+            model = result["metrics"]["replay"]["model"]
+            known = published_traces.TABLE[name][values["cache_share"]]
+            assert 1 - model["fifo"] == pytest.approx(known[0], abs=2e-4), case["id"]
+            assert 1 - model["lru"] == pytest.approx(known[2], abs=2e-4), case["id"]
+            compared += 1
+    assert compared == 15
