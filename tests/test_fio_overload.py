@@ -59,7 +59,7 @@ def check_backing(pair):
         status = cache.status
         content = [cache.read(off, MIB) for off in range(0, SIZE, MIB)]
         cache.drain()
-        assert cache.status["dirty"] == {"ksets": 0, "bytes": 0}
+        assert cache.status["dirty"] == {"ksets": 0, "bytes": 0, "live_bytes": 0}
     same_as(content, pair.backing_path)
     return status
 

@@ -114,8 +114,9 @@ def test_the_last_requests_of_a_log_are_done(fio, pair, disk):
     sick = SickDevice(pair.backing_path, disk)
     sick.set("hang")
     last = [15 * MIB + at * CHUNK for at in range(16)]
-    full = [at % 240 * CHUNK for at in range(9000)]
-    log = write_log(disk / "log", *[("write", at, CHUNK) for at in full + last], files=(pair.backing_path,))
+    # The barrier after each round has all of it written.
+    full = [("write", at * CHUNK, CHUNK) for at in range(240)] + [("sync", 0, 0)]
+    log = write_log(disk / "log", *full * 38, *[("write", at, CHUNK) for at in last], files=(pair.backing_path,))
     # Deep enough for all that the cache has no room for.
     with Run(fio, sick, read_iolog=log, iodepth=2048, drain=1, buffer_pattern="0x5a", io_mode="threads",
              writeback_interval_ms=3600000) as run:

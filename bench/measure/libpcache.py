@@ -110,6 +110,7 @@ def _load():
     lib.pcache_close.argtypes = [c.c_void_p, p(_Error)]
     lib.pcache_drain.argtypes = [c.c_void_p, p(_Error)]
     lib.pcache_set_gc_percent.argtypes = [c.c_void_p, c.c_int32, p(_Error)]
+    lib.pcache_set.argtypes = [c.c_void_p, c.c_char_p, c.c_char_p, p(_Error)]
     lib.pcache_get_info.argtypes = [c.c_void_p, p(_Info)]
     lib.pcache_get_status.argtypes = [c.c_void_p, c.c_int]
     lib.pcache_get_status.restype = c.c_void_p
@@ -329,7 +330,10 @@ class Cache:
         raw.log = self._log_fn
         for name, value in options.items():
             assert hasattr(raw, name), name
-            setattr(raw, name, value.encode() if isinstance(value, str) else value)
+            if isinstance(value, str) and OPTIONS[name].type == CHOICE:
+                set_option(raw, name, value)
+            else:
+                setattr(raw, name, value.encode() if isinstance(value, str) else value)
         self._handle, self._queues = c.c_void_p(), []
         err = _Error()
         try:
@@ -374,6 +378,11 @@ class Cache:
     def set_gc_percent(self, percent):
         err = _Error()
         _check(LIB.pcache_set_gc_percent(self._handle, percent, c.byref(err)), err)
+
+    def set(self, name, text):
+        """An option that may be changed while the cache is open."""
+        err = _Error()
+        _check(LIB.pcache_set(self._handle, name.encode(), str(text).encode(), c.byref(err)), err)
 
     def close(self):
         if not self._handle:

@@ -34,6 +34,7 @@ struct RigOptions {
   uint64_t logical_bytes = 64 << 20;
   uint32_t log_head = 0;            // in segment 0; near its end the log soon goes on in another
   uint64_t batch_bytes = 32 << 20;  // of writeback
+  uint64_t crc_extent_bytes = 16 << 10;  // longer than ours, as the kernel target's
   Writeback::Options writeback{};
 };
 
@@ -41,8 +42,6 @@ struct RigOptions {
 class Rig {
  public:
   using Bytes = std::vector<std::byte>;
-  static constexpr uint32_t kMostCrcBytes = 16 << 10;
-
   Rig(Pmem& pmem, const Image& image, MemoryDevice& device, const RigOptions& o)
       : o(o), pmem(pmem), device(device) {
     const Bounds bounds{o.segments, o.logical_bytes};
@@ -66,6 +65,7 @@ class Rig {
     stripes = std::make_unique<Stripes>(4, *log);
     parts = std::make_unique<Parts>(
         Parts{pmem, *table, *index, *log, *stripes, tails, device, messages, o.data_crc});
+    parts->max_extent_bytes = o.data_crc ? kCrcExtentBytes : kRangeBytes;
     writeback = Writeback::create(*parts, o.writeback).take();
     reclaim = std::make_unique<Reclaim>(*parts);
     head = std::make_unique<DataHead>(*table);
@@ -186,7 +186,7 @@ class Rig {
   bool enter(Extent todo, bool clean, Content content) {
     while (todo.len > 0) {
       uint64_t len = std::min<uint64_t>(todo.len, kRangeBytes - todo.off % kRangeBytes);
-      if (o.data_crc) len = std::min<uint64_t>(len, kMostCrcBytes);
+      if (o.data_crc) len = std::min<uint64_t>(len, o.crc_extent_bytes);
       const auto place = head->allocate(static_cast<uint32_t>(len));
       if (!place) return false;
       const Extent part{todo.off, place.len};

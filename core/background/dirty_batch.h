@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// DirtyBatch: the keys of some ksets of one epoch, and what of their data has to be written back:
+// DirtyBatch: the keys of some ksets, and what of their data has to be written back:
 // of each sector the newest, in the order of the backing device. One thread.
 #pragma once
 

@@ -14,7 +14,7 @@ using ::testing::HasSubstr;
 class FailingDevice : public WorkerTest {
  protected:
   void start() {
-    WorkerTest::start();
+    WorkerTest::start(70, {.logical_bytes = 256 << 20});
     rig_->write(0, 4096, 1);
     rig_->close();
     device_->set_error(EIO);
@@ -59,7 +59,7 @@ TEST_F(FailingDevice, IsTriedSoonWhileItWritesSomething) {
 
 TEST_F(FailingDevice, NoWakeShortensThat) {
   start();
-  use(6);
+  use_apart(6);
   waiting_ = true;
   for (int i = 0; i < 9; i++) {
     worker_->request_waits();
@@ -106,13 +106,47 @@ TEST_F(FailingDevice, Heals) {
   EXPECT_EQ(worker_->state().backoff, Worker::kFirstBackoff) << "from the start again";
 }
 
+// Also when so much is written meanwhile that writeback would wait for want of space.
+TEST_F(FailingDevice, IsTriedAgainWhileMuchIsWritten) {
+  start();
+  for (uint64_t n = 1; n < 12; n++) {
+    for (uint64_t i = 0; i < 16; i++) rig_->write(i * 4096, 4096, 1);
+    rig_->close();
+    advance(kInterval);
+    EXPECT_GT(errors(), n);
+  }
+  device_->set_error(0);
+  advance(Worker::kLongestBackoff);
+  EXPECT_FALSE(worker_->state().failing);
+}
+
+// What needs no device does not say that it works.
+TEST_F(FailingDevice, IsNotHealedByWhatIsSuperseded) {
+  WorkerTest::start();
+  rig_->write(0, 4096, 1);
+  rig_->close();
+  device_->set_error(BlockOp::kFlush, EIO);
+  advance(kInterval);
+  ASSERT_EQ(errors(), 1u);
+  rig_->write(0, 4096, 2);  // its kset is open
+  advance(milliseconds(100));
+  EXPECT_EQ(rig_->writeback->counters().superseded_keys.load(), 1u);
+  EXPECT_EQ(errors(), 1u);
+  EXPECT_TRUE(worker_->state().failing);
+  EXPECT_THAT(rig_->lines.lines, ElementsAre(HasSubstr("is tried again")));
+  device_->set_error(BlockOp::kFlush, 0);
+  advance(kInterval);
+  EXPECT_FALSE(worker_->state().failing);
+  EXPECT_EQ(rig_->device_value(0), 2);
+}
+
 TEST_F(FailingDevice, WakesWorkAtOnceWhenItHasHealed) {
   start();
   device_->set_error(0);
   advance(milliseconds(100));
   ASSERT_EQ(batches(), 1u);
   const milliseconds now = writing_->now();
-  use(6);
+  use_apart(6);
   run();
   EXPECT_GT(batches(), 1u);
   EXPECT_EQ(writing_->now(), now);

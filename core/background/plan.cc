@@ -16,8 +16,8 @@ class Planner {
 
   Status collect() {
     LogMark& at = plan_.end;
-    while (at.ksets < last_ && plan_.batch.appended_bytes() < options_.batch_bytes &&
-           plan_.batch.keys().size() < kMostPlannedKeys) {
+    while (at.ksets < last_ && plan_.passed_bytes() < options_.batch_bytes &&
+           plan_.batch.keys().size() + plan_.moves.size() < kMostPlannedKeys) {
       const auto next = log_.next();
       if (!next) {
         if (plan_.empty()) return next.error();
@@ -30,6 +30,7 @@ class Planner {
       if (item.kind == LogItem::Kind::kKeys && is_busy(item.keys)) break;
       at.pos = item.next;
       if (item.kind == LogItem::Kind::kLast) continue;
+      if (options_.prefetch) options_.prefetch(item.keys);
       for (const Key& key : item.keys) take(key);
       at.ksets++;
     }
@@ -52,9 +53,19 @@ class Planner {
       return;
     }
     plan_.end.dirty_bytes += key.len;
-    switch (options_.fate ? options_.fate(key) : KeyFate::kWrite) {
+    switch (options_.fate ? options_.fate(key, plan_.end.ksets) : KeyFate::kWrite) {
       case KeyFate::kPass:
         plan_.other_keys++;
+        return;
+      case KeyFate::kSuperseded:
+        plan_.superseded_keys++;
+        plan_.superseded_bytes += key.len;
+        plan_.passed_from = std::min(plan_.passed_from, plan_.end.ksets);
+        return;
+      case KeyFate::kMove:
+        plan_.moves.push_back(key);
+        plan_.moved_bytes += key.len;
+        plan_.passed_from = std::min(plan_.passed_from, plan_.end.ksets);
         return;
       case KeyFate::kKeep:
         plan_.damaged.push_back(key);
@@ -64,7 +75,7 @@ class Planner {
     }
     if (plan_.epoch_from == BatchPlan::kNoEpoch) {
       plan_.epoch_from = plan_.end.ksets;
-      last_ = std::min(last_, log_.epoch_end_after(plan_.epoch_from));
+      if (options_.strict) last_ = std::min(last_, log_.epoch_end_after(plan_.epoch_from));
     }
     plan_.batch.add(key);
   }
@@ -81,7 +92,10 @@ void restart(const LogMark& from, BatchPlan* plan) {
   plan->batch.clear();
   plan->pieces.clear();
   plan->damaged.clear();
-  plan->other_keys = plan->planned_bytes = 0;
+  plan->moves.clear();
+  plan->passed_from = BatchPlan::kNoEpoch;
+  plan->moved_bytes = 0;
+  plan->superseded_keys = plan->superseded_bytes = plan->other_keys = plan->planned_bytes = 0;
 }
 
 }  // namespace

@@ -3,17 +3,20 @@
 // batch passes, up to where, and what of their data goes to the backing device, in the device's
 // order.
 //
-// make_plan() is given the log through a KsetSource and reads nothing else. It needs no index: what
-// a later key of the batch supersedes it sees by the keys themselves. So a process that has mapped
-// the pmem, and knows nothing but the log, can plan as well.
+// make_plan() is given the log through a KsetSource and reads nothing else. It needs no index: it
+// sees by the keys themselves what a later key of the batch supersedes. So a process that has
+// mapped the pmem, and knows nothing but the log, can plan as well. Who has an index says by
+// PlanOptions::fate what keys behind the batch supersede.
 //
 // Invariants
-// - A plan does not reach past the end of the epoch of its first key to be written (see KeyLog).
-//   What comes before that key in the log is only passed, whatever its epoch.
+// - With PlanOptions::strict a plan does not reach past the end of the epoch of its first key to
+//   be written (see KeyLog). What comes before that key in the log is only passed, whatever its
+//   epoch.
 // - A plan ends where a kset ends.
 // - Of each sector the newest data of the batch is written; pieces ascend and do not overlap.
-// - Batches that are under way at the same time are of one epoch (PlanOptions::end_ksets), or the
-//   backing device alone might be a state that no barrier allows. None of them writes what another
+// - With it, batches that are under way at the same time are of one epoch
+//   (PlanOptions::end_ksets), or the backing device alone might be a state that no barrier allows.
+//   None of them writes what another
 //   one writes (PlanOptions::busy), or the older data might come last.
 // One thread for each call.
 #pragma once
@@ -61,8 +64,10 @@ class LogKsets final : public KsetSource {
 
 enum class KeyFate : uint8_t {
   kWrite,
-  kPass,  // nothing of it counts any more
-  kKeep,  // its data is known to be damaged: it is passed, and appended again
+  kPass,        // it was damaged, and nothing of it counts any more
+  kSuperseded,  // by later keys, durable before this one is passed: its data need not be written
+  kMove,        // its data is to be copied to a new place, under a key that is durable as above
+  kKeep,        // its data is known to be damaged: it is passed, and appended again
 };
 
 struct BatchPlan {
@@ -72,14 +77,25 @@ struct BatchPlan {
   uint64_t epoch_from = kNoEpoch;  // the kset of its first key to be written, in ksets
   DirtyBatch batch;                // the keys to be written
   std::vector<DirtyBatch::Piece> pieces;
-  std::vector<media::Key> damaged;  // the keys to be kept
-  uint64_t other_keys = 0;          // that are passed and in neither
-  uint64_t planned_bytes = 0;       // of the pieces
+  std::vector<media::Key> damaged;                     // the keys to be kept
+  std::vector<media::Key> moves;                       // the keys whose data is to be moved
+  uint64_t moved_bytes = 0;                            // of these
+  uint64_t superseded_keys = 0, superseded_bytes = 0;  // as appended
+  // The kset of the first key that later ones supersede, or that is moved, in ksets.
+  uint64_t passed_from = kNoEpoch;
+  uint64_t other_keys = 0;     // that are passed and in none of these
+  uint64_t planned_bytes = 0;  // of the pieces
 
+  // As appended: of what is neither superseded nor damaged; and with what is superseded.
+  uint64_t live_bytes() const { return batch.appended_bytes() + moved_bytes; }
+  uint64_t passed_bytes() const { return live_bytes() + superseded_bytes; }
+  // What comes free when it is passed and reclaimed.
+  uint64_t freed_bytes() const { return passed_bytes() - moved_bytes; }
   bool empty() const { return end.ksets == begin.ksets; }
   // Passing nothing but damaged data would only append it again.
   bool has_only_damaged() const {
-    return batch.keys().empty() && other_keys == 0 && !damaged.empty();
+    return batch.keys().empty() && moves.empty() && superseded_keys + other_keys == 0 &&
+           !damaged.empty();
   }
   bool writes_to(const Extent& extent) const;
 };
@@ -87,9 +103,13 @@ struct BatchPlan {
 struct PlanOptions {
   LogMark from;
   uint64_t end_ksets = 0;    // no kset from there on; more than from.ksets
-  uint64_t batch_bytes = 0;  // a plan ends with the kset that reaches it, as appended
-  // What is known of a key's data; nothing: every live key is written that is not clean.
-  std::function<KeyFate(const media::Key&)> fate = nullptr;
+  uint64_t batch_bytes = 0;  // a plan ends with the kset that reaches it, by passed_bytes()
+  bool strict = true;        // as in the invariants
+  // What is known of a key's data, which is in a kset of this number; nothing: every live key is
+  // written that is not clean.
+  std::function<KeyFate(const media::Key&, uint64_t kset)> fate = nullptr;
+  // Called for the keys of each kset before fate().
+  std::function<void(std::span<const media::Key>)> prefetch = nullptr;
   // Whether another batch under way writes to it: the plan ends in front of such a key's kset.
   std::function<bool(const Extent&)> busy = nullptr;
 };

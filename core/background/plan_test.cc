@@ -128,7 +128,7 @@ TEST_F(Plan, DeadKeysArePassed) {
 
 TEST_F(Plan, WhatIsKnownOfAKeyDecides) {
   log_.ksets = {{sectors(0, 1), sectors(8, 1), sectors(16, 1)}};
-  options_.fate = [](const Key& key) {
+  options_.fate = [](const Key& key, uint64_t) {
     return key.off == 0                  ? KeyFate::kPass
            : key.off == 8 * kSectorBytes ? KeyFate::kKeep
                                          : KeyFate::kWrite;
@@ -144,7 +144,7 @@ TEST_F(Plan, WhatIsKnownOfAKeyDecides) {
 
 TEST_F(Plan, OfDamagedDataAloneIsKnown) {
   log_.ksets = {{sectors(0, 1)}};
-  options_.fate = [](const Key&) { return KeyFate::kKeep; };
+  options_.fate = [](const Key&, uint64_t) { return KeyFate::kKeep; };
   make();
   EXPECT_TRUE(plan_.has_only_damaged());
   EXPECT_EQ(plan_.epoch_from, BatchPlan::kNoEpoch);

@@ -10,7 +10,8 @@
 //
 // Invariants
 // - It passes only what writeback has passed, so what it forgets is on the backing device. Dirty
-//   data that was damaged has a later key (see Writeback), and stays in the index.
+//   data that was damaged, moved or superseded has a later key (see Writeback), and stays in the
+//   index.
 // - A reference is dropped for exactly those keys for which one was taken: those of their segment's
 //   current generation (hazard dead-key-references).
 // - A key's own range leads to its place in the index: nothing is searched for dead keys (hazard

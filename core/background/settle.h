@@ -8,7 +8,8 @@
 //
 // Invariants
 // - Batches are settled in the order of the log: each begins where the one settled before has
-//   ended. dirty_tail never passes a batch that the device does not have, flushed.
+//   ended. dirty_tail never passes what the device does not have, flushed, unless a later key has
+//   it: see Writeback.
 // - Data that is damaged stays dirty, and so an error to read, but does not keep what is behind it
 //   from being passed: see DamagedData.
 // - A settle() that fails has not moved dirty_tail. It is repeated with the same batch; what it has

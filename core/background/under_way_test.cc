@@ -233,8 +233,9 @@ TEST_F(UnderWay, NorBehindABarrierThatCameMeanwhile) {
 TEST_F(UnderWay, WhatOverwritesABatchWaitsForIt) {
   start();
   write_kset(0, 1);
-  write_kset(0, 2);
   bad_ = 0;
+  EXPECT_FALSE(step().ok());
+  write_kset(0, 2);
   EXPECT_FALSE(step().ok());
   bad_ = kNone;
   EXPECT_EQ(rig_->write_back(), 2);

@@ -8,6 +8,19 @@
 
 namespace pcache {
 
+namespace {
+
+// Of a task that others wake: to be run by itself so seldom does no harm.
+constexpr Worker::Milliseconds kWhenWoken{24 * 3600 * 1000};
+// SpaceLimits::quiet_bytes are for so long.
+constexpr Worker::Milliseconds kQuietInterval{5000};
+
+Writeback::Size size_of(const SpaceActions& actions) {
+  return {actions.batch_bytes, actions.depth, actions.live, actions.reason};
+}
+
+}  // namespace
+
 Worker::Worker(const Parts& parts, Writeback& writeback, Reclaim& reclaim, Executor& main,
                Executor& writing, const Options& options)
     : parts_(parts),
@@ -16,7 +29,10 @@ Worker::Worker(const Parts& parts, Writeback& writeback, Reclaim& reclaim, Execu
       main_(main),
       writing_(writing),
       options_(options),
-      gc_percent_(options.gc_percent) {
+      gc_percent_(options.gc_percent),
+      dirty_high_(options.dirty_limits.high_percent),
+      dirty_low_(options.dirty_limits.low_percent),
+      bytes_per_second_(options.dirty_limits.bytes_per_second) {
   PCACHE_CHECK(options.waiting_requests && options.retry_requests && options.fail_requests &&
                options.set_pace);
   PCACHE_CHECK(options.gc_percent <= media::kGcPercentMax);
@@ -31,8 +47,8 @@ void Worker::prepare() {
   };
   // Seen open at two ticks means open for one interval at least and two at most.
   const auto tick = std::max(options_.flush_delay / 2, Milliseconds{1});
-  writeback_id_ =
-      writing_.every(options_.writeback_interval, once_started(&Worker::writeback_task));
+  writeback_id_ = writing_.every(kWhenWoken, once_started(&Worker::writeback_task));
+  writing_.every(options_.writeback_interval, once_started(&Worker::writeback_tick));
   room_id_ = main_.every(options_.writeback_interval, once_started(&Worker::make_room_task));
   main_.every(tick, once_started(&Worker::close_old));
   prepared_ = true;
@@ -40,6 +56,7 @@ void Worker::prepare() {
 
 void Worker::start() {
   if (!prepared_) prepare();
+  dirty_at_tick_ = parts_.log.mark().dirty_bytes;
   stopping_.store(false, std::memory_order_release);
   if (decided().reclaim) wake(main_, room_id_);
 }
@@ -61,6 +78,11 @@ SpaceCounts Worker::counts() const {
   now.retired_segments = segments.retired;
   now.waiting_requests = options_.waiting_requests();
   now.gc_percent = gc_percent();
+  now.dirty_bytes = parts_.index.dirty_bytes();
+  now.dirty_limits = dirty_limits();
+  now.cleaning = cleaning();
+  now.moving_pays = writeback_.moving_pays();
+  now.reclaimable = parts_.tails.key_tail() != parts_.tails.dirty_tail();
   now.device_failing = failing_.load(std::memory_order_relaxed);
   return now;
 }
@@ -70,19 +92,18 @@ SpaceCounts Worker::counts_at_dirty_tail() const {
   now.log_damaged = writeback_.log_damaged();
   now.all_passed = !unwritten();
   now.damaged_data_left = writeback_.stuck(parts_.log.mark());
-  now.reclaimable = parts_.tails.key_tail() != parts_.tails.dirty_tail();
   return now;
 }
 
 Writeback::Size Worker::batch_for(const SpaceCounts& now) const {
-  const SpaceActions actions = decide(options_.limits, now);
-  return {actions.batch_bytes, actions.depth};
+  return size_of(decide(options_.limits, now));
 }
 
 void Worker::space_taken() {
   const SpaceActions actions = decided();
   if (actions.throttle) options_.set_pace(true);
   if (actions.reclaim) wake(main_, room_id_);
+  if (actions.clean && !cleaning()) wake(writing_, writeback_id_);
 }
 
 void Worker::space_freed() {
@@ -100,6 +121,19 @@ void Worker::set_gc_percent(uint32_t percent) {
   PCACHE_CHECK(percent <= media::kGcPercentMax);
   gc_percent_.store(percent, std::memory_order_relaxed);
   wake(main_, room_id_);
+}
+
+void Worker::set_dirty_limits(const DirtyLimits& limits) {
+  PCACHE_CHECK(limits.low_percent <= limits.high_percent && limits.high_percent <= 100);
+  dirty_high_.store(limits.high_percent, std::memory_order_relaxed);
+  dirty_low_.store(limits.low_percent, std::memory_order_relaxed);
+  bytes_per_second_.store(limits.bytes_per_second, std::memory_order_relaxed);
+  wake(writing_, writeback_id_);
+}
+
+DirtyLimits Worker::dirty_limits() const {
+  return {dirty_high_.load(std::memory_order_relaxed), dirty_low_.load(std::memory_order_relaxed),
+          bytes_per_second_.load(std::memory_order_relaxed)};
 }
 
 void Worker::close_old() {
@@ -170,26 +204,43 @@ void Worker::note_reclaim_failed(const Error& error) {
   if (decided().write_back) wake(writing_, writeback_id_);
 }
 
+// While many writes come, what is written now may be superseded soon: then only want of space, or
+// too much dirty data, makes writeback work.
+void Worker::writeback_tick() {
+  const LogMark head = parts_.log.mark();
+  const uint64_t written = head.dirty_bytes - std::exchange(dirty_at_tick_, head.dirty_bytes);
+  // A long interval may have more, a short one is too short to say that much is written.
+  const auto scale = std::max(options_.writeback_interval / kQuietInterval, int64_t{1});
+  if (written < options_.limits.quiet_bytes * static_cast<uint64_t>(scale)) idle_until_ = head;
+  writeback_task();
+}
+
 void Worker::writeback_task() {
-  if (retry_at_.count() > 0 && writing_.now() < retry_at_) {
+  if (retries() && writing_.now() < retry_at_) {
     // Running now has used up the wake that note_failure() asked for.
     writing_.wake(writeback_id_, retry_at_ - writing_.now());
     return;
   }
   // Up to here and no further: damaged data is appended again, and would never end.
-  LogMark until = parts_.log.mark();
+  LogMark head = parts_.log.mark();
   bool closed = false;
-  while (!stopping_.load(std::memory_order_acquire)) {
-    const auto moved = writeback_.step(until, batch_for(counts()));
+  while (const std::optional<SpaceActions> actions = next_step()) {
+    const bool wanted = actions->write_back || retries();
+    const Writeback::Counters& counters = writeback_.counters();
+    const uint64_t written = counters.written_bytes.load(), flushes = counters.flushes.load();
+    const auto moved = writeback_.step(wanted ? head : idle_until_, size_of(*actions));
+    if (actions->bytes_per_second > 0) ahead_bytes_ += counters.written_bytes.load() - written;
     if (!moved) {
       if (!stopping_.load(std::memory_order_acquire)) note_failure(moved.error());
       return;
     }
-    note_success();
+    // What needs no device says nothing about it.
+    if (!retries() || counters.flushes.load() > flushes) note_success();
     if (moved.value()) {
       if (decided().reclaim) wake(main_, room_id_);
       continue;
     }
+    if (actions->live == LiveData::kLeaveAll) return;  // reclaim asks again
     // Keys that are still in DRAM can only be passed once they are in the log.
     if (closed || !decided().write_back) {
       // Nothing is left that could be: what waits has to be told, see ask_for_writeback().
@@ -199,8 +250,32 @@ void Worker::writeback_task() {
     closed = true;
     const Status all = parts_.stripes.close_all();
     (void)all;  // a log that is full: what was closed is tried again by the next who commits
-    until = parts_.log.mark();
+    head = parts_.log.mark();
   }
+}
+
+std::optional<SpaceActions> Worker::next_step() {
+  const SpaceActions actions = decided();
+  cleaning_.store(actions.clean, std::memory_order_relaxed);
+  if (stopping_.load(std::memory_order_acquire) ||
+      !(actions.write_back || retries() || writeback_.behind(idle_until_)))
+    return std::nullopt;
+  const Milliseconds wait = wait_for_rate(actions.bytes_per_second);
+  if (wait.count() == 0) return actions;
+  writing_.wake(writeback_id_, wait);
+  return std::nullopt;
+}
+
+Worker::Milliseconds Worker::wait_for_rate(uint64_t bytes_per_second) {
+  const Milliseconds now = writing_.now();
+  const auto elapsed_ms = static_cast<uint64_t>((now - ahead_at_).count());
+  ahead_at_ = now;
+  if (bytes_per_second == 0 || elapsed_ms >= ahead_bytes_ * 1000 / bytes_per_second) {
+    ahead_bytes_ = 0;
+    return Milliseconds{0};
+  }
+  ahead_bytes_ -= elapsed_ms * bytes_per_second / 1000;
+  return Milliseconds{std::max<uint64_t>(ahead_bytes_ * 1000 / bytes_per_second, 1)};
 }
 
 void Worker::note_failure(const Error& error) {
@@ -256,6 +331,7 @@ Worker::State Worker::state() const {
 }
 
 Status Worker::drain() {
+  const Writeback::Drain drain(writeback_);
   Status closed = parts_.stripes.close_all();
   // Of a log that has failed what is in it can still be saved.
   if (!closed && !parts_.log.failed()) return closed;
@@ -300,10 +376,17 @@ Error Worker::undrained(const Error& why, const LogMark& until) const {
                     why.text.c_str(), static_cast<unsigned long long>(until.dirty_bytes - passed));
 }
 
+Result<bool> Worker::move_step() {
+  Writeback::Size batch = batch_for(counts());
+  batch.live = LiveData::kMoveAnyhow;
+  return writeback_.step(parts_.log.mark(), batch);
+}
+
 void Worker::make_room(const std::function<bool()>& done) {
   SpaceCounts waited_for = counts();
   waited_for.waiting_requests = 1;  // the caller
-  const Writeback::Size batch = batch_for(waited_for);
+  Writeback::Size batch = batch_for(waited_for);
+  batch.live = LiveData::kWrite;
   while (!done()) {
     const auto moved = writeback_.step(parts_.log.mark(), batch);
     const auto freed = reclaim_.step();

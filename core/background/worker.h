@@ -39,6 +39,7 @@ class Worker {
     Milliseconds flush_delay{1000};
     Milliseconds writeback_interval{5000};
     uint32_t gc_percent = media::kGcPercentDefault;
+    DirtyLimits dirty_limits;
     SpaceLimits limits;
     // The requests' side: how many wait for space, and letting them go on.
     std::function<uint32_t()> waiting_requests;
@@ -65,11 +66,17 @@ class Worker {
   void request_waits();
   void set_gc_percent(uint32_t percent);
   uint32_t gc_percent() const { return gc_percent_.load(std::memory_order_relaxed); }
+  void set_dirty_limits(const DirtyLimits& limits);
+  DirtyLimits dirty_limits() const;
+  // Dirty data is written back for them.
+  bool cleaning() const { return cleaning_.load(std::memory_order_relaxed); }
 
   // Writes back what was complete at the call, in the caller's thread, and moves dirty_tail past
   // it. When the device takes no more, returns its errno and says how much is left. Returns EIO
   // when damaged data stays behind.
   Status drain();
+  // One batch of writeback, with dirty data moved wherever it can be; for tests and simulators.
+  Result<bool> move_step();
   // For the end, without executors: makes room for the log until `done` says so, or nothing more
   // can be done.
   void make_room(const std::function<bool()>& done);
@@ -96,7 +103,14 @@ class Worker {
   void make_room_task();
   void ask_for_writeback();
   void note_reclaim_failed(const Error& error);
+  void writeback_tick();
   void writeback_task();
+  // What the next step is to do, up to `until` if it says more than that there is time; nothing:
+  // there is none to be made now.
+  std::optional<SpaceActions> next_step();
+  bool retries() const { return retry_at_.count() > 0; }
+  // How long nothing more may be written.
+  Milliseconds wait_for_rate(uint64_t bytes_per_second);
   void wake(Executor& executor, Executor::Id id) {
     if (!stopping_.load(std::memory_order_acquire)) executor.wake(id);
   }
@@ -111,6 +125,8 @@ class Worker {
   Executor& writing_;
   const Options options_;
   std::atomic<uint32_t> gc_percent_;
+  std::atomic<uint32_t> dirty_high_, dirty_low_;  // percent
+  std::atomic<uint64_t> bytes_per_second_;
   std::atomic<bool> stopping_{true};
   bool prepared_ = false;
   Executor::Id room_id_ = 0, writeback_id_ = 0;
@@ -118,6 +134,14 @@ class Worker {
   std::atomic<const char*> reclaim_fault_{nullptr};  // set by main's task only
   Milliseconds retry_at_{0};                         // writing's task only; 0: the device works
   uint64_t written_at_failure_ = 0;                  // likewise
+  // Of the last tick, in appended bytes; writing's tasks only.
+  uint64_t dirty_at_tick_ = 0;
+  // Found by the last tick after which few writes came: all before it is written back.
+  LogMark idle_until_;
+  // Written faster than DirtyLimits::bytes_per_second, as of then; writing's task only.
+  uint64_t ahead_bytes_ = 0;
+  Milliseconds ahead_at_{0};
+  std::atomic<bool> cleaning_{false};  // set by writing's task only
 
   std::atomic<bool> failing_{false};
   mutable Mutex state_mu_;

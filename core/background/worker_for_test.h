@@ -15,12 +15,22 @@ class WorkerTest : public BackgroundTest {
   void start(uint32_t gc_percent = 70, RigOptions o = {}) {
     stop();
     BackgroundTest::start(o);
+    start_worker(gc_percent);
+  }
+  // As after a crash that lost nothing.
+  void attach_again(uint32_t gc_percent) {
+    stop();
+    attach();
+    start_worker(gc_percent);
+  }
+  void start_worker(uint32_t gc_percent) {
     main_ = std::make_unique<SteppedExecutor>();
     writing_ = std::make_unique<SteppedExecutor>();
     Worker::Options w;
     w.flush_delay = kFlushDelay;
     w.writeback_interval = kInterval;
     w.gc_percent = gc_percent;
+    w.dirty_limits = dirty_limits_;
     w.waiting_requests = [this] { return waiting_; };
     w.retry_requests = [this] {
       retries_++;
@@ -29,7 +39,8 @@ class WorkerTest : public BackgroundTest {
     w.set_pace = [this](bool on) { paced_ = on; };
     w.fail_requests = [this](int error) { failed_ = error; };
     w.limits = {.throttle_segments = throttle_segments_,
-                .hurried_batch_bytes = o.batch_bytes,
+                .move_segments = move_segments_,
+                .hurried_batch_bytes = options_.batch_bytes,
                 .idle_batch_bytes = 64 << 20};
     worker_ = std::make_unique<Worker>(*rig_->parts, *rig_->writeback, *rig_->reclaim, *main_,
                                        *writing_, w);
@@ -70,7 +81,12 @@ class WorkerTest : public BackgroundTest {
     while (used() < n && rig_->write(kRangeBytes, kRangeBytes, 1)) {
     }
   }
-  // The same, in ksets of their own and all to be written.
+  // The same, all of it to be written.
+  void use_apart(uint32_t n) {
+    for (uint64_t off = 0; used() < n && rig_->write(off, kRangeBytes, 1); off += kRangeBytes) {
+    }
+  }
+  // The same, in ksets of their own.
   void use_in_small_ksets(uint32_t n) {
     for (uint64_t off = 0; used() < n && rig_->write(off, 128 << 10, 1); off += 128 << 10)
       rig_->close();
@@ -84,7 +100,8 @@ class WorkerTest : public BackgroundTest {
   std::function<void()> on_retry_;
   bool paced_ = false;
   int failed_ = 0;  // the requests that wait, with this errno
-  uint32_t throttle_segments_ = 0;
+  uint32_t throttle_segments_ = 0, move_segments_ = 0;
+  DirtyLimits dirty_limits_;
   std::unique_ptr<SteppedExecutor> main_, writing_;
   std::unique_ptr<Worker> worker_;
 };

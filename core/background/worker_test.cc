@@ -35,8 +35,8 @@ TEST_F(WorkerTest, WithoutPressureWritebackWorksInItsInterval) {
 
 // Hazard nobody-wakes: no request has to wait for a tick.
 TEST_F(WorkerTest, PressureWakesBothAtOnce) {
-  start();
-  use(6);  // of 8: 75 %
+  start(70, {.logical_bytes = 256 << 20});
+  use_in_small_ksets(6);  // of 8: 75 %
   run();
   EXPECT_EQ(main_->now(), milliseconds(0));
   EXPECT_GT(batches(), 0u);
@@ -45,13 +45,29 @@ TEST_F(WorkerTest, PressureWakesBothAtOnce) {
 }
 
 TEST_F(WorkerTest, OpenKsetsAreClosedUnderPressure) {
-  start();
-  use(6);
+  start(70, {.logical_bytes = 256 << 20});
+  use_apart(6);
   EXPECT_EQ(rig_->log->mark().ksets, 0u);
   EXPECT_GT(rig_->stripes->open_keys(), 0u);
   run();
   EXPECT_EQ(rig_->stripes->open_keys(), 0u);
   EXPECT_LT(used(), 6u);
+}
+
+// What is superseded needs no device, and the later it is passed the more of it there is.
+TEST_F(WorkerTest, WhatIsSupersededIsLeftUntilSpaceIsShort) {
+  move_segments_ = 2;
+  start(50);
+  use(5);  // of 8; free are 3: the log's one and two
+  EXPECT_EQ(batches(), 0u);
+  const uint64_t free = rig_->table->counts().free;
+  run();
+  EXPECT_GT(rig_->table->counts().free, free);
+  EXPECT_EQ(rig_->writeback->counters().written_bytes.load(), 0u);
+  EXPECT_TRUE(rig_->dirty(kRangeBytes));
+  use(4);
+  run();
+  EXPECT_EQ(used(), 4u) << "half is in use, and nothing is done";
 }
 
 TEST_F(WorkerTest, ReclaimStopsBelowGcPercent) {
@@ -62,6 +78,35 @@ TEST_F(WorkerTest, ReclaimStopsBelowGcPercent) {
   EXPECT_GT(rig_->index->mapped_bytes(), media::kSegmentBytes) << "no more than it must";
 }
 
+// What was found quiet does not hold for what is written later.
+TEST_F(WorkerTest, ABurstAfterAQuietTimeIsLeft) {
+  start(90);
+  rig_->write(0, 4096, 1);
+  rig_->close();
+  advance(kInterval);
+  EXPECT_EQ(batches(), 1u);
+  use(4);
+  rig_->flush();
+  advance(kInterval);
+  EXPECT_EQ(batches(), 1u);
+  worker_->set_gc_percent(89);  // a wake
+  worker_->set_dirty_limits({});
+  run();
+  EXPECT_EQ(batches(), 1u);
+  advance(kInterval);
+  EXPECT_GT(batches(), 1u);
+}
+
+// What an attach has found was not written in the interval.
+TEST_F(WorkerTest, WhatIsFoundDirtyIsWrittenInTheFirstInterval) {
+  start(90);
+  use(4);
+  rig_->flush();
+  attach_again(90);
+  advance(kInterval);
+  EXPECT_GT(batches(), 0u);
+}
+
 TEST_F(WorkerTest, BelowGcPercentNothingIsReclaimed) {
   start(90);
   use(6);
@@ -69,6 +114,8 @@ TEST_F(WorkerTest, BelowGcPercentNothingIsReclaimed) {
   const uint64_t mapped = rig_->index->mapped_bytes();
   run();
   EXPECT_EQ(batches(), 0u);
+  advance(kInterval);
+  EXPECT_EQ(batches(), 0u) << "much was written in it";
   advance(kInterval);
   EXPECT_GT(batches(), 0u);
   EXPECT_EQ(rig_->index->mapped_bytes(), mapped);
@@ -108,7 +155,7 @@ TEST_F(WorkerTest, ASmallGcPercentDoesNotHurryWriteback) {
   rig_->flush();
   run();
   EXPECT_EQ(batches(), 0u);
-  advance(kInterval);
+  advance(2 * kInterval);
   EXPECT_GT(batches(), 0u);
   EXPECT_GT(reclaimed(), 0u) << "woken when dirty_tail moved";
   EXPECT_EQ(rig_->index->mapped_bytes(), 0u);
@@ -172,7 +219,7 @@ TEST_F(WorkerTest, ASegmentThatComesFreeLetsRequestsGoOn) {
 }
 
 TEST_F(WorkerTest, OneExecutorForBothWillDo) {
-  BackgroundTest::start();
+  BackgroundTest::start({.logical_bytes = 256 << 20});
   SteppedExecutor executor;
   Worker::Options w;
   w.waiting_requests = [] { return 0; };
@@ -183,7 +230,7 @@ TEST_F(WorkerTest, OneExecutorForBothWillDo) {
   Worker worker(*rig_->parts, *rig_->writeback, *rig_->reclaim, executor, executor, w);
   rig_->table->set_events({[&] { worker.space_taken(); }, [&] { worker.space_freed(); }});
   worker.start();
-  use(6);
+  use_apart(6);
   executor.advance(milliseconds(0));
   EXPECT_LT(used(), 6u);
   worker.stop();

@@ -2,11 +2,21 @@
 #include "background/writeback.h"
 
 #include <algorithm>
+#include <chrono>
 #include <new>
 
 #include "base/mutants.h"
 
 namespace pcache {
+
+using media::Key;
+
+namespace {
+
+// How often data is moved that writes cut meanwhile, before it is written instead.
+constexpr int kMostTries = 3;
+
+}  // namespace
 
 Result<std::unique_ptr<Writeback>> Writeback::create(const Parts& parts, const Options& options) {
   std::unique_ptr<Writeback> writeback(new Writeback(parts, options));
@@ -23,9 +33,25 @@ Writeback::Writeback(const Parts& parts, const Options& options)
       options_(options),
       settler_(parts, {.data_lost = options.data_lost,
                        .marked = [this](size_t part, size_t all)
-                                     NO_THREAD_SAFETY_ANALYSIS { note_marked(part, all); }}) {
+                                     NO_THREAD_SAFETY_ANALYSIS { note_marked(part, all); }}),
+      superseded_(parts),
+      mover_(parts, options.stored) {
   PCACHE_CHECK(options.most_under_way >= 1);
   under_way_.reserve(options.most_under_way);
+}
+
+Counter& Writeback::written_for(WriteReason reason) {
+  switch (reason) {
+    case WriteReason::kIdle:
+      return counters_.idle_bytes;
+    case WriteReason::kSpace:
+      return counters_.space_bytes;
+    case WriteReason::kDirtyLimit:
+      return counters_.limit_bytes;
+    case WriteReason::kDrain:
+      break;
+  }
+  return counters_.drain_bytes;
 }
 
 // A batch passes more bytes than it writes, since superseded data is skipped: each byte written
@@ -33,21 +59,33 @@ Writeback::Writeback(const Parts& parts, const Options& options)
 // wait until that is done.
 void Writeback::note_written(uint64_t bytes) {
   counters_.written_bytes.add(bytes);  // at once: who waits for a slow device sees that it works
+  written_for(reason_).add(bytes);
   if (hazard(Hazard::kBatchNotWaitedFor) && writing_ == under_way_.size()) return;
   PCACHE_CHECK(writing_ < under_way_.size());
   Batch& batch = under_way_[writing_];
   PCACHE_CHECK(batch.plan.planned_bytes > 0);
-  const uint64_t all = batch.plan.batch.appended_bytes();
+  const uint64_t all = batch.plan.freed_bytes();
   note_progress(batch, bytes * (all - all / kMarkingShare) / batch.plan.planned_bytes);
 }
 
 void Writeback::note_marked(size_t part, size_t all) {
   Batch& batch = under_way_[writing_];
-  note_progress(batch, batch.plan.batch.appended_bytes() / kMarkingShare * part / all);
+  note_progress(batch, batch.plan.freed_bytes() / kMarkingShare * part / all);
+}
+
+// The batch is not under way yet: what is told goes to whichever begins next.
+void Writeback::note_moved(const BatchPlan& plan, uint64_t bytes) {
+  const uint64_t all = plan.freed_bytes() - plan.freed_bytes() / kMarkingShare;
+  const auto share = static_cast<uint64_t>(static_cast<double>(all) * static_cast<double>(bytes) /
+                                           static_cast<double>(plan.moved_bytes));
+  const uint64_t n = share - std::min(share, credit_ahead_);
+  if (n == 0) return;
+  credit_ahead_ += n;
+  if (options_.progress) options_.progress(n);
 }
 
 void Writeback::note_progress(Batch& batch, uint64_t appended_bytes) {
-  const uint64_t all = batch.plan.batch.appended_bytes();
+  const uint64_t all = batch.plan.freed_bytes();
   PCACHE_CHECK(batch.credited_bytes <= all);
   const uint64_t n = std::min(appended_bytes, all - batch.credited_bytes);
   batch.credited_bytes += n;
@@ -77,8 +115,9 @@ Result<bool> Writeback::step(const LogMark& until, const Size& size) {
 
 Result<bool> Writeback::step_once(const LogMark& until, const Size& size) {
   if (!behind(until)) return false;
+  reason_ = size.reason;
   if (written_unknown_) forget();
-  if (auto planned = plan_batches(until, size.bytes); !planned) return failed(planned.error());
+  if (auto planned = plan_batches(until, size); !planned) return failed(planned.error());
   if (under_way_.empty()) return false;
   if (auto written = write_batches(size.depth); !written) return failed(written.error());
   if (auto settled = settle_batches(); !settled) return failed(settled.error());
@@ -92,9 +131,9 @@ void Writeback::forget() {
   written_unknown_ = false;
 }
 
-Status Writeback::plan_batches(const LogMark& until, uint64_t batch_bytes) {
+Status Writeback::plan_batches(const LogMark& until, const Size& size) {
   while (under_way_.size() < options_.most_under_way) {
-    const auto planned = plan_one(until, batch_bytes);
+    const auto planned = plan_one(until, size);
     if (planned && planned.value()) continue;
     // What is wrong behind a batch is met again when it is the first.
     return planned || !under_way_.empty() ? Status() : planned.error();
@@ -107,10 +146,10 @@ std::optional<PlanOptions> Writeback::next_plan(const LogMark& until, uint64_t b
   options.from = under_way_.empty() ? settler_.settled() : under_way_.back().plan.end;
   options.end_ksets = until.ksets;
   options.batch_bytes = batch_bytes;
-  options.fate = settler_.fate();
+  options.strict = options_.strict;
   // Asked again: a FLUSH may have ended an epoch that was open when the first was planned.
   for (const Batch& batch : under_way_)
-    if (batch.plan.epoch_from != BatchPlan::kNoEpoch) {
+    if (options_.strict && batch.plan.epoch_from != BatchPlan::kNoEpoch) {
       options.end_ksets =
           std::min(options.end_ksets, parts_.log.epoch_end_after(batch.plan.epoch_from));
       break;
@@ -125,17 +164,122 @@ std::optional<PlanOptions> Writeback::next_plan(const LogMark& until, uint64_t b
   return options;
 }
 
-Result<bool> Writeback::plan_one(const LogMark& until, uint64_t batch_bytes) {
-  const auto options = next_plan(until, batch_bytes);
+void Writeback::ask_fates(PlanOptions* options, Pass pass) {
+  const auto damaged = settler_.fate();
+  superseded_.forget();
+  if (pass == Pass::kNone) {
+    if (damaged)
+      options->fate = [this, damaged](const Key& key, uint64_t) NO_THREAD_SAFETY_ANALYSIS {
+        const KeyFate fate = damaged(key);
+        if (fate == KeyFate::kPass) (void)superseded_.is_superseded(key);
+        return fate;
+      };
+    return;
+  }
+  options->prefetch = [this](std::span<const Key> keys)
+                          NO_THREAD_SAFETY_ANALYSIS { superseded_.prefetch(keys); };
+  options->fate = [this, damaged, pass, from = passable_from()](const Key& key, uint64_t kset)
+                      NO_THREAD_SAFETY_ANALYSIS {
+                        const KeyFate fate = damaged ? damaged(key) : KeyFate::kWrite;
+                        if (fate == KeyFate::kPass) (void)superseded_.is_superseded(key);
+                        if (fate != KeyFate::kWrite || kset < from) return fate;
+                        if (superseded_.is_superseded(key)) return KeyFate::kSuperseded;
+                        return pass == Pass::kMoved ? KeyFate::kMove : fate;
+                      };
+}
+
+// Nobody can say of keys in ksets before that one whether what superseded them is of their epoch.
+uint64_t Writeback::passable_from() const {
+  return options_.strict && !hazard(Hazard::kSupersededAcrossABarrier)
+             ? parts_.log.last_epoch_from()
+             : 0;
+}
+
+Status Writeback::plan_as(PlanOptions options, const LogMark& until, Pass pass, BatchPlan* plan) {
+  ask_fates(&options, pass);
+  LogKsets log(parts_.pmem, parts_.segments, options.from.pos, until.pos, &parts_.log);
+  return make_plan(log, options, plan);
+}
+
+bool Writeback::move(const BatchPlan& plan) {
+  const std::span<const Key> all(plan.moves);
+  const auto begin = std::chrono::steady_clock::now();
+  const uint64_t before = mover_.counters().moved_bytes.load();
+  bool moved = true;
+  uint64_t passed_bytes = 0;
+  for (size_t at = 0; at < all.size();) {
+    const auto run = parts_.stripes.run_from(all, at, [](const Key& key) { return key.off; });
+    superseded_.add_moved(run.front());
+    // Again, if a write has cut what was copied.
+    for (int tries = 0; !mover_.move(run); tries++)
+      if (tries == kMostTries) {
+        moved = false;
+        break;
+      }
+    at += run.size();
+    for (const Key& key : run) passed_bytes += key.len;
+    note_moved(plan, passed_bytes);
+  }
+  const std::chrono::nanoseconds took = std::chrono::steady_clock::now() - begin;
+  costs_.moved(mover_.counters().moved_bytes.load() - before, static_cast<uint64_t>(took.count()));
+  return moved;
+}
+
+bool Writeback::secure(const BatchPlan& plan, const LogMark& until, LiveData live) {
+  const bool moved = move(plan);
+  const Status durable = superseded_.make_durable();
+  if (plan.passed_from == BatchPlan::kNoEpoch) return true;
+  if (live == LiveData::kDrain && parts_.log.mark().ksets != until.ksets) return false;
+  return (moved || hazard(Hazard::kFailedMovePassed)) && durable &&
+         plan.passed_from >= passable_from();
+}
+
+// Passes as much as can be; what cannot is written. What was moved in vain is superseded now, and
+// its old place still has the data. False: what there is to do is left.
+Result<bool> Writeback::make_passable(const PlanOptions& options, const LogMark& until,
+                                      LiveData live, BatchPlan* plan) {
+  const bool moves_none = live == LiveData::kWrite || live == LiveData::kDrain;
+  // A log that has failed takes nothing that could supersede.
+  const bool passes_none = drains_ > (live == LiveData::kDrain ? 1u : 0u) || parts_.log.failed();
+  if (!moves_none && !passes_none) {
+    if (auto made = plan_as(options, until, Pass::kMoved, plan); !made) return made.error();
+    if (live == LiveData::kLeaveAll && !(plan->moves.empty() && plan->batch.keys().empty()))
+      return false;
+    // What has to be written is of an epoch that is over: nothing behind it can be moved.
+    const bool pays =
+        plan->batch.keys().empty() && costs_.moving_pays(plan->live_bytes(), plan->passed_bytes());
+    if (plan->passed_bytes() > 0) moving_pays_.store(pays, std::memory_order_relaxed);
+    if (pays && live == LiveData::kLeave && !plan->moves.empty()) return false;
+    const bool moves = pays || live == LiveData::kMoveAnyhow;
+    if ((moves || plan->moves.empty()) && secure(*plan, until, live)) return true;
+  }
+  if (!passes_none && (moves_none || !plan->moves.empty())) {
+    if (auto made = plan_as(options, until, Pass::kSuperseded, plan); !made) return made.error();
+    if (secure(*plan, until, live)) return true;
+  }
+  if (auto made = plan_as(options, until, Pass::kNone, plan); !made) return made.error();
+  // Of what was damaged and overwritten. Nothing better can be done if the log does not take it.
+  (void)superseded_.make_durable();
+  return true;
+}
+
+Result<bool> Writeback::plan_one(const LogMark& until, const Size& size) {
+  const std::optional<PlanOptions> options = next_plan(until, size.bytes);
   if (!options) return false;
   const bool is_first = under_way_.empty();
-  LogKsets log(parts_.pmem, parts_.segments, options->from.pos, until.pos, &parts_.log);
   BatchPlan plan = std::exchange(spare_, {});
-  if (auto made = make_plan(log, *options, &plan); !made) {
+  const auto made = make_passable(
+      *options, until, is_first || size.live == LiveData::kDrain ? size.live : LiveData::kWrite,
+      &plan);
+  if (!made) {
     if (hazard(Hazard::kMediaErrorIsClean)) return false;
     // Ksets that were acknowledged cannot be read any more.
     if (is_first && !log_damaged_.exchange(true) && options_.data_lost) options_.data_lost(EIO);
     return made.error();
+  }
+  if (!made.value()) {
+    spare_ = std::move(plan);
+    return false;
   }
   PCACHE_CHECK(!is_first || !plan.empty());  // nothing is in its way
   if (plan.empty() || (plan.has_only_damaged() && !settler_.has_appended())) {
@@ -152,7 +296,7 @@ void Writeback::begin(BatchPlan plan) {
   Batch batch;
   batch.order = settler_.order_of(plan);
   batch.written = nothing_written(plan);
-  batch.credited_bytes = std::min(credit_ahead_, plan.batch.appended_bytes());
+  batch.credited_bytes = std::min(credit_ahead_, plan.freed_bytes());
   batch.plan = std::move(plan);
   PCACHE_CHECK(under_way_.size() < under_way_.capacity());
   credit_ahead_ -= batch.credited_bytes;
@@ -164,9 +308,14 @@ void Writeback::begin(BatchPlan plan) {
 Status Writeback::write_batches(unsigned depth) {
   written_unknown_ = true;
   const uint64_t failed_before = counters_.failed_writes.load();
+  const uint64_t written_before = counters_.written_bytes.load();
+  const auto begin = std::chrono::steady_clock::now();
   if (auto written = write_left(depth); !written) return written;
   if (unwritten_bytes() == 0) tell_repeats(failed_before);
   if (auto flushed = flush(); !flushed) return flushed;
+  const std::chrono::nanoseconds took = std::chrono::steady_clock::now() - begin;
+  costs_.wrote(counters_.written_bytes.load() - written_before,
+               static_cast<uint64_t>(took.count()));
   written_unknown_ = false;
   return {};
 }
@@ -244,10 +393,12 @@ Status Writeback::settle_first() {
   counters_.ksets.add(end.ksets - batch.plan.begin.ksets);
   counters_.keys.add(batch.plan.batch.keys().size());
   counters_.appended_bytes.add(batch.plan.batch.appended_bytes());
+  counters_.superseded_keys.add(batch.plan.superseded_keys);
+  counters_.superseded_bytes.add(batch.plan.superseded_bytes);
   PCACHE_CHECK(end.ksets > passed_ksets() && end.dirty_bytes >= passed_dirty_bytes());
   passed_bytes_.store(end.dirty_bytes, std::memory_order_release);
   passed_.store(end.ksets, std::memory_order_release);
-  note_progress(batch, batch.plan.batch.appended_bytes());
+  note_progress(batch, batch.plan.freed_bytes());
   counters_.bad_keys.set(settler_.damaged_extents());
   spare_ = std::move(batch.plan);
   under_way_.erase(under_way_.begin());

@@ -8,19 +8,22 @@
 //
 // What a step does, and what a crash after each line leaves:
 //   1. batches are planned                                nothing has changed
+//   | what they pass is moved, or superseded: durably     twice in the log: the later one counts
 //   2. their data goes to the device                      written again at the next attach
 //   3. the device is flushed                              the same
 //   4. keys whose data is damaged are appended again      twice in the log: the later one counts
 //   5. dirty_tail is moved, durably, batch by batch       done
 //
 // Invariants
-// - A batch never reaches past the end of an epoch (see KeyLog): at any moment the device alone is
-//   a state that the user's barriers allow. Within a batch the newest data of a sector is written.
+// - With Options::strict, what a batch writes is of one epoch (see KeyLog), and what it passes of
+//   the last one: at any moment the device alone is a state that the user's barriers allow. Within
+//   a batch the newest data of a sector is written.
 // - Batches that are under way at the same time are of one epoch and write different sectors; they
 //   may be written in any order, and are settled in that of the log.
 // - dirty_tail moves only when everything before it is on the device and flushed (hazard
-//   dirty-tail-ahead-of-disk), or has been appended again: data that is damaged stays dirty, and so
-//   an error to read, but does not keep what is behind it from being written (hazard
+//   dirty-tail-ahead-of-disk), or has a later key that is durable: since it was superseded (see
+//   Superseded), moved (see Mover), or is damaged. Data that is damaged is appended again, stays
+//   dirty, and so an error to read, but does not keep what is behind it from being written (hazard
 //   media-error-is-clean).
 // - A step that fails goes on with its batches the next time: only what is not on the device yet is
 //   written. But when the device's flush fails, all of the batches are written again: what a flush
@@ -31,7 +34,10 @@
 
 #include <functional>
 
+#include "background/cleaning_costs.h"
+#include "background/mover.h"
 #include "background/settle.h"
+#include "background/superseded.h"
 #include "base/counter.h"
 #include "base/mutex.h"
 
@@ -45,9 +51,14 @@ class Writeback {
     std::function<void(uint64_t)> progress = nullptr;
     // Acknowledged data turned out to be damaged (positive errno).
     std::function<void(int)> data_lost = nullptr;
+    // The backing device alone is at any moment a state that the user's barriers allow. Otherwise
+    // only the cache and the device together are.
+    bool strict = true;
     // So many batches may be under way: of one, a place that cannot be written keeps what is behind
     // it in the log from being written.
     uint32_t most_under_way = 1;
+    // As Mover's `stored`; tests only.
+    std::function<void()> stored = nullptr;
   };
   static Result<std::unique_ptr<Writeback>> create(const Parts& parts, const Options& options);
 
@@ -55,11 +66,28 @@ class Writeback {
   struct Size {
     uint64_t bytes;                  // of data as appended; a kset is never divided
     unsigned depth = kDeepestQueue;  // of the device's queue
+    LiveData live = LiveData::kWrite;
+    WriteReason reason = WriteReason::kIdle;
   };
   // Writes back what may be under way, of ksets before `until`. True: dirty_tail has moved past the
   // first batch, if not more. False: there was nothing to do, or nothing but data that is known to
   // be damaged.
   Result<bool> step(const LogMark& until, const Size& size) EXCLUDES(mu_);
+  // While one exists, steps of others than the drain pass nothing that is not on the device. To be
+  // made before the end of the drain is chosen.
+  class Drain {
+   public:
+    explicit Drain(Writeback& writeback) : writeback_(writeback) { writeback_.note_drain(1); }
+    ~Drain() { writeback_.note_drain(-1); }
+    Drain(const Drain&) = delete;
+    Drain& operator=(const Drain&) = delete;
+
+   private:
+    Writeback& writeback_;
+  };
+  // Of what the last step with kMove or kLeave has met.
+  bool moving_pays() const { return moving_pays_.load(std::memory_order_relaxed); }
+  const Mover::Counters& moved() const NO_THREAD_SAFETY_ANALYSIS { return mover_.counters(); }
   // Of the batches that the last step has not finished: not on the device yet. 0: there are none.
   uint64_t unwritten_bytes() const { return unwritten_.load(std::memory_order_relaxed); }
   // A step under way ends at once, as one that fails, and so does each later one; or does no more.
@@ -77,16 +105,22 @@ class Writeback {
   // Ksets cannot be read: what is behind them is never written back.
   bool log_damaged() const { return log_damaged_.load(std::memory_order_relaxed); }
 
-#define PCACHE_WRITEBACK_COUNTERS(X)                                      \
-  X(errors, "errors", "steps that failed")                                \
-  X(failed_writes, "failed_writes", "attempts")                           \
-  X(batches, "batches", "written")                                        \
-  X(ksets, "ksets", "of the batches")                                     \
-  X(keys, "keys", "of the batches")                                       \
-  X(appended_bytes, "bytes", "of the keys")                               \
-  X(writes, "writes", "to the backing device")                            \
-  X(written_bytes, "written_bytes", "without what later keys superseded") \
-  X(flushes, "flushes", "of the backing device")                          \
+#define PCACHE_WRITEBACK_COUNTERS(X)                                                           \
+  X(errors, "errors", "steps that failed")                                                     \
+  X(failed_writes, "failed_writes", "attempts")                                                \
+  X(batches, "batches", "written")                                                             \
+  X(ksets, "ksets", "of the batches")                                                          \
+  X(keys, "keys", "of the batches")                                                            \
+  X(appended_bytes, "bytes", "of the keys")                                                    \
+  X(superseded_keys, "superseded_keys", "passed, never written")                               \
+  X(superseded_bytes, "superseded_bytes", "of these, as appended")                             \
+  X(writes, "writes", "to the backing device")                                                 \
+  X(written_bytes, "written_bytes", "without what later keys superseded")                      \
+  X(idle_bytes, "written_idle_bytes", "of these: there was time")                              \
+  X(space_bytes, "written_for_space_bytes", "space was short")                                 \
+  X(limit_bytes, "written_at_limit_bytes", "there was more dirty data than the options allow") \
+  X(drain_bytes, "written_in_drain_bytes", "a drain")                                          \
+  X(flushes, "flushes", "of the backing device")                                               \
   X(bad_keys, "bad_extents", "known to be damaged, as of the last step")
   struct Counters {
     PCACHE_WRITEBACK_COUNTERS(PCACHE_COUNTER_MEMBER)
@@ -105,11 +139,27 @@ class Writeback {
   };
 
   Writeback(const Parts& parts, const Options& options);
+  void note_drain(int more) EXCLUDES(mu_) {
+    MutexLock lock(mu_);
+    drains_ += static_cast<uint32_t>(more);
+  }
   Result<bool> step_once(const LogMark& until, const Size& size) REQUIRES(mu_);
   // Plans as many batches as may be under way. An error: the first cannot be planned.
-  Status plan_batches(const LogMark& until, uint64_t batch_bytes) REQUIRES(mu_);
+  Status plan_batches(const LogMark& until, const Size& size) REQUIRES(mu_);
+  // How keys may be passed whose data is not on the device; each includes those before it.
+  enum class Pass : uint8_t { kNone, kSuperseded, kMoved };
+  Result<bool> make_passable(const PlanOptions& options, const LogMark& until, LiveData live,
+                             BatchPlan* plan) REQUIRES(mu_);
+  Status plan_as(PlanOptions options, const LogMark& until, Pass pass, BatchPlan* plan)
+      REQUIRES(mu_);
+  void ask_fates(PlanOptions* options, Pass pass) REQUIRES(mu_);
+  uint64_t passable_from() const;  // in ksets
+  // True: what the plan passes is durable elsewhere in the log, in an epoch that allows it.
+  bool secure(const BatchPlan& plan, const LogMark& until, LiveData live) REQUIRES(mu_);
+  bool move(const BatchPlan& plan) REQUIRES(mu_);
+  void note_moved(const BatchPlan& plan, uint64_t bytes) REQUIRES(mu_);
   // False: none may be under way behind those that are, or there is nothing to be written.
-  Result<bool> plan_one(const LogMark& until, uint64_t batch_bytes) REQUIRES(mu_);
+  Result<bool> plan_one(const LogMark& until, const Size& size) REQUIRES(mu_);
   // The options of the next plan; nothing: it has to wait.
   std::optional<PlanOptions> next_plan(const LogMark& until, uint64_t batch_bytes) REQUIRES(mu_);
   void begin(BatchPlan plan) REQUIRES(mu_);
@@ -124,6 +174,7 @@ class Writeback {
   Error what_is_left(const Batch& batch, int error) const;
   void tell_repeats(uint64_t failed_before) REQUIRES(mu_);
   void note_written(uint64_t bytes) REQUIRES(mu_);
+  Counter& written_for(WriteReason reason);
   void note_marked(size_t part, size_t all) REQUIRES(mu_);
   void note_progress(Batch& batch, uint64_t appended_bytes) REQUIRES(mu_);
   Error failed(Error error);
@@ -133,6 +184,10 @@ class Writeback {
   std::unique_ptr<WriteOut> out_ PT_GUARDED_BY(mu_);
   Mutex mu_{LockRank::kWriteback};
   Settler settler_ GUARDED_BY(mu_);
+  Superseded superseded_ GUARDED_BY(mu_);
+  Mover mover_ GUARDED_BY(mu_);
+  CleaningCosts costs_ GUARDED_BY(mu_);
+  uint32_t drains_ GUARDED_BY(mu_) = 0;
   std::vector<Batch> under_way_ GUARDED_BY(mu_);  // in log order; never moves while it is worked on
   size_t writing_ GUARDED_BY(mu_) = 0;            // the one that is written, or settled
   // What the device has of them is not known: the next step plans them anew.
@@ -140,7 +195,9 @@ class Writeback {
   BatchPlan spare_ GUARDED_BY(mu_);            // its memory is used again
   uint64_t credit_ahead_ GUARDED_BY(mu_) = 0;  // told as progress of batches that are forgotten
   bool repeats_told_ GUARDED_BY(mu_) = false;
+  WriteReason reason_ GUARDED_BY(mu_) = WriteReason::kIdle;  // of the step
   std::atomic<bool> log_damaged_{false};
+  std::atomic<bool> moving_pays_{false};
   std::atomic<uint64_t> stuck_at_{UINT64_MAX};
   std::atomic<uint64_t> passed_{0}, passed_bytes_{0};
   std::atomic<uint64_t> unwritten_{0};

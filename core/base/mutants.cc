@@ -58,6 +58,10 @@ constexpr struct {
     {"dead-key-references", Hazard::kDeadKeyReferences},
     {"trimmed-too-early", Hazard::kTrimmedTooEarly},
     {"last-flush-ignored", Hazard::kLastFlushIgnored},
+    {"superseder-not-durable", Hazard::kSupersederNotDurable},
+    {"superseded-across-a-barrier", Hazard::kSupersededAcrossABarrier},
+    {"moved-over-newer", Hazard::kMovedOverNewer},
+    {"failed-move-passed", Hazard::kFailedMovePassed},
 };
 
 std::optional<Hazard> hazard_named(std::string_view name) {

@@ -47,6 +47,10 @@ enum class Hazard : uint8_t {
   kDeadKeyReferences,
   kTrimmedTooEarly,
   kLastFlushIgnored,
+  kSupersederNotDurable,
+  kSupersededAcrossABarrier,
+  kMovedOverNewer,
+  kFailedMovePassed,
 };
 
 // A place in the code that stores to media or fences. A function that does this for several callers

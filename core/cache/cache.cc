@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/mutants.h"
+#include "cache/option_table.h"
 
 namespace pcache {
 
@@ -75,6 +76,7 @@ Cache::Cache(Devices devices, const Options& options)
     : devices_(std::move(devices)),
       options_(options),
       messages_(options.log),
+      dirty_options_(options.dirty),
       media_errors_(*devices_.pmem, messages_),
       space_watch_(messages_, devices_.backing->identity().text) {}
 
@@ -255,6 +257,7 @@ Status Cache::wire() {
 // Connects background, which frees segments, and request, which waits for them.
 Status Cache::wire_background() {
   Writeback::Options writing;
+  writing.strict = options_.strict_order;
   writing.progress = [this](uint64_t bytes) {
     requests_->pace().grant(bytes);
     requests_->deferred().run();
@@ -271,6 +274,7 @@ Status Cache::wire_background() {
   working.flush_delay = Worker::Milliseconds{options_.flush_delay_ms};
   working.writeback_interval = Worker::Milliseconds{options_.writeback_interval_ms};
   working.gc_percent = frame_.info.gc_percent;
+  working.dirty_limits = dirty_limits_of(options_.dirty).value();
   working.limits = space_limits(frame_.info.n_segs);
   working.waiting_requests = [this] { return requests_->deferred().count(); };
   working.retry_requests = [this] { requests_->deferred().run(); };
@@ -413,12 +417,46 @@ Status Cache::set_gc_percent(int64_t percent) {
   return {};
 }
 
+Status Cache::set(const char* name, const char* text) {
+  if (auto writable = refuse_if_readonly(name); !writable) return writable;
+  pcache_options options;
+  init_options(&options, sizeof options);
+  if (auto is_value = set_option(&options, name, text); !is_value) return is_value;
+  const std::string_view option = name;
+  if (option == "dirty_high_percent")
+    return set_dirty_option(&DirtyOptions::high_percent, options.dirty_high_percent);
+  if (option == "dirty_low_percent")
+    return set_dirty_option(&DirtyOptions::low_percent, options.dirty_low_percent);
+  if (option == "writeback_rate")
+    return set_dirty_option(&DirtyOptions::writeback_rate, options.writeback_rate);
+  if (option == "gc_percent") {
+    if (options.gc_percent == PCACHE_FROM_MEDIA) return {};  // so it is
+    return set_gc_percent(options.gc_percent);
+  }
+  return make_error(EINVAL,
+                    "option %s: an open cache keeps it; gc_percent, dirty_high_percent, "
+                    "dirty_low_percent and writeback_rate can be changed",
+                    name);
+}
+
+Status Cache::set_dirty_option(int64_t DirtyOptions::*option, int64_t value) {
+  MutexLock lock(dirty_mu_);
+  DirtyOptions changed = dirty_options_;
+  changed.*option = value;
+  const auto limits = dirty_limits_of(changed);
+  if (!limits) return limits.error();
+  dirty_options_ = changed;
+  worker_->set_dirty_limits(limits.value());
+  return {};
+}
+
 SpaceWatch::Sample Cache::sample_space(Worker::State state) const {
   const SegmentCounts segments = recovered_.segments->counts();
   return {.waits = requests_->counters().waits.load(),
           .waiting = requests_->deferred().count(),
           .written_bytes = writeback_->counters().written_bytes.load(),
-          .dirty_bytes = dirty().bytes,
+          .passed_bytes = writeback_->passed_dirty_bytes(),
+          .dirty_bytes = dirty().live_bytes,
           .free_segments = segments.free,
           .segments = segments.total,
           .failing = state.failing,
@@ -428,7 +466,8 @@ SpaceWatch::Sample Cache::sample_space(Worker::State state) const {
 // Reads the tails behind the head: they only grow, and never pass it.
 Cache::Dirty Cache::dirty() const {
   const LogMark head = log_->mark();
-  return {head.ksets - std::min(writeback_->passed_ksets(), head.ksets),
+  return {recovered_.index->dirty_bytes(),
+          head.ksets - std::min(writeback_->passed_ksets(), head.ksets),
           head.dirty_bytes - std::min(writeback_->passed_dirty_bytes(), head.dirty_bytes)};
 }
 

@@ -51,14 +51,19 @@ class Cache {
   // returns the same. No queue may be left.
   Status close();
   Status drain();
+  // As Worker::move_step(); for simulators.
+  Result<bool> move_step() { return worker_->move_step(); }
   Status set_gc_percent(int64_t percent) EXCLUDES(frame_mu_);
   uint32_t gc_percent() const { return worker_->gc_percent(); }
+  // As pcache_set().
+  Status set(const char* name, const char* text) EXCLUDES(frame_mu_, dirty_mu_);
 
   Result<std::unique_ptr<Queue>> create_queue(uint32_t depth);
 
   // What the log has that is not written back.
   struct Dirty {
-    uint64_t ksets, bytes;
+    uint64_t live_bytes;             // each byte once
+    uint64_t ksets, appended_bytes;  // of the log, with what later keys supersede
   };
   Dirty dirty() const;
 
@@ -105,6 +110,7 @@ class Cache {
   Status write_attached();
   void choose_persist();
   Status close_ksets();
+  Status set_dirty_option(int64_t DirtyOptions::*option, int64_t value) EXCLUDES(dirty_mu_);
   Status refuse_if_readonly(const char* what) const;
   SpaceWatch::Sample sample_space(Worker::State state) const;
 
@@ -120,6 +126,8 @@ class Cache {
   // Constant, but for gc_percent and info_record, which only set_gc_percent() changes later.
   DeviceFrame frame_;
   Mutex frame_mu_;
+  Mutex dirty_mu_;
+  DirtyOptions dirty_options_ GUARDED_BY(dirty_mu_);
   MediaErrors media_errors_;
   Recovered recovered_;
   std::unique_ptr<KeyLog> log_;

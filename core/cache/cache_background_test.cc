@@ -119,6 +119,43 @@ TEST_F(CacheBackground, GcPercentChangesWhileRunningAndStays) {
   detach();
 }
 
+TEST_F(CacheBackground, OptionsChangeWhileItIsOpen) {
+  attach();
+  const auto error = [this](const char* name, const char* text) {
+    const Status set = cache_->set(name, text);
+    return set ? "ok" : set.error().text;
+  };
+  EXPECT_EQ(error("dirty_low_percent", "40"), "ok");
+  EXPECT_EQ(error("dirty_high_percent", "30"),
+            "option dirty_low_percent: 40 is more than dirty_high_percent, which is 30; set it to "
+            "that at most, or to auto");
+  EXPECT_EQ(cache_->worker().dirty_limits().high_percent, 100u) << "nothing has changed";
+  EXPECT_EQ(error("dirty_low_percent", "auto"), "ok");
+  EXPECT_EQ(cache_->worker().dirty_limits().low_percent, 90u);
+  EXPECT_EQ(error("dirty_high_percent", "5"), "ok");
+  EXPECT_EQ(cache_->worker().dirty_limits().low_percent, 0u);
+  EXPECT_EQ(error("writeback_rate", "2m"), "ok");
+  EXPECT_EQ(cache_->worker().dirty_limits().bytes_per_second, 2u << 20);
+  EXPECT_EQ(error("gc_percent", "80"), "ok");
+  EXPECT_EQ(cache_->gc_percent(), 80u);
+  EXPECT_THAT(error("gc_percent", "91"), HasSubstr("option gc_percent=91: expected"));
+  EXPECT_EQ(error("data_crc", "1"),
+            "option data_crc: an open cache keeps it; gc_percent, dirty_high_percent, "
+            "dirty_low_percent and writeback_rate can be changed");
+  EXPECT_THAT(error("dirty", "1"), HasSubstr("option dirty: there is none of this name"));
+  detach();
+}
+
+TEST_F(CacheBackground, ACleanerLeavesNothingDirty) {
+  attach();
+  ASSERT_TRUE(cache_->set("dirty_high_percent", "0").ok());
+  ASSERT_EQ(write(0, 4096, 7), 0);
+  executor_->advance(milliseconds(1000));
+  EXPECT_EQ(cache_->dirty().live_bytes, 0u);
+  EXPECT_EQ(on_device(0, 4096), Bytes(4096, std::byte(7)));
+  detach();
+}
+
 TEST_F(CacheBackground, AFailingDeviceIsShownAndHeals) {
   attach();
   ASSERT_EQ(write(0, 4096, 7), 0);
@@ -145,7 +182,8 @@ TEST_F(CacheBackground, WritesWaitForADeviceThatHeals) {
   pcache_request one{};
   for (uint64_t i = 0;; i++) {
     ASSERT_LT(i, 600u);
-    one = {PCACHE_OP_WRITE, 0, i % 64 << 20, data.size(), data.data(), 0, 0, nullptr};
+    // A barrier after each: what is superseded has to be written, too.
+    one = {PCACHE_OP_WRITE, PCACHE_REQ_FUA, i % 64 << 20, data.size(), data.data(), 0, 0, nullptr};
     if (queue_->submit(&one) == 1) continue;
     executor_->advance(milliseconds(60000));
     if (queue_->reap(done, 0, 1, 0) == 0) break;  // the throttle is off, but no segment is free

@@ -307,12 +307,15 @@ Status check_option_values(const pcache_options& options) {
     if (is_text(entry)) continue;
     const auto value = load_field<int64_t>(options, entry);
     if (is_a_value(entry, value)) continue;
-    if (entry.type == PCACHE_OPTION_SIZE)
-      return make_error(EINVAL, "option %s: %" PRId64 " bytes, %s %" PRId64 " (%" PRId64 " MiB) %s",
-                        entry.name, value, value < entry.least ? "at least" : "at most",
-                        value < entry.least ? entry.least : entry.most,
-                        (value < entry.least ? entry.least : entry.most) >> 20,
-                        value < entry.least ? "are needed" : "are taken");
+    if (entry.type == PCACHE_OPTION_SIZE) {
+      const bool too_small = value < entry.least;
+      const int64_t end = too_small ? entry.least : entry.most;
+      const bool in_mib = end >= 1 << 20;
+      return make_error(EINVAL, "option %s: %" PRId64 " bytes, %s %" PRId64 " (%" PRId64 " %s) %s",
+                        entry.name, value, too_small ? "at least" : "at most", end,
+                        end >> (in_mib ? 20 : 10), in_mib ? "MiB" : "KiB",
+                        too_small ? "are needed" : "are taken");
+    }
     const std::string choices = choices_text(entry, true);
     if (entry.type == PCACHE_OPTION_CHOICE)
       return make_error(EINVAL, "option %s: %" PRId64 " is not %s", entry.name, value,

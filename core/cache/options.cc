@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "cache/options.h"
 
+#include <algorithm>
+
 #include "base/mutants.h"
 #include "cache/option_table.h"
 #include "pmem/persist.h"
@@ -29,6 +31,19 @@ Status check_readonly(const pcache_options& raw) {
 }
 
 }  // namespace
+
+Result<DirtyLimits> dirty_limits_of(const DirtyOptions& options) {
+  const int64_t high = options.high_percent;
+  const int64_t low = options.low_percent == PCACHE_TEN_BELOW ? std::max<int64_t>(high - 10, 0)
+                                                              : options.low_percent;
+  if (low > high)
+    return make_error(EINVAL,
+                      "option dirty_low_percent: %lld is more than dirty_high_percent, which is "
+                      "%lld; set it to that at most, or to auto",
+                      static_cast<long long>(low), static_cast<long long>(high));
+  return DirtyLimits{static_cast<uint32_t>(high), static_cast<uint32_t>(low),
+                     static_cast<uint64_t>(options.writeback_rate)};
+}
 
 Result<Options> check_options(const pcache_options& given) {
   auto adopted = adopt_options(given);
@@ -64,6 +79,9 @@ Result<Options> check_options(const pcache_options& given) {
   options.flush_delay_ms = static_cast<uint32_t>(raw.flush_delay_ms);
   options.writeback_interval_ms = static_cast<uint32_t>(raw.writeback_interval_ms);
   options.drain = raw.drain;
+  options.strict_order = raw.backing_order == PCACHE_ORDER_STRICT;
+  options.dirty = {raw.dirty_high_percent, raw.dirty_low_percent, raw.writeback_rate};
+  if (auto limits = dirty_limits_of(options.dirty); !limits) return limits.error();
   options.readonly = options.pmem.read_only = options.backing.read_only = raw.readonly;
   return options;
 }

@@ -10,8 +10,15 @@
 #include "blockdev/block_device.h"
 #include "pcache.h"
 #include "pmem/pmem.h"
+#include "segment/space_policy.h"
 
 namespace pcache {
+
+// As given.
+struct DirtyOptions {
+  int64_t high_percent = 100, low_percent = PCACHE_TEN_BELOW;
+  int64_t writeback_rate = 0;
+};
 
 struct Options {
   PmemOptions pmem;
@@ -24,8 +31,13 @@ struct Options {
   bool drain = false;  // at close
   bool prefault_beside = false;
   bool readonly = false;  // as in pmem and backing
+  bool strict_order = true;
+  DirtyOptions dirty;
   Log log;
 };
+
+// Of values that the table of options allows. EINVAL: they contradict each other.
+Result<DirtyLimits> dirty_limits_of(const DirtyOptions& options);
 
 // EINVAL, naming the option, the value and what is allowed. `given` may be smaller or larger than
 // this library's struct: its `size` says so.

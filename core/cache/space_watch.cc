@@ -24,7 +24,8 @@ void SpaceWatch::look(const Sample& sample) {
   quiet_ = waits ? 0 : quiet_ + 1;
   looks_++;
   since_said_++;
-  const bool stands = waits && !sample.failing && sample.written_bytes == last_.written_bytes;
+  const bool stands = waits && !sample.failing && sample.written_bytes == last_.written_bytes &&
+                      sample.passed_bytes == last_.passed_bytes;
   stalled_ = stands ? stalled_ + 1 : 0;
   if (!said_ && busy_ >= kBegin && since_said_ > kBetween) say_begin(sample);
   if (said_ && stalled_ == kHung) {

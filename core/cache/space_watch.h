@@ -27,6 +27,7 @@ class SpaceWatch {
     uint64_t waits = 0;          // requests that have waited, ever
     uint32_t waiting = 0;        // now
     uint64_t written_bytes = 0;  // to the backing device, ever
+    uint64_t passed_bytes = 0;   // by dirty_tail, ever
     uint64_t dirty_bytes = 0;
     uint32_t free_segments = 0, segments = 0;
     bool failing = false;  // the backing device; with `error`

@@ -20,6 +20,7 @@ class SpaceWatchTest : public ::testing::Test {
     for (uint32_t i = 0; i < times; i++) {
       now_.waits += waits;
       now_.written_bytes += mib_written_ << 20;
+      now_.passed_bytes += mib_passed_ << 20;
       watch_.look(now_);
     }
   }
@@ -30,7 +31,7 @@ class SpaceWatchTest : public ::testing::Test {
   }};
   SpaceWatch watch_{log_, "disk"};
   SpaceWatch::Sample now_{.dirty_bytes = 400 << 20, .free_segments = 1, .segments = 31};
-  uint64_t mib_written_ = 7;
+  uint64_t mib_written_ = 7, mib_passed_ = 0;
 };
 
 TEST_F(SpaceWatchTest, AWaitNowAndThenIsNoLine) {
@@ -73,6 +74,14 @@ TEST_F(SpaceWatchTest, SaysOnceThatTheDeviceTakesNothing) {
   look(100, 1);
   EXPECT_THAT(lines_, ElementsAre(HasSubstr("disk takes 0 MiB/s"),
                                   HasSubstr("disk has taken nothing for 10 s")));
+}
+
+// Space comes free without the device, too: what is superseded is passed, what is live moved.
+TEST_F(SpaceWatchTest, ADeviceThatIsNotNeededDoesNotHang) {
+  mib_written_ = 0;
+  mib_passed_ = 5;
+  look(100, 1);
+  EXPECT_EQ(lines_.size(), 1u);
 }
 
 TEST_F(SpaceWatchTest, NoFlood) {

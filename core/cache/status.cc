@@ -123,7 +123,18 @@ void add_segments_and_log(Fields* fields) {
 
 void add_background(Fields* fields) {
   fields->add("dirty", "ksets", "to be written back", [](View& v) { return Json(v.dirty.ksets); });
-  fields->add("dirty", "bytes", "of their keys", [](View& v) { return Json(v.dirty.bytes); });
+  fields->add("dirty", "bytes", "of their keys, also of what later ones supersede",
+              [](View& v) { return Json(v.dirty.appended_bytes); });
+  fields->add("dirty", "live_bytes", "newer than on the backing device, each byte once",
+              [](View& v) { return Json(v.dirty.live_bytes); });
+  fields->add("writeback", "dirty_high_percent", "of the cache: more may not be dirty",
+              [](View& v) { return Json(v.cache.worker().dirty_limits().high_percent); });
+  fields->add("writeback", "dirty_low_percent", "of the cache: until so much is left",
+              [](View& v) { return Json(v.cache.worker().dirty_limits().low_percent); });
+  fields->add("writeback", "cleaning", "until dirty_low_percent are left",
+              [](View& v) { return Json(v.cache.worker().cleaning()); });
+  fields->add("writeback", "bytes_per_second", "at most, while space is not short; 0: no limit",
+              [](View& v) { return Json(v.cache.worker().dirty_limits().bytes_per_second); });
   fields->add("writeback", "state", "ok or failing",
               [](View& v) { return Json(v.worker.failing ? "failing" : "ok"); });
   fields->add("writeback", "last_error", "why it is failing",
@@ -133,6 +144,12 @@ void add_background(Fields* fields) {
   for (const auto& counter : kWritebackCounters)
     fields->add("writeback", counter.name, counter.text, [=](View& v) {
       return Json((v.cache.writeback().counters().*counter.member).load());
+    });
+  fields->add("writeback", "passed_bytes", "of keys that dirty_tail has passed, as appended",
+              [](View& v) { return Json(v.cache.writeback().passed_dirty_bytes()); });
+  for (const auto& counter : kMoverCounters)
+    fields->add("writeback", counter.name, counter.text, [=](View& v) {
+      return Json((v.cache.writeback().moved().*counter.member).load());
     });
   fields->add("reclaim", "state", "ok, or why it cannot go on", [](View& v) {
     const char* const fault = v.cache.worker().reclaim_fault();

@@ -85,6 +85,15 @@ PCACHE_EXPORT int pcache_set_gc_percent(pcache_cache* cache, int32_t percent, pc
   });
 }
 
+PCACHE_EXPORT int pcache_set(pcache_cache* cache, const char* name, const char* text,
+                             pcache_error* err) {
+  return guarded(err, [&]() -> int {
+    if (cache->foreign()) return forked(err);
+    const auto set = cache->cache->set(name, text);
+    return set ? 0 : fail(set.error(), err);
+  });
+}
+
 PCACHE_EXPORT int pcache_get_info(const pcache_cache* cache, pcache_info* info) {
   if (!pcache::is_sized(info->size, offsetof(pcache_info, logical_bytes))) return -EINVAL;
   if (cache->foreign()) return -EPERM;

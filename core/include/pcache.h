@@ -61,6 +61,14 @@ enum pcache_io_mode {
   PCACHE_IO_THREADS = 2, /* thread pool with pread/pwrite */
 };
 
+/* What the backing device alone holds while it is cached. The cache and it together are always
+ * consistent. */
+enum pcache_backing_order {
+  PCACHE_ORDER_STRICT = 0,  /* at any moment a state that FLUSH, FUA and PREFLUSH allow */
+  PCACHE_ORDER_RELAXED = 1, /* such a state after a drain alone; what a later write supersedes is
+                               not written, also across a flush */
+};
+
 /* When the pages of a cache file in memory (tmpfs) are mapped: a first touch costs as much as a
  * write. */
 enum pcache_prefault {
@@ -70,6 +78,8 @@ enum pcache_prefault {
 
 #define PCACHE_FROM_MEDIA \
   (-1) /* take what the cache device says, or the default when it is blank */
+
+#define PCACHE_TEN_BELOW (-1) /* dirty_low_percent: dirty_high_percent less ten, 0 at least */
 
 /*
  * Every struct here that has a `size` may grow at its end; its caller says how large its own is,
@@ -205,6 +215,14 @@ int pcache_drain(pcache_cache* cache, struct pcache_error* err);
 
 /* 0..90; persistent. Any thread. -EROFS with the option `readonly`. */
 int pcache_set_gc_percent(pcache_cache* cache, int32_t percent, struct pcache_error* err);
+
+/*
+ * Changes an option of an open cache: gc_percent, which is kept on the media, dirty_high_percent,
+ * dirty_low_percent and writeback_rate, until it is closed. `text` as for pcache_options_set(); it
+ * holds at once. Any thread. On failure nothing has changed: -EINVAL, -ENOENT as there, and -EINVAL
+ * for all other options; -EROFS with the option `readonly`.
+ */
+int pcache_set(pcache_cache* cache, const char* name, const char* text, struct pcache_error* err);
 
 struct pcache_info {
   uint32_t size;          /* sizeof(struct pcache_info), set by the caller; then: what is filled */

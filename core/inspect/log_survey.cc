@@ -29,7 +29,7 @@ class LogReader {
     out_.live_keys.assign(n, 0);
     named_end_.assign(n, 0);
     if (n == 0) return std::move(out_);
-    // The data of keys before dirty_tail is on the backing device as well.
+    // The data of keys before dirty_tail is on the backing device, too, or has a later key.
     const auto start = frame_.key_tail.pos ? frame_.key_tail.pos : frame_.dirty_tail.pos;
     PCACHE_CHECK(!start || start->seg.v < n);
     if (start) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Tails: the two persistent positions of the log. key_tail <= dirty_tail <= head in log order.
 //   key_tail    first kset not yet reclaimed; replay starts here
-//   dirty_tail  first kset not yet written back
+//   dirty_tail  first kset that writeback has not passed
 // All four records are in one page. Once a store to it was lost neither tail moves on media any
 // more: if only one could move, key_tail might pass dirty_tail. One thread at a time moves each of
 // the two; any thread reads them.
@@ -36,8 +36,7 @@ class Tails {
 
   // Durable on return. The caller keeps the rule disk-before-tail of FORMAT.md: it has flushed the
   // backing device, and key_tail does not pass dirty_tail. EIO: their page is bad. Then key_tail
-  // stays. dirty_tail moves in DRAM alone: what it passes is on the backing device, and the next
-  // attach writes it there again.
+  // stays. dirty_tail moves in DRAM alone: the next attach passes the same once more.
   Status set_key_tail(Pmem& pmem, CachePos pos);
   Status set_dirty_tail(Pmem& pmem, CachePos pos);
   bool failed() const { return failed_.load(std::memory_order_relaxed); }

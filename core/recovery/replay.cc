@@ -91,8 +91,8 @@ class Replay {
       // Reclaim has freed its segment, but key_tail had not moved past the key when the power
       // failed. The key holds no reference, so reclaim must not drop one for it (hazard
       // dead-key-references). An earlier key of the range has older data, so the range leaves the
-      // index. Before dirty_tail the backing device has this key's data; behind it no device has,
-      // and the range is lost.
+      // index. Before dirty_tail the backing device has this key's data, or a later key of the
+      // range comes; behind it neither, and the range is lost.
       result_.dead_keys++;
       if (dirty_ && !(key.flags & media::kKeyClean)) {
         result_.dead_dirty_keys++;

@@ -29,6 +29,22 @@ bool throttles(const SpaceLimits& limits, const SpaceCounts& now) {
       now, limits.throttle_segments + (now.throttled ? kThrottleHysteresisSegments : 0));
 }
 
+uint64_t percent_bytes(const SpaceCounts& now, uint32_t percent) {
+  return now.segments * media::kSegmentBytes / 100 * percent;
+}
+
+// Above the low limit.
+uint64_t too_dirty_bytes(const SpaceCounts& now) {
+  return now.dirty_bytes -
+         std::min(now.dirty_bytes, percent_bytes(now, now.dirty_limits.low_percent));
+}
+
+bool cleans(const SpaceCounts& now) {
+  const uint32_t high = now.dirty_limits.high_percent;
+  if (high >= 100 || too_dirty_bytes(now) == 0) return false;
+  return now.cleaning || now.dirty_bytes >= percent_bytes(now, high);
+}
+
 bool waits_for_ever(const SpaceCounts& now) {
   if (now.waiting_requests == 0) return false;
   if (now.log_damaged) return true;
@@ -42,7 +58,7 @@ uint32_t data_heads(uint32_t segments) {
 }
 
 uint32_t log_reserve_segments(uint32_t segments) {
-  const uint32_t heads = data_heads(segments);
+  const uint32_t heads = data_heads(segments) + 1;
   return kLogSegmentsAhead + (heads + kDataSegmentsOfALogSegment - 1) / kDataSegmentsOfALogSegment;
 }
 
@@ -53,6 +69,10 @@ SpaceLimits space_limits(uint32_t segments) {
   limits.throttle_segments =
       std::clamp(segments / kThrottlePart, kLeastThrottleSegments, kMostThrottleSegments) +
       static_cast<uint32_t>(limits.hurried_batch_bytes / media::kSegmentBytes);
+  limits.move_segments =
+      limits.throttle_segments +
+      std::clamp(segments / kMoveAheadPart, kLeastMoveAheadSegments, kMostMoveAheadSegments);
+  limits.quiet_bytes = limits.hurried_batch_bytes;
   PCACHE_CHECK(limits.hurried_batch_bytes <= limits.idle_batch_bytes &&
                limits.idle_batch_bytes <= limits.drain_batch_bytes);
   return limits;
@@ -62,15 +82,35 @@ SpaceActions decide(const SpaceLimits& limits, const SpaceCounts& now) {
   PCACHE_CHECK(now.free_segments <= now.segments && now.retired_segments <= now.segments);
   const bool wanted =
       now.waiting_requests > 0 || free_for_data_at_most(now, limits.throttle_segments);
-  const bool hurry = wanted || in_use_from(now, std::max(now.gc_percent, kLeastHurryPercent));
+  const bool soon = wanted || free_for_data_at_most(now, limits.move_segments);
+  const bool hurry =
+      wanted ||
+      (now.moving_pays ? soon : in_use_from(now, std::max(now.gc_percent, kLeastHurryPercent)));
   SpaceActions actions;
+  actions.clean = cleans(now);
   actions.throttle = throttles(limits, now);
   actions.reclaim = wanted || in_use_from(now, now.gc_percent);
-  actions.write_back = hurry && !now.all_passed && !now.log_damaged;
+  actions.write_back = (hurry || actions.clean) && !now.all_passed && !now.log_damaged;
+  actions.live = now.draining                         ? LiveData::kDrain
+                 : !hurry || actions.clean            ? LiveData::kWrite
+                 : now.moving_pays && now.reclaimable ? LiveData::kLeaveAll
+                 : soon                               ? LiveData::kMove
+                                                      : LiveData::kLeave;
+  actions.reason = now.draining    ? WriteReason::kDrain
+                   : hurry         ? WriteReason::kSpace
+                   : actions.clean ? WriteReason::kDirtyLimit
+                                   : WriteReason::kIdle;
+  actions.bytes_per_second = now.draining || hurry ? 0 : now.dirty_limits.bytes_per_second;
   actions.fail_waiting = waits_for_ever(now);
   actions.batch_bytes = now.draining ? limits.drain_batch_bytes
                         : hurry      ? limits.hurried_batch_bytes
                                      : limits.idle_batch_bytes;
+  uint64_t most_bytes = actions.batch_bytes;
+  if (actions.reason == WriteReason::kDirtyLimit)
+    most_bytes = std::min(most_bytes, too_dirty_bytes(now));
+  if (actions.bytes_per_second > 0) most_bytes = std::min(most_bytes, actions.bytes_per_second);
+  if (most_bytes < actions.batch_bytes)
+    actions.batch_bytes = std::max(most_bytes, kLeastLimitedBatchBytes);
   actions.depth = hurry && !now.draining ? kHurriedDepth : kDeepestQueue;
   return actions;
 }

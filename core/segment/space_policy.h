@@ -66,6 +66,15 @@ inline constexpr uint64_t kMarkingShare = 64;
 // small gc_percent asks for little cached data and not for a busy device.
 inline constexpr uint32_t kLeastHurryPercent = 50;
 
+// Where dirty data can be moved that is not superseded, that waits until so many segments more than
+// throttle_segments are free: the later, the more of it is superseded meanwhile. They hold a batch
+// until it is done.
+inline constexpr uint32_t kMoveAheadPart = 32;
+inline constexpr uint32_t kLeastMoveAheadSegments = 1, kMostMoveAheadSegments = 4;
+
+// What a user limits is done in steps of at least that much: each costs a flush of the device.
+inline constexpr uint64_t kLeastLimitedBatchBytes = 1 << 20;
+
 // A step of reclaim ends with the first of these two, so that cached data is not given up by the
 // gigabyte for one request.
 inline constexpr uint32_t kReclaimStepKsets = 64;
@@ -76,7 +85,7 @@ inline constexpr uint32_t kReclaimStepsInARow = 16;
 // How many data heads a cache has.
 uint32_t data_heads(uint32_t segments);
 // Free segments that data may not take, so that the log can always roll: for the log of what the
-// open heads can still write, and kLogSegmentsAhead.
+// open heads can still write, with the one that moves data, and kLogSegmentsAhead.
 uint32_t log_reserve_segments(uint32_t segments);
 // Garbage collection works from so many segments in use on: 21 of 31 at 70 percent. The kernel
 // target rounds down, too.
@@ -87,11 +96,23 @@ constexpr uint32_t gc_threshold_segments(uint32_t segments, uint32_t percent) {
 // What follows from the size of a cache.
 struct SpaceLimits {
   uint32_t throttle_segments = 0;  // free for data: from here on writes are throttled
+  uint32_t move_segments = 0;      // free for data: from here on data is moved
   uint64_t hurried_batch_bytes = kLeastBatchBytes;  // of data as appended, as all of these
   uint64_t idle_batch_bytes = kLeastBatchBytes;
   uint64_t drain_batch_bytes = kDrainBatchBytes;
+  // Fewer than that written in 5 s, or an interval of writeback: all that is dirty is written back.
+  uint64_t quiet_bytes = kLeastBatchBytes;
 };
 SpaceLimits space_limits(uint32_t segments);
+
+// What a user allows of data that is newer than on the backing device.
+struct DirtyLimits {
+  // Of the cache's size. From high_percent on dirty data is written back, until low_percent are
+  // left. 100: as much as there is room for. 0: all is written back at once (a cleaner).
+  uint32_t high_percent = 100, low_percent = 100;
+  // What is written for that, and for no better reason than that there is time. 0: no limit.
+  uint64_t bytes_per_second = 0;
+};
 
 // How things stand. Whoever cannot know one of the flags leaves it as it is.
 struct SpaceCounts {
@@ -101,21 +122,48 @@ struct SpaceCounts {
   uint32_t retired_segments = 0;      // with a bad page
   uint32_t waiting_requests = 0;      // that found no space, or no credit
   uint32_t gc_percent = media::kGcPercentDefault;
-  bool throttled = false;          // now: see kThrottleHysteresisSegments
-  bool device_failing = false;     // the last step of writeback failed
-  bool draining = false;           // all dirty data is to be written back, and no space is wanted
-  bool all_passed = false;         // writeback has passed all that it can pass now
-  bool reclaimable = false;        // reclaim is behind it: space comes free without the device
+  uint64_t dirty_bytes = 0;  // each byte once
+  DirtyLimits dirty_limits{};
+  bool cleaning = false;        // since dirty_limits.high_percent was reached
+  bool throttled = false;       // now: see kThrottleHysteresisSegments
+  bool device_failing = false;  // the last step of writeback failed
+  bool moving_pays = false;     // of dirty data at dirty_tail, as writeback has met it last
+  bool draining = false;        // all dirty data is to be written back, and no space is wanted
+  bool all_passed = false;      // writeback has passed all that it can pass now
+  // Reclaim is behind dirty_tail: space comes free without the device. (Where superseded data is
+  // passed at once, writeback would otherwise overtake it, and write what is live at the head.)
+  bool reclaimable = false;
   bool log_damaged = false;        // a kset cannot be read: they never pass it
   bool damaged_data_left = false;  // dirty data that cannot be read: its keys are never passed
 };
 
+// What writeback does with dirty data that is not superseded, where the barriers allow to move it
+// and that is cheaper.
+enum class LiveData : uint8_t {
+  kWrite,  // to the backing device all the same
+  kMove,
+  kLeave,  // nothing, now
+  // The same, whatever is cheaper.
+  kLeaveAll,
+  // As kWrite. What supersedes data must itself be drained, so nothing that comes behind the end of
+  // the drain counts.
+  kDrain,
+  kMoveAnyhow,  // as kMove, whatever it costs; for tests and simulators
+};
+
+// Why data is written to the backing device.
+enum class WriteReason : uint8_t { kIdle, kSpace, kDirtyLimit, kDrain };
+
 // What is to be done now.
 struct SpaceActions {
-  bool throttle = false;           // writes are let in as writeback goes along
-  bool reclaim = false;            // up to dirty_tail
-  bool write_back = false;         // at once, and not only in its interval
-  bool fail_waiting = false;       // requests that wait would wait for ever: they fail
+  bool throttle = false;      // writes are let in as writeback goes along
+  bool reclaim = false;       // up to dirty_tail
+  bool write_back = false;    // at once, and not only in its interval
+  bool clean = false;         // dirty_limits want it
+  bool fail_waiting = false;  // requests that wait would wait for ever: they fail
+  LiveData live = LiveData::kWrite;
+  WriteReason reason = WriteReason::kIdle;
+  uint64_t bytes_per_second = 0;   // at most so many; 0: no limit
   uint64_t batch_bytes = 0;        // of the next batch of writeback, whenever it is
   unsigned depth = kDeepestQueue;  // of the device's queue for it
 };

@@ -13,23 +13,23 @@ constexpr uint64_t kMiB = 1 << 20;
 // 512 MiB, the smallest device, have 31 segments; 1 Mi segments are the format's most.
 TEST(SpaceLimits, FollowFromTheSizeOfTheCache) {
   struct Row {
-    uint32_t segments, heads, log_reserve, throttle;
+    uint32_t segments, heads, log_reserve, throttle, move_ahead;
     uint64_t hurried_bytes, idle_bytes;
   };
   constexpr Row kRows[] = {
-      {1, 1, 3, 2, 8 * kMiB, 8 * kMiB},
-      {11, 1, 3, 2, 8 * kMiB, 22 * kMiB},
-      {16, 1, 3, 2, 8 * kMiB, 32 * kMiB},
-      {18, 1, 3, 3, 9 * kMiB, 36 * kMiB},
-      {31, 1, 3, 5, 31 * kMiB / 2, 62 * kMiB},
-      {32, 2, 3, 5 + 1, 16 * kMiB, 64 * kMiB},
-      {63, 3, 3, 6 + 1, 63 * kMiB / 2, 126 * kMiB},
-      {64, 4, 3, 6 + 2, 32 * kMiB, 128 * kMiB},
-      {128, 8, 3, 6 + 4, 64 * kMiB, 256 * kMiB},
-      {144, 9, 4, 6 + 4, 64 * kMiB, 256 * kMiB},
-      {1023, 63, 10, 6 + 4, 64 * kMiB, 256 * kMiB},
-      {1024, 64, 10, 6 + 4, 64 * kMiB, 256 * kMiB},
-      {media::kMaxSegments, 64, 10, 6 + 4, 64 * kMiB, 256 * kMiB},
+      {1, 1, 3, 2, 1, 8 * kMiB, 8 * kMiB},
+      {11, 1, 3, 2, 1, 8 * kMiB, 22 * kMiB},
+      {16, 1, 3, 2, 1, 8 * kMiB, 32 * kMiB},
+      {18, 1, 3, 3, 1, 9 * kMiB, 36 * kMiB},
+      {31, 1, 3, 5, 1, 31 * kMiB / 2, 62 * kMiB},
+      {32, 2, 3, 5 + 1, 1, 16 * kMiB, 64 * kMiB},
+      {63, 3, 3, 6 + 1, 1, 63 * kMiB / 2, 126 * kMiB},
+      {64, 4, 3, 6 + 2, 2, 32 * kMiB, 128 * kMiB},
+      {128, 8, 4, 6 + 4, 4, 64 * kMiB, 256 * kMiB},
+      {144, 9, 4, 6 + 4, 4, 64 * kMiB, 256 * kMiB},
+      {1023, 63, 10, 6 + 4, 4, 64 * kMiB, 256 * kMiB},
+      {1024, 64, 11, 6 + 4, 4, 64 * kMiB, 256 * kMiB},
+      {media::kMaxSegments, 64, 11, 6 + 4, 4, 64 * kMiB, 256 * kMiB},
   };
   for (const Row& row : kRows) {
     SCOPED_TRACE(std::to_string(row.segments) + " segments");
@@ -37,9 +37,11 @@ TEST(SpaceLimits, FollowFromTheSizeOfTheCache) {
     EXPECT_EQ(log_reserve_segments(row.segments), row.log_reserve);
     const SpaceLimits limits = space_limits(row.segments);
     EXPECT_EQ(limits.throttle_segments, row.throttle);
+    EXPECT_EQ(limits.move_segments, row.throttle + row.move_ahead);
     EXPECT_EQ(limits.hurried_batch_bytes, row.hurried_bytes);
     EXPECT_EQ(limits.idle_batch_bytes, row.idle_bytes);
     EXPECT_EQ(limits.drain_batch_bytes, 1024 * kMiB);
+    EXPECT_EQ(limits.quiet_bytes, row.hurried_bytes);
   }
 }
 
@@ -115,8 +117,8 @@ TEST(SpacePolicy, OfTheLargestCache) {
   const Case kCases[] = {
       {"one short of gc_percent", {.free_segments = 314574}, "i128"},
       {"at gc_percent", {.free_segments = 314573}, "reclaim write-back h32"},
-      {"the last before throttling", {.free_segments = 21}, "reclaim write-back h32"},
-      {"throttling begins", {.free_segments = 20}, "throttle reclaim write-back h32"},
+      {"the last before throttling", {.free_segments = 22}, "reclaim write-back h32"},
+      {"throttling begins", {.free_segments = 21}, "throttle reclaim write-back h32"},
   };
   for (Case row : kCases) {
     row.now.segments = kMost;
@@ -184,6 +186,119 @@ TEST(SpacePolicy, ADrainTakesLargeBatchesWhateverSpaceThereIs) {
     EXPECT_EQ(actions.batch_bytes, kDrainBatchBytes) << free;
     EXPECT_EQ(actions.depth, kDeepestQueue) << free;
   }
+}
+
+// What is dirty and not superseded, of the smallest cache: throttled from 5 free for data on, moved
+// from one more.
+TEST(SpacePolicy, LiveDataIsMovedWhenSpaceIsShort) {
+  struct LiveCase {
+    const char* what;
+    SpaceCounts now;
+    bool write_back;
+    LiveData live;
+  };
+  const LiveCase kCases[] = {
+      {"nothing is wanted: what writeback does in its interval is for the device",
+       {.free_segments = 20},
+       false,
+       LiveData::kWrite},
+      {"the same, whatever pays",
+       {.free_segments = 20, .moving_pays = true},
+       false,
+       LiveData::kWrite},
+      {"at gc_percent it looks whether moving pays", {.free_segments = 10}, true, LiveData::kLeave},
+      {"and if it does, leaves it",
+       {.free_segments = 10, .moving_pays = true},
+       false,
+       LiveData::kWrite},
+      {"until space is short", {.free_segments = 9, .moving_pays = true}, true, LiveData::kMove},
+      {"and then looks again", {.free_segments = 9}, true, LiveData::kMove},
+      {"throttled", {.free_segments = 8, .moving_pays = true}, true, LiveData::kMove},
+      {"reclaim is to come first",
+       {.free_segments = 8, .moving_pays = true, .reclaimable = true},
+       true,
+       LiveData::kLeaveAll},
+      {"where the device is what makes room it is not waited for",
+       {.free_segments = 8, .reclaimable = true},
+       true,
+       LiveData::kMove},
+      {"a request waits", {.free_segments = 31, .waiting_requests = 1}, true, LiveData::kMove},
+      {"gc_percent 90 moves no later",
+       {.free_segments = 9, .gc_percent = 90, .moving_pays = true},
+       true,
+       LiveData::kMove},
+      {"a drain",
+       {.free_segments = 9, .moving_pays = true, .draining = true},
+       true,
+       LiveData::kDrain},
+  };
+  for (LiveCase row : kCases) {
+    row.now.segments = 31;
+    row.now.log_reserve_segments = 3;
+    const SpaceActions actions = decide(space_limits(31), row.now);
+    EXPECT_EQ(actions.write_back, row.write_back) << row.what;
+    EXPECT_EQ(actions.live, row.live) << row.what;
+  }
+}
+
+TEST(SpacePolicy, DirtyLimitsAreKeptWithHysteresis) {
+  struct LimitCase {
+    const char* what;
+    DirtyLimits limits;
+    uint64_t dirty_mib;  // of 496
+    bool cleaning, cleans;
+  };
+  const LimitCase kCases[] = {
+      {"no limit", {100, 90}, 496, false, false},
+      {"below the high one", {50, 40}, 247, false, false},
+      {"it is reached", {50, 40}, 248, false, true},
+      {"above the low one it goes on", {50, 40}, 199, true, true},
+      {"and ends there", {50, 40}, 198, true, false},
+      {"a cleaner begins with the first byte", {0, 0}, 1, false, true},
+      {"and has nothing to do", {0, 0}, 0, true, false},
+  };
+  for (const LimitCase& row : kCases) {
+    const SpaceCounts now{.segments = 31,
+                          .free_segments = 31,
+                          .log_reserve_segments = 3,
+                          .dirty_bytes = row.dirty_mib << 20,
+                          .dirty_limits = row.limits,
+                          .cleaning = row.cleaning};
+    const SpaceActions actions = decide(space_limits(31), now);
+    EXPECT_EQ(actions.clean, row.cleans) << row.what;
+    EXPECT_EQ(actions.write_back, row.cleans) << row.what;
+    EXPECT_EQ(actions.live, LiveData::kWrite) << row.what;
+    EXPECT_EQ(actions.reason, row.cleans ? WriteReason::kDirtyLimit : WriteReason::kIdle)
+        << row.what;
+  }
+}
+
+// What has to be written anyhow is not moved; and the rate holds for nobody who waits for space.
+TEST(SpacePolicy, DirtyLimitsAndWantOfSpace) {
+  SpaceCounts now{.segments = 31,
+                  .free_segments = 8,
+                  .log_reserve_segments = 3,
+                  .dirty_bytes = 300 << 20,
+                  .dirty_limits = {50, 40, 2 << 20},
+                  .moving_pays = true};
+  SpaceActions actions = decide(space_limits(31), now);
+  EXPECT_EQ(actions.live, LiveData::kWrite);
+  EXPECT_EQ(actions.reason, WriteReason::kSpace);
+  EXPECT_EQ(actions.bytes_per_second, 0u);
+  now.free_segments = 31;
+  actions = decide(space_limits(31), now);
+  EXPECT_EQ(actions.bytes_per_second, 2u << 20);
+  EXPECT_EQ(actions.batch_bytes, 2u << 20) << "of a second";
+  now.dirty_limits.bytes_per_second = 1000;
+  EXPECT_EQ(decide(space_limits(31), now).batch_bytes, kLeastLimitedBatchBytes);
+  now.all_passed = true;
+  EXPECT_FALSE(decide(space_limits(31), now).write_back);
+  now.all_passed = false;
+  now.draining = true;
+  actions = decide(space_limits(31), now);
+  EXPECT_EQ(actions.live, LiveData::kDrain);
+  EXPECT_EQ(actions.reason, WriteReason::kDrain);
+  EXPECT_EQ(actions.bytes_per_second, 0u);
 }
 
 TEST(SpacePolicy, RetiredSegmentsEndTheCacheWhenOnlyTheLogsAreLeft) {

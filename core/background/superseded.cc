@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "background/superseded.h"
+
+#include "base/mutants.h"
+
+namespace pcache {
+
+using media::Key;
+
+void Superseded::prefetch(std::span<const Key> keys) const {
+  parts_.index.prefetch_each(keys, [](const Key& key) { return key.off; });
+}
+
+bool Superseded::is_superseded(const Key& key) {
+  const CachePos pos{SegId{key.cache_seg_id}, key.cache_seg_off};
+  for (uint64_t at = key.off; at < key.off + key.len;) {
+    Piece piece;
+    Index::Snapshot snapshot;
+    parts_.index.lookup({at, key.off + key.len - at}, {&piece, 1}, &snapshot);
+    if (!parts_.index.still_valid(snapshot)) continue;
+    if (piece.kind == Piece::Kind::kHit && piece.pos == pos + static_cast<uint32_t>(at - key.off))
+      return false;
+    at = piece.extent.end();
+  }
+  stripes_.set(parts_.stripes.number(key.off));
+  return true;
+}
+
+Status Superseded::make_durable() {
+  if (!any() || hazard(Hazard::kSupersederNotDurable)) return {};
+  // Whoever has changed the index may not have appended its key yet. It does both under this lock.
+  for (uint32_t i = 0; i < parts_.stripes.count(); i++)
+    if (stripes_[i]) BorrowedStripeLock wait(parts_.stripes.at(i));
+  return parts_.stripes.close_all();
+}
+
+}  // namespace pcache
