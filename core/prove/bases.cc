@@ -151,9 +151,10 @@ void build_used(Base* base, bool data_crc) {
 
 std::vector<std::string> base_names() { return {"blank", "fresh", "old", "roll", "full", "used"}; }
 
-std::unique_ptr<Base> make_base(const std::string& name, bool data_crc) {
+std::unique_ptr<Base> make_base(const std::string& name, bool data_crc, bool strict) {
   auto base = std::make_unique<Base>();
-  base->name = name + (data_crc ? "+crc" : "");
+  base->name = name + (data_crc ? "+crc" : "") + (strict ? "" : "+relaxed");
+  base->strict = strict;
   base->data_crc = data_crc;
   base->hash = std::hash<std::string>()(base->name);
   base->pmem = std::make_unique<PmemSim>(device_bytes(kProveSegments));

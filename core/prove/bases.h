@@ -14,6 +14,7 @@ namespace pcache {
 struct Base {
   std::string name;
   bool data_crc = false;
+  bool strict = true;  // the option backing_order of all who attach it
   std::unique_ptr<PmemSim> pmem;
   Sectors device;
   std::vector<std::vector<std::byte>> device_bytes;  // what `device` points to
@@ -32,6 +33,7 @@ struct Base {
 // used: as a kernel target leaves it that has freed a segment, and not moved key_tail: keys whose
 //   data is overwritten, then ksets in another log segment, of 128 keys and of few, all dirty.
 std::vector<std::string> base_names();
-std::unique_ptr<Base> make_base(const std::string& name, bool data_crc);
+// Of the name, with "+crc" and "+relaxed" behind it.
+std::unique_ptr<Base> make_base(const std::string& name, bool data_crc, bool strict = true);
 
 }  // namespace pcache

@@ -27,6 +27,7 @@ class Session {
     Trace* trace = nullptr;
     // It notes all requests and acknowledgements; nullptr: none.
     Oracle* oracle = nullptr;
+    bool strict = true;     // the option backing_order
     bool data_crc = false;  // for a blank device; else it must be the device's
     std::function<MemoryDevice::Fate(BlockOp, const Extent&)> fate = nullptr;
   };

@@ -34,6 +34,7 @@ enum Other : size_t {
   kRead,
   kMiss,
   kWriteback,
+  kMove,
   kReclaim,
   kGcPercent,
   kDrain,
@@ -48,6 +49,7 @@ constexpr Operation kOthers[] = {
     {"read", "reads pages 0 to 3: hits, and misses that are filled"},
     {"miss", "reads 16 KiB that nobody wrote: a fill, CLEAN keys"},
     {"writeback", "the clock goes on by 5 s: old ksets are closed, a batch is written back"},
+    {"move", "the clock goes on by 1 s: old ksets are closed; dirty data is moved in the log"},
     {"reclaim", "gc_percent 0: what is written back leaves the cache"},
     {"gc50", "gc_percent 50"},
     {"drain", "everything is written back"},
@@ -133,6 +135,7 @@ void Workload::attach() {
   Session::Options options;
   options.trace = &trace_;
   options.oracle = &oracle_;
+  options.strict = base_.strict;
   options.data_crc = base_.data_crc;
   if (faults_)
     options.fate = [this](BlockOp op, const Extent& extent) { return faults_->fate(op, extent); };
@@ -187,6 +190,11 @@ void Workload::run(size_t operation) {
     case kWriteback:
       session_->advance(1000);
       return session_->advance(5000);
+    case kMove: {
+      session_->advance(1000);
+      const auto moved = session_->cache().move_step();
+      return expect_done("move", moved ? 0 : moved.error().code);
+    }
     case kReclaim:
       PCACHE_CHECK(session_->cache().set_gc_percent(0).ok());
       return session_->advance(0);
