@@ -3,7 +3,7 @@
 """SIGKILL under overload, round after round over one cache, each judged sector by sector.
 
     tests/kill_rounds.py [--rounds N] [--seed S] [--data-crc 0|1] [--gc-percent N] [--size-mib N]
-                         [--dir DIR] [--shm DIR] [--longest SECONDS] [--keep-image]
+                         [--backing-order strict|relaxed] [--dir DIR] [--shm DIR] [--longest SECONDS] [--keep-image]
 
 A round: a process of six writers (a queue each, up to 8 requests in flight, 512 B to 1 MiB, a third of it in
 32 MiB that all fight for; flushes, FUA, PREFLUSH, reads, drains, changes of gc_percent) is killed at a random
@@ -282,12 +282,12 @@ class Run:
     """A cache and its backing file under `shm` and `disk`, and the rounds over them."""
 
     def __init__(self, shm, disk, seed=0, data_crc=0, gc_percent=70, size=1024 * MIB, longest=2.5,
-                 keep_image=False, cache_path=None):
+                 keep_image=False, cache_path=None, backing_order="strict"):
         self.cache_path, self.backing_path = cache_path or shm / "cache", disk / "backing"
         self.log_path, self.image_path = shm / "log", shm / "cache-as-killed"
         self.seed, self.size, self.longest, self.keep_image = seed, size, longest, keep_image
         self.gc_percent = gc_percent
-        self.options = {"data_crc": data_crc, "gc_percent": gc_percent}
+        self.options = {"data_crc": data_crc, "gc_percent": gc_percent, "backing_order": backing_order}
         self.judge, self.serial, self.drained, self.round = Judge(size), 1, 0, 0
         if not self.cache_path.exists():
             with open(self.cache_path, "wb") as f:
@@ -406,6 +406,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data-crc", type=int, choices=(0, 1), default=0)
     parser.add_argument("--gc-percent", type=int, default=70)
+    parser.add_argument("--backing-order", choices=("strict", "relaxed"), default="strict")
     parser.add_argument("--size-mib", type=int, default=1024, help="of the backing file")
     parser.add_argument("--longest", type=float, default=2.5, help="a life's seconds at most")
     parser.add_argument("--dir", default=os.environ.get("PCACHE_TEST_DIR", tempfile.gettempdir()))
@@ -415,7 +416,8 @@ def main():
     folders = [pathlib.Path(tempfile.mkdtemp(prefix=f"pcache-kill-{os.getpid()}-", dir=parent))
                for parent in (args.shm, args.dir)]
     run = Run(*folders, seed=args.seed, data_crc=args.data_crc, gc_percent=args.gc_percent,
-              size=args.size_mib * MIB, longest=args.longest, keep_image=args.keep_image)
+              size=args.size_mib * MIB, longest=args.longest, keep_image=args.keep_image,
+              backing_order=args.backing_order)
     passed = 0
     try:
         passed = run.rounds(args.rounds, lambda line: print(line, flush=True))

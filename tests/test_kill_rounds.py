@@ -11,14 +11,15 @@ from measure.libpcache import FUA, MIB
 SECTORS = MIB // 512
 
 
-@pytest.mark.parametrize("gc_percent", [0, 70])
+@pytest.mark.parametrize("gc_percent,order", [(0, "strict"), (70, "strict"), (70, "relaxed")])
 @pytest.mark.parametrize("data_crc", [0, 1])
-def test_killed_under_overload(cache_file, shm, disk, data_crc, gc_percent):
+def test_killed_under_overload(cache_file, shm, disk, data_crc, gc_percent, order):
     """Nothing durable is lost and no sector is torn, as far as SIGKILL shows it.
 
-    Hazards dirty-tail-ahead-of-disk, fua-forgotten, reuse-before-durable, dead-key-references."""
+    Hazards dirty-tail-ahead-of-disk, fua-forgotten, reuse-before-durable, dead-key-references,
+    superseder-not-durable, failed-move-passed."""
     run = Run(shm, disk, seed=f"{data_crc} {gc_percent}", data_crc=data_crc, gc_percent=gc_percent,
-              size=640 * MIB, longest=1.6, cache_path=cache_file)
+              size=640 * MIB, longest=1.6, cache_path=cache_file, backing_order=order)
     lines = []
     assert run.rounds(5, lines.append) == 5, "\n".join(lines)
     assert run.drained == 1
