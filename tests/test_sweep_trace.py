@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """pcache-sweep with traces: what is replayed, what is reported of it, and what is refused."""
 
+import os
 import bz2
 import csv
 import gzip
@@ -137,7 +138,7 @@ def test_what_a_trace_does_not_look_at_makes_no_case(tmp_path):
 def test_its_path_begins_at_the_spec(tmp_path):
     (tmp_path / "deep").mkdir()
     write(tmp_path, BYTES, "trace")
-    spec = spec_of(tmp_path / "deep", trace="../trace")
+    spec = spec_of(tmp_path / "deep", trace=os.path.join(os.pardir, "trace"))
     assert "1 cases" in run("run", spec, "--dry-run", cwd="/").stdout
 
 

@@ -37,6 +37,9 @@ void add_engine(std::ostream& out, const Case& one, const Place& place, const Bu
     if (engine == "pcache" && !series.empty()) out << "stats_file=" << series << ".status\n";
     if (engine == "pcache")
       out << "data_crc=" << v.at("data_crc") << "\ngc_percent=" << v.at("gc_percent") << "\n";
+    // A build from before there was this option knows no other order.
+    if (engine == "pcache" && v.at("backing_order") != "strict")
+      out << "backing_order=" << v.at("backing_order") << "\n";
     if (v.contains("flush_delay_ms")) out << "flush_delay_ms=" << v.at("flush_delay_ms") << "\n";
     if (engine == "bound") out << "fence=" << v.at("fence") << "\n";
   } else if (engine == "libpmem") {
@@ -158,6 +161,8 @@ FioJob make_job(const Spec& spec, const Case& one, const Place& place, const Bui
       << "\nruntime=" << ms(spec.runtime_s) << "\n";
   if (v.at("ranges") == "own") out << "offset_increment=" << range_bytes << "\n";
   if (v.contains("rwmixread")) out << "rwmixread=" << v.at("rwmixread") << "\n";
+  if (v.at("distribution") != "random")
+    out << "random_distribution=" << v.at("distribution") << "\n";
   if (v.at("fsync") != "0") out << "fsync=" << v.at("fsync") << "\n";
   if (v.at("volume") == "0") {
     out << "time_based=1\nramp_time=" << ms(spec.warmup_s) << "\n";

@@ -70,6 +70,16 @@ std::optional<std::string> one_of(std::string_view value) {
   return std::nullopt;
 }
 
+// Of fio's; the theta of zipf is the number behind it.
+std::optional<std::string> distribution(std::string_view value) {
+  constexpr std::string_view kZipf = "zipf:";
+  if (value == "random") return std::string(value);
+  if (!value.starts_with(kZipf)) return std::nullopt;
+  const auto theta = number_of<double>(value.substr(kZipf.size()));
+  if (!theta || !(*theta > 0) || !(*theta <= 10) || *theta == 1) return std::nullopt;
+  return std::string(value);
+}
+
 // "path:..." names a block device whose requests go through the kernel.
 constexpr const char* kEngines[] = {"pcache", "bound", "uring", "libpmem", nullptr};
 std::optional<std::string> engine(std::string_view value) {
@@ -81,6 +91,7 @@ constexpr const char* kPatterns[] = {"read",   "write", "randread", "randwrite",
                                      "randrw", "rw",    nullptr};
 constexpr const char* kMethods[] = {"auto", "flushcache", "clflushopt",
                                     "clwb", "movdir64b",  nullptr};
+constexpr const char* kOrders[] = {"strict", "relaxed", nullptr};
 constexpr const char* kFences[] = {"each", "none", nullptr};
 constexpr const char* kRanges[] = {"shared", "own", nullptr};
 constexpr const char* kFills[] = {"empty", "dirty", "clean", nullptr};
@@ -94,6 +105,9 @@ constexpr Parameter kParameters[] = {
      one_of<kPatterns>, nullptr, Parameter::kPattern},
     {"rwmixread", "50", "a number from 1 to 99", "percent of reads in rw and randrw",
      integer<1, 99>, nullptr, Parameter::kPattern},
+    {"distribution", "random", "random, or zipf: and a number above 0, at most 10 and not 1",
+     "of the offsets of random requests: all alike, or some much more often", distribution, nullptr,
+     Parameter::kPattern},
     {"bs", "4k", "a size from 512 to 16m, a multiple of 512 (k and KiB: 1024)", "of each request",
      size<512, 16 << 20, 512>, nullptr, Parameter::kPattern},
     {"iodepth", "1", "a number from 1 to 1024", "requests in flight, of each job", integer<1, 1024>,
@@ -124,6 +138,9 @@ constexpr Parameter kParameters[] = {
      "bound"},
     {"data_crc", "0", "0 or 1", "whether keys carry a crc of their data", boolean, "pcache"},
     {"gc_percent", "70", "a number from 0 to 90", "when garbage collection starts", integer<0, 90>,
+     "pcache"},
+    {"backing_order", "strict", "strict or relaxed",
+     "whether the backing device alone is always a state that the flushes allow", one_of<kOrders>,
      "pcache"},
     {"trace", "none", "none, or a file; its path begins where the spec's folder is",
      "requests to replay, in place of a pattern: lines `R|W OFFSET LENGTH` in bytes, or a block's "

@@ -155,7 +155,9 @@ ordered_json replay_metrics(const Replay& replay, const json& status) {
   const uint64_t came = written + kept, over = came - std::min(came, cached + forgotten);
   const uint64_t read_hits = read - std::min(read, fetched);
   const uint64_t keys = count("log", "keys") + count("log", "open_keys");
-  const uint64_t stored = came + keys * kKeyBytes + count("log", "ksets") * kKsetHeaderBytes;
+  const uint64_t moved = status.at("writeback").value("moved_bytes", uint64_t{0});
+  const uint64_t stored =
+      came + moved + keys * kKeyBytes + count("log", "ksets") * kKsetHeaderBytes;
   if (replay.capacity_bytes) metrics["capacity_bytes"] = *replay.capacity_bytes;
   metrics["cached_bytes"] = cached;
   metrics["hit_ratio"] = ratio(read_hits + over, read + written);

@@ -98,6 +98,12 @@ std::string clock_of(double seconds) {
 // As fio, which stands in raw/, is told of it: so that where the folder is does not matter to fio.
 std::string in_raw(const std::string& path) { return std::filesystem::path(path).filename(); }
 
+// Since the attach: of a case that is filled first, of that, too.
+ordered_json backing_metrics(const nlohmann::json& status) {
+  return {{"requested_bytes", status.at("requests").at("write_bytes")},
+          {"written_bytes", status.at("writeback").at("written_bytes")}};
+}
+
 }  // namespace
 
 void watch_signals() {
@@ -189,7 +195,9 @@ ordered_json Runner::measure(const Measurement& what) {
     const auto fio = nlohmann::json::parse(read_file(folder_.raw(what.number, ".json")));
     result["seconds"] = now_s() - start;
     result["metrics"] = metrics_of(one, fio);
-    if (one.replay) result["metrics"]["replay"] = replay_metrics(*one.replay, status_of(what));
+    const nlohmann::json status = status_of(what);
+    if (one.replay) result["metrics"]["replay"] = replay_metrics(*one.replay, status);
+    if (!one.replay && !status.is_null()) result["metrics"]["backing"] = backing_metrics(status);
     if (const std::string csv = series_of(series); !csv.empty())
       write_file(folder_.raw(what.number, ".csv"), csv);
     result["ok"] = true;

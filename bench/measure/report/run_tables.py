@@ -48,7 +48,9 @@ def _persist_methods(values):
 def all_cases(values, page):
     run = values.run
     with_latency = any(values.has_latency(case) for case in run.cases)
-    head = ["case", "n", "requests/s", "interval", "MiB/s", "ratio to bound", *(LATENCIES if with_latency else [])]
+    with_backing = any(_is_written(sample) for sample in run.samples)
+    head = ["case", "n", "requests/s", "interval", "MiB/s", "ratio to bound",
+            *(["written back, of what was written"] if with_backing else []), *(LATENCIES if with_latency else [])]
     rows = []
     for case in run.cases:
         samples = run.of(case)
@@ -58,11 +60,23 @@ def all_cases(values, page):
         row = [case.id, len(samples), f"{speed.median:,.0f}", spread_text(speed),
                f"{estimate([s.metrics['bytes_per_s'] for s in samples]).median / MIB:,.1f}",
                interval_text(values.ratio(case))]
+        if with_backing:
+            row.append(f"{estimate(list(map(_written_back, samples))).median:.1%}" if all(map(_is_written, samples))
+                       else "")
         if with_latency:
             row += [microseconds(estimate([latency(s, name) for s in samples]).median)
                     if values.has_latency(case) else "" for name in LATENCIES.values()]
         rows.append(row)
     return page.table(f"{run.name}-cases", head, rows)
+
+
+def _is_written(sample):
+    return sample.metrics.get("backing", {}).get("requested_bytes", 0) > 0
+
+
+def _written_back(sample):
+    backing = sample.metrics["backing"]
+    return backing["written_bytes"] / backing["requested_bytes"]
 
 
 def machine(values, page):
