@@ -16,7 +16,9 @@ from measure.libpcache import MIB
 from sick_device import SickDevice, slow_calls
 from support import PAGE, wait_until
 
-FILL = dict(rw="write", bs="64k", size="16m", time_based=True, runtime=1000, io_mode="threads", stats_file=None)
+# What is written again after an fsync has to be written back, and so the log fills.
+FILL = dict(rw="write", bs="64k", size="16m", fsync=128, time_based=True, runtime=1000, io_mode="threads",
+            stats_file=None)
 GRACE_SECONDS = 10  # of the engine, for a device that answers nothing
 FAILING = [errno.EIO, errno.ENOSPC, errno.EROFS]
 
