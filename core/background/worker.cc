@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <new>
+#include <utility>
 
 #include "base/mutants.h"
 
@@ -234,8 +235,8 @@ void Worker::writeback_task() {
       if (!stopping_.load(std::memory_order_acquire)) note_failure(moved.error());
       return;
     }
-    // What needs no device says nothing about it.
-    if (!retries() || counters.flushes.load() > flushes) note_success();
+    // What needs no device says nothing about it, but there was memory for it.
+    if (!device_failed_ || counters.flushes.load() > flushes) note_success();
     if (moved.value()) {
       if (decided().reclaim) wake(main_, room_id_);
       continue;
@@ -283,6 +284,7 @@ void Worker::note_failure(const Error& error) {
   const uint64_t written = writeback_.counters().written_bytes.load();
   const bool nothing_written = written == written_at_failure_;
   written_at_failure_ = written;
+  device_failed_ |= error.code != ENOMEM;
   {
     MutexLock lock(state_mu_);
     if (!state_.failing)
@@ -308,19 +310,19 @@ void Worker::note_failure(const Error& error) {
   options_.set_pace(false);  // no credit comes: what space is left is for who comes first
   options_.retry_requests();
   retry_at_ = writing_.now() + backoff;
-  PCACHE_DCHECK(retry_at_.count() > 0);  // 0 says that the device works
+  PCACHE_DCHECK(retry_at_.count() > 0);  // 0 says that nothing has failed
   if (!stopping_.load(std::memory_order_acquire)) writing_.wake(writeback_id_, backoff);
 }
 
 void Worker::note_success() {
   retry_at_ = Milliseconds{0};
+  const bool device_failed = std::exchange(device_failed_, false);
   failing_.store(false, std::memory_order_relaxed);
   MutexLock lock(state_mu_);
   if (state_.failing)
-    parts_.messages.print(LogLevel::kNotice, "writeback: %s",
-                          state_.last_error == out_of_memory().text
-                              ? "there is memory again"
-                              : "the backing device works again");
+    parts_.messages.print(
+        LogLevel::kNotice, "writeback: %s",
+        device_failed ? "the backing device works again" : "there is memory again");
   state_.failing = false;
   state_.backoff = Milliseconds{0};
 }

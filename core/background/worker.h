@@ -16,8 +16,9 @@
 //
 // A failing backing device: what could not be written stays dirty and is tried again after 100 ms,
 // twice as long each time that nothing could, 10 s at most; no wake shortens that (hazard
-// retry-without-delay). Writeback that finds no memory waits in the same way; reclaim that finds
-// none is tried again every 100 ms.
+// retry-without-delay). It works again when it has been flushed. Writeback that finds no memory
+// waits in the same way, until any step succeeds; reclaim that finds none is tried again every
+// 100 ms.
 //
 // Threads: as said at each function. After stop() nothing runs.
 #pragma once
@@ -132,7 +133,8 @@ class Worker {
   Executor::Id room_id_ = 0, writeback_id_ = 0;
   bool close_failed_ = false;                        // main's task only
   std::atomic<const char*> reclaim_fault_{nullptr};  // set by main's task only
-  Milliseconds retry_at_{0};                         // writing's task only; 0: the device works
+  Milliseconds retry_at_{0};                         // writing's task only; 0: nothing failed
+  bool device_failed_ = false;                       // likewise: it was not, or not only, memory
   uint64_t written_at_failure_ = 0;                  // likewise
   // Of the last tick, in appended bytes; writing's tasks only.
   uint64_t dirty_at_tick_ = 0;
