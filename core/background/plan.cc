@@ -94,7 +94,7 @@ void restart(const LogMark& from, BatchPlan* plan) {
   plan->damaged.clear();
   plan->moves.clear();
   plan->passed_from = BatchPlan::kNoEpoch;
-  plan->moved_bytes = 0;
+  plan->moved_bytes = plan->copied_bytes = 0;
   plan->superseded_keys = plan->superseded_bytes = plan->other_keys = plan->planned_bytes = 0;
 }
 

@@ -83,14 +83,17 @@ struct BatchPlan {
   uint64_t superseded_keys = 0, superseded_bytes = 0;  // as appended
   // The kset of the first key that later ones supersede, or that is moved, in ksets.
   uint64_t passed_from = kNoEpoch;
+  // Of what it passes, the copies that moves have made whose own plan was given up. The planner
+  // does not know of them.
+  uint64_t copied_bytes = 0;
   uint64_t other_keys = 0;     // that are passed and in none of these
   uint64_t planned_bytes = 0;  // of the pieces
 
   // As appended: of what is neither superseded nor damaged; and with what is superseded.
   uint64_t live_bytes() const { return batch.appended_bytes() + moved_bytes; }
   uint64_t passed_bytes() const { return live_bytes() + superseded_bytes; }
-  // What comes free when it is passed and reclaimed.
-  uint64_t freed_bytes() const { return passed_bytes() - moved_bytes; }
+  // What comes free when it is passed and reclaimed: a copy takes as much as it frees.
+  uint64_t freed_bytes() const { return passed_bytes() - moved_bytes - copied_bytes; }
   bool empty() const { return end.ksets == begin.ksets; }
   // Passing nothing but damaged data would only append it again.
   bool has_only_damaged() const {

@@ -125,7 +125,10 @@ Result<bool> Writeback::step_once(const LogMark& until, const Size& size) {
 }
 
 void Writeback::forget() {
-  for (const Batch& batch : under_way_) credit_ahead_ += batch.credited_bytes;
+  for (const Batch& batch : under_way_) {
+    credit_ahead_ += batch.credited_bytes;
+    copied_ahead_ += batch.plan.moved_bytes + batch.plan.copied_bytes;
+  }
   if (!under_way_.empty()) spare_ = std::move(under_way_.front().plan);
   under_way_.clear();
   written_unknown_ = false;
@@ -198,7 +201,9 @@ uint64_t Writeback::passable_from() const {
 Status Writeback::plan_as(PlanOptions options, const LogMark& until, Pass pass, BatchPlan* plan) {
   ask_fates(&options, pass);
   LogKsets log(parts_.pmem, parts_.segments, options.from.pos, until.pos, &parts_.log);
-  return make_plan(log, options, plan);
+  if (auto made = make_plan(log, options, plan); !made) return made;
+  plan->copied_bytes = std::min(copied_ahead_, plan->freed_bytes());
+  return {};
 }
 
 bool Writeback::move(const BatchPlan& plan) {
@@ -210,14 +215,17 @@ bool Writeback::move(const BatchPlan& plan) {
   for (size_t at = 0; at < all.size();) {
     const auto run = parts_.stripes.run_from(all, at, [](const Key& key) { return key.off; });
     superseded_.add_moved(run.front());
+    uint64_t run_bytes = 0;
+    for (const Key& key : run) run_bytes += key.len;
+    const uint64_t copied_before = mover_.counters().moved_bytes.load();
     // Again, if a write has cut what was copied.
-    for (int tries = 0; !mover_.move(run); tries++)
-      if (tries == kMostTries) {
-        moved = false;
-        break;
-      }
+    bool run_moved = mover_.move(run);
+    for (int tries = 0; !run_moved && tries < kMostTries; tries++) run_moved = mover_.move(run);
+    moved &= run_moved;
+    // As BatchPlan::moved_bytes counts it; what was in vain goes by what it has taken.
+    copied_ahead_ += run_moved ? run_bytes : mover_.counters().moved_bytes.load() - copied_before;
     at += run.size();
-    for (const Key& key : run) passed_bytes += key.len;
+    passed_bytes += run_bytes;
     note_moved(plan, passed_bytes);
   }
   const std::chrono::nanoseconds took = std::chrono::steady_clock::now() - begin;
@@ -300,6 +308,8 @@ void Writeback::begin(BatchPlan plan) {
   batch.plan = std::move(plan);
   PCACHE_CHECK(under_way_.size() < under_way_.capacity());
   credit_ahead_ -= batch.credited_bytes;
+  // With hazard failed-move-passed not all was moved.
+  copied_ahead_ -= std::min(copied_ahead_, batch.plan.moved_bytes + batch.plan.copied_bytes);
   under_way_.push_back(std::move(batch));
 }
 

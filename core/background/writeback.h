@@ -46,8 +46,8 @@ namespace pcache {
 class Writeback {
  public:
   struct Options {
-    // A step reports here how many appended bytes its progress stands for. The reports of a whole
-    // step add up to the bytes that it passes.
+    // A step reports here how many appended bytes its progress stands for: no more, all in all,
+    // than what is passed without the copies that moves have made of it.
     std::function<void(uint64_t)> progress = nullptr;
     // Acknowledged data turned out to be damaged (positive errno).
     std::function<void(int)> data_lost = nullptr;
@@ -192,8 +192,12 @@ class Writeback {
   size_t writing_ GUARDED_BY(mu_) = 0;            // the one that is written, or settled
   // What the device has of them is not known: the next step plans them anew.
   bool written_unknown_ GUARDED_BY(mu_) = false;
-  BatchPlan spare_ GUARDED_BY(mu_);            // its memory is used again
-  uint64_t credit_ahead_ GUARDED_BY(mu_) = 0;  // told as progress of batches that are forgotten
+  BatchPlan spare_ GUARDED_BY(mu_);  // its memory is used again
+  // Told as progress of what no batch under way stands for: of plans that were given up.
+  uint64_t credit_ahead_ GUARDED_BY(mu_) = 0;
+  // Of the keys behind the batches under way: whose data is moved already. To a new plan they are
+  // superseded, by the copies.
+  uint64_t copied_ahead_ GUARDED_BY(mu_) = 0;
   bool repeats_told_ GUARDED_BY(mu_) = false;
   WriteReason reason_ GUARDED_BY(mu_) = WriteReason::kIdle;  // of the step
   std::atomic<bool> log_damaged_{false};
