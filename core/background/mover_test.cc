@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "background/mover.h"
 
-#include <random>
-
-#include "background/writeback_for_test.h"
+#include "background/random_work_for_test.h"
 
 namespace pcache {
 namespace {
@@ -361,49 +359,17 @@ TEST_F(MovingWriteback, WhatCannotBeMovedIsWritten) {
     EXPECT_EQ(rig_->device_value(i * 4096), int(i < 5 ? 200 + i : 100 + i));
 }
 
-class MovingRandom : public MovingWriteback, public ::testing::WithParamInterface<int> {};
+class MovingRandom : public RandomWork {};
 INSTANTIATE_TEST_SUITE_P(Seeds, MovingRandom, ::testing::Range(0, 8));
 
 TEST_P(MovingRandom, TheDeviceIsAlwaysLegal) {
-  constexpr uint64_t kPlaces = 40, kPlaceBytes = 4096;
-  constexpr LiveData kLive[] = {LiveData::kMoveAnyhow, LiveData::kMove, LiveData::kWrite};
-  start({.data_crc = GetParam() % 2 == 1, .batch_bytes = 64 << 10});
-  std::mt19937 random(GetParam());
-  Epochs user{kPlaceBytes};
-  for (int i = 0; i < 6000; i++) {
-    switch (random() % 32) {
-      case 0:
-        if (random() % 8 != 0) break;
-        rig_->flush();
-        user.barrier();
-        break;
-      case 1:
-        rig_->close();
-        break;
-      case 2:
-      case 3:
-      case 4:
-      case 5:
-      case 6:
-      case 7:
-        EXPECT_TRUE(step_with(kLive[random() % std::size(kLive)]).ok());
-        break;
-      case 8:
-        rig_->reclaim_all();
-        break;
-      default: {
-        const uint64_t off = random() % kPlaces * kPlaceBytes;
-        const uint32_t value = user.new_value();
-        ASSERT_TRUE(rig_->write(off, kPlaceBytes, value));
-        user.now[off] = value;
-      }
-    }
-    for (const auto& [off, value] : user.now) ASSERT_EQ(rig_->value(off), int(value));
-  }
-  rig_->flush();
+  work({.data_crc = GetParam() % 2 == 1, .batch_bytes = 64 << 10},
+       {.operations = 6000,
+        .pages = 40,
+        .sides = 32,
+        .steps = 6,
+        .live = {LiveData::kMoveAnyhow, LiveData::kMove, LiveData::kWrite}});
   EXPECT_GT(rig_->writeback->moved().moved_keys.load(), 100u);
-  rig_->write_back();
-  expect_device_was_legal(user);
 }
 
 }  // namespace

@@ -2,9 +2,7 @@
 // Dirty data that later keys supersede is passed and not written.
 #include "background/superseded.h"
 
-#include <random>
-
-#include "background/writeback_for_test.h"
+#include "background/random_work_for_test.h"
 
 namespace pcache {
 namespace {
@@ -210,45 +208,13 @@ TEST_F(SupersededTest, BeforeAnAttachItIsWritten) {
 }
 
 // The promise of strict order over many random writes, barriers and batches, and nothing is lost.
-class SupersededRandom : public SupersededTest, public ::testing::WithParamInterface<int> {};
+class SupersededRandom : public RandomWork {};
 INSTANTIATE_TEST_SUITE_P(Seeds, SupersededRandom, ::testing::Range(0, 8));
 
 TEST_P(SupersededRandom, TheDeviceIsAlwaysLegal) {
-  constexpr uint64_t kPlaces = 12, kPlaceBytes = 4096;
-  start({.batch_bytes = 24 << 10});
-  std::mt19937 random(GetParam());
-  Epochs user{kPlaceBytes};
-  for (int i = 0; i < 4000; i++) {
-    switch (random() % 16) {
-      case 0:
-        if (random() % 8 != 0) break;
-        rig_->flush();
-        user.barrier();
-        break;
-      case 1:
-        rig_->close();
-        break;
-      case 2:
-      case 3:
-      case 4:
-      case 5:
-        EXPECT_TRUE(step().ok());
-        break;
-      case 6:
-        rig_->reclaim_all();
-        break;
-      default: {
-        const uint64_t off = random() % kPlaces * kPlaceBytes;
-        const uint32_t value = user.new_value();
-        ASSERT_TRUE(rig_->write(off, kPlaceBytes, value));
-        user.now[off] = value;
-      }
-    }
-  }
-  rig_->flush();
+  work({.batch_bytes = 24 << 10},
+       {.operations = 4000, .pages = 12, .sides = 16, .steps = 4, .live = {LiveData::kWrite}});
   EXPECT_GT(counters().superseded_keys, 100u);
-  rig_->write_back();
-  expect_device_was_legal(user);
 }
 
 }  // namespace
