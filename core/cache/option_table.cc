@@ -123,6 +123,14 @@ std::string choices_text(const OptionEntry& entry, bool as_numbers) {
   return list_of(words);
 }
 
+// In the largest unit that gives a whole number: "64 KiB".
+std::string size_text(int64_t bytes) {
+  constexpr const char* kUnits[] = {"bytes", "KiB", "MiB", "GiB", "TiB", "PiB"};
+  size_t unit = 0;
+  for (; bytes != 0 && bytes % 1024 == 0 && unit + 1 < std::size(kUnits); unit++) bytes /= 1024;
+  return std::to_string(bytes) + " " + kUnits[unit];
+}
+
 // A number of digits alone.
 std::optional<int64_t> digits_of(std::string_view text) {
   if (text.empty()) return {};
@@ -216,8 +224,8 @@ std::string expected_text(const OptionEntry& entry) {
       text = "a number from " + std::to_string(entry.least) + " to " + std::to_string(entry.most);
       break;
     case PCACHE_OPTION_SIZE:
-      text = "a size, such as 2g, from " + std::to_string(entry.least >> 20) + " MiB to " +
-             std::to_string(entry.most >> 40) + " TiB";
+      text = std::string("a size in ") + entry.unit + ", such as 2g, from " +
+             size_text(entry.least) + " to " + size_text(entry.most);
       break;
   }
   return entry.choices.empty() ? text : text + ", or " + choices_text(entry, false);
@@ -307,21 +315,19 @@ Status check_option_values(const pcache_options& options) {
     if (is_text(entry)) continue;
     const auto value = load_field<int64_t>(options, entry);
     if (is_a_value(entry, value)) continue;
-    if (entry.type == PCACHE_OPTION_SIZE) {
-      const bool too_small = value < entry.least;
-      const int64_t end = too_small ? entry.least : entry.most;
-      const bool in_mib = end >= 1 << 20;
-      return make_error(EINVAL, "option %s: %" PRId64 " bytes, %s %" PRId64 " (%" PRId64 " %s) %s",
-                        entry.name, value, too_small ? "at least" : "at most", end,
-                        end >> (in_mib ? 20 : 10), in_mib ? "MiB" : "KiB",
-                        too_small ? "are needed" : "are taken");
-    }
     const std::string choices = choices_text(entry, true);
     if (entry.type == PCACHE_OPTION_CHOICE)
       return make_error(EINVAL, "option %s: %" PRId64 " is not %s", entry.name, value,
                         choices.c_str());
     if (entry.type == PCACHE_OPTION_SWITCH)
       return make_error(EINVAL, "option %s: %" PRId64 " is not 0 or 1", entry.name, value);
+    if (entry.type == PCACHE_OPTION_SIZE)
+      return make_error(EINVAL,
+                        "option %s: %" PRId64 " %s: expected %" PRId64 " (%s) to %" PRId64
+                        " (%s)%s%s: set it to one of these",
+                        entry.name, value, entry.unit, entry.least, size_text(entry.least).c_str(),
+                        entry.most, size_text(entry.most).c_str(), choices.empty() ? "" : ", or ",
+                        choices.c_str());
     return make_error(EINVAL, "option %s: %" PRId64 " is not in %" PRId64 "..%" PRId64 "%s%s",
                       entry.name, value, entry.least, entry.most, choices.empty() ? "" : " or ",
                       choices.c_str());

@@ -96,7 +96,17 @@ TEST(SetOption, Table) {
       {"cache_size", "1Ti", "1099511627776"},
       {"cache_size", "1p", "1125899906842624"},
       {"cache_size", "511m",
-       "option cache_size=511m: expected a size, such as 2g, from 512 MiB to 1048576 TiB"},
+       "option cache_size=511m: expected a size in bytes, such as 2g, from 512 MiB to 1024 PiB, or "
+       "0"},
+      {"cache_size", "1024p", "1152921504606846976"},
+      {"writeback_rate", "0", "0"},
+      {"writeback_rate", "64k", "65536"},
+      {"writeback_rate", "1t", "1099511627776"},
+      {"writeback_rate", "1",
+       "option writeback_rate=1: expected a size in bytes/s, such as 2g, from 64 KiB to 1 TiB, or "
+       "0"},
+      {"writeback_rate", "65535", "option writeback_rate=65535: expected a size in bytes/s"},
+      {"writeback_rate", "1025g", "option writeback_rate=1025g: expected a size in bytes/s"},
       {"cache_size", "1025p", "option cache_size=1025p: expected"},
       {"cache_size", "999999999999999999p", "option cache_size=999999999999999999p: expected"},
       {"cache_size", "g", "option cache_size=g: expected a size"},
