@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 import abi
-from measure.libpcache import BUILD
+from measure.libpcache import BUILD, ROOT
 from support import TESTDATA
 
 LIBS = BUILD / "lib"
@@ -87,10 +87,9 @@ def test_a_change_is_told_from_growth(abigail, tmp_path, what, header, old, new,
     assert bool(broken) == noticed, changed
 
 
-def test_a_program_with_an_older_and_smaller_header(tmp_path, disk, shm):
-    """Built with testdata/older/pcache.h, its structs with guarded bytes behind them, it runs with today's library."""
-    program = tmp_path / "older"
-    subprocess.run(["cc", "-Wall", "-Werror", "-I", OLDER, OLDER / "older.c", "-o", program, f"-L{LIBS}", "-lpcache",
+def run_c_program(source, headers, program, disk, shm):
+    """Built with these headers, over a blank cache file and a backing file, it says that all is well."""
+    subprocess.run(["cc", "-Wall", "-Werror", "-I", headers, source, "-o", program, f"-L{LIBS}", "-lpcache",
                     f"-Wl,-rpath,{LIBS}"], check=True)
     cache, backing = shm / "cache", disk / "backing"
     for path, size in ((cache, 512 << 20), (backing, 16 << 20)):
@@ -98,6 +97,16 @@ def test_a_program_with_an_older_and_smaller_header(tmp_path, disk, shm):
         os.truncate(path, size)
     done = subprocess.run([program, cache, backing], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "all is well\n"), done.stderr
+
+
+def test_a_program_with_an_older_and_smaller_header(tmp_path, disk, shm):
+    """Built with testdata/older/pcache.h, its structs with guarded bytes behind them, it runs with today's library."""
+    run_c_program(OLDER / "older.c", OLDER, tmp_path / "older", disk, shm)
+
+
+def test_a_program_changes_the_options_of_an_open_cache(tmp_path, disk, shm):
+    """settings.c: pcache_set() with good values and bad ones."""
+    run_c_program(ROOT / "tests" / "settings.c", abi.HEADERS, tmp_path / "settings", disk, shm)
 
 
 def test_soname():
