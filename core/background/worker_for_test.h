@@ -12,7 +12,7 @@ class WorkerTest : public BackgroundTest {
   using milliseconds = std::chrono::milliseconds;
   static constexpr milliseconds kFlushDelay{1000}, kInterval{5000};
 
-  void start(uint32_t gc_percent = 70, RigOptions o = {}) {
+  void start(uint32_t gc_percent = 70, const RigOptions& o = {}) {
     stop();
     BackgroundTest::start(o);
     start_worker(gc_percent);
