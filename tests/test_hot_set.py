@@ -10,6 +10,16 @@ from support import PAGE, SECTOR, read_all, stamp, wait_until
 
 NEVER = 3_600_000
 HOT = 16 * MIB  # all of the backing file
+CACHE = 512 * MIB
+# Of what the user writes, where none of it has to go to the disk. Not 0: what cannot be moved in time is written, and
+# what is cheaper is measured. Without the cache's doing all goes there that the cache does not hold, more than half.
+FEW = 0.01
+REASONS = {"written_idle_bytes", "written_for_space_bytes", "written_at_limit_bytes", "written_in_drain_bytes"}
+
+
+def expect_written_for(reason, writeback):
+    """For nothing else. Not that the numbers are equal: while it writes they are read one after the other."""
+    assert {name: writeback[name] for name in REASONS - {reason}} == dict.fromkeys(REASONS - {reason}, 0), writeback
 
 
 def overwrite(cache, times, flush_each=0):
@@ -27,13 +37,18 @@ def overwrite(cache, times, flush_each=0):
     ("strict", 0, False), ("relaxed", 0, False), ("relaxed", 64, False), ("strict", 64, True)])
 def test_is_not_written_but_where_flushes_want_it(pair, order, flush_each, is_written):
     """Four times the cache is written. With strict order the disk may not have what came after a flush without what
-    came before, so all is written then."""
+    came before, so all is written then that the cache has no room for: no page is written twice between two flushes."""
     cache = pair.open(backing_order=order, writeback_interval_ms=NEVER)
-    want = overwrite(cache, 128, flush_each)
+    times = 4 * CACHE // HOT
+    want = overwrite(cache, times, flush_each)
     writeback = cache.status["writeback"]
-    assert (writeback["written_bytes"] > 0) == is_written, writeback
-    assert (writeback["superseded_bytes"] > HOT) == (not is_written)
-    assert writeback["written_for_space_bytes"] == writeback["written_bytes"]
+    if is_written:
+        assert writeback["written_bytes"] >= times * HOT - CACHE, writeback
+        assert writeback["superseded_bytes"] <= FEW * times * HOT, writeback
+    else:
+        assert writeback["written_bytes"] <= FEW * times * HOT, writeback
+        assert writeback["superseded_bytes"] >= (1 - FEW) * times * HOT - CACHE, writeback
+    expect_written_for("written_for_space_bytes", writeback)
     assert read_all(cache) == want
     cache.drain()
     assert pair.backing_path.read_bytes() == want
@@ -43,7 +58,8 @@ def test_is_not_written_but_where_flushes_want_it(pair, order, flush_each, is_wr
 
 @pytest.mark.parametrize("order", ["strict", "relaxed"])
 def test_pages_that_are_left_are_moved(pair, order):
-    """One page in eight is written once and never again: it is the live data among what is superseded."""
+    """One page in eight is written once and never again: it is the live data among what is superseded. All of it has
+    left the log's old end when more than twice the cache is written."""
     cache = pair.open(backing_order=order, writeback_interval_ms=NEVER)
     want = bytearray(read_all(cache))
     for off in range(0, HOT, 8 * PAGE):
@@ -55,7 +71,9 @@ def test_pages_that_are_left_are_moved(pair, order):
     for off in hot:
         want[off:off + PAGE] = bytes([80]) * PAGE
     writeback = cache.status["writeback"]
-    assert writeback["moved_bytes"] >= HOT // 8 and writeback["written_bytes"] == 0
+    assert writeback["moved_bytes"] + writeback["written_bytes"] >= HOT // 8, writeback
+    assert writeback["moved_bytes"] > writeback["written_bytes"], writeback
+    assert writeback["written_bytes"] <= FEW * 80 * len(hot) * PAGE, writeback
     assert read_all(cache) == bytes(want)
     cache.close()
     cache = pair.open(writeback_interval_ms=NEVER)
@@ -69,9 +87,10 @@ def test_dirty_limits(pair):
     cache = pair.open(dirty_high_percent=2, dirty_low_percent=1, writeback_interval_ms=NEVER, flush_delay_ms=10)
     want = overwrite(cache, 3)
     wait_until(lambda: not cache.status["writeback"]["cleaning"])
-    wait_until(lambda: cache.status["dirty"]["live_bytes"] <= 0.02 * 512 * MIB)
+    wait_until(lambda: cache.status["dirty"]["live_bytes"] <= 0.02 * CACHE)
     status = cache.status
-    assert status["writeback"]["written_at_limit_bytes"] == status["writeback"]["written_bytes"] > 0
+    expect_written_for("written_at_limit_bytes", status["writeback"])
+    assert status["writeback"]["written_at_limit_bytes"] > 0
     assert status["dirty"]["live_bytes"] > 0
     with pytest.raises(PcacheError, match="dirty_low_percent: 1 is more than dirty_high_percent"):
         cache.set("dirty_high_percent", 0)
