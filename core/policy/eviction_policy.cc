@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "policy/eviction_policy.h"
+
+namespace pcache::policy {
+
+std::unique_ptr<EvictionPolicy> EvictionPolicy::make(PolicyKind kind, uint64_t capacity_pages) {
+  return std::unique_ptr<EvictionPolicy>(new EvictionPolicy(kind, capacity_pages));
+}
+
+EvictionPolicy::EvictionPolicy(PolicyKind kind, uint64_t capacity_pages)
+    : fixed_rule_(kind == PolicyKind::kFifo ? Rule::kFifo : Rule::kSecondChance),
+      keeper_(capacity_pages, kind == PolicyKind::kAdaptive) {
+  if (kind == PolicyKind::kAdaptive) duel_ = std::make_unique<SampledDuel>(capacity_pages);
+}
+
+bool EvictionPolicy::admits(uint64_t page, uint64_t pages, bool has_room) {
+  if (duel_ == nullptr) return true;
+  (void)show_sample(page, pages, false);
+  return keeper_.admits(duel_->leader(), page, page_hash(page), pages) || has_room;
+}
+
+Mark EvictionPolicy::told_of_hit(uint64_t page, uint64_t pages) {
+  return duel_ != nullptr && show_sample(page, pages, false) ? Mark::kHitSample : Mark::kHit;
+}
+
+const char* name_of(PolicyKind kind) {
+  switch (kind) {
+    case PolicyKind::kFifo:
+      return "fifo";
+    case PolicyKind::kSecondChance:
+      return "second_chance";
+    case PolicyKind::kAdaptive:
+      return "adaptive";
+  }
+  return "?";
+}
+
+const char* name_of(Rule rule) {
+  switch (rule) {
+    case Rule::kFifo:
+      return "fifo";
+    case Rule::kSecondChance:
+      return "second_chance";
+    case Rule::kBimodal:
+      return "bimodal";
+    case Rule::kReuse:
+      return "reuse";
+  }
+  return "?";
+}
+
+}  // namespace pcache::policy

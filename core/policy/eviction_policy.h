@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// EvictionPolicy: what a cache of clean and dirty pages in one log keeps. All data is appended at
+// the log's head, and space comes free at its tail alone. The cache tells the policy of a page
+//   - that a read has missed it (admits()): is it kept, or only handed to the reader?
+//   - that a write has stored it (wrote()): it is kept always
+//   - that a read has hit it, if its mark asks for that (told_of_hit())
+//   - that it is clean and has come to the tail (stays()): is it appended once more, or given up?
+//
+// kFifo and kSecondChance follow one rule for ever (keeper.h). kAdaptive follows the rule that
+// would have missed least of a sample of the accesses (sampled_duel.h).
+//
+// A mark is a byte that the cache has for each page of the log. It is all that a read hit touches:
+//
+//   if (mark != Mark::kHit) mark = policy.told_of_hit(page, pages);
+//
+// which is so once for most pages, and at each hit for pages of the sample. Relaxed loads and
+// stores do: a mark that is lost costs a copy or a miss. A page that is appended has Mark::kNotHit;
+// Mark::kHit, if a write has replaced it in the cache: it is in use (1 % fewer misses of a disk's
+// trace, where both were tried).
+//
+// A page is a number, such as its offset on the device by its size. The policy does not know which
+// pages the cache holds.
+//
+// Memory: 2 bytes for each page of the capacity and 400 KiB (kAdaptive), else next to nothing; all
+// of it from make(). Nothing fails or blocks after that. As long as one thread alone calls it, it
+// answers the same sequence of calls with the same answers.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "policy/keeper.h"
+#include "policy/page_hash.h"
+#include "policy/sampled_duel.h"
+
+namespace pcache::policy {
+
+enum class PolicyKind : uint8_t { kFifo, kSecondChance, kAdaptive };
+
+enum class Mark : uint8_t {
+  kNotHit = 0,
+  kHit = 1,        // at least once; the policy need not be told again
+  kHitSample = 2,  // at least once; the policy is told each time
+};
+
+class EvictionPolicy {
+ public:
+  // For a log of so many pages, at least 1. Throws std::bad_alloc.
+  static std::unique_ptr<EvictionPolicy> make(PolicyKind kind, uint64_t capacity_pages);
+
+  // A read has missed so many pages from this one on: whether the cache keeps what it reads from
+  // the device. With `has_room` (nothing need be given up for it, as in a new cache) always. Once
+  // for each miss: the answer depends on how often it was asked. Any thread.
+  bool admits(uint64_t page, uint64_t pages, bool has_room);
+
+  // A write has stored so many pages. Any thread.
+  void wrote(uint64_t page, uint64_t pages) {
+    if (duel_ != nullptr) (void)show_sample(page, pages, true);
+  }
+
+  // A read has hit so many pages that are one extent: its new mark. Any thread.
+  Mark told_of_hit(uint64_t page, uint64_t pages);
+
+  // An extent of so many pages could be given up at the tail: whether it is appended once more. Its
+  // mark is that of any page that was hit. Not all stay, see Keeper.
+  // Not for dirty data, which is never given up, nor for data that is superseded. One thread at a
+  // time.
+  bool stays(Mark mark, uint64_t pages = 1) {
+    return keeper_.stays(rule(), mark != Mark::kNotHit, pages);
+  }
+
+  // What it follows now, and how often that has changed. Any thread.
+  Rule rule() const { return duel_ != nullptr ? duel_->leader() : fixed_rule_; }
+  uint64_t changes() const { return duel_ != nullptr ? duel_->changes() : 0; }
+
+ private:
+  EvictionPolicy(PolicyKind kind, uint64_t capacity_pages);
+  // To the duel, those of the pages that are of its sample. Whether any is.
+  bool show_sample(uint64_t page, uint64_t pages, bool write) {
+    bool any = false;
+    for (uint64_t at = page; at < page + pages; at++) {
+      const uint64_t hash = page_hash(at);
+      if (!duel_->is_sampled(hash)) continue;
+      duel_->access(at, hash, write);
+      any = true;
+    }
+    return any;
+  }
+
+  const Rule fixed_rule_;
+  Keeper keeper_;
+  std::unique_ptr<SampledDuel> duel_;  // of kAdaptive
+};
+
+// For a status.
+const char* name_of(PolicyKind kind);
+const char* name_of(Rule rule);
+
+}  // namespace pcache::policy

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Keeper: applies one of four rules to a cache that is one log. A rule answers two questions:
+// whether what a read has missed is appended to the log (admission), and whether what comes to the
+// log's tail is appended once more (reinsertion) or given up.
+//
+//   kFifo          admits all; nothing stays
+//   kSecondChance  admits all; what was hit stays (CLOCK, Corbato 1968). About as good as LRU.
+//   kBimodal       admits one miss in 64 by chance; what was hit stays. Of a loop greater than the
+//                  cache, a part stays in the cache (BIP: Qureshi et al., ISCA 2007).
+//   kReuse         like kBimodal, but admits all whose reuse distance (ghost_list.h) is at most a
+//                  quarter of the cache. A scan passes by; what is used often gets in.
+//
+// Invariant: an extent at the tail is given up whenever a 32nd of the capacity (8 pages at least)
+// has stayed in a row, and the pages that have stayed are at most twice those given up, and one
+// capacity. So space comes free whatever is hit.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "policy/ghost_list.h"
+
+namespace pcache::policy {
+
+enum class Rule : uint8_t { kFifo, kSecondChance, kBimodal, kReuse };
+inline constexpr size_t kRules = 4;
+
+class Keeper {
+ public:
+  // Without `ghosts` it cannot apply kReuse. Throws std::bad_alloc.
+  Keeper(uint64_t capacity_pages, bool ghosts);
+
+  // Whether so many pages that a read has missed are to be appended; `page` is the first of them,
+  // and counts for all; `hash` is page_hash(page). Any thread.
+  bool admits(Rule rule, uint64_t page, uint64_t hash, uint64_t pages = 1);
+
+  // Whether an extent at the tail is appended once more; otherwise it is given up. One thread.
+  bool stays(Rule rule, bool was_hit, uint64_t pages = 1);
+
+ private:
+  const uint64_t capacity_pages_, most_in_a_row_;
+  std::unique_ptr<GhostList> ghosts_;
+  std::atomic<uint64_t> missed_pages_{0};
+
+  // In pages; of the thread at the tail.
+  uint64_t moves_left_;
+  uint64_t moves_in_a_row_ = 0;
+};
+
+}  // namespace pcache::policy
