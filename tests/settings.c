@@ -30,7 +30,7 @@ static long long number_in(const char* json, const char* name) {
 }
 
 struct settings {
-  long long gc_percent, dirty_high_percent, dirty_low_percent, bytes_per_second;
+  long long gc_percent, dirty_high_percent, dirty_low_percent, bytes_per_second, seq_cutoff;
 };
 
 static struct settings settings_of(pcache_cache* cache) {
@@ -43,6 +43,7 @@ static struct settings settings_of(pcache_cache* cache) {
   now.dirty_high_percent = number_in(json, "dirty_high_percent");
   now.dirty_low_percent = number_in(json, "dirty_low_percent");
   now.bytes_per_second = number_in(json, "bytes_per_second");
+  now.seq_cutoff = number_in(json, "seq_cutoff");
   free(json);
   return now;
 }
@@ -52,19 +53,22 @@ static const struct {
   const char *name, *text;
   struct settings then;
 } good[] = {
-    {"gc_percent", "33", {33, 100, 90, 0}},
-    {"gc_percent", "media", {33, 100, 90, 0}},
-    {"gc_percent", "0", {0, 100, 90, 0}},
-    {"gc_percent", "90", {90, 100, 90, 0}},
-    {"dirty_high_percent", "50", {90, 50, 40, 0}},
-    {"dirty_low_percent", "50", {90, 50, 50, 0}},
-    {"dirty_low_percent", "auto", {90, 50, 40, 0}},
-    {"dirty_high_percent", "0", {90, 0, 0, 0}},
-    {"dirty_high_percent", "60", {90, 60, 50, 0}},
-    {"writeback_rate", "64k", {90, 60, 50, 65536}},
-    {"writeback_rate", "1g", {90, 60, 50, 1 << 30}},
-    {"writeback_rate", "0", {90, 60, 50, 0}},
-    {"writeback_rate", "2m", {90, 60, 50, 2 << 20}},
+    {"gc_percent", "33", {33, 100, 90, 0, 0}},
+    {"gc_percent", "media", {33, 100, 90, 0, 0}},
+    {"gc_percent", "0", {0, 100, 90, 0, 0}},
+    {"gc_percent", "90", {90, 100, 90, 0, 0}},
+    {"dirty_high_percent", "50", {90, 50, 40, 0, 0}},
+    {"dirty_low_percent", "50", {90, 50, 50, 0, 0}},
+    {"dirty_low_percent", "auto", {90, 50, 40, 0, 0}},
+    {"dirty_high_percent", "0", {90, 0, 0, 0, 0}},
+    {"dirty_high_percent", "60", {90, 60, 50, 0, 0}},
+    {"writeback_rate", "64k", {90, 60, 50, 65536, 0}},
+    {"writeback_rate", "1g", {90, 60, 50, 1 << 30, 0}},
+    {"writeback_rate", "0", {90, 60, 50, 0, 0}},
+    {"writeback_rate", "2m", {90, 60, 50, 2 << 20, 0}},
+    {"seq_cutoff", "4k", {90, 60, 50, 2 << 20, 4096}},
+    {"seq_cutoff", "1t", {90, 60, 50, 2 << 20, 1LL << 40}},
+    {"seq_cutoff", "0", {90, 60, 50, 2 << 20, 0}},
 };
 
 static const struct {
@@ -81,6 +85,8 @@ static const struct {
     {"dirty_low_percent", "low", EINVAL, "option dirty_low_percent=low: expected"},
     {"writeback_rate", "1", EINVAL, "option writeback_rate=1: expected a size in bytes/s"},
     {"writeback_rate", "2t", EINVAL, "option writeback_rate=2t: expected"},
+    {"seq_cutoff", "4095", EINVAL, "option seq_cutoff=4095: expected a size in bytes"},
+    {"policy", "fifo", EINVAL, "option policy: an open cache keeps it"},
     {"drain", "1", EINVAL, "option drain: an open cache keeps it"},
     {"cache_path", "elsewhere", EINVAL, "option cache_path: an open cache keeps it"},
     {"nonsense", "1", ENOENT, "option nonsense: there is none of this name"},

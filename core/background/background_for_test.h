@@ -36,6 +36,8 @@ struct RigOptions {
   uint64_t batch_bytes = 32 << 20;  // of writeback
   uint64_t crc_extent_bytes = 16 << 10;  // longer than ours, as the kernel target's
   Writeback::Options writeback{};
+  policy::PolicyKind policy = policy::PolicyKind::kFifo;
+  uint64_t kept_bytes = 64 << 20;  // what the policy takes for the capacity
 };
 
 // What one attach makes, over somebody's memory and device.
@@ -65,6 +67,9 @@ class Rig {
     stripes = std::make_unique<Stripes>(4, *log);
     parts = std::make_unique<Parts>(
         Parts{pmem, *table, *index, *log, *stripes, tails, device, messages, o.data_crc});
+    if (o.policy != policy::PolicyKind::kFifo)
+      retention = std::make_unique<policy::Retention>(o.policy, o.segments, o.kept_bytes);
+    parts->retention = retention.get();
     parts->max_extent_bytes = o.data_crc ? kCrcExtentBytes : kRangeBytes;
     writeback = Writeback::create(*parts, o.writeback).take();
     reclaim = std::make_unique<Reclaim>(*parts);
@@ -137,6 +142,8 @@ class Rig {
     memcpy(&value, sector.data(), sizeof value);
     return sector == filled(kSectorBytes, value) ? static_cast<int>(value) : kNeither;
   }
+  // As a read that has hit the sector.
+  void hit(uint64_t off) { retention->hit(lookup({off, kSectorBytes}).pos, {off, kSectorBytes}); }
   int device_value(uint64_t off) const { return value_of(off, on_device({off, kSectorBytes})); }
   // What a read of the sector gives.
   int value(uint64_t off) const {
@@ -176,6 +183,7 @@ class Rig {
   std::unique_ptr<Index> index;
   std::unique_ptr<KeyLog> log;
   std::unique_ptr<Stripes> stripes;
+  std::unique_ptr<policy::Retention> retention;
   std::unique_ptr<Parts> parts;
   std::unique_ptr<Writeback> writeback;
   std::unique_ptr<Reclaim> reclaim;

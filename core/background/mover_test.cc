@@ -120,6 +120,22 @@ TEST_F(MoverTest, WhatIsWrittenMeanwhileStays) {
   EXPECT_EQ(rig_->value(4096), 1);
 }
 
+// A clean key that comes after the write's would give the device's data back.
+TEST_F(MoverTest, AndSoItIsWithCleanData) {
+  start();
+  rig_->fill(0, 8192);
+  rig_->close();
+  make_mover([&] { rig_->write(0, 4096, 2); });
+  EXPECT_FALSE(mover_->move(keys())) << "half of it is left";
+  EXPECT_EQ(rig_->value(0), 2);
+  rig_->flush();
+  mover_.reset();
+  attach();
+  EXPECT_EQ(rig_->mapped(0, 512), "D");
+  EXPECT_EQ(rig_->value(0), 2);
+  EXPECT_EQ(rig_->value(4096), Rig::kBacking);
+}
+
 TEST_F(MoverTest, WhatIsAllOverwrittenMeanwhileIsNotLeft) {
   start();
   rig_->write(0, 8192, 1);

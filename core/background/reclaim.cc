@@ -19,6 +19,12 @@ CachePos data_of(const Key& key) { return {SegId{key.cache_seg_id}, key.cache_se
 
 }  // namespace
 
+Reclaim::Reclaim(const Parts& parts) : parts_(parts) {
+  if (!parts.retention || parts.readonly) return;
+  mover_ = std::make_unique<Mover>(parts);
+  stay_.reserve(Stripes::kMostInOneGo);
+}
+
 Result<bool> Reclaim::step() {
   Result<CachePos> end = out_of_memory();
   try {
@@ -34,6 +40,7 @@ Result<bool> Reclaim::step() {
   // places.)
   const CachePos dirty_tail = parts_.tails.dirty_tail();
   PCACHE_CHECK(end.value().seg != dirty_tail.seg || end.value().off <= dirty_tail.off);
+  if (mover_) keep_what_stays();
   // Takes no memory.
   forget_keys();
   if (auto moved = parts_.tails.set_key_tail(parts_.pmem, end.value()); !moved) {
@@ -79,6 +86,43 @@ Result<CachePos> Reclaim::collect() {
   }
   PCACHE_CHECK(keys_.size() + dead_keys_ <= ksets_ * media::kKeysPerKset);
   return cursor.pos();
+}
+
+// What is moved has left the old places in the index, so forget_keys() finds nothing there. What
+// finds no place is given up.
+void Reclaim::keep_what_stays() {
+  const std::span<const Key> all(keys_);
+  const auto off = [](const Key& key) { return key.off; };
+  for (size_t at = 0; at < all.size();) {
+    const auto run = parts_.stripes.run_from(all, at, off);
+    parts_.index.prefetch_each(run, off);
+    stay_.clear();
+    for (const Key& key : run) {
+      const policy::Mark mark = parts_.retention->take_mark(data_of(key), key.len);
+      // What is superseded uses up nothing of what may stay.
+      if (mark != policy::Mark::kNotHit && !is_cached(key)) continue;
+      if (parts_.retention->stays(mark, key.len)) stay_.push_back(key);
+    }
+    if (!stay_.empty()) (void)mover_->move(stay_);
+    at += run.size();
+  }
+  parts_.retention->gives_up();
+}
+
+// Something of it.
+bool Reclaim::is_cached(const Key& key) const {
+  const CachePos pos = data_of(key);
+  for (uint64_t at = key.off; at < key.off + key.len;) {
+    Piece piece;
+    Index::Snapshot snapshot;
+    parts_.index.lookup({at, key.off + key.len - at}, {&piece, 1}, &snapshot);
+    if (!parts_.index.still_valid(snapshot)) continue;
+    if (piece.kind == Piece::Kind::kHit &&
+        piece.pos == pos + static_cast<uint32_t>(piece.extent.off - key.off))
+      return true;
+    at = piece.extent.end();
+  }
+  return false;
 }
 
 // Takes a stripe's lock once for all keys in a row that are in it. A kset of ours has keys of one

@@ -3,7 +3,8 @@
 // ksets and frees the segments that nothing names any more.
 //
 // What a step does, and what a crash after each line leaves:
-//   1. the keys leave the index                      (DRAM only)
+//   | clean data that stays is moved                 the old key counts, or both do: same data
+//   1. the other keys leave the index                (DRAM only)
 //   2. key_tail is moved past their ksets, durably   no replay sees them; their segments are free
 //   3. their references are dropped; a segment that loses its last is freed with its next
 //      generation durable, a log segment is freed    done
@@ -19,6 +20,7 @@
 // One thread at a time.
 #pragma once
 
+#include "background/mover.h"
 #include "base/counter.h"
 #include "parts/parts.h"
 #include "segment/space_policy.h"
@@ -27,7 +29,7 @@ namespace pcache {
 
 class Reclaim {
  public:
-  explicit Reclaim(const Parts& parts) : parts_(parts) {}
+  explicit Reclaim(const Parts& parts);
 
   // False: key_tail stands at dirty_tail. ENOMEM: nothing is changed.
   Result<bool> step();
@@ -43,16 +45,22 @@ class Reclaim {
     PCACHE_RECLAIM_COUNTERS(PCACHE_COUNTER_MEMBER)
   };
   const Counters& counters() const { return counters_; }
+  // What stayed; nullptr: there is no policy by which anything does.
+  const Mover::Counters* kept() const { return mover_ ? &mover_->counters() : nullptr; }
 
  private:
   Result<CachePos> collect();  // returns where the step ends
-  void forget_keys();          // of keys_
+  void keep_what_stays();      // of keys_
+  bool is_cached(const media::Key& key) const;
+  void forget_keys();  // of keys_
   void count_forgotten(const media::Key& key, uint64_t bytes);
   void drop_references();
 
   const Parts& parts_;
   std::vector<media::Key> keys_;  // of a step, those that hold a reference
   std::vector<SegId> log_segments_;
+  std::unique_ptr<Mover> mover_;  // where there is a policy
+  std::vector<media::Key> stay_;  // of one stripe
   uint64_t ksets_ = 0, dead_keys_ = 0;
   Counters counters_;
 };

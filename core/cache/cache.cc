@@ -235,6 +235,11 @@ Status Cache::wire() {
       std::make_unique<KeyLog>(*devices_.pmem, *recovered_.segments, head,
                                options_.readonly ? KeyLog::Use::kReadOnly : KeyLog::Use::kAppend);
   stripes_ = std::make_unique<Stripes>(kStripes, *log_);
+  if (options_.policy != policy::PolicyKind::kFifo && !options_.readonly)
+    retention_ = std::make_unique<policy::Retention>(
+        options_.policy, frame_.info.n_segs,
+        uint64_t{gc_threshold_segments(frame_.info.n_segs, frame_.info.gc_percent)} *
+            media::kSegmentBytes);
   parts_ = std::make_unique<const Parts>(
       Parts{.pmem = *devices_.pmem,
             .segments = *recovered_.segments,
@@ -248,8 +253,10 @@ Status Cache::wire() {
             .readonly = options_.readonly,
             .logical_bytes = devices_.backing->size_bytes(),
             .block_bytes = devices_.backing->logical_block_bytes(),
-            .max_extent_bytes = frame_.info.data_crc ? kCrcExtentBytes : kRangeBytes});
+            .max_extent_bytes = frame_.info.data_crc ? kCrcExtentBytes : kRangeBytes,
+            .retention = retention_.get()});
   requests_ = std::make_unique<RequestState>(*parts_, data_heads(frame_.info.n_segs));
+  requests_->set_seq_cutoff_bytes(options_.seq_cutoff_bytes);
   return wire_background();
 }
 

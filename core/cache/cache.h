@@ -85,6 +85,8 @@ class Cache {
   const Writeback& writeback() const { return *writeback_; }
   const Reclaim& reclaim() const { return *reclaim_; }
   const Worker& worker() const { return *worker_; }
+  const policy::Retention* retention() const { return retention_.get(); }
+  uint64_t seq_cutoff_bytes() const { return requests_->seq_cutoff_bytes(); }
   // What persist=auto has measured; nothing with another method.
   const std::optional<Calibration>& calibration() const { return calibration_; }
   const VerifyResult& verified() const { return recovered_.verified; }
@@ -132,6 +134,7 @@ class Cache {
   Recovered recovered_;
   std::unique_ptr<KeyLog> log_;
   std::unique_ptr<Stripes> stripes_;
+  std::unique_ptr<policy::Retention> retention_;  // nullptr: first in, first out
   std::unique_ptr<const Parts> parts_;
   std::unique_ptr<RequestState> requests_;
   std::unique_ptr<Writeback> writeback_;

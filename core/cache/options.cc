@@ -11,6 +11,10 @@ namespace pcache {
 
 namespace {
 
+static_assert(static_cast<int>(policy::PolicyKind::kFifo) == PCACHE_POLICY_FIFO &&
+              static_cast<int>(policy::PolicyKind::kSecondChance) == PCACHE_POLICY_SECOND_CHANCE &&
+              static_cast<int>(policy::PolicyKind::kAdaptive) == PCACHE_POLICY_ADAPTIVE);
+
 Status check_cache_size(const pcache_options& raw) {
   if (raw.cache_size == 0 || raw.emulate_pmem) return {};
   return make_error(
@@ -79,6 +83,8 @@ Result<Options> check_options(const pcache_options& given) {
   options.flush_delay_ms = static_cast<uint32_t>(raw.flush_delay_ms);
   options.writeback_interval_ms = static_cast<uint32_t>(raw.writeback_interval_ms);
   options.drain = raw.drain;
+  options.policy = static_cast<policy::PolicyKind>(raw.policy);
+  options.seq_cutoff_bytes = static_cast<uint64_t>(raw.seq_cutoff);
   options.strict_order = raw.backing_order == PCACHE_ORDER_STRICT;
   options.dirty = {raw.dirty_high_percent, raw.dirty_low_percent, raw.writeback_rate};
   if (auto limits = dirty_limits_of(options.dirty); !limits) return limits.error();

@@ -10,6 +10,7 @@
 #include "blockdev/block_device.h"
 #include "pcache.h"
 #include "pmem/pmem.h"
+#include "policy/eviction_policy.h"
 #include "segment/space_policy.h"
 
 namespace pcache {
@@ -33,6 +34,8 @@ struct Options {
   bool readonly = false;  // as in pmem and backing
   bool strict_order = true;
   DirtyOptions dirty;
+  policy::PolicyKind policy = policy::PolicyKind::kFifo;
+  uint64_t seq_cutoff_bytes = 0;  // 0: none
   Log log;
 };
 

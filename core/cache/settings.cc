@@ -36,13 +36,17 @@ Status Cache::set(const char* name, const char* text) {
     return set_dirty_option(&DirtyOptions::low_percent, options.dirty_low_percent);
   if (option == "writeback_rate")
     return set_dirty_option(&DirtyOptions::writeback_rate, options.writeback_rate);
+  if (option == "seq_cutoff") {
+    requests_->set_seq_cutoff_bytes(static_cast<uint64_t>(options.seq_cutoff));
+    return {};
+  }
   if (option == "gc_percent") {
     if (options.gc_percent == PCACHE_FROM_MEDIA) return {};  // so it is
     return set_gc_percent(options.gc_percent);
   }
   return make_error(EINVAL,
                     "option %s: an open cache keeps it; gc_percent, dirty_high_percent, "
-                    "dirty_low_percent and writeback_rate can be changed",
+                    "dirty_low_percent, writeback_rate and seq_cutoff can be changed",
                     name);
 }
 

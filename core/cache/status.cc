@@ -161,6 +161,31 @@ void add_background(Fields* fields) {
     });
 }
 
+void add_policy(Fields* fields) {
+  fields->add("policy", "kind", "the option policy", [](View& v) {
+    const policy::Retention* const retention = v.cache.retention();
+    return Json(policy::name_of(retention ? retention->kind() : policy::PolicyKind::kFifo));
+  });
+  fields->add("policy", "seq_cutoff", "0: none",
+              [](View& v) { return Json(v.cache.seq_cutoff_bytes()); });
+  fields->add("policy", "rule", "by which data stays in the cache, now", [](View& v) {
+    const policy::Retention* const retention = v.cache.retention();
+    return Json(policy::name_of(retention ? retention->rule() : policy::Rule::kFifo));
+  });
+  fields->add("policy", "changes", "of the rule", [](View& v) {
+    const policy::Retention* const retention = v.cache.retention();
+    return Json(retention ? retention->changes() : 0);
+  });
+  fields->add("policy", "kept_keys", "appended for clean data that stayed", [](View& v) {
+    const Mover::Counters* const kept = v.cache.reclaim().kept();
+    return Json(kept ? kept->moved_keys.load() : 0);
+  });
+  fields->add("policy", "kept_bytes", "of them, copied to a new place", [](View& v) {
+    const Mover::Counters* const kept = v.cache.reclaim().kept();
+    return Json(kept ? kept->moved_bytes.load() : 0);
+  });
+}
+
 void add_attach(Fields* fields) {
   fields->add("replay", "ksets", "read at attach",
               [](View& v) { return Json(v.cache.replayed().ksets); });
@@ -204,6 +229,7 @@ Fields all_fields() {
   add_devices(&fields);
   add_segments_and_log(&fields);
   add_background(&fields);
+  add_policy(&fields);
   add_attach(&fields);
   add_requests(&fields);
   return fields;

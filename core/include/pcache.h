@@ -69,6 +69,14 @@ enum pcache_backing_order {
                                not written, also across a flush */
 };
 
+/* What of the clean data stays in the cache when space is short. */
+enum pcache_policy {
+  PCACHE_POLICY_FIFO = 0,          /* what came last */
+  PCACHE_POLICY_SECOND_CHANCE = 1, /* and what was read since it came */
+  PCACHE_POLICY_ADAPTIVE = 2,      /* by the rule that would have missed least of late; some misses
+                                      are not cached */
+};
+
 /* When the pages of a cache file in memory (tmpfs) are mapped: a first touch costs as much as a
  * write. */
 enum pcache_prefault {
@@ -218,9 +226,9 @@ int pcache_set_gc_percent(pcache_cache* cache, int32_t percent, struct pcache_er
 
 /*
  * Changes an option of an open cache: gc_percent, which is kept on the media, dirty_high_percent,
- * dirty_low_percent and writeback_rate, until it is closed. `text` as for pcache_options_set(); it
- * holds at once. Any thread. On failure nothing has changed: -EINVAL, -ENOENT as there, and -EINVAL
- * for all other options; -EROFS with the option `readonly`.
+ * dirty_low_percent, writeback_rate and seq_cutoff, until it is closed. `text` as for
+ * pcache_options_set(); it holds at once. Any thread. On failure nothing has changed: -EINVAL,
+ * -ENOENT as there, and -EINVAL for all other options; -EROFS with the option `readonly`.
  */
 int pcache_set(pcache_cache* cache, const char* name, const char* text, struct pcache_error* err);
 

@@ -11,6 +11,7 @@
 #include "keylog/key_log.h"
 #include "keylog/tails.h"
 #include "pmem/pmem.h"
+#include "policy/retention.h"
 #include "segment/segment_table.h"
 #include "stripe/stripes.h"
 
@@ -32,6 +33,7 @@ struct Parts {
   // An extent is no longer than this, a power of two. With data_crc extents are short, since a read
   // of a part of one has to check all of it.
   uint32_t max_extent_bytes = kRangeBytes;
+  policy::Retention* retention = nullptr;  // nullptr: first in, first out
 };
 
 // A page: random reads of what was written in one piece were 2.5 times as fast as with 16 KiB, long

@@ -40,6 +40,7 @@ Result<std::unique_ptr<Session>> Session::attach(PmemSim& pmem, const Sectors& d
   pcache::Options attaching;
   attaching.data_crc = options.data_crc;
   attaching.strict_order = options.strict;
+  attaching.policy = policy::PolicyKind::kSecondChance;  // what was read is moved by reclaim
   attaching.log = Log([](LogLevel, const char*) {});
   auto cache =
       Cache::attach({pmem.make_pmem(), std::move(backing), std::move(executor)}, attaching);

@@ -68,7 +68,7 @@ Fill* end_fill(QueueState& queue, Fill* fill, bool good) {
   Stripe& stripe = parts.stripes.of(fill->extent.off);
   Extent todo = fill->extent;
   // What space there is belongs to the writes that wait for it.
-  const bool keeps = good && !parts.readonly && queue.cache.deferred().empty();
+  const bool keeps = good && fill->is_kept && !parts.readonly && queue.cache.deferred().empty();
   for (;;) {
     std::array<StoredExtent, kMostStored> stored;
     size_t n = 0;
@@ -98,7 +98,10 @@ Fill* end_fill(QueueState& queue, Fill* fill, bool good) {
     // CLEAN keys lost to a full log cost a device read later, nothing else.
     commit_full(parts, ticket);
     if (!last) continue;
-    if (good && todo.len > 0) queue.cache.counters().fills_uncached.add();
+    if (good && !fill->is_kept)
+      queue.cache.counters().fill_bypassed_bytes.add(fill->extent.len);
+    else if (good && todo.len > 0)
+      queue.cache.counters().fills_uncached.add();
     return joins;
   }
 }

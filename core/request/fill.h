@@ -29,7 +29,8 @@ struct Fill {
   BlockIo io;
   Extent extent;
   std::byte* dst = nullptr;
-  FillToken token;  // none: nobody knows of it, and its data is not kept
+  FillToken token;      // none: nobody knows of it, and its data is not kept
+  bool is_kept = true;  // in the cache, if there is room
   PendingRequest* owner = nullptr;
   Fill* joins = nullptr;  // under the stripe's lock
   Fill* next = nullptr;   // in the one list that it is in

@@ -30,8 +30,11 @@ constexpr size_t kPieces = 8;
   parts.pmem.prefetch(seg.media(page.slot.pos().off));
   parts.stripes.of(off).mu.settle();
   const uint64_t gen = seg.generation();
-  return parts.index.still_valid(snapshot) &&
-         copy_page(parts, page, seg, len_bytes, gen, dst) == HitResult::kOk;
+  if (!parts.index.still_valid(snapshot) ||
+      copy_page(parts, page, seg, len_bytes, gen, dst) != HitResult::kOk) [[unlikely]]
+    return false;
+  if (parts.retention) parts.retention->hit(page.slot.pos(), {off, len_bytes});
+  return true;
 }
 
 // Of a lookup: its pieces, in ascending order without gaps, and what says whether they still count.
@@ -84,10 +87,19 @@ int copy_hits(RequestState& cache, ReadProgress* at, Found* found, const Piece**
     const HitResult got = copy_hit(parts, piece, gens[i], at->dst);
     if (got == HitResult::kGone) return 0;
     if (got == HitResult::kBad) return handle_bad(cache, piece);
+    if (parts.retention) parts.retention->hit(piece.pos, piece.extent);
     at->pass(piece.extent.len);
   }
   if (hits < found->n) *gap = &found->pieces[hits];
   return 0;
+}
+
+// Whether a miss is cached.
+bool keeps(QueueState& queue, const Extent& miss) {
+  const RequestState& cache = queue.cache;
+  const uint64_t cutoff = cache.seq_cutoff_bytes();
+  if (cutoff != 0 && queue.sequential_misses.run_bytes(miss) > cutoff) return false;
+  return !cache.parts().retention || cache.parts().retention->admits(miss);
 }
 
 // Starts a fill for `gap`, which `seen` has shown at the front of `at`, or joins the one that
@@ -114,6 +126,7 @@ bool fetch(QueueState& queue, pcache_request* request, Piece gap, const Index::S
     fill->extent = gap.extent;
     fill->dst = at->dst;
     fill->owner = read;
+    fill->is_kept = true;
     fill->joins = nullptr;
     at->pass(gap.extent.len);
     at->fetched_bytes += gap.extent.len;
@@ -128,6 +141,7 @@ bool fetch(QueueState& queue, pcache_request* request, Piece gap, const Index::S
       cache.counters().fill_joins.add();
       return true;
     }
+    fill->is_kept = keeps(queue, gap.extent);
     fill->token = stripe.fills.add(fill);
     if (fill->token.v != 0 && !parts.index.begin_fill(gap.extent, fill->token)) {
       stripe.fills.remove(fill->token);

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "blockdev/block_device.h"
+#include "policy/sequential_misses.h"
 #include "request/completion_queue.h"
 #include "request/counters.h"
 #include "request/pending.h"
@@ -51,6 +52,7 @@ struct QueueState {
   DataHead& head;
   InFlightTable in_flight;
   const std::unique_ptr<BlockQueue> device;
+  policy::SequentialMisses sequential_misses;
   PendingList parked_reads;  // until a fill is free; in order of arrival
   int all_rings_fd = -1;     // QueueSet::fd(), from when there is a ready fd
   QueueCounters counters;

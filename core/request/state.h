@@ -35,6 +35,10 @@ class RequestState {
   // Otherwise it takes its credit.
   bool admit(uint64_t len_bytes) { return deferred_.empty() && pace_.take(len_bytes); }
 
+  // Sequential misses are not kept beyond so many bytes; 0: all are.
+  uint64_t seq_cutoff_bytes() const { return seq_cutoff_.load(std::memory_order_relaxed); }
+  void set_seq_cutoff_bytes(uint64_t n) { seq_cutoff_.store(n, std::memory_order_relaxed); }
+
   // Data that a FLUSH had promised is not safe in pmem any more: the next FLUSH fails, once.
   void data_lost(int error) { lost_.store(error, std::memory_order_relaxed); }
   // A positive errno, or 0.
@@ -49,6 +53,7 @@ class RequestState {
   Pace pace_;
   Deferred deferred_{*this};
   std::atomic<int> lost_{0};
+  std::atomic<uint64_t> seq_cutoff_{0};
   std::vector<std::unique_ptr<DataHead>> heads_;
   std::atomic<uint32_t> next_head_{0};
   SharedCounters counters_;

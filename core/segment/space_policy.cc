@@ -58,7 +58,7 @@ uint32_t data_heads(uint32_t segments) {
 }
 
 uint32_t log_reserve_segments(uint32_t segments) {
-  const uint32_t heads = data_heads(segments) + 1;
+  const uint32_t heads = data_heads(segments) + 2;
   return kLogSegmentsAhead + (heads + kDataSegmentsOfALogSegment - 1) / kDataSegmentsOfALogSegment;
 }
 

@@ -85,7 +85,7 @@ inline constexpr uint32_t kReclaimStepsInARow = 16;
 // How many data heads a cache has.
 uint32_t data_heads(uint32_t segments);
 // Free segments that data may not take, so that the log can always roll: for the log of what the
-// open heads can still write, with the one that moves data, and kLogSegmentsAhead.
+// open heads can still write, with the two that move data, and kLogSegmentsAhead.
 uint32_t log_reserve_segments(uint32_t segments);
 // Garbage collection works from so many segments in use on: 21 of 31 at 70 percent. The kernel
 // target rounds down, too.

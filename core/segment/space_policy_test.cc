@@ -27,7 +27,7 @@ TEST(SpaceLimits, FollowFromTheSizeOfTheCache) {
       {64, 4, 3, 6 + 2, 2, 32 * kMiB, 128 * kMiB},
       {128, 8, 4, 6 + 4, 4, 64 * kMiB, 256 * kMiB},
       {144, 9, 4, 6 + 4, 4, 64 * kMiB, 256 * kMiB},
-      {1023, 63, 10, 6 + 4, 4, 64 * kMiB, 256 * kMiB},
+      {1023, 63, 11, 6 + 4, 4, 64 * kMiB, 256 * kMiB},
       {1024, 64, 11, 6 + 4, 4, 64 * kMiB, 256 * kMiB},
       {media::kMaxSegments, 64, 11, 6 + 4, 4, 64 * kMiB, 256 * kMiB},
   };

@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What stays in the cache when reclaim comes to it. The rule is second chance: what was read stays.
+#include <random>
+
+#include "background/background_for_test.h"
+
+namespace pcache {
+namespace {
+
+class RetentionTest : public BackgroundTest {
+ protected:
+  static RigOptions second_chance() {
+    RigOptions o;
+    o.policy = policy::PolicyKind::kSecondChance;
+    return o;
+  }
+  void start(const RigOptions& o = second_chance()) { BackgroundTest::start(o); }
+  const Mover::Counters& kept() const { return *rig_->reclaim->kept(); }
+  CachePos place(uint64_t off) const { return rig_->lookup({off, kSector}).pos; }
+  // Four pages: dirty ones that were written back, and what was filled.
+  void written_and_filled() {
+    rig_->write(0, 4096, 1);
+    rig_->write(4096, 4096, 2);
+    rig_->fill(8192, 4096);
+    rig_->fill(12288, 4096);
+    rig_->flush();
+    rig_->write_back();
+  }
+};
+
+TEST_F(RetentionTest, WhatWasReadStays) {
+  start();
+  written_and_filled();
+  const CachePos before = place(0);
+  rig_->hit(0);
+  rig_->hit(8192 + 512);
+  EXPECT_EQ(rig_->reclaim_all(), 1);
+  EXPECT_EQ(rig_->mapped(0, 4096), "CCCCCCCC");
+  EXPECT_EQ(rig_->mapped(4096, 4096), "........");
+  EXPECT_EQ(rig_->mapped(8192, 4096), "CCCCCCCC");
+  EXPECT_EQ(rig_->mapped(12288, 4096), "........");
+  EXPECT_NE(place(0), before);
+  EXPECT_EQ(kept().moved_keys.load(), 2u);
+  EXPECT_EQ(kept().moved_bytes.load(), 8192u);
+  EXPECT_EQ(rig_->value(0), 1);
+  EXPECT_EQ(rig_->value(8192), Rig::kBacking);
+  rig_->close();
+  attach();
+  EXPECT_EQ(rig_->mapped(0, 4096), "CCCCCCCC");
+  EXPECT_EQ(rig_->value(0), 1);
+}
+
+TEST_F(RetentionTest, OnceForEachTimeThatItWasRead) {
+  start();
+  written_and_filled();
+  rig_->hit(0);
+  rig_->reclaim_all();
+  rig_->flush();
+  rig_->write_back();  // dirty_tail passes its new key
+  rig_->reclaim_all();
+  EXPECT_EQ(rig_->mapped(0, 512), ".");
+  EXPECT_EQ(kept().moved_keys.load(), 1u);
+}
+
+// The marks of a place are those of what was there.
+TEST_F(RetentionTest, WhatComesToTheSamePlaceWasNotRead) {
+  start();
+  written_and_filled();
+  const CachePos old = place(0);
+  rig_->hit(0);
+  rig_->reclaim_all();
+  EXPECT_EQ(rig_->retention->take_mark(old, 4096), policy::Mark::kNotHit);
+  EXPECT_EQ(rig_->retention->take_mark(place(0), 4096), policy::Mark::kNotHit);
+}
+
+TEST_F(RetentionTest, AnyPageOfAnExtentCounts) {
+  start();
+  rig_->fill(0, 64 << 10);
+  rig_->fill(64 << 10, 64 << 10);
+  rig_->flush();
+  rig_->write_back();
+  rig_->hit((64 << 10) - 512);
+  rig_->reclaim_all();
+  EXPECT_EQ(kept().moved_bytes.load(), uint64_t{64 << 10});
+  EXPECT_EQ(rig_->mapped(0, 512), "C");
+  EXPECT_EQ(rig_->mapped(64 << 10, 512), ".");
+}
+
+// What is left of an extent that was overwritten in part is clean; what was written over it has its
+// own key.
+TEST_F(RetentionTest, OnlyWhatIsLeftOfAnExtentIsKept) {
+  start();
+  rig_->fill(0, 16384);
+  rig_->flush();
+  rig_->write_back();
+  rig_->hit(0);
+  rig_->write(4096, 4096, 7);
+  rig_->flush();
+  EXPECT_TRUE(rig_->reclaim->step().value());
+  EXPECT_EQ(kept().moved_bytes.load(), 12288u);
+  EXPECT_EQ(rig_->mapped(0, 512), "C");
+  EXPECT_EQ(rig_->mapped(4096, 512), "D");
+  EXPECT_EQ(rig_->value(4096), 7);
+  attach();
+  EXPECT_EQ(rig_->value(4096), 7);
+}
+
+// Of nine in a row that were read one has to go, where 256 are the capacity; those that are
+// superseded do not count.
+TEST_F(RetentionTest, WhatIsSupersededTakesNobodysPlace) {
+  RigOptions o = second_chance();
+  o.kept_bytes = 256 * 4096;
+  start(o);
+  constexpr uint64_t kPages = 9;
+  for (uint64_t i = 0; i < kPages; i++) rig_->fill(i * 4096, 4096);
+  rig_->flush();
+  rig_->write_back();
+  for (uint64_t i = 0; i < kPages; i++) rig_->hit(i * 4096);
+  rig_->write(0, (kPages - 1) * 4096, 1);
+  rig_->flush();
+  EXPECT_TRUE(rig_->reclaim->step().value());
+  EXPECT_EQ(rig_->mapped((kPages - 1) * 4096, 512), "C");
+  EXPECT_EQ(kept().moved_keys.load(), 1u);
+}
+
+// Damaged dirty data has its key appended again, with the same place: the earlier key does not say
+// that it is clean.
+TEST_F(RetentionTest, DirtyDataIsLeftToWriteback) {
+  RigOptions o = second_chance();
+  o.data_crc = true;
+  start(o);
+  rig_->write(0, 4096, 1);
+  rig_->write(4096, 4096, 2);
+  rig_->flush();
+  damage(0);
+  rig_->hit(0);
+  (void)step();
+  (void)step();
+  rig_->hit(0);
+  ASSERT_EQ(rig_->mapped(0, 512), "D");
+  EXPECT_TRUE(rig_->reclaim->step().value());
+  EXPECT_EQ(kept().moved_keys.load(), 0u);
+  EXPECT_EQ(rig_->mapped(0, 512), "D");
+  EXPECT_EQ(rig_->value(0), Rig::kUnreadable);
+}
+
+TEST_F(RetentionTest, DamagedCleanDataIsGivenUp) {
+  RigOptions o = second_chance();
+  o.data_crc = true;
+  start(o);
+  written_and_filled();
+  damage(8192);
+  rig_->hit(8192);
+  rig_->reclaim_all();
+  EXPECT_EQ(kept().moved_keys.load(), 0u);
+  EXPECT_EQ(rig_->mapped(8192, 512), ".");
+  EXPECT_EQ(rig_->value(8192), Rig::kBacking);
+}
+
+// Whatever is read, space comes free: with a cache full of what was read, and no segment for it.
+TEST_F(RetentionTest, SpaceComesFreeWhateverIsRead) {
+  RigOptions o = second_chance();
+  start(o);
+  uint64_t filled = 0;
+  while (rig_->fill(filled % (32 << 20), 65536)) filled += 65536;
+  rig_->flush();
+  EXPECT_EQ(rig_->table->counts().free, o.log_reserve) << "no place for what stays";
+  for (int round = 0; round < 8; round++) {
+    for (uint64_t off = 0; off < 32 << 20; off += 65536)
+      if (rig_->lookup({off, kSector}).kind == Piece::Kind::kHit) rig_->hit(off);
+    rig_->write_back();
+    rig_->reclaim_all();
+    ASSERT_GT(rig_->table->counts().free, o.log_reserve);
+    for (int i = 0; i < 100; i++, filled += 65536)
+      ASSERT_TRUE(rig_->fill(filled % (32 << 20), 65536));
+    rig_->flush();
+  }
+  EXPECT_GT(kept().moved_keys.load(), 0u);
+}
+
+TEST_F(RetentionTest, ACrashInAnyStepLosesNothing) {
+  for (const bool data_crc : {false, true}) {
+    RigOptions o = second_chance();
+    o.data_crc = data_crc;
+    start(o);
+    written_and_filled();
+    rig_->write(16384, 4096, 5);  // dirty
+    rig_->flush();
+    for (const uint64_t off : {0, 4096, 8192}) rig_->hit(off);
+    image_->memory().checkpoint();
+    EXPECT_TRUE(rig_->reclaim->step().value());
+    rig_->close();
+    int states = 0, cached = 0;
+    for_each_crash({}, [&](Rig& rig) {
+      states++;
+      ASSERT_EQ(rig.value(0), 1);
+      ASSERT_EQ(rig.value(4096), 2);
+      ASSERT_EQ(rig.value(8192), Rig::kBacking);
+      ASSERT_EQ(rig.value(16384), 5);
+      ASSERT_FALSE(rig.dirty(0));
+      ASSERT_TRUE(rig.dirty(16384));
+      cached += rig.mapped(0, 512) == "C";
+    });
+    EXPECT_GT(states, 1);
+    EXPECT_GT(cached, 0);
+  }
+}
+
+// Against a model, with random writes, fills, reads, writeback and reclaim: a read gives what was
+// written last, and what is clean is on the device (Rig::value() checks that).
+TEST_F(RetentionTest, Random) {
+  for (const uint32_t seed : {1u, 2u, 3u}) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    std::mt19937 random(seed);
+    RigOptions o = second_chance();
+    o.data_crc = seed % 2;
+    start(o);
+    constexpr uint64_t kSectors = 512;
+    std::vector<int> expected(kSectors, Rig::kBacking);
+    uint64_t kept_before = 0;
+    for (int i = 0; i < 4000; i++) {
+      const uint64_t at = random() % kSectors;
+      const uint64_t n = std::min<uint64_t>(1 + random() % 24, kSectors - at);
+      switch (random() % 8) {
+        case 0:
+        case 1:
+          if (!rig_->write(at * kSector, n * kSector, i + 1)) break;
+          std::fill_n(expected.begin() + static_cast<ptrdiff_t>(at), n, i + 1);
+          break;
+        case 2:
+          for (uint64_t k = at; k < at + n; k++)
+            if (rig_->lookup({k * kSector, kSector}).kind == Piece::Kind::kMiss)
+              rig_->fill(k * kSector, kSector);
+          break;
+        case 3:
+          rig_->flush();
+          if (random() % 2) rig_->write_back();
+          break;
+        case 4:
+          ASSERT_TRUE(rig_->reclaim->step().ok());
+          break;
+        case 5:
+          if (random() % 20 == 0) {
+            rig_->flush();
+            kept_before += kept().moved_keys.load();
+            attach();
+          }
+          break;
+        default:
+          ASSERT_EQ(rig_->value(at * kSector), expected[at]);
+          if (rig_->lookup({at * kSector, kSector}).kind == Piece::Kind::kHit)
+            rig_->hit(at * kSector);
+      }
+    }
+    for (uint64_t at = 0; at < kSectors; at++) ASSERT_EQ(rig_->value(at * kSector), expected[at]);
+    EXPECT_GT(kept_before + kept().moved_keys.load(), 0u);
+  }
+}
+
+}  // namespace
+}  // namespace pcache
