@@ -38,7 +38,7 @@ def read_pages(cache, numbers):
 
 
 def scan_beside(cache, hot):
-    """Reads four times what the cache keeps, once, and a hot page after each 16 KiB; returns the share of hits of these."""
+    """Reads four times what the cache keeps, and a hot page after each 16 KiB; returns the hit ratio of these."""
     chosen = random.Random(1)
     before = cache.status["requests"]["read_hits"]
     for off in range(NUMBERED, DISK, 16 * 1024):

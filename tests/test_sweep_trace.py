@@ -148,7 +148,8 @@ def test_a_loop_that_fits_misses_once_and_fifo_never_hits_one_of_twice_its_size(
     """The second is a block sequence of 640 MiB, packed, and of its three rounds the first two; 288 MiB are kept."""
     large = lzma.compress("".join(f"{n}\n" for n in range(160)).encode() * 3)
     found = replayed(tmp_path, shm, {"block_bytes": "1m", "cache_size": "512m"},
-                     {"trace": "large.xz", "block_bytes": "4m", "requests": 320, "cache_share": 0.45},
+                     {"trace": "large.xz", "block_bytes": "4m", "requests": 320, "cache_share": 0.45,
+                      "policy": "fifo"},
                      files={"trace": "".join(f"{n}\n" for n in range(100, 132)) * 4, "large.xz": large})
     small = found[0]["replay"]
     assert small["hit_ratio"] == small["read_hit_ratio"] == small["whole_read_hits"] == 0.75

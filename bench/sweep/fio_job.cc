@@ -37,7 +37,9 @@ void add_engine(std::ostream& out, const Case& one, const Place& place, const Bu
     if (engine == "pcache" && !series.empty()) out << "stats_file=" << series << ".status\n";
     if (engine == "pcache")
       out << "data_crc=" << v.at("data_crc") << "\ngc_percent=" << v.at("gc_percent") << "\n";
-    // A build from before there was this option knows no other order.
+    // A build from before there were these options does what it does.
+    if (engine == "pcache" && v.at("policy") != "adaptive")
+      out << "policy=" << v.at("policy") << "\n";
     if (engine == "pcache" && v.at("backing_order") != "strict")
       out << "backing_order=" << v.at("backing_order") << "\n";
     if (v.contains("flush_delay_ms")) out << "flush_delay_ms=" << v.at("flush_delay_ms") << "\n";

@@ -92,6 +92,7 @@ constexpr const char* kPatterns[] = {"read",   "write", "randread", "randwrite",
 constexpr const char* kMethods[] = {"auto", "flushcache", "clflushopt",
                                     "clwb", "movdir64b",  nullptr};
 constexpr const char* kOrders[] = {"strict", "relaxed", nullptr};
+constexpr const char* kPolicies[] = {"adaptive", "second_chance", "fifo", nullptr};
 constexpr const char* kFences[] = {"each", "none", nullptr};
 constexpr const char* kRanges[] = {"shared", "own", nullptr};
 constexpr const char* kFills[] = {"empty", "dirty", "clean", nullptr};
@@ -142,6 +143,8 @@ constexpr Parameter kParameters[] = {
     {"backing_order", "strict", "strict or relaxed",
      "whether the backing device alone is always a state that the flushes allow", one_of<kOrders>,
      "pcache"},
+    {"policy", "adaptive", "adaptive, second_chance or fifo",
+     "what of the clean data stays in the cache when space is short", one_of<kPolicies>, "pcache"},
     {"trace", "none", "none, or a file; its path begins where the spec's folder is",
      "requests to replay, in place of a pattern: lines `R|W OFFSET LENGTH` in bytes, or a block's "
      "number each, or fio's iolog of version 2 or 3; plain or packed by xz",
