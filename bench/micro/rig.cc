@@ -73,6 +73,7 @@ Rig::Rig(ScratchMemory& memory, const PersistOps* ops, bool data_crc)
   PCACHE_CHECK(format_device(*pmem, format).ok());
   PCACHE_CHECK(erase_identity(*pmem).ok());
   Options options;
+  options.policy = policy::PolicyKind::kAdaptive;  // as by default
   options.data_crc = data_crc;
   auto cache = Cache::attach(
       {std::move(pmem), scratch_backing(kBackingBytes), std::make_unique<SteppedExecutor>()},

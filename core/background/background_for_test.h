@@ -68,8 +68,9 @@ class Rig {
     parts = std::make_unique<Parts>(
         Parts{pmem, *table, *index, *log, *stripes, tails, device, messages, o.data_crc});
     if (o.policy != policy::PolicyKind::kFifo)
-      retention = std::make_unique<policy::Retention>(o.policy, o.segments, o.kept_bytes);
+      retention = std::make_unique<policy::Retention>(o.policy, pmem.size_bytes(), o.kept_bytes);
     parts->retention = retention.get();
+    parts->hit_marks = retention ? retention->marks() : nullptr;
     parts->max_extent_bytes = o.data_crc ? kCrcExtentBytes : kRangeBytes;
     writeback = Writeback::create(*parts, o.writeback).take();
     reclaim = std::make_unique<Reclaim>(*parts);
@@ -143,7 +144,9 @@ class Rig {
     return sector == filled(kSectorBytes, value) ? static_cast<int>(value) : kNeither;
   }
   // As a read that has hit the sector.
-  void hit(uint64_t off) { retention->hit(lookup({off, kSectorBytes}).pos, {off, kSectorBytes}); }
+  void hit(uint64_t off) {
+    policy::note_hit(parts->retention, parts->hit_marks, media(off), off, kSectorBytes);
+  }
   int device_value(uint64_t off) const { return value_of(off, on_device({off, kSectorBytes})); }
   // What a read of the sector gives.
   int value(uint64_t off) const {

@@ -98,7 +98,8 @@ void Reclaim::keep_what_stays() {
     parts_.index.prefetch_each(run, off);
     stay_.clear();
     for (const Key& key : run) {
-      const policy::Mark mark = parts_.retention->take_mark(data_of(key), key.len);
+      const policy::Mark mark =
+          parts_.retention->take_mark(parts_.segments.media(data_of(key)), key.len);
       // What is superseded uses up nothing of what may stay.
       if (mark != policy::Mark::kNotHit && !is_cached(key)) continue;
       if (parts_.retention->stays(mark, key.len)) stay_.push_back(key);

@@ -66,11 +66,11 @@ TEST_F(RetentionTest, OnceForEachTimeThatItWasRead) {
 TEST_F(RetentionTest, WhatComesToTheSamePlaceWasNotRead) {
   start();
   written_and_filled();
-  const CachePos old = place(0);
+  const MediaOff old = rig_->media(0);
   rig_->hit(0);
   rig_->reclaim_all();
   EXPECT_EQ(rig_->retention->take_mark(old, 4096), policy::Mark::kNotHit);
-  EXPECT_EQ(rig_->retention->take_mark(place(0), 4096), policy::Mark::kNotHit);
+  EXPECT_EQ(rig_->retention->take_mark(rig_->media(0), 4096), policy::Mark::kNotHit);
 }
 
 TEST_F(RetentionTest, AnyPageOfAnExtentCounts) {

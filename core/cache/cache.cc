@@ -237,7 +237,7 @@ Status Cache::wire() {
   stripes_ = std::make_unique<Stripes>(kStripes, *log_);
   if (options_.policy != policy::PolicyKind::kFifo && !options_.readonly)
     retention_ = std::make_unique<policy::Retention>(
-        options_.policy, frame_.info.n_segs,
+        options_.policy, devices_.pmem->size_when_ready(),
         uint64_t{gc_threshold_segments(frame_.info.n_segs, frame_.info.gc_percent)} *
             media::kSegmentBytes);
   parts_ = std::make_unique<const Parts>(
@@ -254,7 +254,8 @@ Status Cache::wire() {
             .logical_bytes = devices_.backing->size_bytes(),
             .block_bytes = devices_.backing->logical_block_bytes(),
             .max_extent_bytes = frame_.info.data_crc ? kCrcExtentBytes : kRangeBytes,
-            .retention = retention_.get()});
+            .retention = retention_.get(),
+            .hit_marks = retention_ ? retention_->marks() : nullptr});
   requests_ = std::make_unique<RequestState>(*parts_, data_heads(frame_.info.n_segs));
   requests_->set_seq_cutoff_bytes(options_.seq_cutoff_bytes);
   return wire_background();

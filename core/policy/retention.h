@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Retention: the eviction policy of a cache, and the marks of what it holds: a byte for each 4 KiB
-// of its segments.
+// of the cache device.
 //
 // A page is 4 KiB of the backing device. An extent is hit if any of its places is: what was stored
 // together comes and goes together.
@@ -19,17 +19,19 @@ namespace pcache::policy {
 class Retention {
  public:
   // `capacity_bytes`: of the data that the cache keeps, about. Throws std::bad_alloc.
-  Retention(PolicyKind kind, uint32_t segments, uint64_t capacity_bytes)
+  Retention(PolicyKind kind, uint64_t media_bytes, uint64_t capacity_bytes)
       : kind_(kind),
         policy_(EvictionPolicy::make(kind, std::max<uint64_t>(capacity_bytes / kPageBytes, 1))),
-        marks_(std::make_unique<std::atomic<Mark>[]>(segments * kMarksOfASegment)) {}
+        marks_(std::make_unique<std::atomic<Mark>[]>(media_bytes / kPageBytes + 1)) {}
 
-  // A read has hit this extent, of which the first byte is at this place. Any thread.
-  [[gnu::always_inline]] void hit(CachePos pos, const Extent& extent) {
-    std::atomic<Mark>& mark = mark_of(pos);
-    if (mark.load(std::memory_order_relaxed) != Mark::kHit) [[unlikely]]
-      mark.store(policy_->told_of_hit(extent.off / kPageBytes, pages_of(extent)),
-                 std::memory_order_relaxed);
+  // Of each 4 KiB of the media. For readers, who need no more than that most of the time.
+  const std::atomic<Mark>* marks() const { return marks_.get(); }
+  // A read has hit this extent, of which the first byte is at this place, and its mark is not kHit.
+  // Any thread.
+  [[gnu::cold, gnu::noinline]] void hit(MediaOff at, uint64_t off, uint64_t len_bytes) {
+    const Extent extent{off, len_bytes};
+    mark_of(at).store(policy_->told_of_hit(off / kPageBytes, pages_of(extent)),
+                      std::memory_order_relaxed);
   }
   // Any thread.
   void wrote(const Extent& extent) { policy_->wrote(extent.off / kPageBytes, pages_of(extent)); }
@@ -42,12 +44,11 @@ class Retention {
   void gives_up() { gives_up_.store(true, std::memory_order_relaxed); }
   // The mark of what is at these places. They will hold something else: they have none then. The
   // thread of the log's tail.
-  Mark take_mark(CachePos pos, uint32_t len_bytes) {
+  Mark take_mark(MediaOff at, uint32_t len_bytes) {
     Mark mark = Mark::kNotHit;
-    const std::atomic<Mark>* const last = &mark_of(pos + (len_bytes - 1));
-    for (std::atomic<Mark>* at = &mark_of(pos); at <= last; at++) {
-      if (at->load(std::memory_order_relaxed) == Mark::kNotHit) continue;
-      mark = at->exchange(Mark::kNotHit, std::memory_order_relaxed);
+    for (uint64_t page = at.v / kPageBytes; page <= (at.v + len_bytes - 1) / kPageBytes; page++) {
+      if (marks_[page].load(std::memory_order_relaxed) == Mark::kNotHit) continue;
+      mark = marks_[page].exchange(Mark::kNotHit, std::memory_order_relaxed);
     }
     return mark;
   }
@@ -61,19 +62,24 @@ class Retention {
   uint64_t changes() const { return policy_->changes(); }
 
  private:
-  static constexpr uint64_t kMarksOfASegment = media::kSegmentBytes / kPageBytes;
-
   static uint64_t pages_of(const Extent& extent) {
     return (extent.end() - 1) / kPageBytes - extent.off / kPageBytes + 1;
   }
-  std::atomic<Mark>& mark_of(CachePos pos) {
-    return marks_[pos.seg.v * kMarksOfASegment + pos.off / kPageBytes];
-  }
+  std::atomic<Mark>& mark_of(MediaOff at) { return marks_[at.v / kPageBytes]; }
 
   const PolicyKind kind_;
   const std::unique_ptr<EvictionPolicy> policy_;
   const std::unique_ptr<std::atomic<Mark>[]> marks_;
   std::atomic<bool> gives_up_{false};
 };
+
+// A read has hit this extent, of which the first byte is at this place. Any thread. `marks` are the
+// retention's; nullptr: there is none.
+[[gnu::always_inline]] inline void note_hit(Retention* retention, const std::atomic<Mark>* marks,
+                                            MediaOff at, uint64_t off, uint64_t len_bytes) {
+  if (marks != nullptr && marks[at.v / kPageBytes].load(std::memory_order_relaxed) != Mark::kHit)
+      [[unlikely]]
+    retention->hit(at, off, len_bytes);
+}
 
 }  // namespace pcache::policy

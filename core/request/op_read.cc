@@ -27,13 +27,14 @@ constexpr size_t kPieces = 8;
   // and page.after() would then name the next one.
   const SegmentTable::View seg = parts.segments.view(page.slot.pos().seg);
   page = page.after(in_page / kSectorBytes);
-  parts.pmem.prefetch(seg.media(page.slot.pos().off));
+  const MediaOff at = seg.media(page.slot.pos().off);
+  parts.pmem.prefetch(at);
   parts.stripes.of(off).mu.settle();
   const uint64_t gen = seg.generation();
   if (!parts.index.still_valid(snapshot) ||
       copy_page(parts, page, seg, len_bytes, gen, dst) != HitResult::kOk) [[unlikely]]
     return false;
-  if (parts.retention) parts.retention->hit(page.slot.pos(), {off, len_bytes});
+  policy::note_hit(parts.retention, parts.hit_marks, at, off, len_bytes);
   return true;
 }
 
@@ -87,7 +88,8 @@ int copy_hits(RequestState& cache, ReadProgress* at, Found* found, const Piece**
     const HitResult got = copy_hit(parts, piece, gens[i], at->dst);
     if (got == HitResult::kGone) return 0;
     if (got == HitResult::kBad) return handle_bad(cache, piece);
-    if (parts.retention) parts.retention->hit(piece.pos, piece.extent);
+    policy::note_hit(parts.retention, parts.hit_marks, parts.segments.media(piece.pos),
+                     piece.extent.off, piece.extent.len);
     at->pass(piece.extent.len);
   }
   if (hits < found->n) *gap = &found->pieces[hits];
