@@ -27,6 +27,19 @@ void cover_in_sectors(Rig& rig) {
       rig.write(off + sector * kSectorBytes, kSectorBytes);
 }
 
+// The first hit of data sets its mark; what is measured are those that come after.
+void read_once(Rig& rig, uint64_t bytes) {
+  for (uint64_t off = 0; off < bytes; off += kPageBytes) rig.read(off, kPageBytes);
+}
+void cover_and_read(Rig& rig) {
+  cover(rig);
+  read_once(rig, kWorkingSetBytes);
+}
+void cover_in_sectors_and_read(Rig& rig) {
+  cover_in_sectors(rig);
+  read_once(rig, kWorkingSetBytes / 8);
+}
+
 void nothing(Rig&) {}
 
 template <uint64_t bytes, uint32_t flags = 0>
@@ -54,10 +67,11 @@ constexpr RequestCase kCases[] = {
        rig.write(page * kPageBytes, kPageBytes);
        rig.flush();
      }},
-    {"read_hit", 512, 0, cover, [](Rig& rig, uint64_t page) { rig.read(page * kPageBytes, 512); }},
-    {"read_hit", 4096, 0, cover, read<4096>},
-    {"read_hit", 65536, 0, cover, read<65536>},
-    {"read_of_8_pieces", 4096, 0, cover_in_sectors,
+    {"read_hit", 512, 0, cover_and_read,
+     [](Rig& rig, uint64_t page) { rig.read(page * kPageBytes, 512); }},
+    {"read_hit", 4096, 0, cover_and_read, read<4096>},
+    {"read_hit", 65536, 0, cover_and_read, read<65536>},
+    {"read_of_8_pieces", 4096, 0, cover_in_sectors_and_read,
      [](Rig& rig, uint64_t page) { rig.read(page / 8 * kPageBytes, kPageBytes); }},
 };
 

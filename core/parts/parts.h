@@ -33,8 +33,8 @@ struct Parts {
   // An extent is no longer than this, a power of two. With data_crc extents are short, since a read
   // of a part of one has to check all of it.
   uint32_t max_extent_bytes = kRangeBytes;
-  policy::Retention* retention = nullptr;                // nullptr: first in, first out
-  const std::atomic<policy::Mark>* hit_marks = nullptr;  // the retention's
+  policy::Retention* retention = nullptr;           // nullptr: first in, first out
+  const std::atomic<uint8_t>* hit_marks = nullptr;  // the retention's
 };
 
 // A page: random reads of what was written in one piece were 2.5 times as fast as with 16 KiB, long

@@ -21,7 +21,7 @@
 // A page is a number, such as its offset on the device by its size. The policy does not know which
 // pages the cache holds.
 //
-// Memory: 2 bytes for each page of the capacity and 400 KiB (kAdaptive), else next to nothing; all
+// Memory: 2 bytes for each page of the capacity and 100 KiB (kAdaptive), else next to nothing; all
 // of it from make(). Nothing fails or blocks after that. As long as one thread alone calls it, it
 // answers the same sequence of calls with the same answers.
 #pragma once
@@ -69,6 +69,9 @@ class EvictionPolicy {
     return keeper_.stays(rule(), mark != Mark::kNotHit, pages);
   }
 
+  // Writes of pages whose sample_place() is at most that need be told, of others not.
+  uint64_t sample_limit() const { return duel_ != nullptr ? duel_->sample_limit() : 0; }
+
   // What it follows now, and how often that has changed. Any thread.
   Rule rule() const { return duel_ != nullptr ? duel_->leader() : fixed_rule_; }
   uint64_t changes() const { return duel_ != nullptr ? duel_->changes() : 0; }
@@ -79,9 +82,8 @@ class EvictionPolicy {
   bool show_sample(uint64_t page, uint64_t pages, bool write) {
     bool any = false;
     for (uint64_t at = page; at < page + pages; at++) {
-      const uint64_t hash = page_hash(at);
-      if (!duel_->is_sampled(hash)) continue;
-      duel_->access(at, hash, write);
+      if (!duel_->is_sampled(at)) continue;
+      duel_->access(at, page_hash(at), write);
       any = true;
     }
     return any;

@@ -54,7 +54,7 @@ TEST(EvictionPolicy, AdaptiveIsToldOfAPageOnceAndOfItsSampleEachTime) {
     EXPECT_EQ(policy->told_of_hit(page, 1), mark);
     sampled += mark == Mark::kHitSample;
   }
-  EXPECT_NEAR(static_cast<double>(sampled), 100'000.0 / 512, 60);
+  EXPECT_NEAR(static_cast<double>(sampled), 100'000.0 / 2048, 30);
   EXPECT_TRUE(policy->stays(Mark::kHit));
   EXPECT_TRUE(policy->stays(Mark::kHitSample));
   EXPECT_FALSE(policy->stays(Mark::kNotHit));

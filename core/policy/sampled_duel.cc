@@ -5,13 +5,11 @@
 #include <bit>
 #include <utility>
 
-#include "policy/page_hash.h"
-
 namespace pcache::policy {
 
 namespace {
 
-constexpr uint64_t kShadowPages = 2048;
+constexpr uint64_t kShadowPages = 512;
 constexpr uint64_t kSmallestSample = 1 << 20;  // one page in so many
 // It was the best of many traces, and passes a scan by, from which another rule takes long to
 // recover.
@@ -29,7 +27,7 @@ std::array<ShadowLog, kRules> shadow_logs(uint64_t pages, std::index_sequence<kR
 }  // namespace
 
 SampledDuel::SampledDuel(uint64_t capacity_pages)
-    : sample_mask_(one_page_in(capacity_pages) - 1),
+    : sample_limit_(UINT64_MAX / one_page_in(capacity_pages)),
       leader_(kFirst),
       shadows_(shadow_logs(capacity_pages / one_page_in(capacity_pages),
                            std::make_index_sequence<kRules>())),

@@ -2,9 +2,10 @@
 // SampledDuel: which rule a cache should follow. A shadow log for each rule is shown the accesses
 // to a sample of the pages, and they duel (shadow_log.h, duel.h).
 //
-// The sample is as small as leaves each shadow log 2048 pages (or 4095, since it is halved); all
-// pages, when the cache has fewer than that. An access to it takes 0.2 to 0.4 us.
-// About 400 KiB, however large the cache.
+// The sample is as small as leaves each shadow log 512 pages (or 1023, since it is halved); all
+// pages, when the cache has fewer than that. With 2048 as many accesses of the published traces
+// missed, and four times as many were shown. An access to it takes 0.2 to 1 us.
+// About 100 KiB, however large the cache.
 //
 // Any thread. When two threads come at once, the access of one is not counted.
 #pragma once
@@ -16,6 +17,7 @@
 #include "base/mutex.h"
 #include "policy/duel.h"
 #include "policy/keeper.h"
+#include "policy/page_hash.h"
 #include "policy/shadow_log.h"
 
 namespace pcache::policy {
@@ -25,7 +27,8 @@ class SampledDuel {
   // Throws std::bad_alloc.
   explicit SampledDuel(uint64_t capacity_pages);
 
-  bool is_sampled(uint64_t hash) const { return (hash & sample_mask_) == 0; }
+  uint64_t sample_limit() const { return sample_limit_; }
+  bool is_sampled(uint64_t page) const { return sample_place(page) <= sample_limit_; }
 
   // A read or a write of a page of the sample; `hash` is page_hash(page).
   void access(uint64_t page, uint64_t hash, bool write);
@@ -39,7 +42,7 @@ class SampledDuel {
   // nothing, and the most accessed page of all may be in the sample: it should not be locked for.
   std::atomic<uint64_t>& place_in_held(uint64_t hash) { return held_[hash >> 58]; }
 
-  const uint64_t sample_mask_;
+  const uint64_t sample_limit_;
   std::atomic<Rule> leader_;
   std::atomic<uint64_t> changes_{0};
   std::array<std::atomic<uint64_t>, 64> held_{};

@@ -10,12 +10,12 @@ namespace {
 
 void read(SampledDuel& duel, uint64_t page) { duel.access(page, page_hash(page), false); }
 
-TEST(SampledDuel, TheSampleLeavesEachShadowLogAtLeast2048Pages) {
-  for (uint64_t capacity : {uint64_t{1}, uint64_t{4095}, uint64_t{4096}, uint64_t{1} << 22}) {
+TEST(SampledDuel, TheSampleLeavesEachShadowLogAtLeast512Pages) {
+  for (uint64_t capacity : {uint64_t{1}, uint64_t{1023}, uint64_t{1024}, uint64_t{1} << 20}) {
     SampledDuel duel(capacity);
     uint64_t sampled = 0;
-    for (uint64_t page = 0; page < 400'000; page++) sampled += duel.is_sampled(page_hash(page));
-    const double one_in = capacity < 4096 ? 1 : static_cast<double>(capacity) / 2048;
+    for (uint64_t page = 0; page < 400'000; page++) sampled += duel.is_sampled(page);
+    const double one_in = capacity < 1024 ? 1 : static_cast<double>(capacity) / 512;
     EXPECT_NEAR(static_cast<double>(sampled), 400'000 / one_in, 60 + 2000 / one_in) << capacity;
   }
 }

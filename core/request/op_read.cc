@@ -29,13 +29,12 @@ constexpr size_t kPieces = 8;
   page = page.after(in_page / kSectorBytes);
   const MediaOff at = seg.media(page.slot.pos().off);
   parts.pmem.prefetch(at);
+  // A hit that a write makes void leaves a mark, which costs no more than a copy later.
+  policy::note_hit(parts.retention, parts.hit_marks, at, off, len_bytes);
   parts.stripes.of(off).mu.settle();
   const uint64_t gen = seg.generation();
-  if (!parts.index.still_valid(snapshot) ||
-      copy_page(parts, page, seg, len_bytes, gen, dst) != HitResult::kOk) [[unlikely]]
-    return false;
-  policy::note_hit(parts.retention, parts.hit_marks, at, off, len_bytes);
-  return true;
+  return parts.index.still_valid(snapshot) &&
+         copy_page(parts, page, seg, len_bytes, gen, dst) == HitResult::kOk;
 }
 
 // Of a lookup: its pieces, in ascending order without gaps, and what says whether they still count.
