@@ -25,7 +25,7 @@ Reclaim::Reclaim(const Parts& parts) : parts_(parts) {
   stay_.reserve(Stripes::kMostInOneGo);
 }
 
-Result<bool> Reclaim::step() {
+Result<bool> Reclaim::step(bool keeps) {
   Result<CachePos> end = out_of_memory();
   try {
     end = collect();
@@ -40,7 +40,7 @@ Result<bool> Reclaim::step() {
   // places.)
   const CachePos dirty_tail = parts_.tails.dirty_tail();
   PCACHE_CHECK(end.value().seg != dirty_tail.seg || end.value().off <= dirty_tail.off);
-  if (mover_) keep_what_stays();
+  if (mover_) keep_what_stays(keeps);
   // Takes no memory.
   forget_keys();
   if (auto moved = parts_.tails.set_key_tail(parts_.pmem, end.value()); !moved) {
@@ -90,7 +90,7 @@ Result<CachePos> Reclaim::collect() {
 
 // What is moved has left the old places in the index, so forget_keys() finds nothing there. What
 // finds no place is given up.
-void Reclaim::keep_what_stays() {
+void Reclaim::keep_what_stays(bool keeps) {
   const std::span<const Key> all(keys_);
   const auto off = [](const Key& key) { return key.off; };
   for (size_t at = 0; at < all.size();) {
@@ -102,7 +102,7 @@ void Reclaim::keep_what_stays() {
           parts_.retention->take_mark(parts_.segments.media(data_of(key)), key.len);
       // What is superseded uses up nothing of what may stay.
       if (mark != policy::Mark::kNotHit && !is_cached(key)) continue;
-      if (parts_.retention->stays(mark, key.len)) stay_.push_back(key);
+      if (keeps && parts_.retention->stays(mark, key.len)) stay_.push_back(key);
     }
     if (!stay_.empty()) (void)mover_->move(stay_);
     at += run.size();

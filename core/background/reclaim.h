@@ -31,8 +31,9 @@ class Reclaim {
  public:
   explicit Reclaim(const Parts& parts);
 
-  // False: key_tail stands at dirty_tail. ENOMEM: nothing is changed.
-  Result<bool> step();
+  // False: key_tail stands at dirty_tail. ENOMEM: nothing is changed. Without `keeps` nothing
+  // stays, whatever the policy says.
+  Result<bool> step(bool keeps = true);
 
 #define PCACHE_RECLAIM_COUNTERS(X)                                        \
   X(ksets, "ksets", "taken out of the log")                               \
@@ -49,8 +50,8 @@ class Reclaim {
   const Mover::Counters* kept() const { return mover_ ? &mover_->counters() : nullptr; }
 
  private:
-  Result<CachePos> collect();  // returns where the step ends
-  void keep_what_stays();      // of keys_
+  Result<CachePos> collect();        // returns where the step ends
+  void keep_what_stays(bool keeps);  // of keys_
   bool is_cached(const media::Key& key) const;
   void forget_keys();  // of keys_
   void count_forgotten(const media::Key& key, uint64_t bytes);

@@ -50,6 +50,16 @@ TEST_F(RetentionTest, WhatWasReadStays) {
   EXPECT_EQ(rig_->value(0), 1);
 }
 
+TEST_F(RetentionTest, NothingStaysWhereNothingIsToBeKept) {
+  start();
+  written_and_filled();
+  rig_->hit(0);
+  EXPECT_TRUE(rig_->reclaim->step(false).value());
+  EXPECT_EQ(rig_->index->mapped_bytes(), 0u);
+  EXPECT_EQ(kept().moved_keys.load(), 0u);
+  EXPECT_EQ(rig_->value(0), 1) << "from the device";
+}
+
 TEST_F(RetentionTest, OnceForEachTimeThatItWasRead) {
   start();
   written_and_filled();

@@ -160,7 +160,7 @@ void Worker::make_room_task() {
       return;
     }
     if (stopping_.load(std::memory_order_acquire)) return;
-    const auto freed = reclaim_.step();
+    const auto freed = reclaim_.step(gc_percent() > 0);
     if (!freed) {
       note_reclaim_failed(freed.error());
       return;
@@ -391,7 +391,7 @@ void Worker::make_room(const std::function<bool()>& done) {
   batch.live = LiveData::kWrite;
   while (!done()) {
     const auto moved = writeback_.step(parts_.log.mark(), batch);
-    const auto freed = reclaim_.step();
+    const auto freed = reclaim_.step(false);
     if (!(moved && moved.value()) && !(freed && freed.value())) return;
   }
 }

@@ -50,7 +50,8 @@ constexpr Operation kOthers[] = {
     {"miss", "reads 16 KiB that nobody wrote: a fill, CLEAN keys"},
     {"writeback", "the clock goes on by 5 s: old ksets are closed, a batch is written back"},
     {"move", "the clock goes on by 1 s: old ksets are closed; dirty data is moved in the log"},
-    {"reclaim", "gc_percent 0: what is written back leaves the cache"},
+    {"reclaim",
+     "gc_percent 1, of few segments: what is written back leaves the cache, or is moved"},
     {"gc50", "gc_percent 50"},
     {"drain", "everything is written back"},
     {"reopen", "close and attach"},
@@ -196,7 +197,7 @@ void Workload::run(size_t operation) {
       return expect_done("move", moved ? 0 : moved.error().code);
     }
     case kReclaim:
-      PCACHE_CHECK(session_->cache().set_gc_percent(0).ok());
+      PCACHE_CHECK(session_->cache().set_gc_percent(1).ok());
       return session_->advance(0);
     case kGcPercent:
       PCACHE_CHECK(session_->cache().set_gc_percent(50).ok());
