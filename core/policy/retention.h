@@ -10,6 +10,7 @@
 // together comes and goes together.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
