@@ -69,6 +69,7 @@ class Rig {
         Parts{pmem, *table, *index, *log, *stripes, tails, device, messages, o.data_crc});
     if (o.policy != policy::PolicyKind::kFifo)
       retention = std::make_unique<policy::Retention>(o.policy, pmem.size_bytes(), o.kept_bytes);
+    table->set_events({[this](SegId seg) { forget_marks(seg); }});
     parts->retention = retention.get();
     parts->hit_marks = retention ? retention->marks() : nullptr;
     parts->max_extent_bytes = o.data_crc ? kCrcExtentBytes : kRangeBytes;
@@ -143,9 +144,13 @@ class Rig {
     memcpy(&value, sector.data(), sizeof value);
     return sector == filled(kSectorBytes, value) ? static_cast<int>(value) : kNeither;
   }
-  // As a read that has hit the sector.
-  void hit(uint64_t off) {
-    policy::note_hit(parts->retention, parts->hit_marks, media(off), off, kSectorBytes);
+  // As a read that has hit it.
+  void hit(uint64_t off, uint64_t len = kSectorBytes) {
+    policy::note_hit(parts->retention, parts->hit_marks, media(off), off, len);
+  }
+  // As for a segment that is taken.
+  void forget_marks(SegId seg) {
+    if (retention) retention->forget_marks(table->media({seg, 0}), media::kSegDataBytes);
   }
   int device_value(uint64_t off) const { return value_of(off, on_device({off, kSectorBytes})); }
   // What a read of the sector gives.

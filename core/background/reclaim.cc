@@ -25,7 +25,7 @@ Reclaim::Reclaim(const Parts& parts) : parts_(parts) {
   stay_.reserve(Stripes::kMostInOneGo);
 }
 
-Result<bool> Reclaim::step(bool keeps) {
+Result<bool> Reclaim::step(Keep keep) {
   Result<CachePos> end = out_of_memory();
   try {
     end = collect();
@@ -40,9 +40,10 @@ Result<bool> Reclaim::step(bool keeps) {
   // places.)
   const CachePos dirty_tail = parts_.tails.dirty_tail();
   PCACHE_CHECK(end.value().seg != dirty_tail.seg || end.value().off <= dirty_tail.off);
-  if (mover_) keep_what_stays(keeps);
+  if (mover_ && keep != Keep::kNothing) keep_what_stays(keep);
   // Takes no memory.
-  forget_keys();
+  const uint64_t forgotten_bytes = forget_keys();
+  if (mover_) parts_.retention->passed(passed_bytes_, forgotten_bytes);
   if (auto moved = parts_.tails.set_key_tail(parts_.pmem, end.value()); !moved) {
     counters_.errors.add();
     return moved.error();
@@ -60,8 +61,8 @@ Result<CachePos> Reclaim::collect() {
   log_segments_.clear();
   const CachePos until = parts_.tails.dirty_tail();
   LogCursor cursor(parts_.pmem, parts_.segments, parts_.tails.key_tail(), {.until = until});
-  uint64_t bytes = 0;
-  while (ksets_ < kReclaimStepKsets && bytes < kReclaimStepBytes) {
+  passed_bytes_ = 0;
+  while (ksets_ < kReclaimStepKsets && passed_bytes_ < kReclaimStepBytes) {
     const auto next = cursor.next();
     if (!next) return next.error();
     const LogItem& item = next.value();
@@ -76,7 +77,7 @@ Result<CachePos> Reclaim::collect() {
     }
     ksets_++;
     for (const Key& key : item.keys) {
-      bytes += key.len;
+      passed_bytes_ += key.len;
       if (key.seg_gen == parts_.segments.generation(SegId{key.cache_seg_id}) ||
           hazard(Hazard::kDeadKeyReferences))
         keys_.push_back(key);
@@ -90,7 +91,7 @@ Result<CachePos> Reclaim::collect() {
 
 // What is moved has left the old places in the index, so forget_keys() finds nothing there. What
 // finds no place is given up.
-void Reclaim::keep_what_stays(bool keeps) {
+void Reclaim::keep_what_stays(Keep keep) {
   const std::span<const Key> all(keys_);
   const auto off = [](const Key& key) { return key.off; };
   for (size_t at = 0; at < all.size();) {
@@ -98,16 +99,14 @@ void Reclaim::keep_what_stays(bool keeps) {
     parts_.index.prefetch_each(run, off);
     stay_.clear();
     for (const Key& key : run) {
-      const policy::Mark mark =
-          parts_.retention->take_mark(parts_.segments.media(data_of(key)), key.len);
+      policy::Mark mark = parts_.retention->mark(parts_.segments.media(data_of(key)), key.len);
       // What is superseded uses up nothing of what may stay.
-      if (mark != policy::Mark::kNotHit && !is_cached(key)) continue;
-      if (keeps && parts_.retention->stays(mark, key.len)) stay_.push_back(key);
+      if (mark != policy::Mark::kNotHit && !is_cached(key)) mark = policy::Mark::kNotHit;
+      if (parts_.retention->stays(mark, key.len, keep == Keep::kLittle)) stay_.push_back(key);
     }
     if (!stay_.empty()) (void)mover_->move(stay_);
     at += run.size();
   }
-  parts_.retention->gives_up();
 }
 
 // Something of it.
@@ -127,8 +126,10 @@ bool Reclaim::is_cached(const Key& key) const {
 }
 
 // Takes a stripe's lock once for all keys in a row that are in it. A kset of ours has keys of one
-// stripe; one of another writer, as the kernel target, may have keys of several.
-void Reclaim::forget_keys() {
+// stripe; one of another writer, as the kernel target, may have keys of several. Returns how many
+// bytes were cached and are not any more.
+uint64_t Reclaim::forget_keys() {
+  uint64_t all_bytes = 0;
   const std::span<const Key> all(keys_);
   const auto off = [](const Key& key) { return key.off; };
   for (size_t at = 0; at < all.size();) {
@@ -140,10 +141,14 @@ void Reclaim::forget_keys() {
       for (size_t i = 0; i < run.size(); i++)
         forgotten[i] = parts_.index.remove({run[i].off, run[i].len}, data_of(run[i]));
     }
-    for (size_t i = 0; i < run.size(); i++)
-      if (forgotten[i] > 0) count_forgotten(run[i], forgotten[i]);
+    for (size_t i = 0; i < run.size(); i++) {
+      if (forgotten[i] == 0) continue;
+      all_bytes += forgotten[i];
+      count_forgotten(run[i], forgotten[i]);
+    }
     at += run.size();
   }
+  return all_bytes;
 }
 
 void Reclaim::count_forgotten(const Key& key, uint64_t bytes) {

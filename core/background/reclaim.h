@@ -31,9 +31,14 @@ class Reclaim {
  public:
   explicit Reclaim(const Parts& parts);
 
-  // False: key_tail stands at dirty_tail. ENOMEM: nothing is changed. Without `keeps` nothing
-  // stays, whatever the policy says.
-  Result<bool> step(bool keeps = true);
+  // How much stays of what the policy keeps.
+  enum class Keep : uint8_t {
+    kNothing,
+    kLittle,  // somebody waits for space: see Keeper
+    kAll,
+  };
+  // False: key_tail stands at dirty_tail. ENOMEM: nothing is changed.
+  Result<bool> step(Keep keep = Keep::kAll);
 
 #define PCACHE_RECLAIM_COUNTERS(X)                                        \
   X(ksets, "ksets", "taken out of the log")                               \
@@ -50,10 +55,10 @@ class Reclaim {
   const Mover::Counters* kept() const { return mover_ ? &mover_->counters() : nullptr; }
 
  private:
-  Result<CachePos> collect();        // returns where the step ends
-  void keep_what_stays(bool keeps);  // of keys_
+  Result<CachePos> collect();       // returns where the step ends
+  void keep_what_stays(Keep keep);  // of keys_
   bool is_cached(const media::Key& key) const;
-  void forget_keys();  // of keys_
+  uint64_t forget_keys();  // of keys_
   void count_forgotten(const media::Key& key, uint64_t bytes);
   void drop_references();
 
@@ -62,7 +67,7 @@ class Reclaim {
   std::vector<SegId> log_segments_;
   std::unique_ptr<Mover> mover_;  // where there is a policy
   std::vector<media::Key> stay_;  // of one stripe
-  uint64_t ksets_ = 0, dead_keys_ = 0;
+  uint64_t ksets_ = 0, dead_keys_ = 0, passed_bytes_ = 0;  // of a step
   Counters counters_;
 };
 

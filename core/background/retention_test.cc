@@ -54,7 +54,7 @@ TEST_F(RetentionTest, NothingStaysWhereNothingIsToBeKept) {
   start();
   written_and_filled();
   rig_->hit(0);
-  EXPECT_TRUE(rig_->reclaim->step(false).value());
+  EXPECT_TRUE(rig_->reclaim->step(Reclaim::Keep::kNothing).value());
   EXPECT_EQ(rig_->index->mapped_bytes(), 0u);
   EXPECT_EQ(kept().moved_keys.load(), 0u);
   EXPECT_EQ(rig_->value(0), 1) << "from the device";
@@ -72,15 +72,56 @@ TEST_F(RetentionTest, OnceForEachTimeThatItWasRead) {
   EXPECT_EQ(kept().moved_keys.load(), 1u);
 }
 
-// The marks of a place are those of what was there.
 TEST_F(RetentionTest, WhatComesToTheSamePlaceWasNotRead) {
   start();
   written_and_filled();
-  const MediaOff old = rig_->media(0);
+  const CachePos old = place(0);
   rig_->hit(0);
   rig_->reclaim_all();
-  EXPECT_EQ(rig_->retention->take_mark(old, 4096), policy::Mark::kNotHit);
-  EXPECT_EQ(rig_->retention->take_mark(rig_->media(0), 4096), policy::Mark::kNotHit);
+  EXPECT_EQ(rig_->retention->mark(rig_->media(0), 4096), policy::Mark::kNotHit);
+  EXPECT_EQ(rig_->retention->mark(rig_->table->media(old), 4096), policy::Mark::kHit);
+  // Until its segment is another's.
+  uint64_t filled = 0;
+  do {
+    const uint64_t off = (32 << 20) + filled++ % 32 * kRangeBytes / 4;
+    ASSERT_TRUE(rig_->fill(off, kRangeBytes / 4));
+    if (rig_->table->generation(old.seg) > 0 && place(off).seg == old.seg) break;
+    rig_->flush();
+    rig_->write_back();
+    rig_->reclaim_all();
+  } while (filled < 200);
+  EXPECT_LT(filled, 200u);
+  EXPECT_EQ(rig_->retention->mark(rig_->table->media(old), 4096), policy::Mark::kNotHit);
+}
+
+// A write of 512 bytes moves all that comes behind it in its segment by as much.
+TEST_F(RetentionTest, WhatSharesAMarkWithItsNeighbourStays) {
+  start();
+  rig_->write(0, 512, 1);
+  rig_->write(8192, 4096, 2);
+  rig_->write(12288, 4096, 3);
+  rig_->write(16384, 4096, 4);
+  rig_->flush();
+  rig_->write_back();
+  rig_->hit(12288);
+  rig_->reclaim_all();
+  EXPECT_EQ(rig_->mapped(12288, 4096), "CCCCCCCC");
+  EXPECT_EQ(rig_->mapped(0, 512), ".");
+  EXPECT_EQ(rig_->mapped(16384, 512), ".");
+}
+
+// What came page by page, and is read together.
+TEST_F(RetentionTest, AReadOfManyKeysMarksEachOfThem) {
+  start();
+  for (uint64_t off = 0; off < 128 << 10; off += 4096) rig_->fill(off, 4096);
+  rig_->flush();
+  rig_->write_back();
+  ASSERT_EQ(rig_->lookup({0, 64 << 10}).extent.len, uint64_t{64 << 10}) << "one piece";
+  rig_->hit(0, 64 << 10);
+  rig_->reclaim_all();
+  EXPECT_EQ(kept().moved_keys.load(), 16u);
+  EXPECT_EQ(rig_->mapped(60 << 10, 4096), "CCCCCCCC");
+  EXPECT_EQ(rig_->mapped(64 << 10, 512), ".");
 }
 
 TEST_F(RetentionTest, AnyPageOfAnExtentCounts) {
@@ -186,6 +227,64 @@ TEST_F(RetentionTest, SpaceComesFreeWhateverIsRead) {
     rig_->flush();
   }
   EXPECT_GT(kept().moved_keys.load(), 0u);
+}
+
+// With all of it read: two thirds stay, and little at the beginning, though a whole capacity might.
+TEST_F(RetentionTest, WhileSomebodyWaitsEachStepFreesSpace) {
+  constexpr uint64_t kBytes = 48 << 20;
+  for (const auto keep : {Reclaim::Keep::kAll, Reclaim::Keep::kLittle}) {
+    RigOptions o = second_chance();
+    o.kept_bytes = 256 << 20;
+    start(o);
+    for (uint64_t off = 0; off < kBytes; off += 65536) ASSERT_TRUE(rig_->fill(off, 65536));
+    rig_->flush();
+    rig_->write_back();
+    for (uint64_t off = 0; off < kBytes; off += 65536) rig_->hit(off);
+    while (rig_->index->mapped_bytes() > 0 && rig_->reclaim->step(keep).value()) {
+    }
+    const uint64_t moved = kept().moved_bytes.load();
+    if (keep == Reclaim::Keep::kAll)
+      EXPECT_GT(moved, kBytes * 9 / 10);
+    else
+      EXPECT_LT(moved, kBytes * 2 / 3 + o.kept_bytes / 32 + 65536);
+  }
+}
+
+TEST_F(RetentionTest, ThereIsRoomUntilSomethingIsGivenUp) {
+  RigOptions o;
+  o.policy = policy::PolicyKind::kAdaptive;
+  o.kept_bytes = 4 << 20;
+  start(o);
+  // Of misses that come once, few are admitted where there is no room.
+  uint64_t next = 1 << 30;
+  const auto has_room = [&] {
+    int admitted = 0;
+    for (int i = 0; i < 64; i++, next += 1 << 20) admitted += rig_->retention->admits({next, 4096});
+    return admitted > 32;
+  };
+  EXPECT_TRUE(has_room());
+  const auto overwrite = [&](uint64_t bytes) {  // superseded, but for the last page
+    for (uint64_t done = 0; done < bytes; done += 4096) ASSERT_TRUE(rig_->write(0, 4096, 1));
+    rig_->flush();
+    rig_->write_back();
+  };
+  overwrite(8 << 20);
+  rig_->write(0, 4096, 2);
+  rig_->reclaim_all();
+  EXPECT_TRUE(has_room()) << "nothing was given up";
+  rig_->fill(8192, 4096);
+  overwrite(4096);
+  rig_->write(0, 4096, 3);
+  rig_->reclaim_all();
+  EXPECT_FALSE(has_room());
+  overwrite(2 << 20);
+  rig_->write(0, 4096, 4);
+  rig_->reclaim_all();
+  EXPECT_FALSE(has_room());
+  overwrite(4 << 20);
+  rig_->write(0, 4096, 5);
+  rig_->reclaim_all();
+  EXPECT_TRUE(has_room()) << "nothing for a whole capacity";
 }
 
 TEST_F(RetentionTest, ACrashInAnyStepLosesNothing) {

@@ -15,6 +15,8 @@ namespace {
 constexpr Worker::Milliseconds kWhenWoken{24 * 3600 * 1000};
 // SpaceLimits::quiet_bytes are for so long.
 constexpr Worker::Milliseconds kQuietInterval{5000};
+// A reclaim_fault() that does not pass.
+constexpr const char* kReclaimStandsStill = "the log is damaged";
 
 Writeback::Size size_of(const SpaceActions& actions) {
   return {actions.batch_bytes, actions.depth, actions.live, actions.reason};
@@ -84,6 +86,7 @@ SpaceCounts Worker::counts() const {
   now.cleaning = cleaning();
   now.moving_pays = writeback_.moving_pays();
   now.reclaimable = parts_.tails.key_tail() != parts_.tails.dirty_tail();
+  now.reclaim_stands_still = reclaim_stands_still();
   now.device_failing = failing_.load(std::memory_order_relaxed);
   return now;
 }
@@ -120,7 +123,8 @@ void Worker::request_waits() {
 
 void Worker::set_gc_percent(uint32_t percent) {
   PCACHE_CHECK(percent <= media::kGcPercentMax);
-  gc_percent_.store(percent, std::memory_order_relaxed);
+  const uint32_t before = gc_percent_.exchange(percent, std::memory_order_relaxed);
+  if (percent > before && parts_.retention) parts_.retention->grew();
   wake(main_, room_id_);
 }
 
@@ -160,7 +164,7 @@ void Worker::make_room_task() {
       return;
     }
     if (stopping_.load(std::memory_order_acquire)) return;
-    const auto freed = reclaim_.step(gc_percent() > 0);
+    const auto freed = reclaim_.step(keeping());
     if (!freed) {
       note_reclaim_failed(freed.error());
       return;
@@ -173,6 +177,18 @@ void Worker::make_room_task() {
     if (decided().write_back) ask_for_writeback();
     return;
   }
+}
+
+// Credit comes with what is freed; a step that copies all that it frees would give none.
+Reclaim::Keep Worker::keeping() const {
+  if (gc_percent() == 0) return Reclaim::Keep::kNothing;
+  return decided().throttle || options_.waiting_requests() > 0 ? Reclaim::Keep::kLittle
+                                                               : Reclaim::Keep::kAll;
+}
+
+bool Worker::reclaim_stands_still() const {
+  return parts_.tails.failed() ||
+         reclaim_fault_.load(std::memory_order_relaxed) == kReclaimStandsStill;
 }
 
 void Worker::ask_for_writeback() {
@@ -192,7 +208,7 @@ void Worker::ask_for_writeback() {
 
 void Worker::note_reclaim_failed(const Error& error) {
   const bool no_memory = error.code == ENOMEM;
-  const char* const fault = no_memory ? "out of memory" : "the log is damaged";
+  const char* const fault = no_memory ? "out of memory" : kReclaimStandsStill;
   if (reclaim_fault_.exchange(fault, std::memory_order_relaxed) != fault)
     parts_.messages.print(LogLevel::kError, "reclaim %s: %s",
                           no_memory ? "waits for memory" : "stands still", error.text.c_str());
@@ -391,7 +407,7 @@ void Worker::make_room(const std::function<bool()>& done) {
   batch.live = LiveData::kWrite;
   while (!done()) {
     const auto moved = writeback_.step(parts_.log.mark(), batch);
-    const auto freed = reclaim_.step(false);
+    const auto freed = reclaim_.step(Reclaim::Keep::kNothing);
     if (!(moved && moved.value()) && !(freed && freed.value())) return;
   }
 }

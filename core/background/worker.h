@@ -99,6 +99,9 @@ class Worker {
   // The same, with what writeback and the log say. No lock of the log may be held.
   SpaceCounts counts_at_dirty_tail() const;
   Writeback::Size batch_for(const SpaceCounts& now) const;
+  Reclaim::Keep keeping() const;
+  // For good.
+  bool reclaim_stands_still() const;
   void close_old();
   bool unwritten() const;
   void make_room_task();

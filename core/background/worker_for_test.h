@@ -44,8 +44,11 @@ class WorkerTest : public BackgroundTest {
                 .idle_batch_bytes = 64 << 20};
     worker_ = std::make_unique<Worker>(*rig_->parts, *rig_->writeback, *rig_->reclaim, *main_,
                                        *writing_, w);
-    rig_->table->set_events(
-        {[this] { worker_->space_taken(); }, [this] { worker_->space_freed(); }});
+    rig_->table->set_events({[this](SegId seg) {
+                               rig_->forget_marks(seg);
+                               worker_->space_taken();
+                             },
+                             [this] { worker_->space_freed(); }});
     worker_->start();
   }
   void stop() {

@@ -202,6 +202,52 @@ TEST_F(WorkerTest, WaitingRequestsAreTriedAsSpaceComesFree) {
   EXPECT_EQ(rig_->value(0), 2);
 }
 
+// All of the cache was read, and could stay; then writes would wait until all of it was copied.
+TEST_F(WorkerTest, WhoWaitsHasSpaceBeforeAllIsKept) {
+  RigOptions o;
+  o.policy = policy::PolicyKind::kSecondChance;
+  o.kept_bytes = 256 << 20;
+  start(90, o);
+  constexpr uint64_t kBytes = 48 << 20;
+  for (uint64_t off = 0; off < kBytes; off += 65536) ASSERT_TRUE(rig_->fill(off, 65536));
+  rig_->flush();
+  rig_->write_back();
+  for (uint64_t off = 0; off < kBytes; off += 65536) rig_->hit(off);
+  const uint32_t free = rig_->table->counts().free;
+  on_retry_ = [&] { waiting_ = waiting_ && rig_->table->counts().free <= free; };
+  waiting_ = true;
+  worker_->request_waits();
+  run();
+  EXPECT_FALSE(waiting_);
+  EXPECT_LT(rig_->reclaim->kept()->moved_bytes.load(), kBytes * 3 / 4);
+}
+
+// Nothing that is moved would make room: the device is to get what is dirty.
+TEST_F(WorkerTest, WhereReclaimStandsStillNothingIsLeftToIt) {
+  move_segments_ = 8;
+  start(70);
+  const auto write_pages = [this](uint64_t pages, uint32_t value) {
+    for (uint64_t page = 0; page < pages; page++) rig_->write(page * 4096, 4096, value);
+    rig_->close();
+  };
+  write_pages(5, 1);
+  write_pages(10, 2);
+  write_pages(5, 3);
+  // What is superseded is passed first, so reclaim has something to do.
+  (void)rig_->writeback->step(rig_->log->mark(), {.bytes = 1, .live = LiveData::kLeaveAll});
+  ASSERT_NE(rig_->tails.key_tail(), rig_->tails.dirty_tail());
+  (void)rig_->writeback->step(rig_->log->mark(), {.bytes = 1 << 20, .live = LiveData::kLeave});
+  ASSERT_TRUE(rig_->writeback->moving_pays());
+  image_->memory().make_bad(MediaOff{media::kCacheCtrlOff});
+  waiting_ = true;
+  worker_->request_waits();
+  run();
+  EXPECT_EQ(failed_, EIO);
+  advance(kInterval);
+  EXPECT_EQ(rig_->device_value(9 * 4096), 2);
+  EXPECT_EQ(rig_->device_value(0), 3);
+}
+
 TEST_F(WorkerTest, ASegmentThatComesFreeLetsRequestsGoOn) {
   start(90);
   run();
@@ -228,7 +274,7 @@ TEST_F(WorkerTest, OneExecutorForBothWillDo) {
   w.fail_requests = [](int) {};
   w.fail_requests = [](int) {};
   Worker worker(*rig_->parts, *rig_->writeback, *rig_->reclaim, executor, executor, w);
-  rig_->table->set_events({[&] { worker.space_taken(); }, [&] { worker.space_freed(); }});
+  rig_->table->set_events({[&](SegId) { worker.space_taken(); }, [&] { worker.space_freed(); }});
   worker.start();
   use_apart(6);
   executor.advance(milliseconds(0));

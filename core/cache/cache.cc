@@ -238,7 +238,9 @@ Status Cache::wire() {
   if (options_.policy != policy::PolicyKind::kFifo && !options_.readonly)
     retention_ = std::make_unique<policy::Retention>(
         options_.policy, devices_.pmem->size_when_ready(),
-        uint64_t{gc_threshold_segments(frame_.info.n_segs, frame_.info.gc_percent)} *
+        uint64_t{gc_threshold_segments(
+            frame_.info.n_segs,
+            std::max<uint32_t>(frame_.info.gc_percent, policy::kLeastCapacityPercent))} *
             media::kSegmentBytes);
   parts_ = std::make_unique<const Parts>(
       Parts{.pmem = *devices_.pmem,
@@ -292,7 +294,12 @@ Status Cache::wire_background() {
   worker_ = std::make_unique<Worker>(*parts_, *writeback_, *reclaim_, main, write, working);
   requests_->deferred().set_wake([this] { worker_->request_waits(); });
   recovered_.segments->set_events(
-      {[this] { worker_->space_taken(); }, [this] { worker_->space_freed(); },
+      {[this](SegId seg) {
+         if (retention_)
+           retention_->forget_marks(recovered_.segments->media({seg, 0}), media::kSegDataBytes);
+         worker_->space_taken();
+       },
+       [this] { worker_->space_freed(); },
        [this](SegId seg, MediaOff at) { media_errors_.segment_retired(seg, at); }});
   if (options_.readonly) return {};
   worker_->prepare();

@@ -15,12 +15,13 @@ EvictionPolicy::EvictionPolicy(PolicyKind kind, uint64_t capacity_pages)
 
 bool EvictionPolicy::admits(uint64_t page, uint64_t pages, bool has_room) {
   if (duel_ == nullptr) return true;
-  (void)show_sample(page, pages, false);
+  (void)show_sample(page, pages, /*write=*/false, has_room);
   return keeper_.admits(duel_->leader(), page, page_hash(page), pages) || has_room;
 }
 
-Mark EvictionPolicy::told_of_hit(uint64_t page, uint64_t pages) {
-  return duel_ != nullptr && show_sample(page, pages, false) ? Mark::kHitSample : Mark::kHit;
+Mark EvictionPolicy::told_of_hit(uint64_t page, bool has_room) {
+  return duel_ != nullptr && show_sample(page, 1, /*write=*/false, has_room) ? Mark::kHitSample
+                                                                             : Mark::kHit;
 }
 
 const char* name_of(PolicyKind kind) {

@@ -11,12 +11,10 @@
 //
 // A mark is a byte that the cache has for each page of the log. It is all that a read hit touches:
 //
-//   if (mark != Mark::kHit) mark = policy.told_of_hit(page, pages);
+//   if (mark != Mark::kHit) mark = policy.told_of_hit(page, has_room);
 //
 // which is so once for most pages, and at each hit for pages of the sample. Relaxed loads and
-// stores do: a mark that is lost costs a copy or a miss. A page that is appended has Mark::kNotHit;
-// Mark::kHit, if a write has replaced it in the cache: it is in use (1 % fewer misses of a disk's
-// trace, where both were tried).
+// stores do: a mark that is lost costs a copy or a miss. A page that is appended has Mark::kNotHit.
 //
 // A page is a number, such as its offset on the device by its size. The policy does not know which
 // pages the cache holds.
@@ -55,18 +53,18 @@ class EvictionPolicy {
 
   // A write has stored so many pages. Any thread.
   void wrote(uint64_t page, uint64_t pages) {
-    if (duel_ != nullptr) (void)show_sample(page, pages, true);
+    if (duel_ != nullptr) (void)show_sample(page, pages, /*write=*/true, /*has_room=*/false);
   }
 
-  // A read has hit so many pages that are one extent: its new mark. Any thread.
-  Mark told_of_hit(uint64_t page, uint64_t pages);
+  // A read has hit the page: its new mark. `has_room` as above. Any thread.
+  Mark told_of_hit(uint64_t page, bool has_room);
 
   // An extent of so many pages could be given up at the tail: whether it is appended once more. Its
   // mark is that of any page that was hit. Not all stay, see Keeper.
-  // Not for dirty data, which is never given up, nor for data that is superseded. One thread at a
-  // time.
-  bool stays(Mark mark, uint64_t pages = 1) {
-    return keeper_.stays(rule(), mark != Mark::kNotHit, pages);
+  // Not for dirty data, which is never given up. What is superseded has Mark::kNotHit. One thread
+  // at a time.
+  bool stays(Mark mark, uint64_t pages = 1, bool in_a_hurry = false) {
+    return keeper_.stays(rule(), mark != Mark::kNotHit, pages, in_a_hurry);
   }
 
   // Writes of pages whose sample_place() is at most that need be told, of others not.
@@ -79,11 +77,11 @@ class EvictionPolicy {
  private:
   EvictionPolicy(PolicyKind kind, uint64_t capacity_pages);
   // To the duel, those of the pages that are of its sample. Whether any is.
-  bool show_sample(uint64_t page, uint64_t pages, bool write) {
+  bool show_sample(uint64_t page, uint64_t pages, bool write, bool has_room) {
     bool any = false;
     for (uint64_t at = page; at < page + pages; at++) {
       if (!duel_->is_sampled(at)) continue;
-      duel_->access(at, page_hash(at), write);
+      duel_->access(at, page_hash(at), write, has_room);
       any = true;
     }
     return any;

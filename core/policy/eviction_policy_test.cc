@@ -23,7 +23,7 @@ TEST(EvictionPolicy, FifoAndSecondChanceAdmitAllAndDifferAtTheTail) {
   for (auto* policy : {&fifo, &second_chance}) {
     for (uint64_t page = 0; page < 1000; page++) {
       EXPECT_TRUE((*policy)->admits(page, 1, false));
-      EXPECT_EQ((*policy)->told_of_hit(page, 1), Mark::kHit);
+      EXPECT_EQ((*policy)->told_of_hit(page, false), Mark::kHit);
       (*policy)->wrote(page, 1);
     }
     EXPECT_FALSE((*policy)->stays(Mark::kNotHit));
@@ -50,8 +50,8 @@ TEST(EvictionPolicy, AdaptiveIsToldOfAPageOnceAndOfItsSampleEachTime) {
   auto policy = EvictionPolicy::make(PolicyKind::kAdaptive, kLarge);
   uint64_t sampled = 0;
   for (uint64_t page = 0; page < 100'000; page++) {
-    const Mark mark = policy->told_of_hit(page, 1);
-    EXPECT_EQ(policy->told_of_hit(page, 1), mark);
+    const Mark mark = policy->told_of_hit(page, false);
+    EXPECT_EQ(policy->told_of_hit(page, false), mark);
     sampled += mark == Mark::kHitSample;
   }
   EXPECT_NEAR(static_cast<double>(sampled), 100'000.0 / 2048, 30);
@@ -88,7 +88,7 @@ TEST(EvictionPolicy, ManyThreadsCallItAtOnce) {
       for (uint64_t i = 0; i < 20'000; i++) {
         const uint64_t page = page_hash(i + id) % 5000;
         policy->admits(page, 1, false);
-        policy->told_of_hit(page + 1, 1);
+        policy->told_of_hit(page + 1, false);
         policy->wrote(page + 2, 1);
       }
     });
@@ -121,7 +121,8 @@ TEST(EvictionPolicy, LongExtentsCountAsTheirPages) {
                                      [extent](const auto& one) { return one.first == extent; });
       if (held != log.end()) {
         hits++;
-        if (held->second != Mark::kHit) held->second = policy->told_of_hit(extent * kPages, kPages);
+        for (uint64_t page = 0; page < kPages && held->second != Mark::kHit; page++)
+          held->second = policy->told_of_hit(extent * kPages + page, log.size() < kCapacity);
       } else if (policy->admits(extent * kPages, kPages, log.size() < kCapacity)) {
         append(extent);
       }

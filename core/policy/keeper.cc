@@ -46,7 +46,8 @@ bool Keeper::admits(Rule rule, uint64_t page, uint64_t hash, uint64_t pages) {
   return is_lucky(page, miss);
 }
 
-bool Keeper::stays(Rule rule, bool was_hit, uint64_t pages) {
+bool Keeper::stays(Rule rule, bool was_hit, uint64_t pages, bool in_a_hurry) {
+  if (in_a_hurry) moves_left_ = std::min(moves_left_, most_in_a_row_);
   const bool stays =
       rule != Rule::kFifo && was_hit && moves_left_ >= pages && moves_in_a_row_ < most_in_a_row_;
   if (stays) {

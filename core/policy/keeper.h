@@ -10,9 +10,12 @@
 //   kReuse         like kBimodal, but admits all whose reuse distance (ghost_list.h) is at most a
 //                  quarter of the cache. A scan passes by; what is used often gets in.
 //
-// Invariant: an extent at the tail is given up whenever a 32nd of the capacity (8 pages at least)
-// has stayed in a row, and the pages that have stayed are at most twice those given up, and one
-// capacity. So space comes free whatever is hit.
+// Invariants
+// - An extent at the tail is given up whenever a 32nd of the capacity (8 pages at least) has stayed
+//   in a row, and the pages that have stayed are at most twice those that have not, superseded ones
+//   among them, and one capacity. So space comes free whatever is hit.
+// - While somebody waits for space (`in_a_hurry`) it is a 32nd of the capacity in place of one: so
+//   a third of what the tail passes comes free soon, even if all of it was hit.
 #pragma once
 
 #include <atomic>
@@ -36,8 +39,9 @@ class Keeper {
   // and counts for all; `hash` is page_hash(page). Any thread.
   bool admits(Rule rule, uint64_t page, uint64_t hash, uint64_t pages = 1);
 
-  // Whether an extent at the tail is appended once more; otherwise it is given up. One thread.
-  bool stays(Rule rule, bool was_hit, uint64_t pages = 1);
+  // Whether an extent at the tail is appended once more; otherwise it is given up, or was
+  // superseded. One thread.
+  bool stays(Rule rule, bool was_hit, uint64_t pages = 1, bool in_a_hurry = false);
 
  private:
   const uint64_t capacity_pages_, most_in_a_row_;

@@ -120,6 +120,16 @@ TEST(Keeper, NoMoreStaysThanTwiceWhatIsGivenUpAndOneCapacity) {
   }
 }
 
+TEST(Keeper, InAHurryNoMoreThanTwoThirdsStay) {
+  Keeper keeper(kCapacity, false);
+  uint64_t stayed = 0, given_up = 0;
+  for (int i = 0; i < 20'000; i++) {
+    (keeper.stays(Rule::kSecondChance, true, 1, true) ? stayed : given_up)++;
+    ASSERT_LE(stayed, 2 * given_up + kCapacity / 32);
+  }
+  EXPECT_GE(stayed, 2 * given_up);
+}
+
 TEST(Keeper, WhatIsNotHitLetsLaterPagesStay) {
   Keeper keeper(kCapacity, false);
   for (int i = 0; i < 20'000; i++) keeper.stays(Rule::kSecondChance, true);

@@ -28,11 +28,11 @@ class LogModel {
     count_.accesses++;
     if (auto found = held_.find(page); found != held_.end()) {
       Mark& mark = found->second.mark;
-      if (mark != Mark::kHit) mark = policy_->told_of_hit(page, 1);
+      if (mark != Mark::kHit) mark = policy_->told_of_hit(page, has_room());
       return true;
     }
     count_.misses++;
-    if (policy_->admits(page, 1, held_.size() < capacity_)) append(page);
+    if (policy_->admits(page, 1, has_room())) append(page);
     return false;
   }
 
@@ -48,6 +48,10 @@ class LogModel {
     append(page);
   }
 
+  // So many pages from this one on, of which the policy is told nothing.
+  void hold(uint64_t page, uint64_t pages) {
+    for (uint64_t at = page; at < page + pages; at++) append(at);
+  }
   const MissCount& count() const { return count_; }
   void forget_counts() { count_ = {}; }
   uint64_t appended() const { return appended_; }
@@ -60,6 +64,7 @@ class LogModel {
     std::list<uint64_t>::iterator place;
   };
 
+  bool has_room() const { return held_.size() < capacity_; }
   void append(uint64_t page) {
     while (held_.size() >= capacity_) {
       Held& oldest = held_.at(log_.front());

@@ -171,6 +171,17 @@ TEST(Replay, ACacheOfWhichASampleIsWatchedDoesAsWell) {
   EXPECT_TRUE(log.policy().rule() == Rule::kFifo || log.policy().rule() == Rule::kSecondChance);
 }
 
+// Of a cache that is full when it is attached, the policy knows nothing.
+TEST(Replay, AFullCacheOfWhichThePolicyKnowsNothing) {
+  LogModel log(PolicyKind::kAdaptive, kCapacity);
+  log.hold(1'000'000, kCapacity);
+  for (int lap = 0; lap < 4; lap++)
+    for (uint64_t page = 0; page < kCapacity / 2; page++) log.read(1000 * page);
+  log.forget_counts();
+  for (uint64_t page = 0; page < kCapacity / 2; page++) log.read(1000 * page);
+  EXPECT_LT(log.count().ratio(), 0.1);
+}
+
 // Each page is written, read once, and never used again. A FIFO has it all, unless it keeps what it
 // need not.
 TEST(Replay, WritesAreCountedWhenRulesAreCompared) {

@@ -4,10 +4,11 @@
 //
 // A mark is 0 (not hit), 1 (hit), or more: hit, and of the policy's sample. Of hits of the latter
 // the policy is told the first since the data was stored here, and one in kTellOneIn: what is hit
-// often is hit under every rule.
+// often is hit under every rule. The marks of a segment are 0 when it is taken for new data.
 //
 // A page is 4 KiB of the backing device. An extent is hit if any of its places is: what was stored
-// together comes and goes together.
+// together comes and goes together. Extents that lie in the same 4 KiB of the cache device share a
+// mark, so one that was not hit may stay beside one that was.
 #pragma once
 
 #include <algorithm>
@@ -21,6 +22,10 @@
 
 namespace pcache::policy {
 
+// A policy is made for what gc_percent says at attach, but for no less: where nearly nothing is
+// kept every page would be of its sample, and gc_percent may be raised.
+inline constexpr uint32_t kLeastCapacityPercent = 10;
+
 class Retention {
  public:
   // `capacity_bytes`: of the data that the cache keeps, about. Throws std::bad_alloc.
@@ -28,20 +33,22 @@ class Retention {
       : kind_(kind),
         policy_(EvictionPolicy::make(kind, std::max<uint64_t>(capacity_bytes / kPageBytes, 1))),
         sample_limit_(policy_->sample_limit()),
-        marks_(std::make_unique<std::atomic<uint8_t>[]>(media_bytes / kPageBytes + 1)) {}
+        marks_(std::make_unique<std::atomic<uint8_t>[]>(media_bytes / kPageBytes + 1)),
+        capacity_bytes_(capacity_bytes),
+        passed_since_bytes_(capacity_bytes) {}
 
   // Of each 4 KiB of the media; see note_hit().
   const std::atomic<uint8_t>* marks() const { return marks_.get(); }
   static constexpr uint8_t kHit = 1;
-  // A read has hit this extent, of which the first byte is at this place, and its mark is not kHit.
-  // Any thread.
-  [[gnu::cold, gnu::noinline]] void hit(MediaOff at, uint64_t off, uint64_t len_bytes) {
+  // A read has hit the page at this offset, of which a byte is at this place, and the place's mark
+  // is not kHit. Any thread.
+  [[gnu::cold, gnu::noinline]] void hit(MediaOff at, uint64_t off) {
     std::atomic<uint8_t>& mark = marks_[at.v / kPageBytes];
     uint8_t now = mark.load(std::memory_order_relaxed);
     if (now > kSample)
       now--;
     else
-      now = policy_->told_of_hit(off / kPageBytes, pages_of({off, len_bytes})) == Mark::kHit
+      now = policy_->told_of_hit(off / kPageBytes, has_room()) == Mark::kHit
                 ? kHit
                 : kSample + kTellOneIn - 1;
     mark.store(now, std::memory_order_relaxed);
@@ -55,25 +62,33 @@ class Retention {
   }
   // A read has missed it: whether it is to be cached. Any thread.
   bool admits(const Extent& extent) {
-    return policy_->admits(extent.off / kPageBytes, pages_of(extent),
-                           !gives_up_.load(std::memory_order_relaxed));
+    return policy_->admits(extent.off / kPageBytes, pages_of(extent), has_room());
   }
-  // From now on something is given up for what comes. Any thread.
-  void gives_up() { gives_up_.store(true, std::memory_order_relaxed); }
-  // The mark of what is at these places. They will hold something else: they have none then. The
-  // thread of the log's tail.
-  Mark take_mark(MediaOff at, uint32_t len_bytes) {
-    bool any = false;
-    for (uint64_t page = at.v / kPageBytes; page <= (at.v + len_bytes - 1) / kPageBytes; page++) {
-      if (marks_[page].load(std::memory_order_relaxed) == 0) continue;
+  // The log's tail has passed so many bytes, with what is superseded, and given so many of them up
+  // that were cached. Where that is none for a whole capacity, there is room. The thread of the
+  // log's tail.
+  void passed(uint64_t bytes, uint64_t given_up_bytes) {
+    const uint64_t since = passed_since_bytes_.load(std::memory_order_relaxed);
+    passed_since_bytes_.store(
+        given_up_bytes > 0 ? 0 : since + std::min(bytes, UINT64_MAX - since),
+        std::memory_order_relaxed);
+  }
+  // The cache is to keep more than it did. Any thread.
+  void grew() { passed_since_bytes_.store(capacity_bytes_, std::memory_order_relaxed); }
+  // The mark of what is at these places. Any thread.
+  Mark mark(MediaOff at, uint32_t len_bytes) const {
+    for (uint64_t page = at.v / kPageBytes; page <= (at.v + len_bytes - 1) / kPageBytes; page++)
+      if (marks_[page].load(std::memory_order_relaxed) != 0) return Mark::kHit;
+    return Mark::kNotHit;
+  }
+  // These places will hold something else. Any thread.
+  void forget_marks(MediaOff at, uint64_t len_bytes) {
+    for (uint64_t page = at.v / kPageBytes; page <= (at.v + len_bytes - 1) / kPageBytes; page++)
       marks_[page].store(0, std::memory_order_relaxed);
-      any = true;
-    }
-    return any ? Mark::kHit : Mark::kNotHit;
   }
-  // Whether what is at the log's tail, and clean, stays. The thread of the log's tail.
-  bool stays(Mark mark, uint64_t len_bytes) {
-    return policy_->stays(mark, (len_bytes + kPageBytes - 1) / kPageBytes);
+  // Whether what is at the log's tail, and clean, stays; see Keeper. The thread of the log's tail.
+  bool stays(Mark mark, uint64_t len_bytes, bool in_a_hurry) {
+    return policy_->stays(mark, (len_bytes + kPageBytes - 1) / kPageBytes, in_a_hurry);
   }
 
   PolicyKind kind() const { return kind_; }
@@ -83,6 +98,9 @@ class Retention {
  private:
   static constexpr uint8_t kSample = 2, kTellOneIn = 32;
 
+  bool has_room() const {
+    return passed_since_bytes_.load(std::memory_order_relaxed) >= capacity_bytes_;
+  }
   static uint64_t pages_of(const Extent& extent) {
     return (extent.end() - 1) / kPageBytes - extent.off / kPageBytes + 1;
   }
@@ -94,16 +112,32 @@ class Retention {
   const std::unique_ptr<EvictionPolicy> policy_;
   const uint64_t sample_limit_;  // of the policy
   const std::unique_ptr<std::atomic<uint8_t>[]> marks_;
-  std::atomic<bool> gives_up_{false};
+  const uint64_t capacity_bytes_;
+  std::atomic<uint64_t> passed_since_bytes_;  // something was given up
 };
 
-// A read has hit this extent, of which the first byte is at this place. Any thread. `marks` are the
-// retention's; nullptr: there is none.
-[[gnu::always_inline]] inline void note_hit(Retention* retention, const std::atomic<uint8_t>* marks,
-                                            MediaOff at, uint64_t off, uint64_t len_bytes) {
+// A read has hit the page at this offset, or a part of it, of which a byte is at this place. Any
+// thread. `marks` are the retention's; nullptr: there is none.
+[[gnu::always_inline]] inline void note_page_hit(Retention* retention,
+                                                 const std::atomic<uint8_t>* marks, MediaOff at,
+                                                 uint64_t off) {
   if (marks != nullptr &&
       marks[at.v / kPageBytes].load(std::memory_order_relaxed) != Retention::kHit) [[unlikely]]
-    retention->hit(at, off, len_bytes);
+    retention->hit(at, off);
+}
+
+// The same of all pages of an extent, which may have come into the cache one by one: each has a
+// mark of its own.
+inline void note_hit(Retention* retention, const std::atomic<uint8_t>* marks, MediaOff at,
+                     uint64_t off, uint64_t len_bytes) {
+  if (marks == nullptr) return;
+  const MediaOff end = at + len_bytes;
+  while (at.v < end.v) {
+    note_page_hit(retention, marks, at, off);
+    const uint64_t to_next = kPageBytes - at.v % kPageBytes;
+    at = at + to_next;
+    off += to_next;
+  }
 }
 
 }  // namespace pcache::policy

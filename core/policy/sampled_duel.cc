@@ -33,13 +33,13 @@ SampledDuel::SampledDuel(uint64_t capacity_pages)
                            std::make_index_sequence<kRules>())),
       duel_(static_cast<size_t>(kFirst), capacity_pages / one_page_in(capacity_pages)) {}
 
-void SampledDuel::access(uint64_t page, uint64_t hash, bool write) {
+void SampledDuel::access(uint64_t page, uint64_t hash, bool write, bool has_room) {
   std::atomic<uint64_t>& held = place_in_held(hash);
   if (!write && held.load(std::memory_order_relaxed) == hash) return;
   if (!mu_.try_lock()) return;
   uint32_t missed = 0;
   for (size_t i = 0; i < kRules; i++)
-    missed |= uint32_t{!shadows_[i].access(page, hash, write)} << i;
+    missed |= uint32_t{!shadows_[i].access(page, hash, write, has_room)} << i;
   if (duel_.add(missed)) {
     leader_.store(static_cast<Rule>(duel_.leader()), std::memory_order_relaxed);
     changes_.store(changes() + 1, std::memory_order_relaxed);

@@ -30,8 +30,9 @@ class SampledDuel {
   uint64_t sample_limit() const { return sample_limit_; }
   bool is_sampled(uint64_t page) const { return sample_place(page) <= sample_limit_; }
 
-  // A read or a write of a page of the sample; `hash` is page_hash(page).
-  void access(uint64_t page, uint64_t hash, bool write);
+  // A read or a write of a page of the sample; `hash` is page_hash(page); `has_room` as in
+  // ShadowLog.
+  void access(uint64_t page, uint64_t hash, bool write, bool has_room);
 
   // What to follow now, and how often that has changed.
   Rule leader() const { return leader_.load(std::memory_order_relaxed); }

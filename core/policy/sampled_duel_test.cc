@@ -8,7 +8,7 @@
 namespace pcache::policy {
 namespace {
 
-void read(SampledDuel& duel, uint64_t page) { duel.access(page, page_hash(page), false); }
+void read(SampledDuel& duel, uint64_t page) { duel.access(page, page_hash(page), false, true); }
 
 TEST(SampledDuel, TheSampleLeavesEachShadowLogAtLeast512Pages) {
   for (uint64_t capacity : {uint64_t{1}, uint64_t{1023}, uint64_t{1024}, uint64_t{1} << 20}) {

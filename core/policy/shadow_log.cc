@@ -15,16 +15,14 @@ ShadowLog::ShadowLog(Rule rule, uint64_t capacity_pages)
   ring_.reserve(capacity_pages);
 }
 
-bool ShadowLog::access(uint64_t page, uint64_t hash, bool write) {
+bool ShadowLog::access(uint64_t page, uint64_t hash, bool write, bool has_room) {
   const auto tag = static_cast<uint32_t>(hash >> 32);
   if (const uint32_t at = slots_[find(tag)]; at != kFree) {
-    ring_[at].hit = true;
-    ring_[at].written |= write;
+    (write ? ring_[at].written : ring_[at].hit) = true;
     return true;
   }
-  const bool has_room = ring_.size() < capacity_pages_;
   const bool admitted = !write && keeper_.admits(rule_, page, hash);
-  if (write || admitted || has_room) append(tag);
+  if (write || admitted || (has_room && ring_.size() < capacity_pages_)) append(tag);
   return false;
 }
 

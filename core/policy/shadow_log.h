@@ -23,15 +23,16 @@ class ShadowLog {
   ShadowLog(Rule rule, uint64_t capacity_pages);
 
   // A read or a write of the page; `hash` is page_hash(page). True: the log has it. If not, it is
-  // appended when the rule admits it, it is written, or there is room.
-  bool access(uint64_t page, uint64_t hash, bool write);
+  // appended when the rule admits it, it is written, or there is room: here, and in the cache
+  // (`has_room`), which may be full of what this log was never shown.
+  bool access(uint64_t page, uint64_t hash, bool write, bool has_room);
 
   uint64_t pages() const { return ring_.size(); }
 
  private:
   struct Page {
     uint32_t tag;
-    bool hit;      // since it was appended
+    bool hit;      // by a read, since it was appended
     bool written;  // again: a later place in a real log has it, so it stays here at no cost
   };
 

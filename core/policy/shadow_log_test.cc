@@ -12,8 +12,10 @@
 namespace pcache::policy {
 namespace {
 
-bool read(ShadowLog& log, uint64_t page) { return log.access(page, page_hash(page), false); }
-bool write(ShadowLog& log, uint64_t page) { return log.access(page, page_hash(page), true); }
+bool read(ShadowLog& log, uint64_t page, bool has_room = true) {
+  return log.access(page, page_hash(page), false, has_room);
+}
+bool write(ShadowLog& log, uint64_t page) { return log.access(page, page_hash(page), true, true); }
 
 // The same with a queue that pages are moved in, and a keeper of its own.
 class PlainLog {
@@ -83,6 +85,25 @@ TEST(ShadowLog, WhatIsWrittenAgainIsNewAlsoInAFifo) {
   for (uint64_t page = 10; page < 13; page++) EXPECT_FALSE(read(log, page));
   EXPECT_TRUE(read(log, 0));
   EXPECT_FALSE(read(log, 1));
+}
+
+TEST(ShadowLog, WhatIsWrittenIsNotHit) {
+  ShadowLog log(Rule::kSecondChance, 4);
+  for (uint64_t page = 0; page < 4; page++) write(log, page);
+  write(log, 0);
+  read(log, 1);
+  for (uint64_t page = 10; page < 14; page++) read(log, page);
+  EXPECT_FALSE(read(log, 0)) << "at the tail again, where only its last place counts";
+}
+
+TEST(ShadowLog, InACacheThatIsFullOnlyWhatTheRuleAdmitsTakesRoom) {
+  ShadowLog all(Rule::kSecondChance, 1000), few(Rule::kReuse, 1000);
+  for (uint64_t page = 0; page < 500'000; page += 1000) {
+    read(all, page, /*has_room=*/false);
+    read(few, page, /*has_room=*/false);
+  }
+  EXPECT_EQ(all.pages(), 500u);
+  EXPECT_LT(few.pages(), 30u);
 }
 
 TEST(ShadowLog, WhereAllPagesAreWrittenAgainRoomIsFoundAllTheSame) {

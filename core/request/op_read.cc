@@ -30,7 +30,7 @@ constexpr size_t kPieces = 8;
   const MediaOff at = seg.media(page.slot.pos().off);
   parts.pmem.prefetch(at);
   // A hit that a write makes void leaves a mark, which costs no more than a copy later.
-  policy::note_hit(parts.retention, parts.hit_marks, at, off, len_bytes);
+  policy::note_page_hit(parts.retention, parts.hit_marks, at, off);
   parts.stripes.of(off).mu.settle();
   const uint64_t gen = seg.generation();
   return parts.index.still_valid(snapshot) &&

@@ -113,7 +113,7 @@ std::optional<SegId> SegmentTable::take(SegmentUse use, uint32_t keep_free) {
     MutexLock lock(mu_);
     seg = find_free(use, keep_free);
   }
-  if (seg && events_.taken) events_.taken();
+  if (seg && events_.taken) events_.taken(*seg);
   return seg;
 }
 

@@ -51,10 +51,12 @@ class SegmentTable {
   // Only while no other thread uses the table.
   void load_generations() EXCLUDES(mu_);
 
-  // `taken` is for those who free segments, `freed` for those who wait for one. They must be short
-  // and may not call back. Set while no other thread uses the table.
+  // `taken` is for those who free segments, and who know something of what the segment held;
+  // `freed` for those who wait for one. They must be short and may not call back. `taken` comes
+  // before anything is stored. Set while no other thread uses the table.
   struct Events {
-    std::function<void()> taken, freed;
+    std::function<void(SegId)> taken;
+    std::function<void()> freed = nullptr;
     std::function<void(SegId, MediaOff)> retired = nullptr;  // with the place of its bad page
   };
   // Reports the segments that are retired already, too.

@@ -177,7 +177,7 @@ TEST_F(Segments, RaisedGenerationsAreWrittenOnlyByPersistRaised) {
 TEST_F(Segments, TakingAndFreeingAreEvents) {
   const auto table = image_.table(2);
   int taken = 0, freed = 0;
-  table->set_events({[&] { taken++; }, [&] { freed++; }});
+  table->set_events({[&](SegId) { taken++; }, [&] { freed++; }});
   const SegId log = *table->take_for_log();
   const SegId data = *table->take_for_data();
   EXPECT_EQ(taken, 2);
@@ -196,7 +196,7 @@ TEST_F(Segments, TakingAndFreeingAreEvents) {
 TEST_F(Segments, WhatCannotBeTakenIsNoEvent) {
   const auto table = image_.table(6);
   int taken = 0;
-  table->set_events({[&] { taken++; }, {}});
+  table->set_events({[&](SegId) { taken++; }, {}});
   EXPECT_FALSE(table->take_for_data());
   EXPECT_EQ(taken, 0);
   table->set_events({});
@@ -209,7 +209,7 @@ TEST_F(Segments, AnEventMayAskTheTable) {
   const auto table = image_.table(0);
   std::vector<uint32_t> free;
   const auto ask = [&] { free.push_back(table->counts().free); };
-  table->set_events({ask, ask});
+  table->set_events({[&](SegId) { ask(); }, ask});
   const SegId seg = *table->take_for_data();
   table->finish_filling(seg, 0);
   table->release_log(*table->take_for_log());
@@ -293,7 +293,7 @@ class RetiredSegments : public Segments {
     return taken;
   }
   void watch(SegmentTable& table) {
-    table.set_events({[] {}, [this] { freed_++; },
+    table.set_events({[](SegId) {}, [this] { freed_++; },
                       [this](SegId seg, MediaOff at) {
                         retired_.push_back({seg.v, at.v});
                       }});

@@ -91,11 +91,15 @@ SpaceActions decide(const SpaceLimits& limits, const SpaceCounts& now) {
   actions.throttle = throttles(limits, now);
   actions.reclaim = wanted || in_use_from(now, now.gc_percent);
   actions.write_back = (hurry || actions.clean) && !now.all_passed && !now.log_damaged;
-  actions.live = now.draining                         ? LiveData::kDrain
-                 : !hurry || actions.clean            ? LiveData::kWrite
-                 : now.moving_pays && now.reclaimable ? LiveData::kLeaveAll
-                 : soon                               ? LiveData::kMove
-                                                      : LiveData::kLeave;
+  // Where no space comes free the device is all that is left.
+  const bool writes = !hurry || actions.clean || now.reclaim_stands_still;
+  // Reclaim, which is at work, asks again when it has come to dirty_tail.
+  const bool leaves_all = now.moving_pays && now.reclaimable && actions.reclaim;
+  actions.live = now.draining ? LiveData::kDrain
+                 : writes     ? LiveData::kWrite
+                 : leaves_all ? LiveData::kLeaveAll
+                 : soon       ? LiveData::kMove
+                              : LiveData::kLeave;
   actions.reason = now.draining    ? WriteReason::kDrain
                    : hurry         ? WriteReason::kSpace
                    : actions.clean ? WriteReason::kDirtyLimit

@@ -133,8 +133,9 @@ struct SpaceCounts {
   // Reclaim is behind dirty_tail: space comes free without the device. (Where superseded data is
   // passed at once, writeback would otherwise overtake it, and write what is live at the head.)
   bool reclaimable = false;
-  bool log_damaged = false;        // a kset cannot be read: they never pass it
-  bool damaged_data_left = false;  // dirty data that cannot be read: its keys are never passed
+  bool reclaim_stands_still = false;  // for good: a damaged log, or no record of where it begins
+  bool log_damaged = false;           // a kset cannot be read: they never pass it
+  bool damaged_data_left = false;     // dirty data that cannot be read: its keys are never passed
 };
 
 // What writeback does with dirty data that is not superseded, where the barriers allow to move it
