@@ -12,7 +12,7 @@
 //
 // Invariant: an extent at the tail is given up whenever a 32nd of the capacity (8 pages at least)
 // has stayed in a row, and the pages that have stayed are at most twice those given up, and one
-// capacity. So space comes free whatever is hit.
+// capacity. So space comes free whatever is hit (hazard kept-without-end).
 #pragma once
 
 #include <atomic>
