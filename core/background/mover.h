@@ -16,7 +16,7 @@
 //   that a write has appended meanwhile stays the later one (hazard moved-over-newer).
 // - The old place stays as it is: its segment is freed only when its key has left the log, which
 //   waits until the new key is committed (Superseded::make_durable()).
-// - A clean extent stays clean, a dirty one dirty.
+// - A clean extent stays clean, a dirty one dirty (hazard moved-is-clean).
 // One thread at a time.
 #pragma once
 

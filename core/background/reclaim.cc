@@ -40,6 +40,8 @@ Result<bool> Reclaim::step(Keep keep) {
   // places.)
   const CachePos dirty_tail = parts_.tails.dirty_tail();
   PCACHE_CHECK(end.value().seg != dirty_tail.seg || end.value().off <= dirty_tail.off);
+  const bool frees_first = hazard(Hazard::kFreedBeforeMoved);
+  if (frees_first) drop_references();
   if (mover_ && keep != Keep::kNothing) keep_what_stays(keep);
   // Takes no memory.
   const uint64_t forgotten_bytes = forget_keys();
@@ -48,7 +50,8 @@ Result<bool> Reclaim::step(Keep keep) {
     counters_.errors.add();
     return moved.error();
   }
-  drop_references();
+  if (!frees_first) drop_references();
+  release_log_segments();
   counters_.ksets.add(ksets_);
   counters_.keys.add(keys_.size());
   counters_.dead_keys.add(dead_keys_);
@@ -167,6 +170,9 @@ void Reclaim::drop_references() {
     parts_.segments.drop_refs(SegId{seg}, static_cast<int64_t>(stop - at));
     at = stop;
   }
+}
+
+void Reclaim::release_log_segments() {
   for (const SegId seg : log_segments_) {
     PCACHE_CHECK(seg != parts_.tails.key_tail().seg);  // or replay would begin in a free segment
     parts_.segments.release_log(seg);

@@ -15,6 +15,7 @@
 //   index.
 // - A reference is dropped for exactly those keys for which one was taken: those of their segment's
 //   current generation (hazard dead-key-references).
+// - A segment that a move copies from still has its references (hazard freed-before-moved).
 // - A key's own range leads to its place in the index: nothing is searched for dead keys (hazard
 //   scan-for-dead-keys).
 // One thread at a time.
@@ -60,7 +61,8 @@ class Reclaim {
   bool is_cached(const media::Key& key) const;
   uint64_t forget_keys();  // of keys_
   void count_forgotten(const media::Key& key, uint64_t bytes);
-  void drop_references();
+  void drop_references();  // of keys_
+  void release_log_segments();
 
   const Parts& parts_;
   std::vector<media::Key> keys_;  // of a step, those that hold a reference

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // What stays in the cache when reclaim comes to it. The rule is second chance: what was read stays.
+#include <optional>
 #include <random>
+#include <utility>
 
 #include "background/background_for_test.h"
 
@@ -285,6 +287,87 @@ TEST_F(RetentionTest, ThereIsRoomUntilSomethingIsGivenUp) {
   rig_->write(0, 4096, 5);
   rig_->reclaim_all();
   EXPECT_TRUE(has_room()) << "nothing for a whole capacity";
+}
+
+// Hazard kept-without-end. All is read before reclaim comes to it, and there is a place for all.
+TEST_F(RetentionTest, APartIsGivenUpWhateverIsRead) {
+  RigOptions o = second_chance();
+  o.kept_bytes = 16 << 20;
+  start(o);
+  image_->memory().set_recording(false);
+  constexpr uint64_t kBytes = 32 << 20, kExtent = 64 << 10;
+  for (uint64_t off = 0; off < kBytes; off += kExtent) ASSERT_TRUE(rig_->fill(off, kExtent));
+  const uint32_t free = rig_->table->counts().free;
+  for (int round = 0; round < 8; round++) {
+    for (uint64_t off = 0; off < kBytes; off += kExtent)
+      if (rig_->lookup({off, kSector}).kind == Piece::Kind::kHit) rig_->hit(off);
+    rig_->flush();
+    rig_->write_back();
+    rig_->reclaim_all();
+  }
+  EXPECT_GT(kept().moved_bytes.load(), kBytes);
+  EXPECT_LT(rig_->index->mapped_bytes(), kBytes / 2);
+  EXPECT_GT(rig_->table->counts().free, free);
+}
+
+// Hazard freed-before-moved. While data is moved, writes take all space that there is.
+TEST_F(RetentionTest, WhatAMoveReadsIsNotHandedOut) {
+  RigOptions o = second_chance();
+  o.log_reserve = 0;
+  o.logical_bytes = 128 << 20;
+  start(o);
+  image_->memory().set_recording(false);
+  const std::optional<SegId> place = rig_->table->take_for_data();
+  ASSERT_TRUE(place);
+  // Each range in a kset of its own, so that the first step takes all keys of a segment.
+  for (uint64_t off = 0; rig_->fill(off, kRangeBytes); off += kRangeBytes) rig_->flush();
+  rig_->flush();
+  rig_->write_back();
+  rig_->hit(0);
+  rig_->table->finish_filling(*place, 0);  // free: for what stays
+  uint64_t written = 0;
+  bool writes = true;
+  image_->memory().set_on_store([&](size_t len_bytes) {
+    if (len_bytes < kPageBytes || !std::exchange(writes, false)) return;
+    while (rig_->write((112 << 20) + written, 65536, 9)) written += 65536;
+  });
+  EXPECT_TRUE(rig_->reclaim->step().value());
+  image_->memory().set_on_store(nullptr);
+  EXPECT_FALSE(writes);
+  EXPECT_EQ(written, 0u) << "the segment that is moved out of is not free yet";
+  EXPECT_EQ(kept().moved_bytes.load(), kRangeBytes);
+  EXPECT_EQ(rig_->table->counts().free, 1u) << "now it is";
+  for (uint64_t off = 0; off < kRangeBytes; off += 4096) ASSERT_EQ(rig_->value(off), Rig::kBacking);
+}
+
+// Hazard moved-over-newer. The clean key would come behind the write's, and stay when that is
+// reclaimed.
+TEST_F(RetentionTest, WhatIsWrittenWhileItIsMovedStays) {
+  for (const bool data_crc : {false, true}) {
+    RigOptions o = second_chance();
+    o.data_crc = data_crc;
+    start(o);
+    written_and_filled();
+    rig_->hit(8192);
+    bool writes = true;
+    image_->memory().set_on_store([&](size_t len_bytes) {
+      if (len_bytes == kPageBytes && std::exchange(writes, false)) rig_->write(8192, 512, 7);
+    });
+    EXPECT_TRUE(rig_->reclaim->step().value());
+    image_->memory().set_on_store(nullptr);
+    EXPECT_FALSE(writes);
+    EXPECT_EQ(rig_->value(8192), 7);
+    EXPECT_EQ(rig_->value(8192 + 512), Rig::kBacking);
+    rig_->flush();
+    attach();
+    EXPECT_EQ(rig_->mapped(8192, 512), "D");
+    EXPECT_EQ(rig_->value(8192), 7);
+    rig_->write_back();
+    EXPECT_EQ(rig_->device_value(8192), 7);
+    rig_->reclaim_all();
+    attach();
+    EXPECT_EQ(rig_->value(8192), 7);
+  }
 }
 
 TEST_F(RetentionTest, ACrashInAnyStepLosesNothing) {

@@ -62,6 +62,9 @@ constexpr struct {
     {"superseded-across-a-barrier", Hazard::kSupersededAcrossABarrier},
     {"moved-over-newer", Hazard::kMovedOverNewer},
     {"failed-move-passed", Hazard::kFailedMovePassed},
+    {"moved-is-clean", Hazard::kMovedIsClean},
+    {"freed-before-moved", Hazard::kFreedBeforeMoved},
+    {"kept-without-end", Hazard::kKeptWithoutEnd},
 };
 
 std::optional<Hazard> hazard_named(std::string_view name) {

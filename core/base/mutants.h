@@ -51,6 +51,9 @@ enum class Hazard : uint8_t {
   kSupersededAcrossABarrier,
   kMovedOverNewer,
   kFailedMovePassed,
+  kMovedIsClean,
+  kFreedBeforeMoved,
+  kKeptWithoutEnd,
 };
 
 // A place in the code that stores to media or fences. A function that does this for several callers

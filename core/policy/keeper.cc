@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/mutants.h"
 #include "policy/page_hash.h"
 
 namespace pcache::policy {
@@ -48,8 +49,9 @@ bool Keeper::admits(Rule rule, uint64_t page, uint64_t hash, uint64_t pages) {
 
 bool Keeper::stays(Rule rule, bool was_hit, uint64_t pages, bool in_a_hurry) {
   if (in_a_hurry) moves_left_ = std::min(moves_left_, most_in_a_row_);
-  const bool stays =
-      rule != Rule::kFifo && was_hit && moves_left_ >= pages && moves_in_a_row_ < most_in_a_row_;
+  const bool may_stay =
+      (moves_left_ >= pages && moves_in_a_row_ < most_in_a_row_) || hazard(Hazard::kKeptWithoutEnd);
+  const bool stays = rule != Rule::kFifo && was_hit && may_stay;
   if (stays) {
     moves_left_ -= pages;
     moves_in_a_row_ += pages;

@@ -13,7 +13,8 @@
 // Invariants
 // - An extent at the tail is given up whenever a 32nd of the capacity (8 pages at least) has stayed
 //   in a row, and the pages that have stayed are at most twice those that have not, superseded ones
-//   among them, and one capacity. So space comes free whatever is hit.
+//   among them, and one capacity. So space comes free whatever is hit (hazard
+//   kept-without-end).
 // - While somebody waits for space (`in_a_hurry`) it is a 32nd of the capacity in place of one: so
 //   a third of what the tail passes comes free soon, even if all of it was hit.
 #pragma once

@@ -69,9 +69,8 @@ class Retention {
   // log's tail.
   void passed(uint64_t bytes, uint64_t given_up_bytes) {
     const uint64_t since = passed_since_bytes_.load(std::memory_order_relaxed);
-    passed_since_bytes_.store(
-        given_up_bytes > 0 ? 0 : since + std::min(bytes, UINT64_MAX - since),
-        std::memory_order_relaxed);
+    passed_since_bytes_.store(given_up_bytes > 0 ? 0 : since + std::min(bytes, UINT64_MAX - since),
+                              std::memory_order_relaxed);
   }
   // The cache is to keep more than it did. Any thread.
   void grew() { passed_since_bytes_.store(capacity_bytes_, std::memory_order_relaxed); }
