@@ -67,8 +67,8 @@ class Reclaim {
   const Parts& parts_;
   std::vector<media::Key> keys_;  // of a step, those that hold a reference
   std::vector<SegId> log_segments_;
-  std::unique_ptr<Mover> mover_;  // where there is a policy
-  std::vector<media::Key> stay_;  // of one stripe
+  std::unique_ptr<Mover> mover_;                           // where there is a policy
+  std::vector<media::Key> stay_;                           // of one stripe
   uint64_t ksets_ = 0, dead_keys_ = 0, passed_bytes_ = 0;  // of a step
   Counters counters_;
 };
