@@ -53,6 +53,11 @@ class Retention {
                 : kSample + kTellOneIn - 1;
     mark.store(now, std::memory_order_relaxed);
   }
+  // The same of an extent that begins with these two, in this 4 KiB of the media.
+  [[gnu::cold, gnu::noinline]] void hit_of_extent(MediaOff at, uint64_t off, uint64_t media_page) {
+    const uint64_t in_extent = media_page * kPageBytes - std::min(media_page * kPageBytes, at.v);
+    hit(at + in_extent, off + in_extent);
+  }
   // Any thread.
   [[gnu::always_inline]] void wrote(uint64_t off, uint64_t len_bytes) {
     const uint64_t page = off / kPageBytes;
@@ -127,16 +132,13 @@ class Retention {
 
 // The same of all pages of an extent, which may have come into the cache one by one: each has a
 // mark of its own.
-inline void note_hit(Retention* retention, const std::atomic<uint8_t>* marks, MediaOff at,
-                     uint64_t off, uint64_t len_bytes) {
+[[gnu::always_inline]] inline void note_hit(Retention* retention, const std::atomic<uint8_t>* marks,
+                                            MediaOff at, uint64_t off, uint64_t len_bytes) {
   if (marks == nullptr) return;
-  const MediaOff end = at + len_bytes;
-  while (at.v < end.v) {
-    note_page_hit(retention, marks, at, off);
-    const uint64_t to_next = kPageBytes - at.v % kPageBytes;
-    at = at + to_next;
-    off += to_next;
-  }
+  const uint64_t last = (at.v + len_bytes - 1) / kPageBytes;
+  for (uint64_t page = at.v / kPageBytes; page <= last; page++)
+    if (marks[page].load(std::memory_order_relaxed) != Retention::kHit) [[unlikely]]
+      retention->hit_of_extent(at, off, page);
 }
 
 }  // namespace pcache::policy
