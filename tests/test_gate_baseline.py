@@ -92,7 +92,8 @@ def test_a_request_that_is_gone_is_worse(judged):
 ])
 def test_ok_is_said_when_all_was_judged(judged, options, more, last):
     status, said = judged(*options, **more)
-    assert said.splitlines()[-1].startswith("gate: ") and said.splitlines()[-1].endswith(last)
+    line = said.splitlines()[-1]
+    assert line.startswith("gate: FAIL: " if last == "FAIL" else "gate: ") and (last == "FAIL" or line.endswith(last))
     assert status == (last == "FAIL") and ("gate: ok" in said) == (last == "ok")
 
 

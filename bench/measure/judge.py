@@ -55,8 +55,11 @@ def judge(first, second, metric, threshold):
     return Verdict(metric.name, ratio, p, what)
 
 
-def line_of(case, verdict):
+def figures_text(verdict):
     ratio = verdict.ratio
     p = "" if verdict.p is None else f", p {verdict.p:.2g}"
-    return (f"{case:<48} {verdict.metric:<10} {ratio.median:6.3f} ({ratio.low:.3f} to {ratio.high:.3f}), n {ratio.n}{p}"
-            f": {verdict.what}")
+    return f"{ratio.median:.3f} ({ratio.low:.3f} to {ratio.high:.3f}), n {ratio.n}{p}"
+
+
+def line_of(case, verdict):
+    return f"{case:<48} {verdict.metric:<10}  {figures_text(verdict)}: {verdict.what}"

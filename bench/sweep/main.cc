@@ -59,7 +59,7 @@ void add_run(CLI::App& app, RunOptions& options, int& status) {
   run_command->add_option("--resume", options.resume, "a folder: makes what it lacks");
   run_command->add_option("--build", options.builds,
                           "build directories to measure, in turn; default this program's own");
-  run_command->add_option("--repeats", options.repeats,
+  run_command->add_option("--rounds,--repeats", options.repeats,
                           "instead of the file's; with --resume, more than before");
   run_command->add_option("--runtime", options.runtime_s, "seconds, instead of the file's");
   run_command->add_option("--cache-dir", options.place.cache_dir,
