@@ -9,6 +9,7 @@ import pytest
 from cmarkgfm.cmark import Options
 
 from measure import gate
+from measure.doubts import Doubts
 from measure.errors import MeasureError
 from measure.estimates import Estimate
 from measure.libpcache import BUILD
@@ -19,6 +20,7 @@ from test_compare import results, rounds
 from test_gate import CANNOT_TELL, COUNTS, SAME, SLOWER, run
 
 WRONG = 2
+NO_DOUBTS = Doubts([], [], [], [], {}, 2)
 ONE = COUNTS["write"]
 NASTY = "a|b <b>c</b> `d` *e* \x00\x1b[1m _f_ & \"g\""
 
@@ -190,13 +192,13 @@ def gate_of(tmp_path, monkeypatch, capsys):
         "schema": "pcache-gate/1", "threshold": 0.25, "rounds": 15, "compiler": "cc 1", "counts": {"write": ONE},
         "ratios": {"a CPU": {"w": {"median": 0.9, "low": 0.88, "high": 0.92, "n": 15}}}}))
 
-    def run_gate(*options, instructions=1000.0, ratio=0.9, machine="a CPU"):
+    def run_gate(*options, instructions=1000.0, ratio=0.9, machine="a CPU", doubts=NO_DOUBTS):
         monkeypatch.setattr(gate.request_counts, "names", lambda _: ["write"])
         monkeypatch.setattr(gate.request_counts, "count", lambda *_: {**ONE, "instructions": instructions})
         monkeypatch.setattr(gate.request_counts, "compiler", lambda _: "cc 1")
         asked = []
         monkeypatch.setattr(gate, "measure_ratios", lambda _, rounds, *__: asked.append(rounds) or (
-            {"w": Estimate(rounds, ratio, ratio * 0.99, ratio * 1.01)}, machine))
+            {"w": Estimate(rounds, ratio, ratio * 0.99, ratio * 1.01)}, machine, doubts))
         paths = files(tmp_path)
         status = gate.main(["--baseline", str(baseline), "--build", str(BUILD), *options,
                             *map(str, options_for(paths))])

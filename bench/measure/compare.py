@@ -17,6 +17,7 @@ import sys
 
 from . import outcome_files, pcache_sweep
 from .command_line import Parser
+from .doubts import Doubts, say
 from .errors import MeasureError
 from .judge import LEAST_ROUNDS, METRICS, figures_text, judge, line_of
 from .machine import machine_key
@@ -153,7 +154,16 @@ def check_of(case, verdict):
                  {"ratio": figures_of(verdict.ratio), "p": verdict.p})
 
 
-def conclude(compared, threshold, found, cure=""):
+def say_doubts(runs, found):
+    """How wide an interval is, is judged itself. Given are those by which this is a verdict on the disk."""
+    doubts = [Doubts.of(run, None) for run in runs]
+    notes = [note for one in doubts for note in one.notes()]
+    say("compare", notes)
+    found.notes += notes
+    return [one.waited_note() for one in doubts if one.is_of_the_disk]
+
+
+def conclude(compared, threshold, found, runs, cure=""):
     """Prints it all, and fills in what was found."""
     for case, why in compared.untold.items():
         print(f"{case:<48} {why}: cannot tell")
@@ -165,6 +175,11 @@ def conclude(compared, threshold, found, cure=""):
         raise MeasureError("compare: nothing was measured that could be compared; expected measurements of the cache "
                            "or the bound by both sides, in the same rounds")
     found.status, found.headline = verdict_on(compared, threshold, cure, found.is_strict)
+    for note in say_doubts(runs, found):
+        found.headline += f"; {note}"
+        found.checks.append(Check("doubts", "writeback", Outcome.UNJUDGED, "of the disk", note))
+        if found.is_strict and found.status is Exit.OK:
+            found.status = Exit.CANNOT_TELL
     print(f"compare: {found.headline}")
 
 
@@ -191,15 +206,16 @@ def judge_kept(options, threshold, found):
         note = "two results that were not measured in turn: what drifted between them counts as a difference"
         print(f"compare: {note}", file=sys.stderr)
         found.notes.append(note)
-    conclude(compared, threshold, found, cure_of(runs))
+    conclude(compared, threshold, found, runs, cure_of(runs))
 
 
 def judge_builds(options, threshold, found):
     with new_folder("pcache-compare-") as scratch:
         folder = options.output or scratch / "run"
         compared = measure((options.a, options.b), options, threshold, folder)
-        say_sources([Run(folder)], found)
-    conclude(compared, threshold, found)
+        runs = [Run(folder)]
+    say_sources(runs, found)
+    conclude(compared, threshold, found, runs)
 
 
 def parse(arguments):

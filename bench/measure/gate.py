@@ -17,6 +17,7 @@ import sys
 from . import outcome_files, pcache_sweep, request_counts
 from .build_stamp import counted_stamp, other_source_tree
 from .command_line import Parser, reason, regex
+from .doubts import Doubts, say
 from .errors import MeasureError
 from .estimates import estimate, paired_ratios
 from .gate_baseline import SCHEMA, load, store
@@ -80,7 +81,7 @@ def judge_ratios(baseline, now, threshold):
 
 
 def measure_ratios(build, rounds, output, quiet):
-    """({case: ratio to the bound}, the kind of machine)."""
+    """({case: ratio to the bound}, the kind of machine, Doubts)."""
     with new_folder("pcache-gate-") as scratch:
         folder = output or scratch / "run"
         keep = [] if output else ["--temporary"]
@@ -94,7 +95,7 @@ def measure_ratios(build, rounds, output, quiet):
             ratio = estimate(paired_ratios(*values))
             if ratio:
                 ratios[case.id] = ratio
-    return ratios, machine_key(run.info["host"]["cpu"])
+    return ratios, machine_key(run.info["host"]["cpu"]), Doubts.of(run, None)
 
 
 def say_sources(build, found):
@@ -123,7 +124,8 @@ def accept(options, program, found):
     if not options.ratios:
         accept_counts(baseline, options, program)
     if not options.counts:
-        ratios, machine = measure_ratios(options.build, rounds, options.output, options.quiet)
+        ratios, machine, doubts = measure_ratios(options.build, rounds, options.output, options.quiet)
+        say_doubts(doubts, found)
         baseline["ratios"][machine] = {case: {"median": round(r.median, 4), "low": round(r.low, 4),
                                               "high": round(r.high, 4), "n": r.n} for case, r in ratios.items()}
     store(baseline, options.baseline)
@@ -208,10 +210,18 @@ def said_of(ratio):
     return f"{ratio.median:.3f} ({ratio.low:.3f} to {ratio.high:.3f}) of the bound, n {ratio.n}"
 
 
+def say_doubts(doubts, found):
+    """How wide an interval is, is judged itself."""
+    notes = list(doubts.notes())
+    say("gate", notes)
+    found.notes += notes
+
+
 def gate_ratios(baseline, options, found):
     """What was not judged."""
-    ratios, machine = measure_ratios(options.build, options.rounds or baseline["rounds"], options.output,
-                                     options.quiet)
+    ratios, machine, doubts = measure_ratios(options.build, options.rounds or baseline["rounds"], options.output,
+                                             options.quiet)
+    say_doubts(doubts, found)
     known = baseline["ratios"].get(machine)
     for case, ratio in ratios.items():
         print(f"gate: {case:<40} {said_of(ratio)}")
@@ -226,6 +236,9 @@ def gate_ratios(baseline, options, found):
         print(f"gate: {case:<40} {verdict}")
         found.checks.append(check_of_ratio(case, verdict, known[case], ratios.get(case)))
     unjudged = [f"the ratio of {case}" for case, verdict in verdicts.items() if verdict.startswith("cannot tell")]
+    if doubts.is_of_the_disk:
+        unjudged.append(f"the cache: {doubts.waited_note()}")
+        found.checks.append(Check("ratios", "writeback", Outcome.UNJUDGED, "of the disk", doubts.waited_note()))
     for case in ratios:
         if case not in known:
             unjudged.append(f"the ratio of {case}, which the baseline does not have")

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "sweep/run_command.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <ctime>
@@ -21,6 +23,7 @@ namespace fs = std::filesystem;
 
 constexpr int kFailed = 1, kInterrupted = 130;
 constexpr uint64_t kMostSpecBytes = 1 << 20;
+constexpr uint32_t kLeastRounds = 9;  // that compare judges; LEAST_ROUNDS of measure/judge.py
 
 void check(const RunOptions& options) {
   if (options.spec.empty() == options.resume.empty())
@@ -86,6 +89,20 @@ void say_what_is_left_out(const Spec& spec) {
               trace.c_str(), static_cast<unsigned long long>(number));
 }
 
+// Of what compare could judge.
+bool has_too_few_rounds(const Spec& spec) {
+  return spec.repeats < kLeastRounds && std::ranges::any_of(spec.cases, [](const Case& one) {
+           const std::string& engine = one.values.at("engine");
+           return one.left_out.empty() && !one.replay && (engine == "pcache" || engine == "bound");
+         });
+}
+
+std::string few_rounds(const Spec& spec, const std::string& cure) {
+  return std::to_string(spec.repeats) + (spec.repeats == 1 ? " round" : " rounds") +
+         ": compare judges from " + std::to_string(kLeastRounds) + " on; " + cure + " --rounds " +
+         std::to_string(kLeastRounds);
+}
+
 void print_plan(const Spec& spec, size_t builds) {
   say_what_is_left_out(spec);
   double seconds = 0;
@@ -98,6 +115,7 @@ void print_plan(const Spec& spec, size_t builds) {
   }
   printf("%zu cases, %zu measurements, about %.0f minutes\n", spec.cases.size() - spec.left_out(),
          plan.size(), seconds / 60 + 0.5);
+  if (has_too_few_rounds(spec)) printf("%s\n", few_rounds(spec, "as many are made by").c_str());
 }
 
 // Of a folder: its spec, with as many rounds as are asked for.
@@ -140,15 +158,44 @@ PlaceOptions absolute(PlaceOptions options) {
   return options;
 }
 
+void warn(const std::string& text) {
+  const bool tty = isatty(STDERR_FILENO);
+  fprintf(stderr, "pcache-sweep: %s%s%s\n", tty ? "\033[31m" : "", text.c_str(),
+          tty ? "\033[0m" : "");
+}
+
+// As measure/doubts.py says it of the whole folder.
+void say_doubts(const Doubts& doubts) {
+  const auto of = [](size_t some, size_t all) {
+    return std::to_string(some) + " of " + std::to_string(all) + " measurements ";
+  };
+  if (doubts.waited > 0)
+    warn(of(doubts.waited, doubts.writing) +
+         "that write waited for writeback: this compares the disk; a `volume` ends a measurement "
+         "before that");
+  char load[32];
+  snprintf(load, sizeof load, "%.1f", doubts.most_load);
+  if (doubts.overloaded > 0)
+    warn(of(doubts.overloaded, doubts.measured) + "began with a load above the " +
+         std::to_string(sysconf(_SC_NPROCESSORS_ONLN)) + " CPUs, up to " + load);
+}
+
 int measure(const Spec& spec, const Place& place, RunFolder& folder, const RunOptions& options) {
   const auto hint = [&](const std::string& before, const char* behind) {
     return options.temporary ? "" : before + folder.path() + behind;
   };
   try {
-    const size_t failed = Runner(spec, place, folder, options.quiet).run();
+    Runner runner(spec, place, folder, options.quiet);
+    const size_t failed = runner.run();
     if (const size_t n = spec.left_out(); n > 0)  // once more, since that may be hours ago
       fprintf(stderr, "pcache-sweep: %zu of %zu cases were left out, as was said at the start\n", n,
               spec.cases.size());
+    if (!options.temporary) {  // else who reads the folder says it
+      say_doubts(runner.doubts());
+      if (has_too_few_rounds(spec))
+        fprintf(stderr, "pcache-sweep: %s\n",
+                few_rounds(spec, "pcache-sweep run --resume " + folder.path()).c_str());
+    }
     printf("%s\n", folder.path().c_str());
     if (failed > 0)
       fprintf(stderr, "pcache-sweep: %zu measurements failed%s\n", failed,

@@ -99,9 +99,21 @@ std::string clock_of(double seconds) {
 std::string in_raw(const std::string& path) { return std::filesystem::path(path).filename(); }
 
 // Since the attach: of a case that is filled first, of that, too.
-ordered_json backing_metrics(const nlohmann::json& status) {
-  return {{"requested_bytes", status.at("requests").at("write_bytes")},
-          {"written_bytes", status.at("writeback").at("written_bytes")}};
+ordered_json backing_metrics(const Case& one, const nlohmann::json& status) {
+  ordered_json metrics = {{"requested_bytes", status.at("requests").at("write_bytes")},
+                          {"written_bytes", status.at("writeback").at("written_bytes")}};
+  // Where only reads are measured, it was the filling that has waited.
+  if (const std::string& rw = one.values.at("rw"); rw != "read" && rw != "randread") {
+    metrics["writes"] = status.at("requests").at("writes");
+    metrics["waited_for_space"] = status.at("events").at("waits_on_full");
+  }
+  return metrics;
+}
+
+// Of the last minute; 0: the kernel does not say.
+double load_average() {
+  double load = 0;
+  return getloadavg(&load, 1) == 1 ? load : 0;
 }
 
 }  // namespace
@@ -130,6 +142,18 @@ double Runner::expected_s(const Spec& spec, const Case& one) {
   return run + kOverheadSeconds;
 }
 
+void Doubts::add(const ordered_json& result) {
+  measured++;
+  const ordered_json& metrics = result.at("metrics");
+  if (metrics.contains("backing") && metrics.at("backing").contains("waited_for_space")) {
+    writing++;
+    if (metrics.at("backing").at("waited_for_space").get<uint64_t>() > 0) waited++;
+  }
+  const double load = result.at("load_average");
+  most_load = std::max(most_load, load);
+  if (load > static_cast<double>(sysconf(_SC_NPROCESSORS_ONLN))) overloaded++;
+}
+
 size_t Runner::run() {
   const auto plan = make_plan(spec_, builds_.size());
   size_t done = 0, failed = 0;
@@ -154,7 +178,10 @@ size_t Runner::run() {
     expected_s_ += expected;
     left_s_ -= expected;
     done++;
-    if (result.at("ok")) continue;
+    if (result.at("ok")) {
+      doubts_.add(result);
+      continue;
+    }
     failed++;
     fprintf(stderr, "%spcache-sweep: %s: %s\n", tty_ ? "\r\033[K" : "", one.id.c_str(),
             result.at("error").get<std::string>().c_str());
@@ -182,6 +209,7 @@ ordered_json Runner::measure(const Measurement& what) {
     if (status != 0)
       throw Wrong(said.empty() ? "fio ended with status " + std::to_string(status) : why(said));
   };
+  const double load = load_average();
   try {
     if (const uint64_t bytes = cache_bytes_of(one)) place_.blank_cache(bytes);
     const std::string iolog = folder_.raw(what.number, kIolog);
@@ -194,10 +222,12 @@ ordered_json Runner::measure(const Measurement& what) {
     run(job.measure, "");
     const auto fio = nlohmann::json::parse(read_file(folder_.raw(what.number, ".json")));
     result["seconds"] = now_s() - start;
+    result["load_average"] = load;
     result["metrics"] = metrics_of(one, fio);
     const nlohmann::json status = status_of(what);
     if (one.replay) result["metrics"]["replay"] = replay_metrics(*one.replay, status);
-    if (!one.replay && !status.is_null()) result["metrics"]["backing"] = backing_metrics(status);
+    if (!one.replay && !status.is_null())
+      result["metrics"]["backing"] = backing_metrics(one, status);
     if (const std::string csv = series_of(series); !csv.empty())
       write_file(folder_.raw(what.number, ".csv"), csv);
     result["ok"] = true;

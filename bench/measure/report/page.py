@@ -25,11 +25,11 @@ class Page:
     def __init__(self, folder):
         self.folder, self.names = folder, set()
 
-    def table(self, name, head, rows, kind="figures"):
-        """The same table on the page and as a CSV file."""
+    def table(self, name, head, rows, kind="figures", marked=()):
+        """The same table on the page and as a CSV file. On the page, rows of these numbers are red."""
         with open(self.folder / f"{self._free(name)}.csv", "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([head, *rows])
-        return {"head": head, "rows": rows, "kind": kind}
+        return {"head": head, "rows": rows, "kind": kind, "marked": marked}
 
     def figure(self, name, figure, caption):
         figures.write_png(figure, self.folder / f"{self._free(name)}.png")
