@@ -23,8 +23,12 @@ def _latency(name):
     return of
 
 
-METRICS = (Metric("requests/s", lambda m: m["iops"], True), Metric("p50", _latency("p50"), False),
-           Metric("p99", _latency("p99"), False))
+def latency_metric(name):
+    """Of the slower direction, in nanoseconds."""
+    return Metric(name, _latency(name), False)
+
+
+METRICS = (Metric("requests/s", lambda m: m["iops"], True), latency_metric("p50"), latency_metric("p99"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ import xml.etree.ElementTree as ET
 from .errors import MeasureError
 from .files import write_whole
 from .outcome import Exit, Findings, Outcome
+from .text_table import inline
 
 SCHEMA = "pcache-verdict/1"
 MOST_ROWS = 60  # of a table in Markdown: a job summary has an end
@@ -94,14 +95,14 @@ def as_markdown(found):
     mark = {Exit.OK: "✅", Exit.WORSE: "❌", Exit.ERROR: "❌", Exit.CANNOT_TELL: "⚠️"}[found.status]
     if found.status is Exit.OK and (found.of(Outcome.UNJUDGED) or found.notes):
         mark = "⚠️"
-    lines = [f"### {mark} pcache-sweep {found.command}: {_inline(found.headline)}", ""]
-    lines += [f"- 🔴 **{_inline(note)}**" for note in found.notes] + [""] * bool(found.notes)
+    lines = [f"### {mark} pcache-sweep {found.command}: {inline(found.headline)}", ""]
+    lines += [f"- 🔴 **{inline(note)}**" for note in found.notes] + [""] * bool(found.notes)
     for outcome, title in ((Outcome.FAILED, "Worse"), (Outcome.UNJUDGED, "Not judged")):
         lines += _table(title, found.of(outcome))
     passed = found.of(Outcome.PASSED)
     if passed:
         lines += ["<details><summary>" + f"{len(passed)} passed</summary>", "", *_table("", passed), "</details>", ""]
-    lines += [f"{_inline(name)}: {_inline(value)}  " for name, value in found.facts.items()]
+    lines += [f"{inline(name)}: {inline(value)}  " for name, value in found.facts.items()]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -112,17 +113,11 @@ def _table(title, checks):
     lines += ["| what | of | verdict | figures |", "|---|---|---|---|"]
     for check in checks[:MOST_ROWS]:
         cells = (check.group, check.name, check.verdict, check.text)
-        lines.append("| " + " | ".join(map(_inline, cells)) + " |")
+        lines.append("| " + " | ".join(map(inline, cells)) + " |")
     lines.append("")
     if len(checks) > MOST_ROWS:
         lines += [f"and {len(checks) - MOST_ROWS} more", ""]
     return lines
-
-
-def _inline(text):
-    """Nothing in it is taken for Markdown or HTML, and it stays one line."""
-    text = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_{}\[\]#|~$])", r"\\\1", text)
 
 
 FORMATS = {"json": as_json, "junit": as_junit, "markdown": as_markdown}

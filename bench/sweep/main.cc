@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // pcache-sweep: measures the cases of a YAML file with fio, in an order that is fair to all, and
-// keeps everything (run_command.h). `report`, `compare` and `gate` look at what was kept; they are
-// Python (bench/measure), run from here.
+// keeps everything (run_command.h). `report`, `table`, `compare` and `gate` look at what was kept;
+// they are Python (bench/measure), run from here.
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -105,6 +105,8 @@ int main(int argc, char** argv) try {
   add_facts(app, facts_options);
   app.add_subcommand("parameters", "of a case, and what they may be")->callback(print_parameters);
   add_measure(app, "report", "draws results: pcache-sweep report FOLDER...");
+  add_measure(app, "table",
+              "B against A, two values of a parameter: table FOLDER --of PARAMETER A B");
   add_measure(app, "compare", "whether two builds, or results, differ: pcache-sweep compare A B");
   add_measure(app, "gate", "judges a build by a baseline: pcache-sweep gate --baseline FILE");
   try {
