@@ -169,9 +169,11 @@ def check_of_counts(name, before, now, same_compiler):
 def gate_counts(baseline, options, program, found):
     """What was not judged."""
     unjudged = []
-    same = request_counts.compiler(program) == baseline.get("compiler")
+    compiler = request_counts.compiler(program)
+    found.facts["compiler"] = compiler
+    same = compiler == baseline.get("compiler")
     if not same:
-        text = (f"the baseline is of {baseline.get('compiler')}, this build of {request_counts.compiler(program)}")
+        text = f"the baseline is of {baseline.get('compiler')}, this build of {compiler}"
         print(f"gate: instructions are not judged: {text}")
         unjudged.append("instructions")
         found.checks.append(Check("counts", "instructions", Outcome.UNJUDGED, "another compiler", text))

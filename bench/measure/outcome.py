@@ -2,6 +2,7 @@
 """What gate and compare have found, as data: the lines, the JSON, the JUnit and the Markdown are all of this."""
 import dataclasses
 import enum
+import time
 
 
 class Outcome(enum.Enum):
@@ -38,6 +39,7 @@ class Findings:
     status: Exit = Exit.ERROR
     headline: str = "it has not come to its end"
     is_strict: bool = False  # what was not judged is a failure
+    started: str = dataclasses.field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
 
     def of(self, outcome):
         return [check for check in self.checks if check.outcome is outcome]

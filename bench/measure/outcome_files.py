@@ -34,7 +34,7 @@ def verdict_of(found):
 
 
 def as_json(found):
-    content = {"schema": SCHEMA, "command": found.command, "verdict": verdict_of(found),
+    content = {"schema": SCHEMA, "command": found.command, "started": found.started, "verdict": verdict_of(found),
                "exit_status": int(found.status), "strict": found.is_strict, "headline": found.headline,
                "facts": found.facts, "notes": found.notes,
                "checks": [dataclasses.asdict(check) | {"outcome": check.outcome.value} for check in found.checks]}
@@ -66,7 +66,8 @@ def as_junit(found, seconds=0.0):
 
 
 def _suite(suites, found, group, seconds):
-    suite = ET.SubElement(suites, "testsuite", name=_xml(f"{found.command}.{group}"), time=f"{seconds:.3f}")
+    suite = ET.SubElement(suites, "testsuite", name=_xml(f"{found.command}.{group}"), time=f"{seconds:.3f}",
+                          timestamp=found.started.rstrip("Z"))
     properties = ET.SubElement(suite, "properties")
     for name, value in found.facts.items():
         ET.SubElement(properties, "property", name=_xml(name), value=_xml(value))

@@ -109,6 +109,7 @@ int main(int argc, char** argv) try {
               "B against A, two values of a parameter: table FOLDER --of PARAMETER A B");
   add_measure(app, "compare", "whether two builds, or results, differ: pcache-sweep compare A B");
   add_measure(app, "gate", "judges a build by a baseline: pcache-sweep gate --baseline FILE");
+  add_measure(app, "history", "results of many commits: pcache-sweep history FILE [--add FOLDER]");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

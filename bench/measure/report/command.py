@@ -26,7 +26,7 @@ def make(runs, folder, wide=WIDE):
         sections.append(section_of(run, page, wide))
         say(f"report: {run.name}", sections[-1]["doubts"])
     path = folder / "report.html"
-    path.write_text(render(title=", ".join(map(title_of, runs)), sections=sections), encoding="utf-8")
+    path.write_text(render("page.html", title=", ".join(map(title_of, runs)), sections=sections), encoding="utf-8")
     return path
 
 
