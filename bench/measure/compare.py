@@ -5,7 +5,8 @@
 A and B are build directories: the cases of the spec (default: the preset gate) are measured with both, in
 turn, until it can be told whether they differ by the threshold. Or A is a folder of results that
 `pcache-sweep run --build A --build B` has made. Or A and B are folders of results of the same spec; those were
-not measured in turn, so what drifted between them counts as a difference.
+not measured in turn, so what drifted between them counts as a difference. Or A and B are files that
+`pcache-microbench --benchmark_out=FILE` has written, with 9 repetitions or more of each benchmark.
 
 Given is the speed of the second relative to the first. Exit status: 0 no case has fewer requests per second, and
 no latency that could be told is longer; 1 one has; 2 an error: nothing could be judged; 3 it cannot be told of each
@@ -15,7 +16,7 @@ import dataclasses
 import pathlib
 import sys
 
-from . import outcome_files, pcache_sweep
+from . import micro_results, outcome_files, pcache_sweep
 from .command_line import Parser
 from .doubts import Doubts, say
 from .errors import MeasureError
@@ -27,6 +28,7 @@ from .scratch import new_folder
 
 ROUNDS, MOST_ROUNDS, SPEC = 12, 96, "gate"  # of builds
 OUTCOMES = {"slower": Outcome.FAILED, "cannot tell": Outcome.UNJUDGED}
+MUST_BE_TOLD = (METRICS[0].name, *micro_results.METRICS)
 MOST_NAMED = 6
 ENGINE = "lib/libpcache_fio.so"
 
@@ -50,10 +52,10 @@ class Comparison:
 
     @property
     def unclear(self):
-        """{case id: verdict} where the requests per second are too noisy; unless something else says slower."""
+        """{case id: verdict} where what must be told is too noisy; unless something else says slower."""
         slower = {case for case, v in self.verdicts if v.what == "slower"}
         return {case: v for case, v in self.verdicts
-                if v.metric == METRICS[0].name and v.what == "cannot tell" and case not in slower}
+                if v.metric in MUST_BE_TOLD and v.what == "cannot tell" and case not in slower}
 
 
 def findings_of(pairs, threshold):
@@ -209,6 +211,21 @@ def judge_kept(options, threshold, found):
     conclude(compared, threshold, found, runs, cure_of(runs))
 
 
+def judge_micro(options, threshold, found):
+    """Two files of pcache-microbench."""
+    files = [micro_results.MicroResults(path) for path in (options.a, options.b)]
+    compared = Comparison(*micro_results.compare(*files, threshold))
+    found.facts |= {"first": files[0].source(), "second": files[1].source()}
+    print(f"compare: first {files[0].source()}, second {files[1].source()}")
+    notes = ["two files that were not measured in turn: what drifted between them counts as a difference",
+             *micro_results.differences_of(*files)]
+    say("compare", notes)
+    found.notes += notes
+    few = any(v.ratio.n < LEAST_ROUNDS for _, v in compared.verdicts)
+    conclude(compared, threshold, found, [],
+             f"; pcache-microbench {micro_results.RERUN} makes as many" if few else "")
+
+
 def judge_builds(options, threshold, found):
     with new_folder("pcache-compare-") as scratch:
         folder = options.output or scratch / "run"
@@ -229,6 +246,7 @@ def parse(arguments):
     parser.add_argument("--output", type=pathlib.Path, metavar="FOLDER", help="keeps the measurements there")
     outcome_files.add_options(parser)
     options = parser.parse_args(arguments)
+    options.of_micro = bool(options.b) and options.a.is_file() and options.b.is_file()
     options.of_builds = bool(options.b) and is_build(options.a) and is_build(options.b)
     if not 0 < options.threshold < 100:
         parser.error(f"--threshold {options.threshold:g}: expected a percentage")
@@ -250,5 +268,6 @@ def main(arguments):
     options = parse(arguments)
     with outcome_files.written("compare", options) as found:
         found.facts["threshold"] = f"{options.threshold:g} %"
-        (judge_builds if options.of_builds else judge_kept)(options, options.threshold / 100, found)
+        judge_them = judge_micro if options.of_micro else judge_builds if options.of_builds else judge_kept
+        judge_them(options, options.threshold / 100, found)
     return int(found.status)

@@ -49,14 +49,18 @@ def judge(first, second, metric, threshold):
     ratio, p = estimate(ratios), p_of_no_difference(ratios)
     if len(ratios) < LEAST_ROUNDS or p is None:
         return Verdict(metric.name, ratio, p, "cannot tell")
+    return Verdict(metric.name, ratio, p, what_of(ratio, p, threshold))
+
+
+def what_of(ratio, p, threshold):
+    """ratio: of the speeds, of LEAST_ROUNDS or more; p: that there is no difference."""
     # Clear even where the interval is wide: all of it lies beyond.
     if p < SIGNIFICANT and ratio.high < 1 - threshold / 2 and ratio.median <= 1 - threshold:
-        return Verdict(metric.name, ratio, p, "slower")
+        return "slower"
     if p < SIGNIFICANT and ratio.low > 1 + threshold / 2 and ratio.median >= 1 + threshold:
-        return Verdict(metric.name, ratio, p, "faster")
+        return "faster"
     # Alike is a finding of its own: the whole interval lies within the threshold, on both sides of 1.
-    what = "same" if 1 - threshold <= ratio.low and ratio.high <= 1 / (1 - threshold) else "cannot tell"
-    return Verdict(metric.name, ratio, p, what)
+    return "same" if 1 - threshold <= ratio.low and ratio.high <= 1 / (1 - threshold) else "cannot tell"
 
 
 def figures_text(verdict):
