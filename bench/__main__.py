@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""pcache-sweep report | table | compare | gate | history: what was measured, drawn and judged. Run by pcache-sweep."""
+"""pcache-sweep report and the other COMMANDS: what was measured, drawn and judged. Run by pcache-sweep."""
 import importlib
 import sys
 
@@ -8,7 +8,8 @@ from measure.errors import MeasureError
 from measure.pcache_sweep import WRONG_USE
 
 COMMANDS = {"report": "measure.report.command", "table": "measure.table", "compare": "measure.compare",
-            "gate": "measure.gate", "history": "measure.report.history"}
+            "gate": "measure.gate", "history": "measure.report.history",
+            "export": "measure.export"}
 
 
 def main():

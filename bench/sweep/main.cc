@@ -110,6 +110,7 @@ int main(int argc, char** argv) try {
   add_measure(app, "compare", "whether two builds, or results, differ: pcache-sweep compare A B");
   add_measure(app, "gate", "judges a build by a baseline: pcache-sweep gate --baseline FILE");
   add_measure(app, "history", "results of many commits: pcache-sweep history FILE [--add FOLDER]");
+  add_measure(app, "export", "results as the JSON that github-action-benchmark or Bencher takes");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
