@@ -8,7 +8,7 @@ import junitparser
 import pytest
 from cmarkgfm.cmark import Options
 
-from measure import gate
+from measure import compare, gate
 from measure.doubts import Doubts
 from measure.errors import MeasureError
 from measure.estimates import Estimate
@@ -146,6 +146,25 @@ def test_standard_output_is_the_file_and_nothing_else(tmp_path, name):
         assert json.loads(done.stdout)["verdict"] == "ok"
     else:
         assert done.stdout.startswith({"junit": "<?xml", "markdown": "### ✅"}[name])
+
+
+def test_a_stream_gets_the_verdict_once(tmp_path):
+    done = run("compare", two_builds(tmp_path / "run"), "--markdown", "/dev/stdout")
+    assert done.returncode == SAME and done.stdout.count("###") == 1 and "not come to its end" not in done.stdout
+
+
+def test_a_run_that_is_killed_leaves_no_success(tmp_path, monkeypatch):
+    """As much of it as is written when nothing has been judged yet."""
+    class Killed(BaseException):
+        pass
+    def killed(*_):
+        content = json.loads((tmp_path / "x").read_text())
+        assert (content["verdict"], content["headline"]) == ("error", "it has not come to its end")
+        raise Killed
+    monkeypatch.setattr(compare, "judge_kept", killed)
+    with pytest.raises(Killed):
+        compare.main([str(two_builds(tmp_path / "run")), "--json", str(tmp_path / "x")])
+    assert json.loads((tmp_path / "x").read_text())["headline"] == "interrupted"
 
 
 def test_an_error_leaves_no_earlier_verdict(tmp_path):

@@ -141,16 +141,15 @@ def written(command, options):
         raise MeasureError(f"{command}: --json, --junit and --markdown: only one of them can be -, standard output")
     found, begun, out = Findings(command, is_strict=options.strict), time.monotonic(), sys.stdout
 
-    def write(to_stdout):
+    def write(is_end):
         for name, path in wanted.items():
             text = as_junit(found, time.monotonic() - begun) if name == "junit" else FORMATS[name](found)
             if str(path) == "-":
-                if to_stdout:
-                    out.write(text)
-            else:
+                out.write(text if is_end else "")
+            elif is_end or not _is_stream(path):
                 _write(path, text)
 
-    write(to_stdout=False)
+    write(is_end=False)
     is_on_stdout = any(str(path) == "-" for path in wanted.values())
     try:
         with contextlib.redirect_stdout(sys.stderr if is_on_stdout else out):
@@ -158,9 +157,9 @@ def written(command, options):
     except BaseException as error:
         found.status, found.headline = Exit.ERROR, _said_by(error)
         with contextlib.suppress(MeasureError):  # the first error is what must be heard
-            write(to_stdout=True)
+            write(is_end=True)
         raise
-    write(to_stdout=True)
+    write(is_end=True)
 
 
 def _said_by(error):
@@ -171,10 +170,15 @@ def _said_by(error):
     return str(getattr(error, "text", None) or error) or type(error).__name__
 
 
+def _is_stream(path):
+    """What is written there stays: a pipe, a terminal."""
+    return path.exists() and not path.is_file()
+
+
 def _write(path, text):
-    """A file whole; what is no file, such as a pipe, as it is."""
+    """A file whole; what is no file as it is."""
     try:
-        if path.exists() and not path.is_file():
+        if _is_stream(path):
             path.write_text(text, encoding="utf-8")
         else:
             write_whole(path, text)
