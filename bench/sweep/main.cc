@@ -59,7 +59,7 @@ void add_run(CLI::App& app, RunOptions& options, int& status) {
   run_command->add_option("--resume", options.resume, "a folder: makes what it lacks");
   run_command->add_option("--build", options.builds,
                           "build directories to measure, in turn; default this program's own");
-  run_command->add_option("--rounds,--repeats", options.repeats,
+  run_command->add_option("--repeats,--rounds", options.repeats,
                           "instead of the file's; with --resume, more than before");
   run_command->add_option("--runtime", options.runtime_s, "seconds, instead of the file's");
   run_command->add_option("--cache-dir", options.place.cache_dir,
@@ -71,7 +71,10 @@ void add_run(CLI::App& app, RunOptions& options, int& status) {
   run_command->add_option("--backing", options.place.backing,
                           "a block device or file, overwritten");
   run_command->add_flag("--overwrite", options.place.overwrite, "what those hold is not needed");
-  run_command->add_flag("--dry-run", options.dry_run, "lists the measurements and makes none");
+  run_command->add_flag("--dry-run", options.dry_run,
+                        "names the cases, how long they take, and what is wrong; measures nothing");
+  run_command->add_flag("--plan", options.plan,
+                        "lists the measurements in their order, and makes none");
   run_command->add_flag("--quiet", options.quiet, "no progress");
   // Of compare and gate; not in the help.
   run_command->add_flag("--temporary", options.temporary)->group("");

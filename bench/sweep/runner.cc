@@ -26,7 +26,7 @@ namespace {
 
 // Starting fio, filling, and ending it; a guess until one has been timed.
 constexpr double kOverheadSeconds = 1;
-constexpr double kReplayedBytesPerSecond = 1e9;
+constexpr double kReplayedBytesPerSecond = 1e9, kFilledBytesPerSecond = 1e9;
 
 std::atomic<pid_t> g_child{0};
 std::atomic<bool> g_interrupted{false};
@@ -85,16 +85,6 @@ std::string why(const std::string& err) {
   return last_line(err);
 }
 
-std::string clock_of(double seconds) {
-  char text[32];
-  const auto s = static_cast<long>(std::ceil(seconds - 1e-3));  // what is left of sums is no second
-  if (s >= 3600)
-    snprintf(text, sizeof text, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
-  else
-    snprintf(text, sizeof text, "%ld:%02ld", s / 60, s % 60);
-  return text;
-}
-
 // As fio, which stands in raw/, is told of it: so that where the folder is does not matter to fio.
 std::string in_raw(const std::string& path) { return std::filesystem::path(path).filename(); }
 
@@ -118,6 +108,16 @@ double load_average() {
 
 }  // namespace
 
+std::string clock_of(double seconds) {
+  char text[32];
+  const auto s = static_cast<long>(std::ceil(seconds - 1e-3));  // what is left of sums is no second
+  if (s >= 3600)
+    snprintf(text, sizeof text, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
+  else
+    snprintf(text, sizeof text, "%ld:%02ld", s / 60, s % 60);
+  return text;
+}
+
 void watch_signals() {
   struct sigaction action {};
   action.sa_handler = on_signal;
@@ -139,7 +139,15 @@ double Runner::expected_s(const Spec& spec, const Case& one) {
     return kOverheadSeconds +
            static_cast<double>(one.replay->layout->requested_bytes()) / kReplayedBytesPerSecond;
   const double run = one.values.at("volume") == "0" ? spec.runtime_s + spec.warmup_s : 1;
-  return run + kOverheadSeconds;
+  const bool fills = one.values.at("fill") != "empty" && one.values.at("engine") != "uring";
+  const double filled = fills ? static_cast<double>(working_set_bytes_of(one)) : 0;
+  return run + kOverheadSeconds + filled / kFilledBytesPerSecond;
+}
+
+double Runner::expected_s(const Spec& spec, const std::vector<Measurement>& plan) {
+  double seconds = 0;
+  for (const Measurement& what : plan) seconds += expected_s(spec, spec.cases[what.case_index]);
+  return seconds;
 }
 
 void Doubts::add(const ordered_json& result) {
@@ -223,7 +231,7 @@ ordered_json Runner::measure(const Measurement& what) {
     const auto fio = nlohmann::json::parse(read_file(folder_.raw(what.number, ".json")));
     result["seconds"] = now_s() - start;
     result["load_average"] = load;
-    result["metrics"] = metrics_of(one, fio);
+    result["metrics"] = metrics_of(one, spec_.runtime_s, fio);
     const nlohmann::json status = status_of(what);
     if (one.replay) result["metrics"]["replay"] = replay_metrics(*one.replay, status);
     if (!one.replay && !status.is_null())

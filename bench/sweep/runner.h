@@ -28,6 +28,7 @@ class Runner {
 
   // Seconds that a measurement takes, as long as none was made.
   static double expected_s(const Spec& spec, const Case& one);
+  static double expected_s(const Spec& spec, const std::vector<Measurement>& plan);
 
  private:
   nlohmann::ordered_json measure(const Measurement& what);
@@ -47,6 +48,9 @@ class Runner {
   size_t shown_percent_ = 0;
   Doubts doubts_;
 };
+
+// "1:05" or "2:00:00", rounded up.
+std::string clock_of(double seconds);
 
 // SIGINT and SIGTERM end the fio that runs, and the runner behind it.
 void watch_signals();
