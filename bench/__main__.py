@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""pcache-sweep report | compare | gate: what was measured, drawn and judged. Run by pcache-sweep."""
+"""pcache-sweep report and the other COMMANDS: what was measured, drawn and judged. Run by pcache-sweep."""
 import importlib
 import sys
 
@@ -7,7 +7,9 @@ from measure.entry import run_main
 from measure.errors import MeasureError
 from measure.pcache_sweep import WRONG_USE
 
-COMMANDS = {"report": "measure.report.command", "compare": "measure.compare", "gate": "measure.gate"}
+COMMANDS = {"report": "measure.report.command", "table": "measure.table", "compare": "measure.compare",
+            "gate": "measure.gate", "history": "measure.report.history",
+            "export": "measure.export"}
 
 
 def main():

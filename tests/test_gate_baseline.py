@@ -10,6 +10,7 @@ from measure.errors import MeasureError
 from measure.estimates import Estimate
 from measure.libpcache import BUILD
 from test_gate import COUNTS, run
+from test_verdict_files import NO_DOUBTS
 
 ONE = COUNTS["write"]
 RATIO = {"median": 0.9, "low": 0.88, "high": 0.92, "n": 15}
@@ -35,7 +36,7 @@ def judged(baseline, monkeypatch, capsys):
         monkeypatch.setattr(gate.request_counts, "names", lambda _: list(now))
         monkeypatch.setattr(gate.request_counts, "count", lambda *_: {**ONE, "instructions": instructions})
         monkeypatch.setattr(gate.request_counts, "compiler", lambda _: compiler)
-        monkeypatch.setattr(gate, "measure_ratios", lambda *_: (ratios or {}, cpu))
+        monkeypatch.setattr(gate, "measure_ratios", lambda *_: (ratios or {}, cpu, NO_DOUBTS))
         status = gate.main(["--baseline", str(baseline), "--build", str(BUILD), *options])
         return status, capsys.readouterr().out
     return run_gate
@@ -92,7 +93,8 @@ def test_a_request_that_is_gone_is_worse(judged):
 ])
 def test_ok_is_said_when_all_was_judged(judged, options, more, last):
     status, said = judged(*options, **more)
-    assert said.splitlines()[-1].startswith("gate: ") and said.splitlines()[-1].endswith(last)
+    line = said.splitlines()[-1]
+    assert line.startswith("gate: FAIL: " if last == "FAIL" else "gate: ") and (last == "FAIL" or line.endswith(last))
     assert status == (last == "FAIL") and ("gate: ok" in said) == (last == "ok")
 
 

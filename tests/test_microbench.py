@@ -40,6 +40,7 @@ def test_every_kind_runs_and_says_what_it_did(results):
         assert b["iterations"] > 0 and b["real_time"] > 0
         assert "bytes_per_second" in b or "items_per_second" in b, b["name"]
     assert results["context"]["persist"]
+    assert re.fullmatch(r"([0-9a-f]{12}|unknown)(-dirty)?", results["context"]["commit"])
 
 
 def test_counted_flushes_and_fences(results):

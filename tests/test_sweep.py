@@ -13,6 +13,7 @@ import tempfile
 
 import pytest
 
+from measure.judge import LEAST_ROUNDS
 from measure.libpcache import BUILD, ROOT
 from support import wait_until
 
@@ -100,7 +101,7 @@ def lines_of(folder):
     (HEAD + "matrix: {working_set: nan}\n", 4, "expected a number from 0.001 to 1000"),
     (HEAD + "matrix: {gc_percent: 91}\n", 4, "expected a number from 0 to 90"),
     (HEAD + "matrix: {ranges: all}\n", 4, "ranges: `all`: expected shared or own"),
-    (HEAD + "matrix: {engine: disk}\n", 4, "expected pcache, bound, uring, libpmem or path:/DEVICE"),
+    (HEAD + "matrix: {engine: disk}\n", 4, "expected pcache, bound, uring (or io_uring), libpmem or path:/DEVICE"),
 ])
 def test_a_wrong_file_is_an_error_that_names_the_line(tmp_path, text, line, says):
     spec = write(tmp_path, text)
@@ -178,14 +179,14 @@ def test_every_preset_can_be_planned():
     presets = sorted((ROOT / "configs").glob("*.yaml"))
     assert len(presets) >= 1
     for preset in presets:
-        done = run("run", preset, "--dry-run")
+        done = run("run", preset, "--plan")
         assert re.search(r"[1-9]\d* cases, [1-9]\d* measurements", done.stdout), preset
 
 
 def test_the_order_is_fair_and_follows_from_the_seed(tmp_path):
-    plan = run("run", write(tmp_path, SMALL), "--dry-run").stdout
-    assert plan == run("run", write(tmp_path, SMALL), "--dry-run").stdout
-    other = run("run", write(tmp_path, SMALL + "seed: 2\n"), "--dry-run").stdout
+    plan = run("run", write(tmp_path, SMALL), "--plan").stdout
+    assert plan == run("run", write(tmp_path, SMALL), "--plan").stdout
+    other = run("run", write(tmp_path, SMALL + "seed: 2\n"), "--plan").stdout
     assert plan != other
     rounds = collections.defaultdict(list)
     for number, text in re.findall(r"round (\d+)  (.*)", plan):
@@ -198,7 +199,7 @@ def test_the_order_is_fair_and_follows_from_the_seed(tmp_path):
 def test_each_of_two_builds_comes_first_in_half_the_rounds(tmp_path, rounds):
     for seed in range(1, 6):
         spec = write(tmp_path, SMALL.replace("repeats: 2", f"repeats: {rounds}") + f"seed: {seed}\n")
-        plan = run("run", spec, "--dry-run", "--build", BUILD, "--build", BUILD).stdout
+        plan = run("run", spec, "--plan", "--build", BUILD, "--build", BUILD).stdout
         order = collections.defaultdict(str)
         for number, case, build in re.findall(r"round (\d+)  (.*)  build (.)", plan):
             order[case, number] += build
@@ -222,6 +223,52 @@ def test_own_ranges_need_room_for_a_request_of_each_thread(tmp_path):
 def test_one_thread_has_the_same_range_either_way(tmp_path):
     text = HEAD + "matrix: {numjobs: [1, 2], ranges: [shared, own]}\n"
     assert "3 cases, 3 measurements" in run("run", write(tmp_path, text), "--dry-run").stdout
+
+
+def test_a_dry_run_is_short_and_has_the_forecast_that_the_run_begins_with(tmp_path):
+    spec = write(tmp_path, SMALL.replace("bs: [4k, 16k, 64k]", "bs: [4k, 16k, 64k]\n    numjobs: [1, 2, 3, 4]"))
+    here = "--backing-dir", tmp_path
+    done = run("run", spec, "--dry-run", *here)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 24 and lines[20] == "and 28 more; --plan lists all measurements in their order"
+    forecast = re.fullmatch(r"48 cases, 96 measurements, about (\d+:\d+)", lines[21])[1]
+    assert run("run", spec, "--plan", *here).stdout.splitlines()[-2] == lines[21]
+    assert lines[22] == f"2 rounds: compare judges from {LEAST_ROUNDS} on; as many are made by --rounds {LEAST_ROUNDS}"
+    assert lines[23] == f"pmem: a file of 512m in /dev/shm; backing device: a file of 10m in {tmp_path}"
+    tiny = write(tmp_path, HEAD.replace("1s", "200ms") + "matrix: {cache_size: 512m, working_set: 0.02}\n", "tiny.yaml")
+    forecast = re.search(r"about (\S+)", run("run", tiny, "--dry-run", *here).stdout)[1]
+    done = run("run", tiny, "--output", tmp_path / "out", *here)
+    assert done.stderr.startswith(f"pcache-sweep: 0 of 1, {forecast} left\n")
+    assert run("run", tiny, "--dry-run", "--rounds", 9, *here).stdout.splitlines()[-2].startswith("1 cases, 9 meas")
+
+
+@pytest.mark.parametrize("options, says", [
+    (["--build", "/tmp"], "/tmp/lib/libpcache_fio.so: is not there"),
+    (["--cache-dir", "/nowhere"], "/nowhere: No such file"),
+    (["--backing", "SPEC"], "its content will be lost; --overwrite"),
+    (["--backing", "SPEC", "--overwrite"], "expected a block device or a file of 16m or more, found"),
+    (["--cache-dev", "/dev/null", "--overwrite"], "/dev/null: expected a pmem device or a file of 1g or more"),
+])
+def test_a_dry_run_finds_what_a_run_would(tmp_path, options, says):
+    spec = write(tmp_path, HEAD + "matrix: {working_set: 0.0156251}\n")
+    options = [spec if one == "SPEC" else one for one in options]
+    said = [run("run", spec, *more, *options, ok=2).stderr for more in (["--dry-run"], ["--output", tmp_path / "out"])]
+    assert said[0] == said[1] and says in said[0] and len(said[0].splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["spec.yaml"]
+
+
+def test_names_that_fio_has_mean_the_same(tmp_path):
+    ours = write(tmp_path, HEAD + "matrix: {engine: [pcache, uring], rw: [rw, read], bs: [4k, 8k],"
+                 " distribution: zipf:1.2}\n", "ours.yaml")
+    fios = write(tmp_path, HEAD + "matrix: {ioengine: [pcache, io_uring], readwrite: [readwrite, read],"
+                 " blocksize: [4k, 8k], random_distribution: zipf:1.2}\n", "fios.yaml")
+    plan = run("run", ours, "--plan").stdout
+    assert plan == run("run", fios, "--plan").stdout and "engine=uring" in plan and "rw=rw" in plan
+    twice = write(tmp_path, HEAD + "matrix:\n  bs: 4k\n  blocksize: 8k\n", "twice.yaml")
+    said = run("run", twice, "--plan", ok=2).stderr
+    assert f"{twice}:6: `blocksize`: bs is given by another name, too" in said
+    same = write(tmp_path, HEAD + "matrix: {engine: [uring, io_uring]}\n", "same.yaml")
+    assert "`io_uring` is there twice" in run("run", same, "--plan", ok=2).stderr
 
 
 # ---- What comes of it ----
@@ -328,12 +375,12 @@ matrix:
   - {engine: 'path:/nowhere/disk', rw: randwrite, bs: [4k, 64k], cache_size: 8t, working_set: 1}
 """)
     dry = run("run", spec, "--dry-run")
-    assert re.search(NOT_HERE, dry.stderr, re.M) and dry.stdout.endswith("2 cases, 2 measurements, about 1 minutes\n")
+    assert re.search(NOT_HERE, dry.stderr, re.M) and "2 cases, 2 measurements, about 0:0" in dry.stdout
     folder = tmp_path / "run"
     said = run("run", spec, "--overwrite", "--output", folder, "--backing-dir", tmp_path, cwd=tmp_path).stderr
     assert re.search(NOT_HERE, said, re.M) and "pcache-sweep: 0 of 2, " in said
-    assert said.splitlines()[-2:] == ["pcache-sweep: 2 of 2, 0:00 left",
-                                      "pcache-sweep: 2 of 4 cases were left out, as was said at the start"]
+    assert ("pcache-sweep: 2 of 2, 0:00 left\n"
+            "pcache-sweep: 2 of 4 cases were left out, as was said at the start\n") in said
     numbers = [line["number"] for line in lines_of(folder)]
     assert len(numbers) == 2
     # Another round, in the reverse order: the numbers are those of the whole plan.

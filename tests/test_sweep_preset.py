@@ -28,12 +28,12 @@ def run_installed(prefix, *arguments, **more):
 
 def test_a_preset_is_named_from_anywhere(tmp_path):
     for preset in PRESETS:
-        plan = run("run", preset, "--dry-run", cwd=tmp_path).stdout
-        assert plan == run("run", ROOT / "configs" / f"{preset}.yaml", "--dry-run", cwd=tmp_path).stdout
+        plan = run("run", preset, "--plan", cwd=tmp_path).stdout
+        assert plan == run("run", ROOT / "configs" / f"{preset}.yaml", "--plan", cwd=tmp_path).stdout
 
 
 def test_an_unknown_preset_is_told_which_there_are(tmp_path):
-    done = run("run", "smok", "--dry-run", ok=2, cwd=tmp_path)
+    done = run("run", "smok", "--plan", ok=2, cwd=tmp_path)
     assert done.stderr == (f"pcache-sweep: smok: is neither a file nor a preset; presets ({ROOT}/configs): "
                            f"{', '.join(PRESETS)}\n")
     assert "cannot read ./smoke:" in run("run", "./smoke", ok=2, cwd=tmp_path).stderr
@@ -42,9 +42,9 @@ def test_an_unknown_preset_is_told_which_there_are(tmp_path):
 
 def test_a_file_of_that_name_comes_first(tmp_path):
     write(tmp_path, HEAD + "matrix: {bs: 4k}\n", "smoke")
-    assert "1 cases, 1 measurements" in run("run", "smoke", "--dry-run", cwd=tmp_path).stdout
+    assert "1 cases, 1 measurements" in run("run", "smoke", "--plan", cwd=tmp_path).stdout
     (tmp_path / "gate").mkdir()
-    assert "cases" in run("run", "gate", "--dry-run", cwd=tmp_path).stdout, "a folder is none"
+    assert "cases" in run("run", "gate", "--plan", cwd=tmp_path).stdout, "a folder is none"
 
 
 def test_installed_it_measures_a_preset(prefix, tmp_path):
@@ -65,8 +65,8 @@ def test_installed_it_knows_its_own_presets(prefix, tmp_path):
     for path in configs.glob("*.yaml"):
         path.unlink()
     write(configs, HEAD + "matrix: {bs: 4k}\n", "mine.yaml")
-    assert "1 cases" in run_installed(moved, "run", "mine", "--dry-run").stdout
-    done = run_installed(moved, "run", "smoke", "--dry-run")
+    assert "1 cases" in run_installed(moved, "run", "mine", "--plan").stdout
+    done = run_installed(moved, "run", "smoke", "--plan")
     assert done.returncode == 2
     assert done.stderr == f"pcache-sweep: smoke: is neither a file nor a preset; presets ({configs}): mine\n"
     # What compare measures is a preset, too.

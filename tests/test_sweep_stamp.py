@@ -56,7 +56,8 @@ def measured(tmp_path, *builds, said=0):
     shutil.rmtree(tmp_path / "run", ignore_errors=True)
     done = run("run", write(tmp_path, DISK), *(f"--build={b}" for b in builds), "--output", tmp_path / "run",
                "--backing-dir", tmp_path, "--quiet")
-    assert len(done.stderr.splitlines()) == said, done.stderr
+    # A machine that others use may be loaded, and is said to be.
+    assert len([line for line in done.stderr.splitlines() if "load above" not in line]) == said, done.stderr
     info = json.loads((tmp_path / "run" / "run.json").read_text())
     assert info["schema"] == "pcache-sweep-run/2" and "source" not in info
     return info["builds"], done.stderr

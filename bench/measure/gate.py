@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""pcache-sweep gate --baseline FILE [--build DIR] [--counts | --ratios] [--only REGEX]
+"""pcache-sweep gate --baseline FILE [--build DIR] [--counts | --ratios] [--only REGEX] [--rounds N]
+                   [--strict] [--json FILE] [--junit FILE] [--markdown FILE] [--output FOLDER]
                    [--accept REASON]
 
 Judges a build by a baseline that is committed (results/gate.json). Counts (instructions, flushes, fences,
@@ -7,17 +8,21 @@ allocations, system calls of a request) are the same on every run, and are judge
 bound are measured here, and judged where the baseline has figures of this kind of CPU.
 
 Exit status: 0 nothing is worse of what could be judged (the last line says `ok` if that was all, or what was not),
-1 something is, 2 wrong use. --accept REASON measures anew and makes that the baseline.
+1 something is, 2 an error and no verdict, 3 with --strict: nothing is worse, and something was not judged.
+--accept REASON measures anew and makes that the baseline.
 """
 import pathlib
 import sys
 
-from . import pcache_sweep, request_counts
+from . import outcome_files, pcache_sweep, request_counts
 from .build_stamp import counted_stamp, other_source_tree
 from .command_line import Parser, reason, regex
+from .doubts import Doubts, say
 from .errors import MeasureError
 from .estimates import estimate, paired_ratios
 from .gate_baseline import SCHEMA, load, store
+from .machine import machine_key
+from .outcome import Check, Exit, Outcome, figures_of
 from .run_folder import Run
 from .scratch import new_folder
 
@@ -27,6 +32,21 @@ MAY_GROW = {"instructions": 0.02, "flushes": 0.02, "fences": 0.02, "allocations"
 # Of what is not there at all: the rounding; and where reading the clock is a system call, one request in 64 reads it.
 SLACK = {"instructions": 0.001, "flushes": 0.001, "fences": 0.001, "allocations": 0.001, "system_calls": 0.05}
 SPEC = "gate"  # a preset
+ACCEPTED_ROUNDS = 15
+
+
+def changes_of(before, now, same_compiler):
+    """(what is worse, what is better by as much) of one request: texts."""
+    worse, better = [], []
+    for what, limit in MAY_GROW.items():
+        if what == "instructions" and not same_compiler:
+            continue
+        a, b = before[what], now[what]
+        if b > a * (1 + limit) + SLACK[what]:
+            worse.append(f"{what} {a:g} -> {b:g} a request")
+        elif b < a * (1 - limit) - SLACK[what]:
+            better.append(f"{what} {a:g} -> {b:g} a request")
+    return worse, better
 
 
 def judge_counts(baseline, now, same_compiler):
@@ -36,14 +56,9 @@ def judge_counts(baseline, now, same_compiler):
         if name not in now:
             worse.append(f"{name}: is not counted any more")
             continue
-        for what, limit in MAY_GROW.items():
-            if what == "instructions" and not same_compiler:
-                continue
-            a, b = before[what], now[name][what]
-            if b > a * (1 + limit) + SLACK[what]:
-                worse.append(f"{name}: {what} {a:g} -> {b:g} a request")
-            elif b < a * (1 - limit) - SLACK[what]:
-                better.append(f"{name}: {what} {a:g} -> {b:g} a request")
+        found = changes_of(before, now[name], same_compiler)
+        worse += [f"{name}: {text}" for text in found[0]]
+        better += [f"{name}: {text}" for text in found[1]]
     return worse, better
 
 
@@ -65,11 +80,12 @@ def judge_ratios(baseline, now, threshold):
     return found
 
 
-def measure_ratios(build, rounds):
-    """({case: ratio to the bound}, model of the CPU)."""
+def measure_ratios(build, rounds, output, quiet):
+    """({case: ratio to the bound}, the kind of machine, Doubts)."""
     with new_folder("pcache-gate-") as scratch:
-        folder = scratch / "run"
-        pcache_sweep.run(SPEC, f"--build={build}", "--repeats", rounds, "--output", folder, "--temporary")
+        folder = output or scratch / "run"
+        keep = [] if output else ["--temporary"]
+        pcache_sweep.run(SPEC, f"--build={build}", "--repeats", rounds, "--output", folder, *keep, quiet=quiet)
         run = Run(folder)
     ratios = {}
     for case in run.cases:
@@ -79,35 +95,41 @@ def measure_ratios(build, rounds):
             ratio = estimate(paired_ratios(*values))
             if ratio:
                 ratios[case.id] = ratio
-    return ratios, run.info["host"]["cpu"]["model"]
+    return ratios, machine_key(run.info["host"]["cpu"]), Doubts.of(run, None)
 
 
-def say_sources(build):
+def say_sources(build, found):
     """What is judged, as the build says it; it is returned."""
     facts = pcache_sweep.facts(build)
     stamp = counted_stamp(build, facts)
     print(f"gate: {build} is of {stamp}")
+    found.facts |= {"build": str(build), "commit": stamp, "machine": machine_key(facts["host"]["cpu"])}
     other = other_source_tree(facts, stamp)
     if other:
-        print(f"gate: its source tree is {other}, which is not what is judged; build it to judge that")
+        note = f"its source tree is {other}, which is not what is judged; build it to judge that"
+        print(f"gate: {note}")
+        found.notes.append(note)
     return stamp
 
 
-def accept(options, program):
-    baseline = {"schema": SCHEMA, "threshold": 0.25, "rounds": options.rounds, "counts": {}, "ratios": {}}
+def accept(options, program, found):
+    rounds = options.rounds or ACCEPTED_ROUNDS
+    baseline = {"schema": SCHEMA, "threshold": 0.25, "rounds": rounds, "counts": {}, "ratios": {}}
     if options.baseline.exists():
         baseline = load(options.baseline)
+    if options.rounds:
+        baseline["rounds"] = rounds
     baseline["reason"] = options.accept
-    baseline["commit"] = say_sources(options.build)
+    baseline["commit"] = say_sources(options.build, found)
     if not options.ratios:
         accept_counts(baseline, options, program)
     if not options.counts:
-        ratios, cpu = measure_ratios(options.build, options.rounds)
-        baseline["ratios"][cpu] = {case: {"median": round(r.median, 4), "low": round(r.low, 4),
-                                          "high": round(r.high, 4), "n": r.n} for case, r in ratios.items()}
+        ratios, machine, doubts = measure_ratios(options.build, rounds, options.output, options.quiet)
+        say_doubts(doubts, found)
+        baseline["ratios"][machine] = {case: {"median": round(r.median, 4), "low": round(r.low, 4),
+                                              "high": round(r.high, 4), "n": r.n} for case, r in ratios.items()}
     store(baseline, options.baseline)
-    print(f"gate: {options.baseline} is the baseline now; commit it with the reason")
-    return 0
+    found.status, found.headline = Exit.OK, f"{options.baseline} is the baseline now; commit it with the reason"
 
 
 def accept_counts(baseline, options, program):
@@ -124,23 +146,41 @@ def accept_counts(baseline, options, program):
 
 
 def count_some(options, program, expected):
-    now = request_counts.count_all(program, options.only)
+    now = request_counts.count_all(program, options.only, options.quiet)
     if not now and not expected:
         raise MeasureError(f"gate: --only '{options.only.pattern}': no request has such a name; {program} "
                            "--list_counts names them")
     return now
 
 
-def gate_counts(baseline, options, program):
-    """(whether something is worse, what was not judged)."""
+def check_of_counts(name, before, now, same_compiler):
+    if now is None:
+        return Check("counts", name, Outcome.FAILED, "gone", "is not counted any more", {"baseline": before})
+    if before is None:
+        return Check("counts", name, Outcome.UNJUDGED, "new", "the baseline does not have it; --accept takes it in",
+                     {"now": now})
+    worse, better = changes_of(before, now, same_compiler)
+    verdict = "worse" if worse else "better" if better else "same"
+    text = "; ".join(worse + better) or f"{now['instructions']:g} instructions a request"
+    return Check("counts", name, Outcome.FAILED if worse else Outcome.PASSED, verdict, text,
+                 {"baseline": before, "now": now})
+
+
+def gate_counts(baseline, options, program, found):
+    """What was not judged."""
     unjudged = []
-    same = request_counts.compiler(program) == baseline.get("compiler")
+    compiler = request_counts.compiler(program)
+    found.facts["compiler"] = compiler
+    same = compiler == baseline.get("compiler")
     if not same:
-        print(f"gate: instructions are not judged: the baseline is of {baseline.get('compiler')}, this build of "
-              f"{request_counts.compiler(program)}")
+        text = f"the baseline is of {baseline.get('compiler')}, this build of {compiler}"
+        print(f"gate: instructions are not judged: {text}")
         unjudged.append("instructions")
+        found.checks.append(Check("counts", "instructions", Outcome.UNJUDGED, "another compiler", text))
     before = {name: c for name, c in baseline["counts"].items() if options.only.search(name)}
     now = count_some(options, program, before)
+    found.checks += [check_of_counts(name, before.get(name), now.get(name), same)
+                     for name in [*before, *(name for name in now if name not in before)]]
     worse, better = judge_counts(before, now, same)
     for line in worse:
         print(f"gate: WORSE  {line}")
@@ -153,46 +193,80 @@ def gate_counts(baseline, options, program):
     print(f"gate: counts: {len(now)} requests, {len(worse)} figures worse, {len(better)} better")
     if better and not worse:
         print("gate: --accept makes the better ones the baseline, so that they stay")
-    return bool(worse), unjudged
+    return unjudged
 
 
-def gate_ratios(baseline, options):
-    """(whether something is worse, what was not judged)."""
-    ratios, cpu = measure_ratios(options.build, baseline["rounds"])
-    known = baseline["ratios"].get(cpu)
+def check_of_ratio(case, verdict, before, ratio):
+    figures = {"baseline": before} | ({"now": figures_of(ratio)} if ratio else {})
+    outcome = (Outcome.UNJUDGED if verdict.startswith("cannot tell") else
+               Outcome.FAILED if verdict.startswith(("worse", "is not")) else Outcome.PASSED)
+    short = verdict.split(":")[0] if ratio else "gone"
+    text = verdict
+    if ratio:
+        was = f"{before['median']:.3f} ({before['low']:.3f} to {before['high']:.3f})"
+        text = f"{was} -> {said_of(ratio)}" + (f"; {verdict}" if short == "cannot tell" else "")
+    return Check("ratios", case, outcome, short, text, figures)
+
+
+def said_of(ratio):
+    return f"{ratio.median:.3f} ({ratio.low:.3f} to {ratio.high:.3f}) of the bound, n {ratio.n}"
+
+
+def say_doubts(doubts, found):
+    """How wide an interval is, is judged itself."""
+    notes = list(doubts.notes())
+    say("gate", notes)
+    found.notes += notes
+
+
+def gate_ratios(baseline, options, found):
+    """What was not judged."""
+    ratios, machine, doubts = measure_ratios(options.build, options.rounds or baseline["rounds"], options.output,
+                                             options.quiet)
+    say_doubts(doubts, found)
+    known = baseline["ratios"].get(machine)
     for case, ratio in ratios.items():
-        print(f"gate: {case:<40} {ratio.median:.3f} ({ratio.low:.3f} to {ratio.high:.3f}) of the bound, n {ratio.n}")
+        print(f"gate: {case:<40} {said_of(ratio)}")
     if not known:
-        print(f"gate: ratios are not judged: the baseline has none of {cpu}; it has "
-              f"{', '.join(baseline['ratios']) or 'none'}")
-        return False, ["ratios to the bound"]
+        why = f"the baseline has none of {machine}; it has {', '.join(baseline['ratios']) or 'none'}"
+        print(f"gate: ratios are not judged: {why}")
+        found.checks += [Check("ratios", case, Outcome.UNJUDGED, "another machine", f"{said_of(ratio)}; {why}",
+                               {"now": figures_of(ratio)}) for case, ratio in ratios.items()]
+        return ["ratios to the bound"]
     verdicts = judge_ratios(known, ratios, baseline["threshold"])
     for case, verdict in verdicts.items():
         print(f"gate: {case:<40} {verdict}")
+        found.checks.append(check_of_ratio(case, verdict, known[case], ratios.get(case)))
     unjudged = [f"the ratio of {case}" for case, verdict in verdicts.items() if verdict.startswith("cannot tell")]
-    unjudged += [f"the ratio of {case}, which the baseline does not have" for case in ratios if case not in known]
-    return any(verdict.startswith(("worse", "is not")) for verdict in verdicts.values()), unjudged
+    if doubts.is_of_the_disk:
+        unjudged.append(f"the cache: {doubts.waited_note()}")
+        found.checks.append(Check("ratios", "writeback", Outcome.UNJUDGED, "of the disk", doubts.waited_note()))
+    for case in ratios:
+        if case not in known:
+            unjudged.append(f"the ratio of {case}, which the baseline does not have")
+            found.checks.append(Check("ratios", case, Outcome.UNJUDGED, "new", f"{said_of(ratios[case])}; the baseline "
+                                      "does not have it", {"now": figures_of(ratios[case])}))
+    return unjudged
 
 
-def last_line(failed, unjudged):
-    """`ok` is said when all that was asked for was judged."""
-    if failed:
-        return "gate: FAIL"
-    return f"gate: nothing is worse of what was judged; not judged: {', '.join(unjudged)}" if unjudged else "gate: ok"
-
-
-def gate(options, program):
+def gate(options, program, found):
     baseline = load(options.baseline)
-    say_sources(options.build)
-    failed, unjudged = False, []
-    parts = [] if options.ratios else [lambda: gate_counts(baseline, options, program)]
-    parts += [] if options.counts else [lambda: gate_ratios(baseline, options)]
-    for part in parts:
-        worse, not_judged = part()
-        failed |= worse
-        unjudged += not_judged
-    print(last_line(failed, unjudged))
-    return 1 if failed else 0
+    found.facts["baseline"] = f"{options.baseline} of {baseline.get('commit', 'unknown')}"
+    say_sources(options.build, found)
+    unjudged = [] if options.ratios else gate_counts(baseline, options, program, found)
+    unjudged += [] if options.counts else gate_ratios(baseline, options, found)
+    conclude(found, unjudged)
+
+
+def conclude(found, unjudged):
+    """`ok` is said when all that was asked for was judged."""
+    if failed := found.of(Outcome.FAILED):
+        found.status, found.headline = Exit.WORSE, f"FAIL: {len(failed)} of {len(found.checks)} are worse"
+    elif unjudged:
+        found.status = Exit.CANNOT_TELL if found.is_strict else Exit.OK
+        found.headline = f"nothing is worse of what was judged; not judged: {', '.join(unjudged)}"
+    else:
+        found.status, found.headline = Exit.OK, "ok"
 
 
 def main(arguments):
@@ -204,13 +278,22 @@ def main(arguments):
     only.add_argument("--ratios", action="store_true", help="these alone")
     parser.add_argument("--only", metavar="REGEX", type=regex, default="", help="counts of these requests alone")
     parser.add_argument("--accept", metavar="REASON", type=reason)
-    parser.add_argument("--rounds", type=int, default=15, help="of ratios, with --accept")
+    parser.add_argument("--rounds", type=int, help="of ratios; default the baseline's; with --accept, the baseline's "
+                        f"from now on, or {ACCEPTED_ROUNDS}")
+    parser.add_argument("--output", type=pathlib.Path, metavar="FOLDER", help="keeps the measurements of ratios there")
+    outcome_files.add_options(parser)
     options = parser.parse_args(arguments)
-    if not 1 <= options.rounds <= 1000:
+    if options.rounds is not None and not 1 <= options.rounds <= 1000:
         parser.error(f"--rounds {options.rounds}: expected 1 to 1000")
+    for name in ("rounds", "output"):
+        if options.counts and getattr(options, name) is not None:
+            parser.error(f"--{name} is of ratios, and has no effect with --counts; leave one of them out")
     options.build = options.build or pcache_sweep.program().parent.parent
     program = options.build / "bin" / "pcache-microbench"
     if not program.exists():
         raise MeasureError(f"{program}: is not there; build it, or name another --build")
     sys.stdout.reconfigure(line_buffering=True)
-    return accept(options, program) if options.accept else gate(options, program)
+    with outcome_files.written("gate", options) as found:
+        (accept if options.accept else gate)(options, program, found)
+        print(f"gate: {found.headline}")
+    return int(found.status)

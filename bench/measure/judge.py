@@ -23,8 +23,12 @@ def _latency(name):
     return of
 
 
-METRICS = (Metric("requests/s", lambda m: m["iops"], True), Metric("p50", _latency("p50"), False),
-           Metric("p99", _latency("p99"), False))
+def latency_metric(name):
+    """Of the slower direction, in nanoseconds."""
+    return Metric(name, _latency(name), False)
+
+
+METRICS = (Metric("requests/s", lambda m: m["iops"], True), latency_metric("p50"), latency_metric("p99"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,18 +49,25 @@ def judge(first, second, metric, threshold):
     ratio, p = estimate(ratios), p_of_no_difference(ratios)
     if len(ratios) < LEAST_ROUNDS or p is None:
         return Verdict(metric.name, ratio, p, "cannot tell")
+    return Verdict(metric.name, ratio, p, what_of(ratio, p, threshold))
+
+
+def what_of(ratio, p, threshold):
+    """ratio: of the speeds, of LEAST_ROUNDS or more; p: that there is no difference."""
     # Clear even where the interval is wide: all of it lies beyond.
     if p < SIGNIFICANT and ratio.high < 1 - threshold / 2 and ratio.median <= 1 - threshold:
-        return Verdict(metric.name, ratio, p, "slower")
+        return "slower"
     if p < SIGNIFICANT and ratio.low > 1 + threshold / 2 and ratio.median >= 1 + threshold:
-        return Verdict(metric.name, ratio, p, "faster")
+        return "faster"
     # Alike is a finding of its own: the whole interval lies within the threshold, on both sides of 1.
-    what = "same" if 1 - threshold <= ratio.low and ratio.high <= 1 / (1 - threshold) else "cannot tell"
-    return Verdict(metric.name, ratio, p, what)
+    return "same" if 1 - threshold <= ratio.low and ratio.high <= 1 / (1 - threshold) else "cannot tell"
+
+
+def figures_text(verdict):
+    ratio = verdict.ratio
+    p = "" if verdict.p is None else f", p {verdict.p:.2g}"
+    return f"{ratio.median:.3f} ({ratio.low:.3f} to {ratio.high:.3f}), n {ratio.n}{p}"
 
 
 def line_of(case, verdict):
-    ratio = verdict.ratio
-    p = "" if verdict.p is None else f", p {verdict.p:.2g}"
-    return (f"{case:<48} {verdict.metric:<10} {ratio.median:6.3f} ({ratio.low:.3f} to {ratio.high:.3f}), n {ratio.n}{p}"
-            f": {verdict.what}")
+    return f"{case:<48} {verdict.metric:<10}  {figures_text(verdict)}: {verdict.what}"

@@ -24,9 +24,10 @@ def program():
     return found[0].absolute()
 
 
-def run(*arguments):
+def run(*arguments, quiet=False):
     """pcache-sweep run: its progress goes where ours goes, and told to end it removes its files."""
-    done = processes.run([program(), "run", *arguments], show_stderr=True, end_with=signal.SIGTERM)
+    command = [program(), "run", *arguments] + (["--quiet"] if quiet else [])
+    done = processes.run(command, show_stderr=True, end_with=signal.SIGTERM)
     if done.returncode == INTERRUPTED:
         raise KeyboardInterrupt
     if done.returncode == WRONG_USE:

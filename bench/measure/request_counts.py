@@ -12,6 +12,7 @@ import re
 
 from . import processes
 from .errors import MeasureError
+from .progress import Progress
 from .scratch import new_folder
 
 FEW, MANY = 2048, 6144
@@ -75,13 +76,20 @@ def _result(future):
             processes.raise_if_told()
 
 
-def count_all(program, only):
+def count_all(program, only, quiet=False):
     """{request: {what: per request}}, of those whose names `only` finds; none may be left."""
     chosen = [name for name in names(program) if only.search(name)]
+    progress = Progress("gate: requests counted:", len(chosen), quiet)
+
+    def counted_one(future):
+        found = _result(future)
+        progress.step()
+        return found
+
     with new_folder("pcache-counts-") as folder, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
             counted = {name: pool.submit(count, program, name, folder) for name in chosen}
-            return {name: _result(future) for name, future in counted.items()}
+            return {name: counted_one(future) for name, future in counted.items()}
         except BaseException:  # the pool waits for those that run
             pool.shutdown(wait=False, cancel_futures=True)
             processes.end_all()

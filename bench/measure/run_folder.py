@@ -47,6 +47,7 @@ class Sample:
     repeat: int
     metrics: dict
     raw: pathlib.Path  # without its suffix
+    load_average: object = None  # when it began; None: a run from before that was kept
 
     @property
     def runtime_ms(self):
@@ -114,7 +115,12 @@ class Run:
             _need_figures(latencies, latencies.keys())
         replay = metrics.get("replay", {})
         _need_figures(replay, replay.keys() - {"model"})
-        self.samples.append(Sample(case, str(result["build"]), repeat, metrics, self.folder / "raw" / f"{number:05}"))
+        backing = metrics.get("backing", {})
+        _need_figures(backing, backing.keys())
+        if "load_average" in result:
+            _need_figures(result, ["load_average"])
+        self.samples.append(Sample(case, str(result["build"]), repeat, metrics, self.folder / "raw" / f"{number:05}",
+                                   result.get("load_average")))
 
     def sources(self):
         """{label: what it is of, as git describe says it}, of each build. Of the first schema nobody knows: kept was

@@ -6,7 +6,8 @@ UNITS = {"k": KIB, "m": MIB, "g": GIB, "t": 1 << 40}
 
 
 def bytes_of(size):
-    """"4k" -> 4096."""
+    """"4k", or "4KiB" -> 4096."""
+    size = size.lower().removesuffix("ib")
     return int(float(size[:-1]) * UNITS[size[-1]]) if size[-1] in UNITS else int(size)
 
 

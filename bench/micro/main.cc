@@ -12,6 +12,8 @@
 #include "micro/counts.h"
 #include "micro/scratch.h"
 
+extern "C" const char pcache_build_stamp[];  // core/stamp; of C
+
 namespace pcache::micro {
 
 void register_persist();
@@ -102,6 +104,19 @@ Arguments parse(int* argc, char** argv) {
   return arguments;
 }
 
+// As the harness shows it: "0123456789ab-dirty", or "unknown". core/stamp says what the stamp
+// holds.
+std::string commit_of_build() {
+  const std::string stamp = pcache_build_stamp;
+  const auto word = [&](const std::string& key) {
+    const size_t begin = stamp.find(key);
+    if (begin == stamp.npos) return std::string();
+    return stamp.substr(begin + key.size(), stamp.find_first_of(" \n", begin) - begin - key.size());
+  };
+  constexpr size_t kShown = 12;
+  return word("commit=").substr(0, kShown) + (word("dirty=") == "1" ? "-dirty" : "");
+}
+
 void run(int argc, char** argv) {
   const Arguments arguments = parse(&argc, argv);
   if (arguments.list) return print_countable();
@@ -111,6 +126,7 @@ void run(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
   if (argc > 1) die(std::string(argv[1]) + ": unknown argument; --help names what there is");
   const PersistOps* ops = method(arguments.persist.empty() ? "auto" : arguments.persist);
+  benchmark::AddCustomContext("commit", commit_of_build());
   benchmark::AddCustomContext("persist", ops->name);
   benchmark::AddCustomContext("pmem_dir", places().pmem_dir);
   register_persist();

@@ -97,6 +97,38 @@ void need_enough(double iops, uint64_t runtime_ms) {
                 " or more, since fio counts whole milliseconds; give more volume");
 }
 
+// What is ended before its time (by a latency target, a steady state, or an error that fio does not
+// report) would pass for a measurement of all of it.
+void need_all_of_its_time(const Case& one, double runtime_s, uint64_t runtime_ms) {
+  constexpr double kMostMissing = 0.1;
+  if (one.values.at("volume") == "0" &&
+      static_cast<double>(runtime_ms) < (1 - kMostMissing) * runtime_s * 1000)
+    throw Wrong("ran " + std::to_string(runtime_ms) + " ms, expected " + ms(runtime_s) +
+                ": fio has ended it before its time");
+}
+
+// A flush of fdatasync= counts as a short read there; but no job here has any.
+void need_whole_requests(const nlohmann::json& job) {
+  for (const char* direction : {"read", "write"})
+    for (const char* what : {"short_ios", "drop_ios"})
+      if (const uint64_t n = job.at(direction).value(what, uint64_t{0}); n > 0)
+        throw Wrong("fio reports " + std::to_string(n) + " " + what + " of " + direction +
+                    ", expected none: its requests were not done whole");
+}
+
+// fsync= has them under `sync`, with a latency each; gtod_reduce leaves the number alone.
+void add_flushes(const nlohmann::json& job, nlohmann::ordered_json* metrics) {
+  if (!job.contains("sync")) return;
+  const auto& sync = job.at("sync");
+  const auto lat = sync.value("lat_ns", nlohmann::json::object());
+  const uint64_t n = std::max(sync.value("total_ios", uint64_t{0}), lat.value("N", uint64_t{0}));
+  if (n == 0) return;
+  (*metrics)["flush"] = {{"ios", n}};
+  if (lat.value("N", uint64_t{0}) > 0)
+    (*metrics)["flush"]["lat_ns"] = {
+        {"mean", lat.at("mean")}, {"min", lat.at("min")}, {"max", lat.at("max")}};
+}
+
 // A ratio of a part of the trace would look like one of all.
 void need_all_replayed(const Replay& replay, uint64_t ios) {
   const Trace& trace = replay.layout->trace();
@@ -192,7 +224,7 @@ FioJob make_replay_job(const Case& one, const Place& place, const Build& build, 
   return {"", out.str()};
 }
 
-nlohmann::ordered_json metrics_of(const Case& one, const nlohmann::json& fio) {
+nlohmann::ordered_json metrics_of(const Case& one, double runtime_s, const nlohmann::json& fio) {
   for (const auto& job : fio.at("jobs")) {
     if (job.at("jobname") != "measure") continue;
     if (const int error = job.value("error", 0))
@@ -209,10 +241,14 @@ nlohmann::ordered_json metrics_of(const Case& one, const nlohmann::json& fio) {
       iops += d.at("iops").get<double>();
       bytes_per_s += d.at("bw_bytes").get<double>();
     }
-    if (one.replay)
+    need_whole_requests(job);
+    if (one.replay) {
       need_all_replayed(*one.replay, ios);
-    else
+    } else {
       need_enough(iops, runtime_ms);
+      need_all_of_its_time(one, runtime_s, runtime_ms);
+    }
+    add_flushes(job, &metrics);
     // Of a trace that takes no millisecond fio says 0.
     metrics["iops"] = iops > 0 ? iops : static_cast<double>(ios) * 1000;
     metrics["bytes_per_s"] = bytes_per_s;

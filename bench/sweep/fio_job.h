@@ -38,7 +38,7 @@ std::string path_of(const Case& one);
 
 // The figures of the measurement in fio's JSON (schema: results/README.md). Throws Wrong when it is
 // none, or when fio's clock is too coarse for it; that does not matter to a trace.
-nlohmann::ordered_json metrics_of(const Case& one, const nlohmann::json& fio);
+nlohmann::ordered_json metrics_of(const Case& one, double runtime_s, const nlohmann::json& fio);
 
 // fio's logs, of all jobs, as CSV: ms,read_iops,write_iops. Empty: there are none.
 std::string series_of(const std::string& prefix);

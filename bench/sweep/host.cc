@@ -50,7 +50,12 @@ nlohmann::ordered_json cpu_facts() {
   nlohmann::ordered_json flags = nlohmann::ordered_json::array();
   for (const char* flag : {"clflushopt", "clwb", "movdir64b", "avx2", "avx512f", "hypervisor"})
     if (all.contains(flag)) flags.push_back(flag);
+  // A virtual machine may give each generation the same name; the numbers tell them apart.
   return {{"model", value_in("/proc/cpuinfo", "model name")},
+          {"vendor", value_in("/proc/cpuinfo", "vendor_id")},
+          {"family", value_in("/proc/cpuinfo", "cpu family")},
+          {"model_number", value_in("/proc/cpuinfo", "model\t")},
+          {"stepping", value_in("/proc/cpuinfo", "stepping")},
           {"online", sysconf(_SC_NPROCESSORS_ONLN)},
           {"flags", flags},
           {"governor", line_of("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")},

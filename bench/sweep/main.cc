@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // pcache-sweep: measures the cases of a YAML file with fio, in an order that is fair to all, and
-// keeps everything (run_command.h). `report`, `compare` and `gate` look at what was kept; they are
-// Python (bench/measure), run from here.
+// keeps everything (run_command.h). `report`, `table`, `compare` and `gate` look at what was kept;
+// they are Python (bench/measure), run from here.
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -59,7 +59,7 @@ void add_run(CLI::App& app, RunOptions& options, int& status) {
   run_command->add_option("--resume", options.resume, "a folder: makes what it lacks");
   run_command->add_option("--build", options.builds,
                           "build directories to measure, in turn; default this program's own");
-  run_command->add_option("--repeats", options.repeats,
+  run_command->add_option("--repeats,--rounds", options.repeats,
                           "instead of the file's; with --resume, more than before");
   run_command->add_option("--runtime", options.runtime_s, "seconds, instead of the file's");
   run_command->add_option("--cache-dir", options.place.cache_dir,
@@ -71,7 +71,10 @@ void add_run(CLI::App& app, RunOptions& options, int& status) {
   run_command->add_option("--backing", options.place.backing,
                           "a block device or file, overwritten");
   run_command->add_flag("--overwrite", options.place.overwrite, "what those hold is not needed");
-  run_command->add_flag("--dry-run", options.dry_run, "lists the measurements and makes none");
+  run_command->add_flag("--dry-run", options.dry_run,
+                        "names the cases, how long they take, and what is wrong; measures nothing");
+  run_command->add_flag("--plan", options.plan,
+                        "lists the measurements in their order, and makes none");
   run_command->add_flag("--quiet", options.quiet, "no progress");
   // Of compare and gate; not in the help.
   run_command->add_flag("--temporary", options.temporary)->group("");
@@ -105,8 +108,12 @@ int main(int argc, char** argv) try {
   add_facts(app, facts_options);
   app.add_subcommand("parameters", "of a case, and what they may be")->callback(print_parameters);
   add_measure(app, "report", "draws results: pcache-sweep report FOLDER...");
+  add_measure(app, "table",
+              "B against A, two values of a parameter: table FOLDER --of PARAMETER A B");
   add_measure(app, "compare", "whether two builds, or results, differ: pcache-sweep compare A B");
   add_measure(app, "gate", "judges a build by a baseline: pcache-sweep gate --baseline FILE");
+  add_measure(app, "history", "results of many commits: pcache-sweep history FILE [--add FOLDER]");
+  add_measure(app, "export", "results as the JSON that github-action-benchmark or Bencher takes");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -6,6 +6,7 @@
 #include <charconv>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 namespace pcache::sweep {
 
@@ -84,11 +85,17 @@ std::optional<std::string> distribution(std::string_view value) {
 constexpr const char* kEngines[] = {"pcache", "bound", "uring", "libpmem", nullptr};
 std::optional<std::string> engine(std::string_view value) {
   if (value.starts_with("path:/")) return std::string(value);
+  if (value == "io_uring") return "uring";  // as fio calls it
   return one_of<kEngines>(value);
 }
 
+// As fio has them; "readwrite" is its other name for "rw".
 constexpr const char* kPatterns[] = {"read",   "write", "randread", "randwrite",
                                      "randrw", "rw",    nullptr};
+std::optional<std::string> pattern(std::string_view value) {
+  return one_of<kPatterns>(value == "readwrite" ? "rw" : value);
+}
+
 constexpr const char* kMethods[] = {"auto", "flushcache", "clflushopt",
                                     "clwb", "movdir64b",  nullptr};
 constexpr const char* kOrders[] = {"strict", "relaxed", nullptr};
@@ -98,12 +105,12 @@ constexpr const char* kRanges[] = {"shared", "own", nullptr};
 constexpr const char* kFills[] = {"empty", "dirty", "clean", nullptr};
 
 constexpr Parameter kParameters[] = {
-    {"engine", "pcache", "pcache, bound, uring, libpmem or path:/DEVICE",
+    {"engine", "pcache", "pcache, bound, uring (or io_uring), libpmem or path:/DEVICE",
      "the cache; the engine that only stores and loads; the backing device by io_uring; fio's "
      "libpmem on the cache device; a block device such as a device-mapper target, by io_uring",
      engine, nullptr},
-    {"rw", "randwrite", "read, write, randread, randwrite, rw or randrw", "as fio's rw",
-     one_of<kPatterns>, nullptr, Parameter::kPattern},
+    {"rw", "randwrite", "read, write, randread, randwrite, rw or randrw", "as fio's rw", pattern,
+     nullptr, Parameter::kPattern},
     {"rwmixread", "50", "a number from 1 to 99", "percent of reads in rw and randrw",
      integer<1, 99>, nullptr, Parameter::kPattern},
     {"distribution", "random", "random, or zipf: and a number above 0, at most 10 and not 1",
@@ -165,9 +172,17 @@ constexpr Parameter kParameters[] = {
 
 }  // namespace
 
+constexpr std::pair<const char*, const char*> kNamesOfFio[] = {
+    {"ioengine", "engine"},
+    {"readwrite", "rw"},
+    {"blocksize", "bs"},
+    {"random_distribution", "distribution"}};
+
 std::span<const Parameter> parameters() { return kParameters; }
 
 const Parameter* find_parameter(std::string_view name) {
+  for (const auto& [of_fio, ours] : kNamesOfFio)
+    if (name == of_fio) name = ours;
   const auto at = std::ranges::find_if(kParameters, [&](auto& p) { return name == p.name; });
   return at == std::end(kParameters) ? nullptr : at;
 }

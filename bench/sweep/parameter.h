@@ -31,6 +31,7 @@ struct Parameter {
 };
 
 std::span<const Parameter> parameters();
+// Also by the name that fio has for it: ioengine, readwrite, blocksize, random_distribution.
 const Parameter* find_parameter(std::string_view name);
 
 // A value of every parameter that its engine looks at, by name.

@@ -52,8 +52,8 @@ void need_room(const std::string& folder, uint64_t bytes) {
 
 }  // namespace
 
-Place::Place(const PlaceOptions& options, uint64_t cache_bytes, uint64_t backing_bytes,
-             const std::map<std::string, uint64_t>& paths) {
+void Place::hold_given(const PlaceOptions& options, uint64_t cache_bytes, uint64_t backing_bytes,
+                       const std::map<std::string, uint64_t>& paths) {
   need_whole("--cache-dev", options.cache_dev);
   need_whole("--backing", options.backing);
   need_whole("--cache-dir", options.cache_dir, Scratch::kMostBelow);
@@ -61,6 +61,19 @@ Place::Place(const PlaceOptions& options, uint64_t cache_bytes, uint64_t backing
   if (!options.cache_dev.empty()) hold(options.cache_dev, Device::kCache, cache_bytes, options);
   if (!options.backing.empty()) hold(options.backing, Device::kBacking, backing_bytes, options);
   for (const auto& [path, bytes] : paths) hold(path, Device::kBacking, bytes, options);
+}
+
+void Place::check(const PlaceOptions& options, uint64_t cache_bytes, uint64_t backing_bytes,
+                  const std::map<std::string, uint64_t>& paths) {
+  Place place;
+  place.hold_given(options, cache_bytes, backing_bytes, paths);
+  if (options.cache_dev.empty()) need_room(options.cache_dir, cache_bytes);
+  if (options.backing.empty()) need_room(options.backing_dir, backing_bytes);
+}
+
+Place::Place(const PlaceOptions& options, uint64_t cache_bytes, uint64_t backing_bytes,
+             const std::map<std::string, uint64_t>& paths) {
+  hold_given(options, cache_bytes, backing_bytes, paths);
   if (options.cache_dev.empty()) {
     Scratch::remove_left_over(options.cache_dir);
     need_room(options.cache_dir, cache_bytes);

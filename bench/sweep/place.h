@@ -28,6 +28,9 @@ class Place {
   // `paths`: other devices that are written to, and what is needed of them.
   Place(const PlaceOptions& options, uint64_t cache_bytes, uint64_t backing_bytes,
         const std::map<std::string, uint64_t>& paths);
+  // The same checks, and nothing is made or written. Throws Wrong.
+  static void check(const PlaceOptions& options, uint64_t cache_bytes, uint64_t backing_bytes,
+                    const std::map<std::string, uint64_t>& paths);
   Place(const Place&) = delete;
   Place& operator=(const Place&) = delete;
 
@@ -43,6 +46,9 @@ class Place {
   void blank_cache(uint64_t cache_bytes) const;
 
  private:
+  Place() = default;
+  void hold_given(const PlaceOptions& options, uint64_t cache_bytes, uint64_t backing_bytes,
+                  const std::map<std::string, uint64_t>& paths);
   void hold(const std::string& path, Device::Use use, uint64_t least_bytes,
             const PlaceOptions& options);
 

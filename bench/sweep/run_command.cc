@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "sweep/run_command.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <ctime>
@@ -21,6 +23,7 @@ namespace fs = std::filesystem;
 
 constexpr int kFailed = 1, kInterrupted = 130;
 constexpr uint64_t kMostSpecBytes = 1 << 20;
+constexpr uint32_t kLeastRounds = 9;  // that compare judges; LEAST_ROUNDS of measure/judge.py
 
 void check(const RunOptions& options) {
   if (options.spec.empty() == options.resume.empty())
@@ -86,18 +89,47 @@ void say_what_is_left_out(const Spec& spec) {
               trace.c_str(), static_cast<unsigned long long>(number));
 }
 
+// Of what compare could judge.
+bool has_too_few_rounds(const Spec& spec) {
+  return spec.repeats < kLeastRounds && std::ranges::any_of(spec.cases, [](const Case& one) {
+           const std::string& engine = one.values.at("engine");
+           return one.left_out.empty() && !one.replay && (engine == "pcache" || engine == "bound");
+         });
+}
+
+std::string few_rounds(const Spec& spec, const std::string& cure) {
+  return std::to_string(spec.repeats) + (spec.repeats == 1 ? " round" : " rounds") +
+         ": compare judges from " + std::to_string(kLeastRounds) + " on; " + cure + " --rounds " +
+         std::to_string(kLeastRounds);
+}
+
+constexpr size_t kMostShown = 20;  // cases of a dry run
+
+// The same forecast that progress begins with.
+void print_sum(const Spec& spec, const std::vector<Measurement>& plan) {
+  printf("%zu cases, %zu measurements, about %s\n", spec.cases.size() - spec.left_out(),
+         plan.size(), clock_of(Runner::expected_s(spec, plan)).c_str());
+  if (has_too_few_rounds(spec)) printf("%s\n", few_rounds(spec, "as many are made by").c_str());
+}
+
 void print_plan(const Spec& spec, size_t builds) {
   say_what_is_left_out(spec);
-  double seconds = 0;
   const auto plan = make_plan(spec, builds);
-  for (const Measurement& what : plan) {
-    seconds += Runner::expected_s(spec, spec.cases[what.case_index]);
+  for (const Measurement& what : plan)
     printf("%4zu  round %u  %s%s%s\n", what.number, what.repeat,
            spec.cases[what.case_index].id.c_str(), builds > 1 ? "  build " : "",
            builds > 1 ? std::string(1, char('a' + what.build)).c_str() : "");
-  }
-  printf("%zu cases, %zu measurements, about %.0f minutes\n", spec.cases.size() - spec.left_out(),
-         plan.size(), seconds / 60 + 0.5);
+  print_sum(spec, plan);
+}
+
+void print_cases(const Spec& spec, size_t builds) {
+  say_what_is_left_out(spec);
+  size_t shown = 0;
+  for (const Case& one : spec.cases)
+    if (one.left_out.empty() && shown++ < kMostShown) printf("%s\n", one.id.c_str());
+  if (shown > kMostShown)
+    printf("and %zu more; --plan lists all measurements in their order\n", shown - kMostShown);
+  print_sum(spec, make_plan(spec, builds));
 }
 
 // Of a folder: its spec, with as many rounds as are asked for.
@@ -119,17 +151,41 @@ nlohmann::ordered_json facts_of_host(const Place& place) {
   return host_facts(place.emulated() ? kEmulatedPmem : place.cache(), place.backing());
 }
 
-std::unique_ptr<Place> make_place(const Spec& spec, const PlaceOptions& options) {
+struct Needs {
   uint64_t cache_bytes = 0, backing_bytes = 0;
   std::map<std::string, uint64_t> paths;
+};
+
+Needs needs_of(const Spec& spec) {
+  Needs needs;
   for (const Case& one : spec.cases) {
     if (!one.left_out.empty()) continue;
-    cache_bytes = std::max(cache_bytes, cache_bytes_of(one));
-    backing_bytes = std::max(backing_bytes, device_bytes_of(one));
+    needs.cache_bytes = std::max(needs.cache_bytes, cache_bytes_of(one));
+    needs.backing_bytes = std::max(needs.backing_bytes, device_bytes_of(one));
     if (const std::string path = path_of(one); !path.empty())
-      paths[path] = std::max(paths[path], device_bytes_of(one));
+      needs.paths[path] = std::max(needs.paths[path], device_bytes_of(one));
   }
-  return std::make_unique<Place>(options, cache_bytes, backing_bytes, paths);
+  return needs;
+}
+
+std::unique_ptr<Place> make_place(const Spec& spec, const PlaceOptions& options) {
+  const Needs needs = needs_of(spec);
+  return std::make_unique<Place>(options, needs.cache_bytes, needs.backing_bytes, needs.paths);
+}
+
+// What a run would do, and whether it could begin.
+int dry_run(const Spec& spec, size_t builds, const PlaceOptions& place) {
+  print_cases(spec, builds);
+  fflush(stdout);
+  const Needs needs = needs_of(spec);
+  Place::check(place, needs.cache_bytes, needs.backing_bytes, needs.paths);
+  const auto where = [](const std::string& device, const std::string& folder, uint64_t bytes) {
+    return device.empty() ? "a file of " + size_of(bytes) + " in " + folder : device;
+  };
+  printf("pmem: %s; backing device: %s\n",
+         where(place.cache_dev, place.cache_dir, needs.cache_bytes).c_str(),
+         where(place.backing, place.backing_dir, needs.backing_bytes).c_str());
+  return 0;
 }
 
 // Since fio stands in another folder than we do.
@@ -140,15 +196,44 @@ PlaceOptions absolute(PlaceOptions options) {
   return options;
 }
 
+void warn(const std::string& text) {
+  const bool tty = isatty(STDERR_FILENO);
+  fprintf(stderr, "pcache-sweep: %s%s%s\n", tty ? "\033[31m" : "", text.c_str(),
+          tty ? "\033[0m" : "");
+}
+
+// As measure/doubts.py says it of the whole folder.
+void say_doubts(const Doubts& doubts) {
+  const auto of = [](size_t some, size_t all) {
+    return std::to_string(some) + " of " + std::to_string(all) + " measurements ";
+  };
+  if (doubts.waited > 0)
+    warn(of(doubts.waited, doubts.writing) +
+         "that write waited for writeback: this compares the disk; a `volume` ends a measurement "
+         "before that");
+  char load[32];
+  snprintf(load, sizeof load, "%.1f", doubts.most_load);
+  if (doubts.overloaded > 0)
+    warn(of(doubts.overloaded, doubts.measured) + "began with a load above the " +
+         std::to_string(sysconf(_SC_NPROCESSORS_ONLN)) + " CPUs, up to " + load);
+}
+
 int measure(const Spec& spec, const Place& place, RunFolder& folder, const RunOptions& options) {
   const auto hint = [&](const std::string& before, const char* behind) {
     return options.temporary ? "" : before + folder.path() + behind;
   };
   try {
-    const size_t failed = Runner(spec, place, folder, options.quiet).run();
+    Runner runner(spec, place, folder, options.quiet);
+    const size_t failed = runner.run();
     if (const size_t n = spec.left_out(); n > 0)  // once more, since that may be hours ago
       fprintf(stderr, "pcache-sweep: %zu of %zu cases were left out, as was said at the start\n", n,
               spec.cases.size());
+    if (!options.temporary) {  // else who reads the folder says it
+      say_doubts(runner.doubts());
+      if (has_too_few_rounds(spec))
+        fprintf(stderr, "pcache-sweep: %s\n",
+                few_rounds(spec, "pcache-sweep run --resume " + folder.path()).c_str());
+    }
     printf("%s\n", folder.path().c_str());
     if (failed > 0)
       fprintf(stderr, "pcache-sweep: %zu measurements failed%s\n", failed,
@@ -176,12 +261,13 @@ PlaceOptions with_defaults(PlaceOptions options) {
 int run_new(const RunOptions& options) {
   Spec spec = load_spec(options);
   leave_out_what_cannot_be_measured(spec);
-  if (options.dry_run) return print_plan(spec, std::max<size_t>(1, options.builds.size())), 0;
+  if (options.plan) return print_plan(spec, std::max<size_t>(1, options.builds.size())), 0;
   const auto builds = find_builds(options.builds);
+  const PlaceOptions where = with_defaults(absolute(options.place));
   const std::string output = options.output.empty() ? new_output(spec.name) : options.output;
   RunFolder::need_new(output);
+  if (options.dry_run) return dry_run(spec, builds.size(), where);
   watch_signals();
-  const PlaceOptions where = with_defaults(absolute(options.place));
   const auto place = make_place(spec, where);
   RunFolder folder =
       RunFolder::create(fs::absolute(output), spec, builds, where, facts_of_host(*place));
@@ -191,12 +277,14 @@ int run_new(const RunOptions& options) {
 }
 
 int resume(const RunOptions& options) {
-  RunFolder folder = RunFolder::open(fs::absolute(options.resume), !options.dry_run);
+  RunFolder folder =
+      RunFolder::open(fs::absolute(options.resume), !options.dry_run && !options.plan);
   Spec spec = resumed_spec(folder, options);
   leave_out_what_cannot_be_measured(spec);
-  if (options.dry_run) return print_plan(spec, folder.builds().size()), 0;
+  if (options.plan) return print_plan(spec, folder.builds().size()), 0;
   const PlaceOptions where = folder.place(absolute(options.place));
   need_same_builds(folder.builds(), folder.path());
+  if (options.dry_run) return dry_run(spec, folder.builds().size(), where);
   watch_signals();
   const auto place = make_place(spec, where);
   folder.begin_writing(spec.repeats);

@@ -16,7 +16,7 @@ struct RunOptions {
   PlaceOptions place;
   std::optional<int64_t> repeats;
   std::optional<double> runtime_s;
-  bool dry_run = false, quiet = false;
+  bool dry_run = false, plan = false, quiet = false;
   bool temporary = false;  // the folder goes when we have ended: nobody can resume it
 };
 

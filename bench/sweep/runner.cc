@@ -26,7 +26,7 @@ namespace {
 
 // Starting fio, filling, and ending it; a guess until one has been timed.
 constexpr double kOverheadSeconds = 1;
-constexpr double kReplayedBytesPerSecond = 1e9;
+constexpr double kReplayedBytesPerSecond = 1e9, kFilledBytesPerSecond = 1e9;
 
 std::atomic<pid_t> g_child{0};
 std::atomic<bool> g_interrupted{false};
@@ -85,6 +85,29 @@ std::string why(const std::string& err) {
   return last_line(err);
 }
 
+// As fio, which stands in raw/, is told of it: so that where the folder is does not matter to fio.
+std::string in_raw(const std::string& path) { return std::filesystem::path(path).filename(); }
+
+// Since the attach: of a case that is filled first, of that, too.
+ordered_json backing_metrics(const Case& one, const nlohmann::json& status) {
+  ordered_json metrics = {{"requested_bytes", status.at("requests").at("write_bytes")},
+                          {"written_bytes", status.at("writeback").at("written_bytes")}};
+  // Where only reads are measured, it was the filling that has waited.
+  if (const std::string& rw = one.values.at("rw"); rw != "read" && rw != "randread") {
+    metrics["writes"] = status.at("requests").at("writes");
+    metrics["waited_for_space"] = status.at("events").at("waits_on_full");
+  }
+  return metrics;
+}
+
+// Of the last minute; 0: the kernel does not say.
+double load_average() {
+  double load = 0;
+  return getloadavg(&load, 1) == 1 ? load : 0;
+}
+
+}  // namespace
+
 std::string clock_of(double seconds) {
   char text[32];
   const auto s = static_cast<long>(std::ceil(seconds - 1e-3));  // what is left of sums is no second
@@ -94,17 +117,6 @@ std::string clock_of(double seconds) {
     snprintf(text, sizeof text, "%ld:%02ld", s / 60, s % 60);
   return text;
 }
-
-// As fio, which stands in raw/, is told of it: so that where the folder is does not matter to fio.
-std::string in_raw(const std::string& path) { return std::filesystem::path(path).filename(); }
-
-// Since the attach: of a case that is filled first, of that, too.
-ordered_json backing_metrics(const nlohmann::json& status) {
-  return {{"requested_bytes", status.at("requests").at("write_bytes")},
-          {"written_bytes", status.at("writeback").at("written_bytes")}};
-}
-
-}  // namespace
 
 void watch_signals() {
   struct sigaction action {};
@@ -127,7 +139,27 @@ double Runner::expected_s(const Spec& spec, const Case& one) {
     return kOverheadSeconds +
            static_cast<double>(one.replay->layout->requested_bytes()) / kReplayedBytesPerSecond;
   const double run = one.values.at("volume") == "0" ? spec.runtime_s + spec.warmup_s : 1;
-  return run + kOverheadSeconds;
+  const bool fills = one.values.at("fill") != "empty" && one.values.at("engine") != "uring";
+  const double filled = fills ? static_cast<double>(working_set_bytes_of(one)) : 0;
+  return run + kOverheadSeconds + filled / kFilledBytesPerSecond;
+}
+
+double Runner::expected_s(const Spec& spec, const std::vector<Measurement>& plan) {
+  double seconds = 0;
+  for (const Measurement& what : plan) seconds += expected_s(spec, spec.cases[what.case_index]);
+  return seconds;
+}
+
+void Doubts::add(const ordered_json& result) {
+  measured++;
+  const ordered_json& metrics = result.at("metrics");
+  if (metrics.contains("backing") && metrics.at("backing").contains("waited_for_space")) {
+    writing++;
+    if (metrics.at("backing").at("waited_for_space").get<uint64_t>() > 0) waited++;
+  }
+  const double load = result.at("load_average");
+  most_load = std::max(most_load, load);
+  if (load > static_cast<double>(sysconf(_SC_NPROCESSORS_ONLN))) overloaded++;
 }
 
 size_t Runner::run() {
@@ -154,7 +186,10 @@ size_t Runner::run() {
     expected_s_ += expected;
     left_s_ -= expected;
     done++;
-    if (result.at("ok")) continue;
+    if (result.at("ok")) {
+      doubts_.add(result);
+      continue;
+    }
     failed++;
     fprintf(stderr, "%spcache-sweep: %s: %s\n", tty_ ? "\r\033[K" : "", one.id.c_str(),
             result.at("error").get<std::string>().c_str());
@@ -182,6 +217,7 @@ ordered_json Runner::measure(const Measurement& what) {
     if (status != 0)
       throw Wrong(said.empty() ? "fio ended with status " + std::to_string(status) : why(said));
   };
+  const double load = load_average();
   try {
     if (const uint64_t bytes = cache_bytes_of(one)) place_.blank_cache(bytes);
     const std::string iolog = folder_.raw(what.number, kIolog);
@@ -194,10 +230,12 @@ ordered_json Runner::measure(const Measurement& what) {
     run(job.measure, "");
     const auto fio = nlohmann::json::parse(read_file(folder_.raw(what.number, ".json")));
     result["seconds"] = now_s() - start;
-    result["metrics"] = metrics_of(one, fio);
+    result["load_average"] = load;
+    result["metrics"] = metrics_of(one, spec_.runtime_s, fio);
     const nlohmann::json status = status_of(what);
     if (one.replay) result["metrics"]["replay"] = replay_metrics(*one.replay, status);
-    if (!one.replay && !status.is_null()) result["metrics"]["backing"] = backing_metrics(status);
+    if (!one.replay && !status.is_null())
+      result["metrics"]["backing"] = backing_metrics(one, status);
     if (const std::string csv = series_of(series); !csv.empty())
       write_file(folder_.raw(what.number, ".csv"), csv);
     result["ok"] = true;

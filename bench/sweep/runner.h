@@ -7,6 +7,16 @@
 
 namespace pcache::sweep {
 
+// What makes a reader doubt the measurements that were made; numbers of them.
+struct Doubts {
+  size_t measured = 0;
+  size_t writing = 0, waited = 0;  // to the cache, by a pattern; of them, some write had to wait
+  size_t overloaded = 0;           // begun with a load above the CPUs
+  double most_load = 0;
+
+  void add(const nlohmann::ordered_json& result);
+};
+
 class Runner {
  public:
   Runner(const Spec& spec, const Place& place, RunFolder& folder, bool quiet);
@@ -14,9 +24,11 @@ class Runner {
   // How many failed; each has said why on stderr, and its line says it, too. Throws Interrupted.
   struct Interrupted {};
   size_t run();
+  const Doubts& doubts() const { return doubts_; }
 
   // Seconds that a measurement takes, as long as none was made.
   static double expected_s(const Spec& spec, const Case& one);
+  static double expected_s(const Spec& spec, const std::vector<Measurement>& plan);
 
  private:
   nlohmann::ordered_json measure(const Measurement& what);
@@ -34,7 +46,11 @@ class Runner {
   const bool quiet_, tty_;
   double spent_s_ = 0, expected_s_ = 0, left_s_ = 0;  // of what is done; of what is left
   size_t shown_percent_ = 0;
+  Doubts doubts_;
 };
+
+// "1:05" or "2:00:00", rounded up.
+std::string clock_of(double seconds);
 
 // SIGINT and SIGTERM end the fio that runs, and the runner behind it.
 void watch_signals();

@@ -195,6 +195,9 @@ class Parser {
       if (!parameter)
         fail(item.first.Mark(),
              "unknown parameter `" + key + "`; pcache-sweep parameters lists them");
+      if (std::ranges::any_of(matrix, [&](const Axis& axis) { return axis.first == parameter; }))
+        fail(item.first.Mark(), "`" + key + "`: " + parameter->name +
+                                    " is given by another name, too; expected one of them");
       matrix.emplace_back(parameter, values(*parameter, item.second));
     }
     return matrix;

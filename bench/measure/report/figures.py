@@ -129,6 +129,33 @@ def over_time(title, rounds):
     return figure
 
 
+def history(series):
+    """A point a commit, with its interval; levels between changes; what is doubtful is hollow."""
+    figure, axes = pyplot.subplots(figsize=(9.6, 2.8), layout="constrained")
+    for hollow in (False, True):
+        chosen = [(x, p.value) for x, p in enumerate(series.points) if bool(p.doubt) == hollow]
+        if chosen:
+            axes.errorbar([x for x, _ in chosen], [v.median for _, v in chosen],
+                          yerr=[[max(0, v.median - v.low) for _, v in chosen],
+                                [max(0, v.high - v.median) for _, v in chosen]],
+                          linestyle="none", marker="o", markersize=3.5, capsize=1.5, linewidth=0.8,
+                          color="#8a8a8a" if hollow else STYLES[0][0], markerfacecolor="none" if hollow else None)
+    for first, last, median in series.levels():
+        axes.plot([first, last], [median, median], color="black", linewidth=1)
+    for at, change in series.changes:
+        worse = series.is_worse(change)
+        axes.axvline(at - 0.5, color="#b30000" if worse else "#1e8449", linestyle="-" if worse else "--", linewidth=1.2)
+        what = f"{'worse' if worse else 'better'}: x{change.ratio.median:.3f} at {series.points[at].commit[:12]}"
+        axes.annotate(what, (at - 0.5, 0.02), xycoords=("data", "axes fraction"), fontsize=7, ha="right", va="bottom",
+                      rotation=90)
+    step = max(1, len(series.points) // 24)
+    ticks = range(0, len(series.points), step)
+    axes.set_xticks(list(ticks), [series.points[x].commit[:8] for x in ticks], rotation=60, fontsize=6.5)
+    axes.yaxis.set_major_formatter(FuncFormatter(si))
+    axes.set_title(series.title, loc="left", fontsize=9)
+    return figure
+
+
 def as_svg(figure):
     """For a page that holds several: the ids that one refers to are its own."""
     as_svg.number += 1
@@ -161,5 +188,5 @@ def x_axis(run):
     return best if best and len(values(best)) >= 3 else None
 
 
-__all__ = ["lines", "bars", "percentiles", "over_time", "as_svg", "write_png", "close", "x_axis", "si", "short",
-           "MOST_LINES"]
+__all__ = ["lines", "bars", "percentiles", "over_time", "history", "as_svg", "write_png", "close", "x_axis", "si",
+           "short", "MOST_LINES"]

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The page, by its template (page.html), and the files beside it: a CSV of each table, a PNG of each figure."""
+"""A page, by its template (page.html, history.html), and the files beside it: a CSV of each table, a PNG of each
+figure."""
 import csv
 import pathlib
 
@@ -8,15 +9,12 @@ import markupsafe
 
 from . import figures
 
-TEMPLATE = "page.html"
-
-
-def render(**content):
+def render(template, **content):
     """All that is put into the template is escaped, but for the figures, which are made here."""
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent), autoescape=True,
                                      undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
                                      keep_trailing_newline=True)
-    return environment.get_template(TEMPLATE).render(**content)
+    return environment.get_template(template).render(**content)
 
 
 class Page:
@@ -25,11 +23,11 @@ class Page:
     def __init__(self, folder):
         self.folder, self.names = folder, set()
 
-    def table(self, name, head, rows, kind="figures"):
-        """The same table on the page and as a CSV file."""
+    def table(self, name, head, rows, kind="figures", marked=()):
+        """The same table on the page and as a CSV file. On the page, rows of these numbers are red."""
         with open(self.folder / f"{self._free(name)}.csv", "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([head, *rows])
-        return {"head": head, "rows": rows, "kind": kind}
+        return {"head": head, "rows": rows, "kind": kind, "marked": marked}
 
     def figure(self, name, figure, caption):
         figures.write_png(figure, self.folder / f"{self._free(name)}.png")

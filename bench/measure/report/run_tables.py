@@ -45,12 +45,13 @@ def _persist_methods(values):
     return found
 
 
-def all_cases(values, page):
+def all_cases(values, page, doubts):
     run = values.run
     with_latency = any(values.has_latency(case) for case in run.cases)
     with_backing = any(_is_written(sample) for sample in run.samples)
     head = ["case", "n", "requests/s", "interval", "MiB/s", "ratio to bound",
-            *(["written back, of what was written"] if with_backing else []), *(LATENCIES if with_latency else [])]
+            *(["written back, of what was written"] if with_backing else []), *(LATENCIES if with_latency else []),
+            "doubtful"]
     rows = []
     for case in run.cases:
         samples = run.of(case)
@@ -66,8 +67,8 @@ def all_cases(values, page):
         if with_latency:
             row += [microseconds(estimate([latency(s, name) for s in samples]).median)
                     if values.has_latency(case) else "" for name in LATENCIES.values()]
-        rows.append(row)
-    return page.table(f"{run.name}-cases", head, rows)
+        rows.append([*row, doubts.of_case(case)])
+    return page.table(f"{run.name}-cases", head, rows, marked=[n for n, row in enumerate(rows) if row[-1]])
 
 
 def _is_written(sample):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """One run as the template shows it."""
+from ..doubts import Doubts
 from ..estimates import CONFIDENCE, LEAST_FOR_INTERVAL
 from . import replay_tables, run_figures, run_tables
 from .run_values import RunValues, iops
@@ -7,17 +8,17 @@ from .run_values import RunValues, iops
 MOST_NAMED = 6
 
 
-def section_of(run, page):
+def section_of(run, page, wide):
     """What the template says of the run. Figures and tables are made in the order of the page, which is that of the
     numbers in their files' names."""
     values = RunValues(run)
     run = values.run
-    left_out = cases_left_out(values)
+    left_out, doubts = cases_left_out(values), Doubts.of(run, wide)
     section = {
         "title": title_of(run), "name": run.name, "started": run.info["started"],
         "sources": run_tables.joined(run.sources()), "cases": len(run.cases), "repeats": run.info["repeats"],
         "seed": run.info["seed"], "how_long": how_long(run), "confidence": f"{CONFIDENCE:.0%}",
-        "most_for_range": LEAST_FOR_INTERVAL - 1,
+        "most_for_range": LEAST_FOR_INTERVAL - 1, "doubts": list(doubts.notes()),
         "failed": [f"{case.id}: {error}" for case, _, error in run.failed],
         "left_out": len(left_out), "left_out_named": left_out[:MOST_NAMED],
         "throughput": run_figures.throughput(values, page),
@@ -28,7 +29,7 @@ def section_of(run, page):
     section["miss_ratios"] = replay_tables.miss_ratios(values, page)
     section["traffic"] = replay_tables.traffic(values, page)
     section["published"] = run_tables.beside_published(values, page)
-    section["all_cases"] = run_tables.all_cases(values, page)
+    section["all_cases"] = run_tables.all_cases(values, page, doubts)
     section["machine"] = run_tables.machine(values, page)
     return section
 
