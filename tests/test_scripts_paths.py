@@ -11,7 +11,7 @@ import pytest
 from measure.libpcache import BUILD, ROOT
 
 BUILDING = {"demo": [], "test": ["--quick"], "fuzz": [], "long": [], "sweep": ["smoke"], "prove": [],
-            "check": ["core/base/mutants.cc"]}
+            "check": ["core/base/mutants.cc"], "judge": ["out"]}
 
 
 @pytest.fixture
