@@ -72,5 +72,52 @@ if(NOT fio_tree_version EQUAL fio_wanted_version)
     "fio versions differ: the installed ${PCACHE_FIO} (${fio_version}) wants engine version "
     "${fio_wanted_version}, the source tree ${FIO_TREE} has ${fio_tree_version}. ${fio_tree_hint}")
 endif()
+
+# ---- Its layout, and that of the installed fio ----
+# The version does not tell trees apart that have the same one and other structs. The engine refuses
+# such a fio when it is loaded (fio_layout.h); here its very check is run.
+set(probe ${CMAKE_CURRENT_BINARY_DIR}/layout_probe)
+file(WRITE ${probe}.c "
+#include \"fio_layout.h\"
+__attribute__((constructor)) static void ask(void) {
+  if (fio_option_find && fio_layout_fits()) fprintf(stderr, \"layout fits\\n\");
+}
+")
+execute_process(COMMAND ${CMAKE_C_COMPILER} -shared -fPIC -w -std=gnu17 -D_GNU_SOURCE -D_LARGEFILE_SOURCE
+                        -D_FILE_OFFSET_BITS=64 -I${CMAKE_CURRENT_SOURCE_DIR} -isystem ${FIO_TREE} -Wl,-z,lazy
+                        -o ${probe}.so ${probe}.c ${CMAKE_CURRENT_SOURCE_DIR}/fio_layout.c
+                        ${CMAKE_CURRENT_SOURCE_DIR}/message.c
+                RESULT_VARIABLE probe_failed ERROR_VARIABLE probe_text)
+if(probe_failed)
+  message(FATAL_ERROR "Cannot compile with the headers in ${FIO_TREE}. ${fio_tree_hint}\n${probe_text}")
+endif()
+execute_process(COMMAND ${CMAKE_COMMAND} -E env LD_PRELOAD=${probe}.so ${PCACHE_FIO} --version
+                OUTPUT_QUIET ERROR_VARIABLE probe_text TIMEOUT 30)
+if(NOT probe_text MATCHES "layout fits")
+  string(REGEX MATCH "pcache: [^\n]*" probe_text "${probe_text}")
+  message(FATAL_ERROR "The headers in ${FIO_TREE} are not those of the installed ${PCACHE_FIO} (${fio_version}): "
+                      "${probe_text}. ${fio_tree_hint}")
+endif()
+
+# That all compared members agree does not show that all members do; that both are of one package does.
+file(REAL_PATH ${PCACHE_FIO} fio_real)
+set(fio_package)
+find_program(PCACHE_DPKG_QUERY NAMES dpkg-query)
+mark_as_advanced(PCACHE_DPKG_QUERY)
+if(PCACHE_DPKG_QUERY)
+  execute_process(COMMAND ${PCACHE_DPKG_QUERY} -S ${fio_real} OUTPUT_VARIABLE owner ERROR_QUIET)
+  if(owner MATCHES "^fio:")
+    execute_process(COMMAND ${PCACHE_DPKG_QUERY} -W -f "\${source:Version}" fio
+                    OUTPUT_VARIABLE fio_package ERROR_QUIET)
+  endif()
+endif()
+set(fio_tree_package)
+if(EXISTS ${FIO_TREE}/.pcache-stamp)
+  file(STRINGS ${FIO_TREE}/.pcache-stamp fio_tree_package LIMIT_COUNT 1)
+endif()
+if(fio_package AND NOT fio_tree_package STREQUAL fio_package)
+  message(WARNING "The headers in ${FIO_TREE} are not from the source of the installed package, fio ${fio_package}. "
+                  "Where it was looked they agree with it. scripts/setup gets the package's own where it can.")
+endif()
 message(STATUS "fio: ${PCACHE_FIO} (${fio_version}), engine version ${fio_wanted_version}, "
                "headers in ${FIO_TREE}")

@@ -14,7 +14,10 @@ static bool runtime_is_over(struct thread_data* td) {
 
   if (!runtime_us) return false;
   if (!td->epoch.tv_sec && !td->epoch.tv_nsec) return false; /* the job has not begun */
-  if (in_ramp_time(td)) runtime_us += td->o.ramp_time;
+  if (engine_job_is_in_ramp(td)) {
+    if (!td->o.ramp_time) return false; /* it ends after some bytes, with no time set for them */
+    runtime_us += td->o.ramp_time;
+  }
   return utime_since_now(&td->epoch) >= runtime_us;
 }
 

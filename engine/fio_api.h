@@ -31,6 +31,19 @@
 #pragma weak read_only
 static inline bool engine_fio_is_readonly(void) { return &read_only && read_only; }
 
+/*
+ * Whether the job is in its ramp, which no runtime counts. The function has the first name up to fio
+ * 3.41, and the second from 3.42 on; the headers do not tell which of them they are.
+ */
+extern bool in_ramp_time(struct thread_data*);
+extern bool in_ramp_period(struct thread_data*);
+#pragma weak in_ramp_time
+#pragma weak in_ramp_period
+static inline bool engine_job_is_in_ramp(struct thread_data* td) {
+  if (in_ramp_period) return in_ramp_period(td);
+  return in_ramp_time && in_ramp_time(td);
+}
+
 /* Bytes of a file or block device; 0: there is none, or it cannot be read. Does not wait. */
 static inline uint64_t engine_device_bytes(const char* path) {
   int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC); /* to open a FIFO may wait for ever */

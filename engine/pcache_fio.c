@@ -13,10 +13,14 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "fio_layout.h"
 #include "job.h"
 #include "message.h"
 #include "options.h"
 #include "replay.h"
+
+static struct ioengine_ops engine;
+static bool fits; /* the fio that has loaded this library */
 
 static int engine_setup(struct thread_data* td) {
   struct cache_wishes wishes;
@@ -24,6 +28,7 @@ static int engine_setup(struct thread_data* td) {
   struct job* job;
   uint64_t bytes;
 
+  if (!job_layout_fits(td, &engine)) return EINVAL;
   td->o.use_thread = 1; /* a forked child would work on a private copy of the cache's state */
   if (td->io_ops_data) return 0;
   if (check_filename(td) || options_to_wishes(td, &wishes) || check_workload(td, &wishes) ||
@@ -108,14 +113,18 @@ static struct ioengine_ops engine = {
  * in fio's own loadable engines.
  */
 ENGINE_EXPORT void get_ioengine(struct ioengine_ops** ops);
-void get_ioengine(struct ioengine_ops** ops) { *ops = &engine; }
+void get_ioengine(struct ioengine_ops** ops) {
+  if (fits) *ops = &engine;
+}
 
-/* Registers it for LD_PRELOAD. */
+/* Registers it for LD_PRELOAD. A fio that it does not fit does not get it in any way. */
 __attribute__((constructor)) static void register_engine(void) {
+  fits = fio_layout_fits();
+  if (!fits) return;
   make_engine_options();
   if (register_ioengine) register_ioengine(&engine);
 }
 
 __attribute__((destructor)) static void unregister_engine(void) {
-  if (unregister_ioengine) unregister_ioengine(&engine);
+  if (fits && unregister_ioengine) unregister_ioengine(&engine);
 }

@@ -18,6 +18,7 @@
 #include <string.h>
 
 #include "fio_api.h"
+#include "fio_layout.h"
 #include "message.h"
 
 enum { FENCE_EACH, FENCE_NONE };
@@ -100,6 +101,7 @@ struct raw_job {
   uint64_t bytes;
   bool fence_each;
   uint64_t record_off;
+  pid_t pid; /* of the process that has opened the map */
 };
 
 static void log_line(void* ctx, enum pcache_log_level level, const char* line) {
@@ -162,10 +164,15 @@ static void put_map(struct map* map) {
   pthread_mutex_unlock(&lock);
 }
 
+static struct ioengine_ops engine;
+static bool fits; /* the fio that has loaded this library */
+
 static int raw_setup(struct thread_data* td) {
-  const struct raw_options* eo = td->eo;
+  const struct raw_options* eo;
   struct raw_job* job;
 
+  if (!job_layout_fits(td, &engine)) return EINVAL;
+  eo = td->eo;
   td->o.use_thread = 1; /* a map is shared by all its jobs */
   if (td->io_ops_data) return 0;
   if (!eo->cache_dev || td->files_index != 1 || td_trim(td) || !td->o.create_serialize) {
@@ -182,6 +189,7 @@ static int raw_setup(struct thread_data* td) {
   }
   job->fence_each = eo->fence == FENCE_EACH || td->o.sync_io;
   job->bytes = pcache_raw_bytes(job->map->raw);
+  job->pid = getpid();
   /* The size of filename, so that one job section serves both engines. */
   td->files[0]->real_file_size = td->o.filename ? engine_device_bytes(td->files[0]->file_name) : 0;
   if (!td->files[0]->real_file_size) td->files[0]->real_file_size = job->bytes;
@@ -190,7 +198,9 @@ static int raw_setup(struct thread_data* td) {
 }
 
 static int raw_init(struct thread_data* td) {
-  if (td->io_ops_data && td->o.use_thread) return 0;
+  struct raw_job* job = td->io_ops_data;
+
+  if (job && td->o.use_thread && job->pid == getpid()) return 0;
   message("job %s: was not set up as a thread", td->o.name);
   return EINVAL;
 }
@@ -278,12 +288,15 @@ static struct ioengine_ops engine = {
 };
 
 ENGINE_EXPORT void get_ioengine(struct ioengine_ops** ops);
-void get_ioengine(struct ioengine_ops** ops) { *ops = &engine; }
+void get_ioengine(struct ioengine_ops** ops) {
+  if (fits) *ops = &engine;
+}
 
 __attribute__((constructor)) static void register_engine(void) {
-  if (register_ioengine) register_ioengine(&engine);
+  fits = fio_layout_fits();
+  if (fits && register_ioengine) register_ioengine(&engine);
 }
 
 __attribute__((destructor)) static void unregister_engine(void) {
-  if (unregister_ioengine) unregister_ioengine(&engine);
+  if (fits && unregister_ioengine) unregister_ioengine(&engine);
 }
