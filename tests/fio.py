@@ -47,7 +47,8 @@ class Fio:
 
     def engine_options(self, **more):
         options = {"ioengine": f"external:{ENGINE}", "filename": self.pair.backing_path,
-                   "cache_dev": self.pair.cache_path, "emulate_pmem": 1, "stats_file": self.stats_path}
+                   "cache_dev": self.pair.cache_path, "emulate_pmem": 1, "stats_file": self.stats_path,
+                   "prefault": "beside"}  # no test waits for all pages of which it uses a few
         options.update(more)
         return options
 
