@@ -9,7 +9,10 @@
 #include <memory>
 
 #include "sweep/build.h"
+#include "sweep/fio_process.h"
 #include "sweep/host.h"
+#include "sweep/host_place.h"
+#include "sweep/hosts.h"
 #include "sweep/runner.h"
 #include "sweep/shipped.h"
 
@@ -40,6 +43,8 @@ void check(const RunOptions& options) {
   refuse(!options.builds.empty(), "--build");
   refuse(options.runtime_s.has_value(), "--runtime");
   refuse(!options.output.empty(), "--output");
+  refuse(!options.hosts.names.empty(), "--host");
+  refuse(!options.hosts.server.empty(), "--server");
 }
 
 std::string new_output(const std::string& name) {
@@ -58,11 +63,27 @@ Spec load_spec(const RunOptions& options) {
   load_traces(spec, fs::absolute(file).parent_path());
   if (options.repeats) spec.repeats = static_cast<uint32_t>(*options.repeats);
   if (options.runtime_s) spec.runtime_s = *options.runtime_s;
+  if (!options.hosts.names.empty()) spec.hosts = options.hosts.names;
+  if (!options.hosts.server.empty()) spec.server = options.hosts.server;
   return spec;
 }
 
-// Asked once: what comes later was not looked at, and is not measured.
+// Throws Wrong: a host cannot do what is asked, whichever it is.
+void check_hosts(const Spec& spec, const std::map<std::string, uint64_t>& paths,
+                 const PlaceOptions& place) {
+  check(HostOptions{spec.hosts, spec.server});
+  if (spec.hosts.empty()) return;
+  for (const Case& one : spec.cases)
+    if (one.replay)
+      throw Wrong("trace: " + one.values.at("trace") +
+                  ": a trace is replayed on this machine alone; leave out the hosts");
+  HostPlace::check(place, paths);
+}
+
+// Asked once: what comes later was not looked at, and is not measured. What other hosts have not,
+// they say.
 void leave_out_what_cannot_be_measured(Spec& spec) {
+  if (!spec.hosts.empty()) return;
   for (Case& one : spec.cases) one.left_out = unavailable(one.values);
   if (spec.left_out() == spec.cases.size())
     throw Wrong(spec.name +
@@ -107,6 +128,10 @@ Spec resumed_spec(const RunFolder& folder, const RunOptions& options) {
   need_same_traces(spec, folder.run(), options.resume);
   spec.runtime_s = folder.run().at("runtime_s");
   spec.repeats = folder.run().at("repeats");
+  spec.hosts.clear();
+  for (const auto& host : folder.run().value("hosts", nlohmann::ordered_json::array()))
+    spec.hosts.push_back(host.at("name"));
+  spec.server = folder.run().value("server", "");
   const auto asked = static_cast<uint32_t>(options.repeats.value_or(spec.repeats));
   if (asked < spec.repeats)
     throw Wrong("--repeats " + std::to_string(asked) + ": " + options.resume + " has " +
@@ -115,24 +140,40 @@ Spec resumed_spec(const RunFolder& folder, const RunOptions& options) {
   return spec;
 }
 
+// What this machine's own disk is does not matter to other hosts.
 nlohmann::ordered_json facts_of_host(const Place& place) {
-  return host_facts(place.emulated() ? kEmulatedPmem : place.cache(), place.backing());
+  return host_facts(place.emulated() ? kEmulatedPmem : place.cache(),
+                    place.on_hosts() ? "" : place.backing());
 }
 
-std::unique_ptr<Place> make_place(const Spec& spec, const PlaceOptions& options) {
-  uint64_t cache_bytes = 0, backing_bytes = 0;
+// Of engines path:/DEVICE, and what they need.
+std::map<std::string, uint64_t> paths_of(const Spec& spec) {
   std::map<std::string, uint64_t> paths;
+  for (const Case& one : spec.cases)
+    if (const std::string path = path_of(one); one.left_out.empty() && !path.empty())
+      paths[path] = std::max(paths[path], device_bytes_of(one));
+  return paths;
+}
+
+// `hosts`: nullptr: it is on this machine.
+std::unique_ptr<Place> make_place(const Spec& spec, const PlaceOptions& options,
+                                  const Hosts* hosts) {
+  uint64_t cache_bytes = 0, backing_bytes = 0;
   for (const Case& one : spec.cases) {
     if (!one.left_out.empty()) continue;
     cache_bytes = std::max(cache_bytes, cache_bytes_of(one));
     backing_bytes = std::max(backing_bytes, device_bytes_of(one));
-    if (const std::string path = path_of(one); !path.empty())
-      paths[path] = std::max(paths[path], device_bytes_of(one));
   }
-  return std::make_unique<Place>(options, cache_bytes, backing_bytes, paths);
+  if (hosts)
+    return std::make_unique<HostPlace>(*hosts, options, cache_bytes, backing_bytes, paths_of(spec));
+  return std::make_unique<LocalPlace>(options, cache_bytes, backing_bytes, paths_of(spec));
 }
 
-// Since fio stands in another folder than we do.
+std::unique_ptr<Hosts> make_hosts(const Spec& spec) {
+  if (spec.hosts.empty()) return nullptr;
+  return std::make_unique<Hosts>(HostOptions{spec.hosts, spec.server});
+}
+
 PlaceOptions absolute(PlaceOptions options) {
   for (std::string* path :
        {&options.cache_dir, &options.backing_dir, &options.cache_dev, &options.backing})
@@ -140,12 +181,13 @@ PlaceOptions absolute(PlaceOptions options) {
   return options;
 }
 
-int measure(const Spec& spec, const Place& place, RunFolder& folder, const RunOptions& options) {
+int measure(const Spec& spec, const Place& place, const Hosts* hosts, RunFolder& folder,
+            const RunOptions& options) {
   const auto hint = [&](const std::string& before, const char* behind) {
     return options.temporary ? "" : before + folder.path() + behind;
   };
   try {
-    const size_t failed = Runner(spec, place, folder, options.quiet).run();
+    const size_t failed = Runner(spec, place, hosts, folder, options.quiet).run();
     if (const size_t n = spec.left_out(); n > 0)  // once more, since that may be hours ago
       fprintf(stderr, "pcache-sweep: %zu of %zu cases were left out, as was said at the start\n", n,
               spec.cases.size());
@@ -154,7 +196,7 @@ int measure(const Spec& spec, const Place& place, RunFolder& folder, const RunOp
       fprintf(stderr, "pcache-sweep: %zu measurements failed%s\n", failed,
               hint("; --resume ", " tries them again").c_str());
     return failed > 0 ? kFailed : 0;
-  } catch (const Runner::Interrupted&) {
+  } catch (const Interrupted&) {
     fprintf(stderr, "\npcache-sweep: interrupted%s\n",
             hint("; pcache-sweep run --resume ", " goes on").c_str());
     return kInterrupted;
@@ -173,21 +215,29 @@ PlaceOptions with_defaults(PlaceOptions options) {
   return options;
 }
 
+// Since fio stands in another folder than we do; paths on other hosts are what they are.
+PlaceOptions place_of(const Spec& spec, const RunOptions& options) {
+  return spec.hosts.empty() ? absolute(options.place) : options.place;
+}
+
 int run_new(const RunOptions& options) {
   Spec spec = load_spec(options);
   leave_out_what_cannot_be_measured(spec);
+  const PlaceOptions where = with_defaults(place_of(spec, options));
+  check_hosts(spec, paths_of(spec), where);
   if (options.dry_run) return print_plan(spec, std::max<size_t>(1, options.builds.size())), 0;
-  const auto builds = find_builds(options.builds);
+  const auto builds =
+      spec.hosts.empty() ? find_builds(options.builds) : builds_on_hosts(options.builds);
   const std::string output = options.output.empty() ? new_output(spec.name) : options.output;
   RunFolder::need_new(output);
   watch_signals();
-  const PlaceOptions where = with_defaults(absolute(options.place));
-  const auto place = make_place(spec, where);
-  RunFolder folder =
-      RunFolder::create(fs::absolute(output), spec, builds, where, facts_of_host(*place));
+  const auto hosts = make_hosts(spec);
+  const auto place = make_place(spec, where, hosts.get());
+  RunFolder folder = RunFolder::create(fs::absolute(output), spec, builds, where,
+                                       facts_of_host(*place), hosts ? hosts->facts() : nullptr);
   say_other_source_trees(builds);
   say_what_is_left_out(spec);
-  return measure(spec, *place, folder, options);
+  return measure(spec, *place, hosts.get(), folder, options);
 }
 
 int resume(const RunOptions& options) {
@@ -195,20 +245,27 @@ int resume(const RunOptions& options) {
   Spec spec = resumed_spec(folder, options);
   leave_out_what_cannot_be_measured(spec);
   if (options.dry_run) return print_plan(spec, folder.builds().size()), 0;
-  const PlaceOptions where = folder.place(absolute(options.place));
+  const PlaceOptions where = folder.place(place_of(spec, options));
+  check_hosts(spec, paths_of(spec), where);
   need_same_builds(folder.builds(), folder.path());
   watch_signals();
-  const auto place = make_place(spec, where);
+  const auto hosts = make_hosts(spec);
+  const auto place = make_place(spec, where, hosts.get());
   folder.begin_writing(spec.repeats);
   say_what_is_left_out(spec);
-  return measure(spec, *place, folder, options);
+  return measure(spec, *place, hosts.get(), folder, options);
 }
 
 }  // namespace
 
 int run(const RunOptions& options) {
   check(options);
-  return options.resume.empty() ? run_new(options) : resume(options);
+  try {
+    return options.resume.empty() ? run_new(options) : resume(options);
+  } catch (const Interrupted&) {  // before there was anything to go on with
+    fprintf(stderr, "pcache-sweep: interrupted\n");
+    return kInterrupted;
+  }
 }
 
 }  // namespace pcache::sweep

@@ -3,16 +3,17 @@
 #pragma once
 
 #include "sweep/fio_job.h"
+#include "sweep/hosts.h"
 #include "sweep/run_folder.h"
 
 namespace pcache::sweep {
 
 class Runner {
  public:
-  Runner(const Spec& spec, const Place& place, RunFolder& folder, bool quiet);
+  // `hosts`: which measure; nullptr: this machine.
+  Runner(const Spec& spec, const Place& place, const Hosts* hosts, RunFolder& folder, bool quiet);
 
   // How many failed; each has said why on stderr, and its line says it, too. Throws Interrupted.
-  struct Interrupted {};
   size_t run();
 
   // Seconds that a measurement takes, as long as none was made.
@@ -20,23 +21,23 @@ class Runner {
 
  private:
   nlohmann::ordered_json measure(const Measurement& what);
+  // A run of fio, whose files are `stem` with .fio, .json and .err: (host, fio's JSON of it) of
+  // each host, or of this machine, which has no name. Throws Wrong, and Interrupted.
+  using Outputs = std::vector<std::pair<std::string, nlohmann::json>>;
+  Outputs run(const std::string& text, const std::string& stem, const std::string& section) const;
+  nlohmann::json run_here(const std::string& job, const std::string& out,
+                          const std::string& err) const;
   nlohmann::json status_of(const Measurement& what) const;
-  // fio's exit status; its output is in files.
-  int run_fio(const std::string& job, const std::string& text, const std::string& out,
-              const std::string& err);
-  pid_t start(const char* const arguments[], int log);
   void show(size_t done, size_t all, const std::string& what);
 
   const Spec& spec_;
   const Place& place_;
+  const Hosts* const hosts_;
   RunFolder& folder_;
   const std::vector<Build> builds_;
   const bool quiet_, tty_;
   double spent_s_ = 0, expected_s_ = 0, left_s_ = 0;  // of what is done; of what is left
   size_t shown_percent_ = 0;
 };
-
-// SIGINT and SIGTERM end the fio that runs, and the runner behind it.
-void watch_signals();
 
 }  // namespace pcache::sweep
