@@ -81,11 +81,19 @@ def of_two_builds(run):
             if case.is_ours}
 
 
+def hosts_of(run):
+    return f"the hosts {', '.join(run.hosts)}" if run.hosts else "one machine"
+
+
 def of_two_runs(first, second):
     for run in (first, second):
         if len(run.builds) != 1:
             raise MeasureError(f"{run.folder}: has results of {len(run.builds)} builds, expected one; compare it by "
                                "itself")
+    if sorted(first.hosts) != sorted(second.hosts):
+        raise MeasureError(f"{second.folder}: is of {hosts_of(second)}, {first.folder} of {hosts_of(first)}; expected "
+                           "results of the same machines")
+
     def by_values(run):
         return {tuple(sorted(case.values.items())): case for case in run.cases}
     ours, theirs = by_values(first), by_values(second)

@@ -85,6 +85,7 @@ class Run:
         if not all("engine" in case.values for case in self.cases):
             raise MeasureError(f"{self.folder}/run.json: damaged: a case has no engine")
         self.builds = [b["label"] for b in self.info["builds"]]
+        self.hosts = [str(h["name"]) for h in self.info.get("hosts", [])]  # none: the machine itself
         self.samples, failed = [], {}
         path = self.folder / "results.jsonl"
         for number, line in enumerate(read_text(path).splitlines(keepends=True), 1):
@@ -109,10 +110,11 @@ class Run:
             return
         failed.pop(number, None)  # tried again
         metrics = result["metrics"]
-        _need_figures(metrics, ("iops", "bytes_per_s"))
-        for direction in ("read", "write"):
-            latencies = metrics.get(direction, {}).get("lat_ns", {})
-            _need_figures(latencies, latencies.keys())
+        for one in (metrics, *(metrics["hosts"][host] for host in self.hosts)):
+            _need_figures(one, ("iops", "bytes_per_s"))
+            for direction in ("read", "write"):
+                latencies = one.get(direction, {}).get("lat_ns", {})
+                _need_figures(latencies, latencies.keys())
         replay = metrics.get("replay", {})
         _need_figures(replay, replay.keys() - {"model"})
         backing = metrics.get("backing", {})

@@ -52,6 +52,10 @@ Build build_of(const std::string& label, const std::string& dir) {
   return build;
 }
 
+std::string label_of(size_t index, size_t builds) {
+  return builds > 1 ? std::string(1, static_cast<char>('a' + index)) : "";
+}
+
 void need_whole_paths(const std::vector<Build>& builds) {
   for (const Build& build : builds) need_whole("build", build.dir, kPlugin);
 }
@@ -64,10 +68,23 @@ std::vector<Build> find_builds(std::vector<std::string> dirs) {
   if (dirs.empty()) dirs.push_back(own_build());
   std::vector<Build> builds;
   for (const std::string& dir : dirs) {
-    const std::string label = dirs.size() > 1 ? std::string(1, char('a' + builds.size())) : "";
+    const std::string label = label_of(builds.size(), dirs.size());
     if (!fs::exists(dir + kPlugin))
       throw Wrong(dir + kPlugin + ": is not there; --build names a build directory that was built");
     builds.push_back(build_of(label, dir));
+  }
+  if (builds.size() > kMostBuilds) throw Wrong("more than 26 builds");
+  need_whole_paths(builds);
+  return builds;
+}
+
+std::vector<Build> builds_on_hosts(std::vector<std::string> dirs) {
+  if (dirs.empty()) dirs.push_back(own_build());
+  std::vector<Build> builds;
+  for (const std::string& dir : dirs) {
+    if (!dir.starts_with('/'))
+      throw Wrong("--build " + dir + ": is a path on the hosts; expected one that begins with /");
+    builds.push_back({label_of(builds.size(), dirs.size()), dir, ""});
   }
   if (builds.size() > kMostBuilds) throw Wrong("more than 26 builds");
   need_whole_paths(builds);

@@ -26,6 +26,9 @@ struct Build {
 // Looks at the build directories; none given: at this program's own. Throws Wrong: one is not
 // built, is built in part, or has a path that fio cuts.
 std::vector<Build> find_builds(std::vector<std::string> dirs);
+// The same paths on other hosts, of which nothing is known here. Throws Wrong: a path does not
+// begin with /, or fio cuts it.
+std::vector<Build> builds_on_hosts(std::vector<std::string> dirs);
 // Throws Wrong: a build is not what it was when the run in `folder` began.
 void need_same_builds(const std::vector<Build>& builds, const std::string& folder);
 // Says on stderr which source trees have changed since their builds were made.

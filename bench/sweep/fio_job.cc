@@ -34,7 +34,9 @@ void add_engine(std::ostream& out, const Case& one, const Place& place, const Bu
         << "cache_dev=" << place.cache() << "\n"
         << "emulate_pmem=" << place.emulated() << "\n"
         << "persist=" << v.at("persist") << "\n";
-    if (engine == "pcache" && !series.empty()) out << "stats_file=" << series << ".status\n";
+    // It would be on the hosts, where nobody fetches it.
+    if (engine == "pcache" && !series.empty() && !place.on_hosts())
+      out << "stats_file=" << series << ".status\n";
     if (engine == "pcache")
       out << "data_crc=" << v.at("data_crc") << "\ngc_percent=" << v.at("gc_percent") << "\n";
     // A build from before there were these options does what it does.
@@ -181,8 +183,10 @@ FioJob make_job(const Spec& spec, const Case& one, const Place& place, const Bui
   FioJob job;
   std::ostringstream fill;
   if (v.at("fill") != "empty" && !plain_device) add_fill(fill, one);
-  if (v.at("fill") == "clean" && v.at("engine") == "pcache") {
-    job.fill = global.str() + "drain=1\n" + fill.str();
+  const bool drains = v.at("fill") == "clean" && v.at("engine") == "pcache";
+  // Of several hosts, too, since one has filled before another, and they are to measure at once.
+  if (drains || (place.on_hosts() && !fill.str().empty())) {
+    job.fill = global.str() + (drains ? "drain=1\n" : "") + fill.str();
     fill.str("");
   }
   std::ostringstream out;

@@ -59,6 +59,13 @@ void add_run(CLI::App& app, RunOptions& options, int& status) {
   run_command->add_option("--resume", options.resume, "a folder: makes what it lacks");
   run_command->add_option("--build", options.builds,
                           "build directories to measure, in turn; default this program's own");
+  run_command->add_option(
+      "--host", options.hosts.names,
+      "a machine to measure in place of this one, by the fio server there: NAME "
+      "or NAME,PORT; instead of the file's; may be given again");
+  run_command->add_option("--server", options.hosts.server,
+                          "a command that runs that server on {host}, such as `ssh -tt {host} fio "
+                          "--server`; default: it runs");
   run_command->add_option("--repeats,--rounds", options.repeats,
                           "instead of the file's; with --resume, more than before");
   run_command->add_option("--runtime", options.runtime_s, "seconds, instead of the file's");

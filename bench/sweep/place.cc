@@ -52,7 +52,7 @@ void need_room(const std::string& folder, uint64_t bytes) {
 
 }  // namespace
 
-void Place::hold_given(const PlaceOptions& options, uint64_t cache_bytes, uint64_t backing_bytes,
+void LocalPlace::hold_given(const PlaceOptions& options, uint64_t cache_bytes, uint64_t backing_bytes,
                        const std::map<std::string, uint64_t>& paths) {
   need_whole("--cache-dev", options.cache_dev);
   need_whole("--backing", options.backing);
@@ -63,22 +63,23 @@ void Place::hold_given(const PlaceOptions& options, uint64_t cache_bytes, uint64
   for (const auto& [path, bytes] : paths) hold(path, Device::kBacking, bytes, options);
 }
 
-void Place::check(const PlaceOptions& options, uint64_t cache_bytes, uint64_t backing_bytes,
-                  const std::map<std::string, uint64_t>& paths) {
-  Place place;
+void LocalPlace::check(const PlaceOptions& options, uint64_t cache_bytes, uint64_t backing_bytes,
+                       const std::map<std::string, uint64_t>& paths) {
+  LocalPlace place;
   place.hold_given(options, cache_bytes, backing_bytes, paths);
   if (options.cache_dev.empty()) need_room(options.cache_dir, cache_bytes);
   if (options.backing.empty()) need_room(options.backing_dir, backing_bytes);
 }
 
-Place::Place(const PlaceOptions& options, uint64_t cache_bytes, uint64_t backing_bytes,
-             const std::map<std::string, uint64_t>& paths) {
+LocalPlace::LocalPlace(const PlaceOptions& options, uint64_t cache_bytes, uint64_t backing_bytes,
+                       const std::map<std::string, uint64_t>& paths) {
   hold_given(options, cache_bytes, backing_bytes, paths);
   if (options.cache_dev.empty()) {
     Scratch::remove_left_over(options.cache_dir);
     need_room(options.cache_dir, cache_bytes);
     scratch_cache_ = std::make_unique<Scratch>(options.cache_dir);
     make_file(cache_ = scratch_cache_->file("cache"), cache_bytes);
+    emulated_ = true;
   } else {
     cache_ = options.cache_dev;
   }
@@ -94,8 +95,8 @@ Place::Place(const PlaceOptions& options, uint64_t cache_bytes, uint64_t backing
 
 // A block device may be the backing device and that of a path: they are measured by turns. The
 // cache device is nothing besides.
-void Place::hold(const std::string& path, Device::Use use, uint64_t least_bytes,
-                 const PlaceOptions& options) {
+void LocalPlace::hold(const std::string& path, Device::Use use, uint64_t least_bytes,
+                      const PlaceOptions& options) {
   for (const auto& device : devices_) {
     if (!device->is(path)) continue;
     if (device->use() == Device::kCache)
@@ -107,14 +108,14 @@ void Place::hold(const std::string& path, Device::Use use, uint64_t least_bytes,
 }
 
 // The next blank_cache() makes it anew.
-void Place::begin_round() const {
+void LocalPlace::begin_round() const {
   if (scratch_cache_ && unlink(cache_.c_str()) != 0 && errno != ENOENT)
     throw Wrong("cannot remove " + cache_ + ": " + strerror(errno));
 }
 
 // By a mapping, since a devdax device cannot be written to; of 2 MiB, since it is mapped in large
 // pages.
-void Place::blank_cache(uint64_t cache_bytes) const {
+void LocalPlace::blank_cache(uint64_t cache_bytes) const {
   struct stat is;
   if (scratch_cache_ &&
       (stat(cache_.c_str(), &is) != 0 || static_cast<uint64_t>(is.st_size) != cache_bytes))

@@ -11,7 +11,10 @@
 #include <memory>
 
 #include "sweep/build.h"
+#include "sweep/fio_process.h"
 #include "sweep/host.h"
+#include "sweep/host_place.h"
+#include "sweep/hosts.h"
 #include "sweep/runner.h"
 #include "sweep/shipped.h"
 
@@ -43,6 +46,8 @@ void check(const RunOptions& options) {
   refuse(!options.builds.empty(), "--build");
   refuse(options.runtime_s.has_value(), "--runtime");
   refuse(!options.output.empty(), "--output");
+  refuse(!options.hosts.names.empty(), "--host");
+  refuse(!options.hosts.server.empty(), "--server");
 }
 
 std::string new_output(const std::string& name) {
@@ -61,11 +66,27 @@ Spec load_spec(const RunOptions& options) {
   load_traces(spec, fs::absolute(file).parent_path());
   if (options.repeats) spec.repeats = static_cast<uint32_t>(*options.repeats);
   if (options.runtime_s) spec.runtime_s = *options.runtime_s;
+  if (!options.hosts.names.empty()) spec.hosts = options.hosts.names;
+  if (!options.hosts.server.empty()) spec.server = options.hosts.server;
   return spec;
 }
 
-// Asked once: what comes later was not looked at, and is not measured.
+// Throws Wrong: a host cannot do what is asked, whichever it is.
+void check_hosts(const Spec& spec, const std::map<std::string, uint64_t>& paths,
+                 const PlaceOptions& place) {
+  check(HostOptions{spec.hosts, spec.server});
+  if (spec.hosts.empty()) return;
+  for (const Case& one : spec.cases)
+    if (one.replay)
+      throw Wrong("trace: " + one.values.at("trace") +
+                  ": a trace is replayed on this machine alone; leave out the hosts");
+  HostPlace::check(place, paths);
+}
+
+// Asked once: what comes later was not looked at, and is not measured. What other hosts have not,
+// they say.
 void leave_out_what_cannot_be_measured(Spec& spec) {
+  if (!spec.hosts.empty()) return;
   for (Case& one : spec.cases) one.left_out = unavailable(one.values);
   if (spec.left_out() == spec.cases.size())
     throw Wrong(spec.name +
@@ -139,6 +160,10 @@ Spec resumed_spec(const RunFolder& folder, const RunOptions& options) {
   need_same_traces(spec, folder.run(), options.resume);
   spec.runtime_s = folder.run().at("runtime_s");
   spec.repeats = folder.run().at("repeats");
+  spec.hosts.clear();
+  for (const auto& host : folder.run().value("hosts", nlohmann::ordered_json::array()))
+    spec.hosts.push_back(host.at("name"));
+  spec.server = folder.run().value("server", "");
   const auto asked = static_cast<uint32_t>(options.repeats.value_or(spec.repeats));
   if (asked < spec.repeats)
     throw Wrong("--repeats " + std::to_string(asked) + ": " + options.resume + " has " +
@@ -147,13 +172,15 @@ Spec resumed_spec(const RunFolder& folder, const RunOptions& options) {
   return spec;
 }
 
+// What this machine's own disk is does not matter to other hosts.
 nlohmann::ordered_json facts_of_host(const Place& place) {
-  return host_facts(place.emulated() ? kEmulatedPmem : place.cache(), place.backing());
+  return host_facts(place.emulated() ? kEmulatedPmem : place.cache(),
+                    place.on_hosts() ? "" : place.backing());
 }
 
 struct Needs {
   uint64_t cache_bytes = 0, backing_bytes = 0;
-  std::map<std::string, uint64_t> paths;
+  std::map<std::string, uint64_t> paths;  // of engines path:/DEVICE
 };
 
 Needs needs_of(const Spec& spec) {
@@ -168,27 +195,40 @@ Needs needs_of(const Spec& spec) {
   return needs;
 }
 
-std::unique_ptr<Place> make_place(const Spec& spec, const PlaceOptions& options) {
+// `hosts`: nullptr: it is on this machine.
+std::unique_ptr<Place> make_place(const Spec& spec, const PlaceOptions& options,
+                                  const Hosts* hosts) {
   const Needs needs = needs_of(spec);
-  return std::make_unique<Place>(options, needs.cache_bytes, needs.backing_bytes, needs.paths);
+  if (hosts)
+    return std::make_unique<HostPlace>(*hosts, options, needs.cache_bytes, needs.backing_bytes,
+                                       needs.paths);
+  return std::make_unique<LocalPlace>(options, needs.cache_bytes, needs.backing_bytes, needs.paths);
 }
 
-// What a run would do, and whether it could begin.
+std::unique_ptr<Hosts> make_hosts(const Spec& spec) {
+  if (spec.hosts.empty()) return nullptr;
+  return std::make_unique<Hosts>(HostOptions{spec.hosts, spec.server});
+}
+
+// What a run would do, and whether it could begin. Of other hosts nothing is asked.
 int dry_run(const Spec& spec, size_t builds, const PlaceOptions& place) {
   print_cases(spec, builds);
   fflush(stdout);
   const Needs needs = needs_of(spec);
-  Place::check(place, needs.cache_bytes, needs.backing_bytes, needs.paths);
+  if (spec.hosts.empty())
+    LocalPlace::check(place, needs.cache_bytes, needs.backing_bytes, needs.paths);
   const auto where = [](const std::string& device, const std::string& folder, uint64_t bytes) {
     return device.empty() ? "a file of " + size_of(bytes) + " in " + folder : device;
   };
   printf("pmem: %s; backing device: %s\n",
          where(place.cache_dev, place.cache_dir, needs.cache_bytes).c_str(),
          where(place.backing, place.backing_dir, needs.backing_bytes).c_str());
+  if (!spec.hosts.empty())
+    printf("on each of %zu hosts, which are not asked whether they have room\n",
+           spec.hosts.size());
   return 0;
 }
 
-// Since fio stands in another folder than we do.
 PlaceOptions absolute(PlaceOptions options) {
   for (std::string* path :
        {&options.cache_dir, &options.backing_dir, &options.cache_dev, &options.backing})
@@ -218,12 +258,13 @@ void say_doubts(const Doubts& doubts) {
          std::to_string(sysconf(_SC_NPROCESSORS_ONLN)) + " CPUs, up to " + load);
 }
 
-int measure(const Spec& spec, const Place& place, RunFolder& folder, const RunOptions& options) {
+int measure(const Spec& spec, const Place& place, const Hosts* hosts, RunFolder& folder,
+            const RunOptions& options) {
   const auto hint = [&](const std::string& before, const char* behind) {
     return options.temporary ? "" : before + folder.path() + behind;
   };
   try {
-    Runner runner(spec, place, folder, options.quiet);
+    Runner runner(spec, place, hosts, folder, options.quiet);
     const size_t failed = runner.run();
     if (const size_t n = spec.left_out(); n > 0)  // once more, since that may be hours ago
       fprintf(stderr, "pcache-sweep: %zu of %zu cases were left out, as was said at the start\n", n,
@@ -239,7 +280,7 @@ int measure(const Spec& spec, const Place& place, RunFolder& folder, const RunOp
       fprintf(stderr, "pcache-sweep: %zu measurements failed%s\n", failed,
               hint("; --resume ", " tries them again").c_str());
     return failed > 0 ? kFailed : 0;
-  } catch (const Runner::Interrupted&) {
+  } catch (const Interrupted&) {
     fprintf(stderr, "\npcache-sweep: interrupted%s\n",
             hint("; pcache-sweep run --resume ", " goes on").c_str());
     return kInterrupted;
@@ -258,22 +299,30 @@ PlaceOptions with_defaults(PlaceOptions options) {
   return options;
 }
 
+// Since fio stands in another folder than we do; paths on other hosts are what they are.
+PlaceOptions place_of(const Spec& spec, const RunOptions& options) {
+  return spec.hosts.empty() ? absolute(options.place) : options.place;
+}
+
 int run_new(const RunOptions& options) {
   Spec spec = load_spec(options);
   leave_out_what_cannot_be_measured(spec);
+  const PlaceOptions where = with_defaults(place_of(spec, options));
+  check_hosts(spec, needs_of(spec).paths, where);
   if (options.plan) return print_plan(spec, std::max<size_t>(1, options.builds.size())), 0;
-  const auto builds = find_builds(options.builds);
-  const PlaceOptions where = with_defaults(absolute(options.place));
+  const auto builds =
+      spec.hosts.empty() ? find_builds(options.builds) : builds_on_hosts(options.builds);
   const std::string output = options.output.empty() ? new_output(spec.name) : options.output;
   RunFolder::need_new(output);
   if (options.dry_run) return dry_run(spec, builds.size(), where);
   watch_signals();
-  const auto place = make_place(spec, where);
-  RunFolder folder =
-      RunFolder::create(fs::absolute(output), spec, builds, where, facts_of_host(*place));
+  const auto hosts = make_hosts(spec);
+  const auto place = make_place(spec, where, hosts.get());
+  RunFolder folder = RunFolder::create(fs::absolute(output), spec, builds, where,
+                                       facts_of_host(*place), hosts ? hosts->facts() : nullptr);
   say_other_source_trees(builds);
   say_what_is_left_out(spec);
-  return measure(spec, *place, folder, options);
+  return measure(spec, *place, hosts.get(), folder, options);
 }
 
 int resume(const RunOptions& options) {
@@ -282,21 +331,28 @@ int resume(const RunOptions& options) {
   Spec spec = resumed_spec(folder, options);
   leave_out_what_cannot_be_measured(spec);
   if (options.plan) return print_plan(spec, folder.builds().size()), 0;
-  const PlaceOptions where = folder.place(absolute(options.place));
+  const PlaceOptions where = folder.place(place_of(spec, options));
+  check_hosts(spec, needs_of(spec).paths, where);
   need_same_builds(folder.builds(), folder.path());
   if (options.dry_run) return dry_run(spec, folder.builds().size(), where);
   watch_signals();
-  const auto place = make_place(spec, where);
+  const auto hosts = make_hosts(spec);
+  const auto place = make_place(spec, where, hosts.get());
   folder.begin_writing(spec.repeats);
   say_what_is_left_out(spec);
-  return measure(spec, *place, folder, options);
+  return measure(spec, *place, hosts.get(), folder, options);
 }
 
 }  // namespace
 
 int run(const RunOptions& options) {
   check(options);
-  return options.resume.empty() ? run_new(options) : resume(options);
+  try {
+    return options.resume.empty() ? run_new(options) : resume(options);
+  } catch (const Interrupted&) {  // before there was anything to go on with
+    fprintf(stderr, "pcache-sweep: interrupted\n");
+    return kInterrupted;
+  }
 }
 
 }  // namespace pcache::sweep

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "sweep/host_name.h"
 #include "sweep/place.h"
 
 namespace pcache::sweep {
@@ -14,6 +15,7 @@ struct RunOptions {
   std::string spec, output, resume;  // a spec, or a folder to resume
   std::vector<std::string> builds;
   PlaceOptions place;
+  HostOptions hosts;  // in place of the spec's
   std::optional<int64_t> repeats;
   std::optional<double> runtime_s;
   bool dry_run = false, plan = false, quiet = false;

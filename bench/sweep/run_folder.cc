@@ -48,7 +48,8 @@ ordered_json place_facts(const PlaceOptions& place) {
 }
 
 ordered_json build_facts(const Build& build) {
-  ordered_json facts = {{"label", build.label}, {"dir", build.dir}, {"hash", build.hash}};
+  ordered_json facts = {{"label", build.label}, {"dir", build.dir}};
+  if (!build.hash.empty()) facts["hash"] = build.hash;  // not known of other hosts
   if (build.stamp) facts.update(facts_of(*build.stamp));
   if (!build.source_tree.empty()) facts["source_tree"] = build.source_tree;
   return facts;
@@ -92,7 +93,7 @@ void RunFolder::need_new(const std::string& path) {
 
 RunFolder RunFolder::create(const std::string& path, const Spec& spec,
                             const std::vector<Build>& builds, const PlaceOptions& place,
-                            const ordered_json& host) {
+                            const ordered_json& host, const ordered_json& hosts) {
   need_new(path);
   RunFolder folder(path);
   ordered_json cases = ordered_json::array();
@@ -114,6 +115,8 @@ RunFolder RunFolder::create(const std::string& path, const Spec& spec,
                  {"host", host},
                  {"harness", facts_of(own_stamp())},
                  {"spec", spec.text}};
+  if (!hosts.is_null()) folder.run_["hosts"] = hosts;
+  if (!spec.server.empty()) folder.run_["server"] = spec.server;
   if (const ordered_json traces = facts_of_traces(spec); !traces.is_null()) {
     folder.run_["spec_folder"] = spec.folder;
     folder.run_["traces"] = traces;

@@ -26,11 +26,11 @@ class RunFolder {
  public:
   // Throws Wrong: it is there.
   static void need_new(const std::string& path);
-  // A new one.
+  // A new one. `host`: this machine; `hosts`: those that measure, null: it does itself.
   // Throws Wrong.
   static RunFolder create(const std::string& path, const Spec& spec,
                           const std::vector<Build>& builds, const PlaceOptions& place,
-                          const nlohmann::ordered_json& host);
+                          const nlohmann::ordered_json& host, const nlohmann::ordered_json& hosts);
   // One that was begun; nothing is written to it yet. Throws Wrong: it is none, or damaged.
   // `to_write`: nobody else gets it to write to, as long as this lives.
   static RunFolder open(const std::string& path, bool to_write);

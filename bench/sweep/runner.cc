@@ -1,22 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "sweep/runner.h"
 
-#include <fcntl.h>
-#include <signal.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include <atomic>
-#include <cerrno>
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <cstring>
+#include <cstdlib>
 #include <filesystem>
 #include <utility>
 
-#include "sweep/host.h"
+#include "sweep/fio_process.h"
+#include "sweep/host_metrics.h"
 
 namespace pcache::sweep {
 
@@ -28,42 +24,7 @@ namespace {
 constexpr double kOverheadSeconds = 1;
 constexpr double kReplayedBytesPerSecond = 1e9, kFilledBytesPerSecond = 1e9;
 
-std::atomic<pid_t> g_child{0};
-std::atomic<bool> g_interrupted{false};
-
-constexpr int kPatienceSeconds = 5;
-
 constexpr const char* kIolog = ".iolog";  // of a trace, in raw/ while it is replayed
-
-// Also each second behind that, by the alarm: fio does not hear all that comes before it has its
-// jobs.
-void on_signal(int signal) {
-  static std::atomic<int> alarms{0};
-  g_interrupted = true;
-  if (signal == SIGALRM) alarms++;
-  if (const pid_t child = g_child) kill(-child, alarms < kPatienceSeconds ? SIGTERM : SIGKILL);
-  alarm(1);
-}
-
-// While it lives, SIGINT and SIGTERM wait.
-class SignalsWait {
- public:
-  SignalsWait() {
-    sigset_t ours;
-    sigemptyset(&ours);
-    for (const int signal : {SIGINT, SIGTERM, SIGALRM}) sigaddset(&ours, signal);
-    sigprocmask(SIG_BLOCK, &ours, &before_);
-  }
-  ~SignalsWait() { sigprocmask(SIG_SETMASK, &before_, nullptr); }
-  // In a child: for what it will run.
-  void back_to_default() {
-    for (const int signal : {SIGINT, SIGTERM, SIGALRM}) ::signal(signal, SIG_DFL);
-    sigprocmask(SIG_SETMASK, &before_, nullptr);
-  }
-
- private:
-  sigset_t before_;
-};
 
 double now_s() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -100,6 +61,18 @@ ordered_json backing_metrics(const Case& one, const nlohmann::json& status) {
   return metrics;
 }
 
+// `outputs`: (host, fio's JSON). Throws Wrong, which names the host.
+ordered_json metrics_of_hosts(const Case& one, double runtime_s,
+                              const std::vector<std::pair<std::string, nlohmann::json>>& outputs) {
+  HostMetrics metrics;
+  for (const auto& [host, fio] : outputs) try {
+      metrics.emplace_back(host, metrics_of(one, runtime_s, fio));
+    } catch (const Wrong& wrong) {
+      throw Wrong(host + ": " + wrong.what());
+    }
+  return sum_of(metrics);
+}
+
 // Of the last minute; 0: the kernel does not say.
 double load_average() {
   double load = 0;
@@ -118,17 +91,11 @@ std::string clock_of(double seconds) {
   return text;
 }
 
-void watch_signals() {
-  struct sigaction action {};
-  action.sa_handler = on_signal;
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
-  sigaction(SIGALRM, &action, nullptr);
-}
-
-Runner::Runner(const Spec& spec, const Place& place, RunFolder& folder, bool quiet)
+Runner::Runner(const Spec& spec, const Place& place, const Hosts* hosts, RunFolder& folder,
+               bool quiet)
     : spec_(spec),
       place_(place),
+      hosts_(hosts),
       folder_(folder),
       builds_(folder.builds()),
       quiet_(quiet),
@@ -157,7 +124,7 @@ void Doubts::add(const ordered_json& result) {
     writing++;
     if (metrics.at("backing").at("waited_for_space").get<uint64_t>() > 0) waited++;
   }
-  const double load = result.at("load_average");
+  const double load = result.value("load_average", 0.0);
   most_load = std::max(most_load, load);
   if (load > static_cast<double>(sysconf(_SC_NPROCESSORS_ONLN))) overloaded++;
 }
@@ -180,7 +147,7 @@ size_t Runner::run() {
     show(done, plan.size(), one.id);
     const double start = now_s(), expected = expected_s(spec_, one);
     const ordered_json result = measure(what);
-    if (g_interrupted) throw Interrupted();
+    if (is_interrupted()) throw Interrupted();
     folder_.add(result);
     spent_s_ += now_s() - start;
     expected_s_ += expected;
@@ -208,15 +175,6 @@ ordered_json Runner::measure(const Measurement& what) {
                          {"build", build.label},
                          {"repeat", what.repeat},
                          {"ok", false}};
-  const auto run = [&](const std::string& text, const std::string& part) {
-    const std::string err = folder_.raw(what.number, part + ".err");
-    const int status = run_fio(folder_.raw(what.number, part + ".fio"), text,
-                               folder_.raw(what.number, part + ".json"), err);
-    const std::string said = read_file(err);
-    if (said.empty()) std::filesystem::remove(err);
-    if (status != 0)
-      throw Wrong(said.empty() ? "fio ended with status " + std::to_string(status) : why(said));
-  };
   const double load = load_average();
   try {
     if (const uint64_t bytes = cache_bytes_of(one)) place_.blank_cache(bytes);
@@ -225,13 +183,13 @@ ordered_json Runner::measure(const Measurement& what) {
     const FioJob job =
         one.replay ? make_replay_job(one, place_, build, what.repeat, in_raw(series), in_raw(iolog))
                    : make_job(spec_, one, place_, build, what.repeat, in_raw(series));
-    if (!job.fill.empty()) run(job.fill, ".fill");
+    if (!job.fill.empty()) run(job.fill, folder_.raw(what.number, ".fill"), "fill");
     const double start = now_s();
-    run(job.measure, "");
-    const auto fio = nlohmann::json::parse(read_file(folder_.raw(what.number, ".json")));
+    const auto fio = run(job.measure, series, "measure");
     result["seconds"] = now_s() - start;
-    result["load_average"] = load;
-    result["metrics"] = metrics_of(one, spec_.runtime_s, fio);
+    if (!hosts_) result["load_average"] = load;  // of other machines it says nothing
+    result["metrics"] = hosts_ ? metrics_of_hosts(one, spec_.runtime_s, fio)
+                               : metrics_of(one, spec_.runtime_s, fio.front().second);
     const nlohmann::json status = status_of(what);
     if (one.replay) result["metrics"]["replay"] = replay_metrics(*one.replay, status);
     if (!one.replay && !status.is_null())
@@ -246,63 +204,52 @@ ordered_json Runner::measure(const Measurement& what) {
   }
   // What the CSV sums up, and what the trace says again.
   for (const auto& entry : std::filesystem::directory_iterator(folder_.path() + "/raw"))
-    if (entry.path().extension() == ".log" || entry.path().extension() == kIolog)
+    if (entry.path().filename().string().find("_iops.") != std::string::npos ||
+        entry.path().extension() == kIolog)
       std::filesystem::remove(entry.path());
   return result;
 }
 
-// At the end of fio's run; null: of an engine without a cache.
+Runner::Outputs Runner::run(const std::string& text, const std::string& stem,
+                            const std::string& section) const {
+  if (is_interrupted()) throw Interrupted();  // between the fill and the measurement
+  const std::string raw = folder_.path() + "/raw", job = in_raw(stem + ".fio");
+  const std::string out = in_raw(stem + ".json"), err = stem + ".err";
+  write_file(stem + ".fio", text);
+  Outputs outputs;
+  std::string wrong;
+  try {
+    if (hosts_)
+      for (auto& [host, entry] : hosts_->run(
+               {.folder = raw, .job = job, .out = out, .err = in_raw(err), .section = section}))
+        outputs.emplace_back(
+            host, nlohmann::json::object({{"jobs", nlohmann::json::array({std::move(entry)})}}));
+    else
+      outputs.emplace_back("", run_here(job, out, err));
+  } catch (const Wrong& why) {
+    wrong = why.what();
+  }
+  if (std::filesystem::exists(err) && std::filesystem::file_size(err) == 0)
+    std::filesystem::remove(err);
+  if (!wrong.empty()) throw Wrong(wrong);
+  return outputs;
+}
+
+nlohmann::json Runner::run_here(const std::string& job, const std::string& out,
+                                const std::string& err) const {
+  const std::string raw = folder_.path() + "/raw";
+  const int status = run_fio(
+      {.folder = raw, .arguments = {"--output-format=json", "--output=" + out, job}, .err = err});
+  const std::string said = read_file(err);
+  if (status != 0)
+    throw Wrong(said.empty() ? "fio ended with status " + std::to_string(status) : why(said));
+  return nlohmann::json::parse(read_file(raw + "/" + out));
+}
+
+// At the end of fio's run; null: of an engine without a cache, or of one on other hosts.
 nlohmann::json Runner::status_of(const Measurement& what) const {
-  if (spec_.cases[what.case_index].values.at("engine") != "pcache") return nullptr;
+  if (hosts_ || spec_.cases[what.case_index].values.at("engine") != "pcache") return nullptr;
   return nlohmann::json::parse(read_file(folder_.raw(what.number, ".status")));
-}
-
-int Runner::run_fio(const std::string& job, const std::string& text, const std::string& out,
-                    const std::string& err) {
-  if (g_interrupted) throw Interrupted();  // between the fill and the measurement
-  write_file(job, text);
-  const std::string output = "--output=" + in_raw(out), file = in_raw(job);
-  const char* const arguments[] = {"fio", "--output-format=json", output.c_str(), file.c_str(),
-                                   nullptr};
-  const int log = open(err.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0644);
-  if (log < 0) throw Wrong("cannot write " + err + ": " + strerror(errno));
-  const pid_t child = start(arguments, log);
-  const int error = errno;
-  close(log);
-  if (child < 0) throw Wrong(std::string("cannot fork: ") + strerror(error));
-  int status = 0;
-  while (waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
-  g_child = 0;
-  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-}
-
-// A signal that comes meanwhile is neither lost in the child, before it is fio, nor here, before
-// it is known whom to end.
-pid_t Runner::start(const char* const arguments[], int log) {
-  // fio makes files for its own state where it stands.
-  const std::string folder = folder_.path() + "/raw";
-  SignalsWait wait;
-  if (g_interrupted) {
-    close(log);
-    throw Interrupted();
-  }
-  const pid_t parent = getpid(), child = fork();
-  if (child == 0) {
-    setpgid(0, 0);
-    prctl(PR_SET_PDEATHSIG, SIGKILL);  // or a resumed run would write beside it
-    if (getppid() != parent) _exit(127);
-    dup2(log, STDERR_FILENO);
-    dup2(log, STDOUT_FILENO);
-    wait.back_to_default();
-    if (chdir(folder.c_str()) == 0) execvp(arguments[0], const_cast<char* const*>(arguments));
-    dprintf(STDERR_FILENO, "fio: cannot be run: %s; scripts/setup installs it\n", strerror(errno));
-    _exit(127);
-  }
-  if (child > 0) {
-    setpgid(child, child);
-    g_child = child;
-  }
-  return child;
 }
 
 void Runner::show(size_t done, size_t all, const std::string& what) {

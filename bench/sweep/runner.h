@@ -3,6 +3,7 @@
 #pragma once
 
 #include "sweep/fio_job.h"
+#include "sweep/hosts.h"
 #include "sweep/run_folder.h"
 
 namespace pcache::sweep {
@@ -19,10 +20,10 @@ struct Doubts {
 
 class Runner {
  public:
-  Runner(const Spec& spec, const Place& place, RunFolder& folder, bool quiet);
+  // `hosts`: which measure; nullptr: this machine.
+  Runner(const Spec& spec, const Place& place, const Hosts* hosts, RunFolder& folder, bool quiet);
 
   // How many failed; each has said why on stderr, and its line says it, too. Throws Interrupted.
-  struct Interrupted {};
   size_t run();
   const Doubts& doubts() const { return doubts_; }
 
@@ -32,15 +33,18 @@ class Runner {
 
  private:
   nlohmann::ordered_json measure(const Measurement& what);
+  // A run of fio, whose files are `stem` with .fio, .json and .err: (host, fio's JSON of it) of
+  // each host, or of this machine, which has no name. Throws Wrong, and Interrupted.
+  using Outputs = std::vector<std::pair<std::string, nlohmann::json>>;
+  Outputs run(const std::string& text, const std::string& stem, const std::string& section) const;
+  nlohmann::json run_here(const std::string& job, const std::string& out,
+                          const std::string& err) const;
   nlohmann::json status_of(const Measurement& what) const;
-  // fio's exit status; its output is in files.
-  int run_fio(const std::string& job, const std::string& text, const std::string& out,
-              const std::string& err);
-  pid_t start(const char* const arguments[], int log);
   void show(size_t done, size_t all, const std::string& what);
 
   const Spec& spec_;
   const Place& place_;
+  const Hosts* const hosts_;
   RunFolder& folder_;
   const std::vector<Build> builds_;
   const bool quiet_, tty_;
@@ -51,8 +55,5 @@ class Runner {
 
 // "1:05" or "2:00:00", rounded up.
 std::string clock_of(double seconds);
-
-// SIGINT and SIGTERM end the fio that runs, and the runner behind it.
-void watch_signals();
 
 }  // namespace pcache::sweep

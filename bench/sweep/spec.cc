@@ -11,6 +11,7 @@
 
 #include "sweep/fio_job.h"
 #include "sweep/fio_value.h"
+#include "sweep/host_name.h"
 
 namespace pcache::sweep {
 
@@ -48,6 +49,10 @@ class Parser {
         spec.repeats = static_cast<uint32_t>(integer(value, 1, 1000));
       else if (key == "seed")
         spec.seed = static_cast<uint64_t>(integer(value, 0, INT64_MAX));
+      else if (key == "hosts")
+        spec.hosts = hosts(value);
+      else if (key == "server")
+        spec.server = scalar(value, "a command");
       else if (key == "common")
         common = matrix(value);
       else if (key == "matrix")
@@ -55,7 +60,7 @@ class Parser {
       else
         fail(item.first.Mark(), "unknown key `" + key +
                                     "`; there are name, title, runtime, warmup, repeats, seed, "
-                                    "common, matrix");
+                                    "hosts, server, common, matrix");
     }
     const auto need = [&](bool there, const char* key) {
       if (!there) fail(root.Mark(), std::string("`") + key + ":` is missing");
@@ -140,6 +145,24 @@ class Parser {
     });
     if (!good) fail(node.Mark(), "name `" + text + "`: expected letters, digits, - and _");
     return text;
+  }
+
+  std::vector<std::string> hosts(const YAML::Node& node) const {
+    std::vector<std::string> hosts;
+    const auto add = [&](const YAML::Node& one) {
+      const std::string text = scalar(one, "a host or a list of hosts");
+      if (const std::string why = why_no_host(text); !why.empty())
+        fail(one.Mark(), "hosts: `" + text + "`: " + why);
+      if (std::ranges::find(hosts, host_of(text), host_of) != hosts.end())
+        fail(one.Mark(), "hosts: `" + text + "` is there twice; expected one server of each host");
+      hosts.push_back(text);
+    };
+    if (node.IsSequence())
+      for (const YAML::Node& one : node) add(one);
+    else
+      add(node);
+    if (hosts.empty()) fail(node.Mark(), "hosts: an empty list: expected a host");
+    return hosts;
   }
 
   double seconds(const YAML::Node& node, double least) const {

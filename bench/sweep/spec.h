@@ -27,9 +27,11 @@ struct Spec {
   uint32_t repeats = 0;  // of each case
   uint64_t seed = 1;     // of the order
   std::vector<Case> cases;
-  std::vector<std::string> axes;  // parameters with several values, in the order of the file
-  std::string text;               // the file
-  std::string folder;             // where paths of traces begin; set by load_traces()
+  std::vector<std::string> axes;   // parameters with several values, in the order of the file
+  std::vector<std::string> hosts;  // to measure; none: this machine
+  std::string server;              // the command that starts a server on one; empty: they run
+  std::string text;                // the file
+  std::string folder;              // where paths of traces begin; set by load_traces()
 
   size_t left_out() const {  // cases
     return static_cast<size_t>(

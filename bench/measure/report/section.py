@@ -2,7 +2,7 @@
 """One run as the template shows it."""
 from ..doubts import Doubts
 from ..estimates import CONFIDENCE, LEAST_FOR_INTERVAL
-from . import replay_tables, run_figures, run_tables
+from . import host_tables, replay_tables, run_figures, run_tables
 from .run_values import RunValues, iops
 
 MOST_NAMED = 6
@@ -30,6 +30,8 @@ def section_of(run, page, wide):
     section["traffic"] = replay_tables.traffic(values, page)
     section["published"] = run_tables.beside_published(values, page)
     section["all_cases"] = run_tables.all_cases(values, page, doubts)
+    section["hosts"] = host_tables.each_host(values, page)
+    section["host_facts"] = host_tables.host_facts(values, page)
     section["machine"] = run_tables.machine(values, page)
     return section
 
