@@ -53,6 +53,8 @@ matrix:
   - engine: [pcache, bound]
     rw: [randwrite, randread]
   - engine: uring
+  - engine: pcache
+    fsync: 4
 """
 LONG = HEAD.replace("1s", "600s") + "matrix: {engine: uring, cache_size: 512m, working_set: 0.02}\n"
 
@@ -144,7 +146,8 @@ def three(network):
 
 def test_a_sweep_over_three_hosts_keeps_each_and_their_sum(network, three):
     results = lines_of(three)
-    assert len(results) == 10 and all(r["ok"] for r in results), results
+    assert len(results) == 12 and all(r["ok"] for r in results), results
+    flushed = []
     for result in results:
         metrics = result["metrics"]
         assert list(metrics["hosts"]) == HOSTS
@@ -157,6 +160,10 @@ def test_a_sweep_over_three_hosts_keeps_each_and_their_sum(network, three):
         for name in ("max", "p50", "p99"):
             assert metrics[direction]["lat_ns"][name] == max(one[direction]["lat_ns"][name] for one in own)
         assert metrics[direction]["lat_ns"]["min"] == min(one[direction]["lat_ns"]["min"] for one in own)
+        if "flush" in metrics:
+            flushed.append(metrics["flush"]["ios"])
+            assert metrics["flush"]["ios"] == sum(one["flush"]["ios"] for one in own)
+            assert metrics["flush"]["lat_ns"]["max"] == max(one["flush"]["lat_ns"]["max"] for one in own)
         raw = three / "raw" / f"{result['number']:05}"
         assert raw.with_suffix(".csv").read_text().count("\n") > 1
         text = raw.with_suffix(".json").read_text()
@@ -165,6 +172,7 @@ def test_a_sweep_over_three_hosts_keeps_each_and_their_sum(network, three):
         for host, one in metrics["hosts"].items():
             (entry,) = [e for e in fio["client_stats"] if e["jobname"] == "measure" and e["hostname"] == host]
             assert one["iops"] == pytest.approx(entry["iops"] if "iops" in entry else entry[direction]["iops"])
+    assert len(flushed) == 2 and all(flushed), "of the case with fsync alone"
     assert not list((three / "raw").glob("*_iops*"))
     info = json.loads((three / "run.json").read_text())
     assert [host["name"] for host in info["hosts"]] == HOSTS == [host["node"] for host in info["hosts"]]
@@ -186,7 +194,7 @@ def test_a_sweep_over_three_hosts_ends_in_one_report(network, three):
     assert page.exists() and "<h3>Hosts</h3>" in page.read_text()
     with open(page.parent / "x-hosts.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert [row["host"] for row in rows] == [*HOSTS, "sum"] * 5
+    assert [row["host"] for row in rows] == [*HOSTS, "sum"] * 6
     for first in range(0, len(rows), 4):
         assert len({row["case"] for row in rows[first:first + 4]}) == 1 and {row["n"] for row in rows} == {"2"}
         speeds = [float(row["requests/s"].replace(",", "")) for row in rows[first:first + 4]]
@@ -328,8 +336,8 @@ def test_ctrl_c_ends_the_servers_and_the_run_goes_on_later(network, tmp_path):
     wait_until(lambda: not any(network.listens(host) for host in HOSTS))
     assert not network.files(), "scratch files are gone"
     before = lines_of(out)
-    assert 1 <= len(before) < 5
+    assert 1 <= len(before) < 6
     done = run("run", "--resume", out, "--host", "node1", ok=2)
     assert "--host has no effect with --resume" in done.stderr
     network.run("run", "--resume", out)
-    assert lines_of(out)[:len(before)] == before and len(lines_of(out)) == 5 and all(r["ok"] for r in lines_of(out))
+    assert lines_of(out)[:len(before)] == before and len(lines_of(out)) == 6 and all(r["ok"] for r in lines_of(out))

@@ -26,7 +26,7 @@ namespace {
 constexpr char kUsage[] =
     "pcache-microbench [--pmem_dir=DIR] [--backing_dir=DIR] [--persist=METHOD] [--benchmark_...]\n"
     "pcache-microbench --count=CASE [--operations=N] [--persist=METHOD|counted]\n"
-    "pcache-microbench --list_counts\n"
+    "pcache-microbench --list_counts | --version\n"
     "\n"
     "  --pmem_dir     where the scratch file that stands for pmem goes (default /dev/shm)\n"
     "  --backing_dir  where the sparse backing file goes; with O_DIRECT (default /var/tmp)\n"
@@ -75,6 +75,19 @@ void need_regex(const std::string& filter) {
   }
 }
 
+// core/stamp says what the stamp holds.
+std::string stamped(const std::string& key) {
+  const std::string stamp = pcache_build_stamp;
+  const size_t begin = stamp.find(key);
+  if (begin == stamp.npos) return {};
+  return stamp.substr(begin + key.size(), stamp.find_first_of(" \n", begin) - begin - key.size());
+}
+
+// As the harness shows it: "0123456789ab-dirty", or "unknown".
+std::string commit_of_build() {
+  return stamped("commit=").substr(0, 12) + (stamped("dirty=") == "1" ? "-dirty" : "");
+}
+
 // Takes ours out of argv.
 Arguments parse(int* argc, char** argv) {
   Arguments arguments;
@@ -95,6 +108,9 @@ Arguments parse(int* argc, char** argv) {
     } else if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
       fputs(kUsage, stdout);
       exit(0);
+    } else if (strcmp(argv[i], "--version") == 0) {
+      printf("pcache-microbench %s (%s)\n", stamped("version=").c_str(), commit_of_build().c_str());
+      exit(0);
     } else {
       if (auto filter = value_of(argv[i], "--benchmark_filter")) need_regex(*filter);
       argv[left++] = argv[i];
@@ -102,19 +118,6 @@ Arguments parse(int* argc, char** argv) {
   }
   *argc = left;
   return arguments;
-}
-
-// As the harness shows it: "0123456789ab-dirty", or "unknown". core/stamp says what the stamp
-// holds.
-std::string commit_of_build() {
-  const std::string stamp = pcache_build_stamp;
-  const auto word = [&](const std::string& key) {
-    const size_t begin = stamp.find(key);
-    if (begin == stamp.npos) return std::string();
-    return stamp.substr(begin + key.size(), stamp.find_first_of(" \n", begin) - begin - key.size());
-  };
-  constexpr size_t kShown = 12;
-  return word("commit=").substr(0, kShown) + (word("dirty=") == "1" ? "-dirty" : "");
 }
 
 void run(int argc, char** argv) {

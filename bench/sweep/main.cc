@@ -8,11 +8,14 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 
 #include "sweep/facts_command.h"
 #include "sweep/parameter.h"
 #include "sweep/run_command.h"
+#include "sweep/run_folder.h"
 #include "sweep/shipped.h"
+#include "sweep/stamp.h"
 
 namespace pcache::sweep {
 namespace {
@@ -26,6 +29,12 @@ void print_parameters() {
            p.of == Parameter::kTrace && strcmp(p.name, "trace") != 0 ? "; with a trace"
            : p.of == Parameter::kPattern                             ? "; without a trace"
                                                                      : "");
+}
+
+void print_presets() {
+  for (const std::string& file : preset_files())
+    printf("%-14s %s\n", std::filesystem::path(file).stem().c_str(),
+           parse_spec(read_file(file), file).title.c_str());
 }
 
 // Debian's python3, which has Debian's scipy and matplotlib.
@@ -107,6 +116,8 @@ int failed(std::string what) {
 int main(int argc, char** argv) try {
   using namespace pcache::sweep;
   CLI::App app("Measures with fio what a YAML file says; keeps, draws and judges the results");
+  app.set_version_flag("--version", "pcache-sweep " + own_stamp().version + " (" +
+                                        own_stamp().text() + ")");
   app.require_subcommand(1);
   int status = 0;
   RunOptions options;
@@ -114,6 +125,7 @@ int main(int argc, char** argv) try {
   add_run(app, options, status);
   add_facts(app, facts_options);
   app.add_subcommand("parameters", "of a case, and what they may be")->callback(print_parameters);
+  app.add_subcommand("presets", "that `run` knows by name")->callback(print_presets);
   add_measure(app, "report", "draws results: pcache-sweep report FOLDER...");
   add_measure(app, "table",
               "B against A, two values of a parameter: table FOLDER --of PARAMETER A B");
