@@ -37,6 +37,22 @@ def estimate(values):
     return Estimate(len(values), median, float(found.confidence_interval.low), float(found.confidence_interval.high))
 
 
+def estimate_of_all(rows, mean):
+    """What stands for several: the mean of their medians. rows: of each its values, of the same rounds, which are drawn
+    together. mean: a function of an array, along its first axis. None: there is no round."""
+    rows = numpy.asarray(rows, dtype=float)
+    rounds = rows.shape[1]
+    if not rounds:
+        return None
+    found, of_rounds = float(mean(numpy.median(rows, axis=1), axis=0)), mean(rows, axis=0)
+    if rounds < LEAST_FOR_INTERVAL or (rows == rows[:, :1]).all():
+        return Estimate(rounds, found, min(found, float(of_rounds.min())), max(found, float(of_rounds.max())))
+    drawn = numpy.random.default_rng(1).integers(rounds, size=(RESAMPLES, rounds))
+    means = mean(numpy.array([numpy.median(row[drawn], axis=1) for row in rows]), axis=0)
+    low, high = numpy.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Estimate(rounds, found, float(low), float(high))
+
+
 def paired_ratios(above, below):
     """above / below of the same rounds: {round: value} each."""
     return [above[r] / below[r] for r in sorted(above.keys() & below.keys()) if below[r]]

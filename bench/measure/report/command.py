@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """pcache-sweep report FOLDER... [--output FOLDER] [--wide PERCENT]
 
-One page, report.html, that needs nothing else: tables, figures, the method and the machine. Beside it
-the tables as CSV and the figures as PNG. Without --output it goes into the first FOLDER. What makes the
-figures doubtful is red, and said on standard error: measurements that waited for space, which are of the
-disk; a load above the CPUs; and intervals that are wider, to each side of the median, than --wide (10 %).
+One page, report.html, that needs nothing else. Of each run first what was asked, the answer in one sentence with its
+interval, what makes it doubtful, and one figure; then the method, all figures and tables, and the machine. Beside it
+the tables as CSV and the figures as PNG; the first one is RUN-summary.png and .svg, for a slide. Without --output it
+goes into the first FOLDER. What makes the figures doubtful is red, and said on standard error: measurements that
+waited for space, which are of the disk; a load above the CPUs; and intervals that are wider, to each side of the
+median, than --wide (10 %).
 """
 import pathlib
 

@@ -3,6 +3,7 @@
 import io
 import math
 import re
+import textwrap
 
 import matplotlib
 
@@ -24,6 +25,7 @@ UNITS = {"bs": "request size (bytes)", "iodepth": "requests in flight", "numjobs
 
 pyplot.rcParams.update({"font.size": 9, "axes.grid": True, "grid.alpha": 0.35, "svg.fonttype": "none",
                         "svg.hashsalt": "pcache", "axes.spines.top": False, "axes.spines.right": False})
+WIDTH, LABELLED_WIDTH = 6.4, 8.4  # inches; with names of lines beside the axes
 
 
 def short(number):
@@ -42,21 +44,57 @@ def si(number, _=None):
     return f"{number:.3g}"
 
 
+def name_lines(axes, ends, size, wrap=38):
+    """ends: [(label, color, x, y)]. Each line's name stands right of the axes, as near to its end as the others'
+    names allow. The limits of the axes must be final."""
+    to_axes = axes.transData + axes.transAxes.inverted()
+    found = sorted((to_axes.transform((x, y))[1], textwrap.fill(label, wrap), color, (x, y))
+                   for label, color, x, y in ends)
+    line = size * 1.3 / (axes.figure.get_size_inches()[1] * 72 * 0.75)  # of the height of the axes
+    heights = [line * (1 + label.count("\n")) for _, label, *_ in found]
+    for place, (_, label, color, end) in zip(spread([at for at, *_ in found], heights), found):
+        leader = {"arrowstyle": "-", "color": color, "linewidth": 0.6, "linestyle": ":", "shrinkA": 0, "shrinkB": 3,
+                  "relpos": (0, 0.5)}
+        axes.annotate(label, end, (1.03, place), textcoords="axes fraction", color=color, fontsize=size, va="center",
+                      annotation_clip=False, arrowprops=leader)
+
+
+def spread(places, heights):
+    """The same ascending places, moved as far as is needed for so high texts not to lie over each other; below 1, if
+    they all fit."""
+    places, apart = list(places), [(a + b) / 2 for a, b in zip(heights, heights[1:])]
+    for n, step in enumerate(apart):
+        places[n + 1] = max(places[n + 1], places[n] + step)
+    places[-1] = min(places[-1], max(1 - heights[-1] / 2, sum(apart)))
+    for n, step in reversed(list(enumerate(apart))):
+        places[n] = min(places[n], places[n + 1] - step)
+    return places
+
+
 def lines(title, axis, y_label, curves, *, bound=None, log_y=False):
     """curves: {label: {x: Estimate}}. A vertical bar is the interval of each median."""
-    figure, axes = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(LABELLED_WIDTH if len(curves) > 1 else WIDTH, 3.6), layout="constrained")
+    draw_lines(axes, axis, y_label, curves, bound=bound, bound_name="the bound", log_y=log_y)
+    axes.set_title(title, loc="left", fontsize=9)
+    return figure
+
+
+def draw_lines(axes, axis, y_label, curves, *, bound=None, bound_name="", log_y=False, size=7, thick=1.0, wrap=38):
     xs = sorted({x for curve in curves.values() for x in curve})
     log_x = len(xs) > 2 and min(xs) > 0 and max(xs) / min(xs) >= 8
+    ends = []
     for (label, curve), (color, dash, marker) in zip(curves.items(), STYLES):
         points = sorted(curve.items())
         medians = [e.median for _, e in points]
+        ends.append((label, color, points[-1][0], medians[-1]))
         axes.errorbar([x for x, _ in points], medians,
                       yerr=[[m - e.low for m, (_, e) in zip(medians, points)],
                             [e.high - m for m, (_, e) in zip(medians, points)]],
-                      label=label, color=color, linestyle=dash, marker=marker, markersize=4, linewidth=1.4,
-                      capsize=2.5)
+                      color=color, linestyle=dash, marker=marker, markersize=4 * thick, linewidth=1.4 * thick,
+                      capsize=2.5 * thick)
     if bound is not None:
-        axes.axhline(bound, color="black", linewidth=0.8)
+        axes.axhline(bound, color="black", linewidth=0.8 * thick)
+        ends += [(bound_name, "black", xs[-1], bound)] if bound_name else []
     if log_x:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_minor_formatter(NullFormatter())
@@ -69,15 +107,13 @@ def lines(title, axis, y_label, curves, *, bound=None, log_y=False):
     axes.yaxis.set_major_formatter(FuncFormatter(si))
     axes.set_xlabel(UNITS.get(axis, axis))
     axes.set_ylabel(y_label)
-    axes.set_title(title, loc="left", fontsize=9)
-    if len(curves) > 1:
-        axes.legend(fontsize=7, frameon=False)
-    return figure
+    if len(ends) > 1:
+        name_lines(axes, ends, size, wrap)
 
 
 def bars(title, y_label, values, *, bound=None):
     """values: {label: Estimate}; for cases that no number orders."""
-    figure, axes = pyplot.subplots(figsize=(6.4, 0.9 + 0.32 * len(values)), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(LABELLED_WIDTH, 0.9 + 0.32 * len(values)), layout="constrained")
     labels = list(values)
     medians = [values[label].median for label in labels]
     axes.barh(labels, medians, color="#aab7c4", edgecolor="black", height=0.6, hatch="//", linewidth=0.6,
@@ -95,12 +131,14 @@ def bars(title, y_label, values, *, bound=None):
 
 def percentiles(title, curves):
     """curves: {label: {percentile: Estimate in ns}}; the axis gives each nine the same room."""
-    figure, axes = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
-    ticks = sorted({p for curve in curves.values() for p in curve})
+    figure, axes = pyplot.subplots(figsize=(LABELLED_WIDTH if len(curves) > 1 else WIDTH, 3.6), layout="constrained")
+    ticks, ends = sorted({p for curve in curves.values() for p in curve}), []
     for (label, curve), (color, dash, marker) in zip(curves.items(), STYLES):
-        points = sorted(curve.items())
-        axes.plot([-math.log10(1 - p / 100) for p, _ in points], [e.median / 1000 for _, e in points], label=label,
-                  color=color, linestyle=dash, marker=marker, markersize=4, linewidth=1.4)
+        points = [(-math.log10(1 - p / 100), e.median / 1000) for p, e in sorted(curve.items()) if e.median > 0]
+        if not points:
+            continue  # no logarithm has a place for it
+        axes.plot(*zip(*points), color=color, linestyle=dash, marker=marker, markersize=4, linewidth=1.4)
+        ends.append((label, color, *points[-1]))
     axes.set_xticks([-math.log10(1 - p / 100) for p in ticks], [f"p{p:g}" for p in ticks])
     axes.minorticks_off()
     axes.set_yscale("log")
@@ -108,14 +146,14 @@ def percentiles(title, curves):
     axes.set_xlabel("percentile of requests")
     axes.set_ylabel("latency (µs)")
     axes.set_title(title, loc="left", fontsize=9)
-    if len(curves) > 1:
-        axes.legend(fontsize=7, frameon=False)
+    if len(ends) > 1:
+        name_lines(axes, ends, 7)
     return figure
 
 
 def over_time(title, rounds):
     """rounds: {label: [(ms, iops)]}."""
-    figure, axes = pyplot.subplots(figsize=(6.4, 2.2), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(WIDTH, 2.2), layout="constrained")
     for (label, points), (color, dash, _) in zip(rounds.items(), STYLES):
         axes.plot([ms / 1000 for ms, _ in points], [iops for _, iops in points], label=label, color=color,
                   linestyle=dash, linewidth=1.1)
@@ -124,8 +162,8 @@ def over_time(title, rounds):
     axes.set_xlabel("time (s)")
     axes.set_ylabel("requests per second")
     axes.set_title(title, loc="left", fontsize=9)
-    if len(rounds) > 1:
-        axes.legend(fontsize=7, frameon=False, ncols=4)
+    if len(rounds) > 1:  # lines that lie over each other have no ends to name
+        axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
     return figure
 
 
@@ -175,6 +213,10 @@ def write_png(figure, path):
     figure.savefig(path, format="png", dpi=144)
 
 
+def write_svg(figure, path):
+    figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
+
+
 def close(figure):
     pyplot.close(figure)
 
@@ -188,5 +230,5 @@ def x_axis(run):
     return best if best and len(values(best)) >= 3 else None
 
 
-__all__ = ["lines", "bars", "percentiles", "over_time", "history", "as_svg", "write_png", "close", "x_axis", "si",
-           "short", "MOST_LINES"]
+__all__ = ["lines", "draw_lines", "bars", "percentiles", "over_time", "history", "as_svg", "write_png", "write_svg",
+           "close", "x_axis", "si", "short", "MOST_LINES"]

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A page, by its template (page.html, history.html), and the files beside it: a CSV of each table, a PNG of each
-figure."""
+figure, and an SVG of the one that is for a slide."""
 import csv
 import pathlib
 
 import jinja2
 import markupsafe
 
-from . import figures
+from . import figures, slide
 
 def render(template, **content):
     """All that is put into the template is escaped, but for the figures, which are made here."""
@@ -31,9 +31,14 @@ class Page:
 
     def figure(self, name, figure, caption):
         figures.write_png(figure, self.folder / f"{self._free(name)}.png")
-        svg = markupsafe.Markup(figures.as_svg(figure))  # matplotlib has escaped what is in it
-        figures.close(figure)
-        return {"svg": svg, "caption": caption}
+        return _inline(figure, caption)
+
+    def slide(self, name, figure, caption):
+        """The files have the title and what is constant, which the page says itself."""
+        free = self._free(name)
+        figures.write_png(figure, self.folder / f"{free}.png")
+        figures.write_svg(figure, self.folder / f"{free}.svg")
+        return _inline(slide.without_head(figure), f"{caption} For a slide: {free}.png, {free}.svg.")
 
     def _free(self, name):
         name = "".join(c if c.isalnum() or c in "-." else "-" for c in name).strip("-")
@@ -43,3 +48,9 @@ class Page:
             free = f"{name}-{number}"
         self.names.add(free)
         return free
+
+
+def _inline(figure, caption):
+    svg = markupsafe.Markup(figures.as_svg(figure))  # matplotlib has escaped what is in it
+    figures.close(figure)
+    return {"svg": svg, "caption": caption}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The figures of a run, in the order of the page. Each function returns what Page.figure() gives."""
 from ..sizes import MIB
-from . import figures
+from . import figures, names
 from .run_values import iops, latency
 
 PERCENTILES = ["p50", "p90", "p95", "p99", "p99.9", "p99.99"]
@@ -15,8 +15,8 @@ def throughput(values, page):
     metric = (lambda s: s.metrics["bytes_per_s"] / MIB) if by_bytes else iops
     unit = "MiB per second" if by_bytes else "requests per second"
     if not values.axis:
-        found = {c.id: values.estimate(metric, c) for c in run.cases}
-        return [page.figure(f"{run.name}-throughput", figures.bars(unit, unit, {k: v for k, v in found.items() if v}),
+        found = {case: values.estimate(metric, case) for case in run.cases}
+        return [page.figure(f"{run.name}-throughput", figures.bars(unit, unit, _labelled(run, found)),
                             f"Median {unit} of each case, with its interval.")]
     made = []
     for facet, curves in values.grouped(run.cases):
@@ -34,8 +34,7 @@ def ratio_to_bound(values, page):
     if not any(ratios.values()):
         return None
     if not values.axis:
-        bars = figures.bars("ratio to the bound", PER_SECOND_OF_BOUND, {c.id: v for c, v in ratios.items() if v},
-                            bound=1)
+        bars = figures.bars("ratio to the bound", PER_SECOND_OF_BOUND, _labelled(run, ratios), bound=1)
         return [page.figure(f"{run.name}-ratio", bars, "Median ratio to the bound, with its interval.")]
     made = []
     for facet, curves in values.grouped([c for c, v in ratios.items() if v]):
@@ -44,6 +43,12 @@ def ratio_to_bound(values, page):
                                 figures.lines(facet, values.axis, PER_SECOND_OF_BOUND, drawn, bound=1),
                                 f"Median ratio to the bound, {facet}."))
     return made
+
+
+def _labelled(run, found):
+    """{label: value}, of the cases that have one."""
+    labels = names.labels(run, [case for case, value in found.items() if value])
+    return {label: found[case] for case, label in labels.items()}
 
 
 def _curves(curves, value_of):
@@ -63,10 +68,11 @@ def latency_by_percentile(values, page):
             continue
         found = {float(name[1:]): values.estimate(lambda s, name=name: latency(s, name), case) for name in PERCENTILES}
         if any(found.values()):
-            curves[case.id] = {percentile: value for percentile, value in found.items() if value}
-    made, names = [], list(curves)
-    for first in range(0, min(len(names), MOST_LATENCY_FIGURES * figures.MOST_LINES), figures.MOST_LINES):
-        part = names[first:first + figures.MOST_LINES]
+            curves[case] = {percentile: value for percentile, value in found.items() if value}
+    made, curves = [], _labelled(values.run, curves)
+    labels = list(curves)
+    for first in range(0, min(len(labels), MOST_LATENCY_FIGURES * figures.MOST_LINES), figures.MOST_LINES):
+        part = labels[first:first + figures.MOST_LINES]
         made.append(page.figure(f"{values.run.name}-latency",
                                 figures.percentiles("latency by percentile", {n: curves[n] for n in part}),
                                 "Median, over the rounds, of each percentile of the latency of requests, from "
@@ -77,14 +83,15 @@ def latency_by_percentile(values, page):
 def over_time(values, page):
     """(figures, whether there are more cases than MOST_SERIES)."""
     run, made = values.run, []
+    labels = names.labels(run, run.cases)
     for case in run.cases:
         rounds = _series(run, case)
         if not rounds:
             continue
         if len(made) == MOST_SERIES:
             return made, True
-        made.append(page.figure(f"{run.name}-time-{case.id}", figures.over_time(case.id, rounds),
-                                f"Requests per second over a run, each round: {case.id}."))
+        made.append(page.figure(f"{run.name}-time-{case.id}", figures.over_time(labels[case], rounds),
+                                f"Requests per second over a run, each round: {labels[case]}."))
     return made, False
 
 

@@ -2,7 +2,7 @@
 """What a page says of a run, computed from its samples."""
 from ..estimates import estimate, paired_ratios
 from ..run_folder import number_of
-from . import figures
+from . import figures, names
 
 
 def iops(sample):
@@ -40,23 +40,23 @@ class RunValues:
         samples = [s for s in self.run.samples if s.case is case]
         return bool(samples) and all(_directions(s) for s in samples)
 
-    def label(self, case, without):
-        """By the values of the axes, but for those of `without`."""
-        parts = [f"{a}={case.values[a]}" for a in self.run.axes if a in case.values and a not in without]
-        return ", ".join(parts) or case.id
-
-    def grouped(self, cases):
-        """Pairs of a figure's label and {line's label: {x: case}}: by rw where it differs, then as many lines as can
-        be told apart. Cases without the axis have no x."""
-        grouped = {}
-        facets = [a for a in ("rw",) if a in self.run.axes]
+    def lines(self, cases, without=()):
+        """{label: {x: case}}. Cases without the axis have no x."""
+        first, lines = {}, {}
         for case in cases:
             if self.axis not in case.values:
                 continue
-            facet = self.label(case, set(self.run.axes) - set(facets)) if facets else self.run.name
-            line = self.label(case, {self.axis, *facets})
-            grouped.setdefault(facet, {}).setdefault(line, {})[number_of(self.axis, case.values[self.axis])] = case
-        for facet, curves in grouped.items():
-            names = list(curves)
-            for first in range(0, len(names), figures.MOST_LINES):
-                yield facet, {name: curves[name] for name in names[first:first + figures.MOST_LINES]}
+            line = tuple((a, case.values.get(a)) for a in self.run.axes if a != self.axis)
+            first.setdefault(line, case)
+            lines.setdefault(line, {})[number_of(self.axis, case.values[self.axis])] = case
+        labels = names.labels(self.run, list(first.values()), (self.axis, *without))
+        return {labels[case]: lines[line] for line, case in first.items()}
+
+    def grouped(self, cases):
+        """Pairs of a figure's label and its lines: by rw where it differs, then as many lines as can be told apart."""
+        for rw in names.values_of(cases, "rw") if "rw" in self.run.axes else [None]:
+            facet = self.run.name if rw is None else names.words("rw", rw)
+            lines = self.lines([case for case in cases if rw is None or case.values.get("rw") == rw])
+            labels = list(lines)
+            for first in range(0, len(labels), figures.MOST_LINES):
+                yield facet, {label: lines[label] for label in labels[first:first + figures.MOST_LINES]}

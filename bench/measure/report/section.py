@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """One run as the template shows it."""
+import collections
+
 from ..doubts import Doubts
 from ..estimates import CONFIDENCE, LEAST_FOR_INTERVAL
-from . import host_tables, replay_tables, run_figures, run_tables
+from ..judge import LEAST_ROUNDS, SIGNIFICANT
+from . import host_tables, names, replay_tables, run_figures, run_tables, slide
 from .run_values import RunValues, iops
+from .summary import THRESHOLD, answer_of
 
 MOST_NAMED = 6
 
@@ -14,12 +18,16 @@ def section_of(run, page, wide):
     values = RunValues(run)
     run = values.run
     left_out, doubts = cases_left_out(values), Doubts.of(run, wide)
+    answer, (what_varies, constant) = answer_of(values), names.asked(run)
     section = {
+        "answer": answer.sentence, "what_varies": what_varies, "constant": constant,
+        "slide": page.slide(f"{run.name}-summary", *slide_of(values, answer)),
         "title": title_of(run), "name": run.name, "started": run.info["started"],
         "sources": run_tables.joined(run.sources()), "cases": len(run.cases), "repeats": run.info["repeats"],
         "seed": run.info["seed"], "how_long": how_long(run), "confidence": f"{CONFIDENCE:.0%}",
-        "most_for_range": LEAST_FOR_INTERVAL - 1, "doubts": list(doubts.notes()),
-        "failed": [f"{case.id}: {error}" for case, _, error in run.failed],
+        "most_for_range": LEAST_FOR_INTERVAL - 1, "least_rounds": LEAST_ROUNDS, "significant": SIGNIFICANT,
+        "threshold": f"{THRESHOLD:.0%}", "doubts": list(doubts.notes()),
+        "failed": failures(run),
         "left_out": len(left_out), "left_out_named": left_out[:MOST_NAMED],
         "throughput": run_figures.throughput(values, page),
         "ratio": run_figures.ratio_to_bound(values, page),
@@ -36,8 +44,20 @@ def section_of(run, page, wide):
     return section
 
 
+def slide_of(values, answer):
+    """(figure, caption)."""
+    figure, note = slide.of_answer(values, answer, title_of(values.run))
+    return figure, f"Medians, with their intervals. {note}".strip()
+
+
 def title_of(run):
     return run.info["title"] or run.name
+
+
+def failures(run):
+    """What happened several times is said once."""
+    found = collections.Counter(f"{case.id}: {error}" for case, _, error in run.failed)
+    return [what + (f" ({times} times)" if times > 1 else "") for what, times in found.items()]
 
 
 def cases_left_out(values):
