@@ -12,7 +12,8 @@
 # (sync.lat_ns.N) are right.
 # Hurts: a rate of flushes taken from total_ios is 0, and a check for short requests fails, or is
 # switched off.
-# Guard: we read neither: tests count the flushes that reach the cache, which has its own counters.
+# Guard: pcache-sweep takes the larger of total_ios and lat_ns.N; tests count the flushes that reach the
+# cache, which has its own counters.
 set -euo pipefail
 source "$(dirname "$0")/common.bash"
 packages fio=3.33-3
