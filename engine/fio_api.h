@@ -32,8 +32,8 @@
 static inline bool engine_fio_is_readonly(void) { return &read_only && read_only; }
 
 /*
- * Whether the job is in its ramp, which no runtime counts. The function has the first name up to fio
- * 3.41, and the second from 3.42 on; the headers do not tell which of them they are.
+ * Whether the job is in its ramp, which no runtime counts. The function has the first name up to
+ * fio 3.41, and the second from 3.42 on; the headers do not tell which of them they are.
  */
 extern bool in_ramp_time(struct thread_data*);
 extern bool in_ramp_period(struct thread_data*);

@@ -18,7 +18,8 @@ struct place {
   size_t offset;
 };
 
-#define PLACE(option, member) {option, offsetof(struct thread_options, member)}
+#define PLACE(option, member) \
+  { option, offsetof(struct thread_options, member) }
 
 /*
  * The members that the engines use and that an option of fio's leads to, and some that lie far

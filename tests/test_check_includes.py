@@ -84,3 +84,9 @@ def test_a_folder_without_a_target_is_named(tree):
     (tree / "core" / "more").mkdir()
     (tree / "core" / "more" / "more.cc").touch()
     assert check(tree) == (1, ["core/more: no target of core/CMakeLists.txt is known to have it"])
+
+
+def test_a_type_of_cstdint_without_it_is_named(tree):
+    replace(tree / "core/inspect/finding.h", "#include <cstdint>\n", "")
+    status, lines = check(tree)
+    assert status == 1 and "core/inspect/finding.h: names types of <cstdint>, and does not include it" in lines

@@ -145,8 +145,9 @@ def test_manual_pages_are_well_formed(prefix, page):
     """groff's reader of manual pages warns of nothing but lines that cannot be filled."""
     if not shutil.which("groff"):
         pytest.skip("groff is not installed: apt-get install groff-base")
-    done = subprocess.run(["groff", "-man", "-Tutf8", "-ww", "-Wbreak", "-t", "-z", prefix / f"share/man/man{page[-1]}/{page}"],
-                          capture_output=True, text=True, check=False)
+    file = prefix / f"share/man/man{page[-1]}/{page}"
+    done = subprocess.run(["groff", "-man", "-Tutf8", "-ww", "-Wbreak", "-t", "-z", file], capture_output=True,
+                          text=True, check=False)
     assert done.returncode == 0 and not done.stderr, done.stderr
 
 

@@ -27,9 +27,9 @@ def machine(tmp_path):
             tool = folder / name.replace("_", "-")
             tool.write_text(f"#!/bin/sh\necho \"{tool.name} $*\" >>{tmp_path}/asked\n{text}\n")
             tool.chmod(0o755)
-        done = subprocess.run([SETUP, *arguments], capture_output=True, text=True, check=False, timeout=60,
-                              env={"PATH": str(folder), "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"),
-                                   "PCACHE_FIO_GIT": f"file://{tmp_path}/upstream"})
+        env = {"PATH": str(folder), "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"),
+               "PCACHE_FIO_GIT": f"file://{tmp_path}/upstream"}
+        done = subprocess.run([SETUP, *arguments], capture_output=True, text=True, check=False, timeout=60, env=env)
         asked = tmp_path / "asked"
         return done, asked.read_text().splitlines() if asked.exists() else []
     run.path = tmp_path
@@ -60,7 +60,8 @@ def test_a_group_installs_what_it_needs(machine, group, has, has_not):
 
 def test_wrong_use(machine):
     done, asked = machine("--all")
-    assert done.returncode == 2 and done.stderr == "usage: scripts/setup [--build|--measure|--test|--dev]\n" and not asked
+    assert done.returncode == 2 and not asked
+    assert done.stderr == "usage: scripts/setup [--build|--measure|--test|--dev]\n"
 
 
 def test_without_apt_the_packages_are_named(machine):
@@ -102,5 +103,6 @@ def test_headers_come_from_upstream_without_apt(machine, upstream):
 
 def test_no_headers_anywhere(machine):
     done, _ = machine(fio="echo fio-0.1")
-    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("setup: there is no source of the installed fio")
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and last.startswith("setup: there is no source of the installed fio")
     assert not list((machine.path / "cache/pcache").glob("fio-*"))

@@ -116,8 +116,8 @@ int failed(std::string what) {
 int main(int argc, char** argv) try {
   using namespace pcache::sweep;
   CLI::App app("Measures with fio what a YAML file says; keeps, draws and judges the results");
-  app.set_version_flag("--version", "pcache-sweep " + own_stamp().version + " (" +
-                                        own_stamp().text() + ")");
+  app.set_version_flag("--version",
+                       "pcache-sweep " + own_stamp().version + " (" + own_stamp().text() + ")");
   app.require_subcommand(1);
   int status = 0;
   RunOptions options;

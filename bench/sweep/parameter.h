@@ -2,6 +2,7 @@
 // The parameters of a measurement: their names, what they may be, and which engines look at them.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <optional>
 #include <span>

@@ -52,8 +52,8 @@ void need_room(const std::string& folder, uint64_t bytes) {
 
 }  // namespace
 
-void LocalPlace::hold_given(const PlaceOptions& options, uint64_t cache_bytes, uint64_t backing_bytes,
-                       const std::map<std::string, uint64_t>& paths) {
+void LocalPlace::hold_given(const PlaceOptions& options, uint64_t cache_bytes,
+                            uint64_t backing_bytes, const std::map<std::string, uint64_t>& paths) {
   need_whole("--cache-dev", options.cache_dev);
   need_whole("--backing", options.backing);
   need_whole("--cache-dir", options.cache_dir, Scratch::kMostBelow);

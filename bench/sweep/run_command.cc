@@ -224,8 +224,7 @@ int dry_run(const Spec& spec, size_t builds, const PlaceOptions& place) {
          where(place.cache_dev, place.cache_dir, needs.cache_bytes).c_str(),
          where(place.backing, place.backing_dir, needs.backing_bytes).c_str());
   if (!spec.hosts.empty())
-    printf("on each of %zu hosts, which are not asked whether they have room\n",
-           spec.hosts.size());
+    printf("on each of %zu hosts, which are not asked whether they have room\n", spec.hosts.size());
   return 0;
 }
 

@@ -2,6 +2,7 @@
 // Findings: what was found in an image, for people (text) and for programs (code).
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <string>
 #include <vector>

@@ -3,6 +3,7 @@
 // where the file system cannot do that, one that ends in ".partial", removed on failure.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "base/result.h"

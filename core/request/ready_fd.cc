@@ -5,6 +5,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <cstdint>
+
 namespace pcache {
 
 Result<std::unique_ptr<ReadyFd>> ReadyFd::create(int ring_fd) {
