@@ -85,13 +85,13 @@ TEST_F(UringQueueTest, SurvivesTheExitOfTheThreadThatPushed) {
 }
 
 // Makes a ring as liburing does from 2.6 on: without the array of entries, if the kernel needs
-// none, and without what it calls deprecated.
+// none, and without the masks that it calls deprecated. (It calls the numbers of entries so, too,
+// and reads them itself when it puts a ring away.)
 int bare_ring(unsigned entries, io_uring* ring, io_uring_params* params) {
   const int rc = io_uring_queue_init_params(entries, ring, params);
   if (rc < 0) return rc;
   ring->sq.array = nullptr;
-  ring->sq.kring_mask = ring->sq.kring_entries = nullptr;
-  ring->cq.kring_mask = ring->cq.kring_entries = nullptr;
+  ring->sq.kring_mask = ring->cq.kring_mask = nullptr;
   return rc;
 }
 
