@@ -40,5 +40,5 @@ if(fio_version MATCHES "^fio-([0-9]+)\\.([0-9]+)")
   set(CPACK_DEBIAN_PACKAGE_DEPENDS
       "fio (>= ${CMAKE_MATCH_1}.${CMAKE_MATCH_2}), fio (<< ${CMAKE_MATCH_1}.${next}~)")
 endif()
-set(CPACK_DEBIAN_PACKAGE_RECOMMENDS "python3-scipy, python3-matplotlib, python3-jinja2, python3-yaml")
+set(CPACK_DEBIAN_PACKAGE_RECOMMENDS "nbdkit, python3-scipy, python3-matplotlib, python3-jinja2, python3-yaml")
 include(CPack)
