@@ -19,7 +19,7 @@ set(CPACK_GENERATOR DEB)
 set(CPACK_PACKAGE_CONTACT "the pcache project <pcache@localhost>")
 set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "cache for block devices in persistent memory, driven by fio")
 set(CPACK_PACKAGE_DESCRIPTION "libpcache has the design and the on-media format of Linux's dm-pcache in user space.
-fio runs it in its own process (--ioengine=external:libpcache_fio.so); pcachectl
+fio runs it in its own process (--ioengine=external:/usr/lib/libpcache_fio.so); pcachectl
 checks, shows and rescues images, also the kernel's; pcache-sweep measures.")
 set(CPACK_PACKAGING_INSTALL_PREFIX /usr)
 set(CPACK_STRIP_FILES ON)
