@@ -77,8 +77,8 @@ def test_the_bound_says_when_it_could_not_measure(fio, disk):
     """As the cache does, so that nobody takes flushcache for what was the fastest."""
     scratch = disk / "scratch"
     def said(size):
-        done = fio.start(ioengine=f"external:{BUILD}/lib/libpcache_raw.so", stats_file=None, cache_dev=scratch,
-                         cache_size=size, rw="write", bs="4k", size="64k")
+        done = fio.start(ioengine=f"external:{BUILD}/lib/libpcache_raw.so", stats_file=None, prefault=None,
+                         cache_dev=scratch, cache_size=size, rw="write", bs="4k", size="64k")
         assert done.returncode == 0, done.stderr
         return [line for line in done.stderr.splitlines() if "persist" in line]
     assert said(MIB) == [f"pcache: persist=auto: not measured: cache device {scratch}: has {MIB} bytes, too few to "
