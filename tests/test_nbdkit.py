@@ -131,14 +131,27 @@ def test_parts_of_one_block_from_many_connections(pair, tmp_path):
     assert (tmp_path / "read").read_bytes()[:len(expected)] == expected
 
 
-@pytest.mark.parametrize("how", ["-f", "flush"])
-def test_what_was_promised_outlives_a_kill(pair, tmp_path, how):
-    """FUA and FLUSH: no other kind of write is asked to."""
-    commands = ["-c", f"write -P 9{' -f' if how == '-f' else ''} 8192 4096"]
-    commands += ["-c", "flush"] if how == "flush" else []
+def test_what_fua_has_promised_outlives_a_kill(pair, tmp_path):
+    """The server is killed before its client ends, which flushes then."""
     with served(pair, tmp_path, killed=True) as (uri, server):
-        good(tool("qemu-io", "qemu-utils"), "-f", "raw", *commands, uri)
-        server.send_signal(signal.SIGKILL)
+        client = subprocess.Popen([tool("qemu-io", "qemu-utils"), "-f", "raw", uri], stdin=subprocess.PIPE,
+                                  stdout=subprocess.PIPE, text=True)
+        client.stdin.write("write -P 9 -f 8192 4096\n")
+        client.stdin.flush()
+        while "ops; " not in client.stdout.readline():
+            assert client.poll() is None
+        server.kill()
+        server.wait()
+        client.kill()
+        client.communicate()
+    assert content(pair)[8192:12288] == b"\x09" * 4096
+
+
+def test_what_a_flush_has_promised_outlives_a_kill(pair, tmp_path):
+    """The one that is asked for, or that of qemu-io's end."""
+    with served(pair, tmp_path, killed=True) as (uri, server):
+        good(tool("qemu-io", "qemu-utils"), "-f", "raw", "-c", "write -P 9 8192 4096", "-c", "flush", uri)
+        server.kill()
         server.wait()
     assert content(pair)[8192:12288] == b"\x09" * 4096
 
