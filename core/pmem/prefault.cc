@@ -49,16 +49,21 @@ Prefault::~Prefault() {
 void Prefault::run() {
   PCACHE_DCHECK(reinterpret_cast<uintptr_t>(base_) % kPageBytes == 0);  // else madvise() refuses it
   install_checked_copy_handler();
-  for (uint64_t at = 0; at < size_ && !stop_.load(std::memory_order_relaxed); at += kPieceBytes) {
-    const uint64_t end = std::min(size_, at + kPieceBytes);
-    if (madvise(base_ + at, end - at, MADV_POPULATE_WRITE) != 0) return;
-    read_pages(at, end);
+  uint64_t mapped = 0;
+  while (mapped < size_ && !stop_.load(std::memory_order_relaxed)) {
+    const uint64_t end = std::min(size_, mapped + kPieceBytes);
+    if (madvise(base_ + mapped, end - mapped, MADV_POPULATE_WRITE) != 0) break;
+    mapped = end;
   }
+  read_pages(mapped);
 }
 
-// What a bad page holds does not matter here, nor that it is one.
-void Prefault::read_pages(uint64_t at, uint64_t end) {
-  for (; at < end && !stop_.load(std::memory_order_relaxed); at += kPageBytes) {
+// When all are mapped: a hypervisor that keeps page tables of its own forgets the pages that were
+// read before the guest maps more (of 2 GiB mapped and read in pieces, the first writes took as
+// long as if nothing had been read). What a bad page holds does not matter here, nor that it is
+// one.
+void Prefault::read_pages(uint64_t end) {
+  for (uint64_t at = 0; at < end && !stop_.load(std::memory_order_relaxed); at += kPageBytes) {
     std::byte ignored;
     (void)checked_copy(&ignored, base_ + at, 1);
     pages_read_.fetch_add(1, std::memory_order_relaxed);

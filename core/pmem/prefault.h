@@ -33,7 +33,7 @@ class Prefault {
   uint64_t pages_read() const { return pages_read_.load(std::memory_order_relaxed); }
 
  private:
-  void read_pages(uint64_t at, uint64_t end);
+  void read_pages(uint64_t end);
 
   std::byte* const base_;
   const uint64_t size_;
