@@ -127,9 +127,16 @@ def test_a_member_behind_the_options_elsewhere(pair, tmp_path, patched_tree, bui
 @pytest.mark.parametrize("kind, line", [("fio", "pcache: job job: runs as a process"),
                                         ("raw", "pcache: job job: was not set up as a thread")])
 def test_a_job_that_is_forked_ends_at_once(pair, tmp_path, patched_tree, build_engine, kind, line):
-    """The engine sets another member than use_thread, and the check that would notice it is left out."""
-    tree = patched_tree("thread_options.h", "\tunsigned int use_thread;", "\tunsigned int patched;")
-    engine = build_engine(kind, tree, blind=True)
+    """The engine sets another member than use_thread, and the check that would notice it is left out. All other
+    members are where they were: what else the engine meets is this fio's."""
+    header = patched_tree.tree / "thread_options.h"
+    names = {"use_thread": "do_disk_util", "do_disk_util": "use_thread"}
+    text = header.read_text()
+    for name in names:
+        assert f"\tunsigned int {name};" in text, f"this fio has no {name}"
+    header.write_text(re.sub(r"\tunsigned int (use_thread|do_disk_util);",
+                             lambda member: f"\tunsigned int {names[member[1]]};", text))
+    engine = build_engine(kind, patched_tree.tree, blind=True)
     assert_refused(fio(pair, tmp_path, f"--ioengine=external:{engine}"), line)
 
 

@@ -189,11 +189,22 @@ def test_the_package_asks_for_what_it_needs(package):
     assert "python3-scipy" in fields["Recommends"]
 
 
+def names_below(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+
+
+def test_what_is_run_leaves_nothing_beside_it(prefix):
+    """A package is removed with its folders, if no program has put a file there."""
+    before = names_below(prefix)
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    for command in ("report", "compare", "gate", "history"):
+        good(prefix / "bin/pcache-sweep", command, "--help", env=env | {"LD_LIBRARY_PATH": str(prefix / "lib")})
+    assert names_below(prefix) == before
+
+
 def test_the_package_has_all_that_is_installed(package, prefix):
     _, root = package
-    installed = {str(path.relative_to(prefix)) for path in prefix.rglob("*") if not path.is_dir()}
-    packed = {str(path.relative_to(root / "usr")) for path in (root / "usr").rglob("*") if not path.is_dir()}
-    assert packed == installed
+    assert names_below(root / "usr") == names_below(prefix)
     assert "ldconfig" in (root / "DEBIAN/triggers").read_text()
     assert "libpcache 2" in (root / "DEBIAN/shlibs").read_text()
 

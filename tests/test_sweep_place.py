@@ -174,6 +174,7 @@ HELD_LOCK = r"""
 #include <stdlib.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <unistd.h>
 int flock(int fd, int how) {
   static int left = 5;
   struct stat held, is;

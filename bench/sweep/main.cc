@@ -42,8 +42,9 @@ void print_presets() {
   const std::string script = measure_folder();
   setenv("PCACHE_SWEEP", (own_folder() + "/pcache-sweep").c_str(), 1);
   const char* python = access("/usr/bin/python3", X_OK) == 0 ? "/usr/bin/python3" : "python3";
-  // The whole path as its name: by that Python finds its libraries.
-  std::vector<const char*> arguments = {python, script.c_str(), command.c_str()};
+  // The whole path as its name: by that Python finds its libraries. -B: run by root, it leaves
+  // nothing beside what was installed, which no package would remove.
+  std::vector<const char*> arguments = {python, "-B", script.c_str(), command.c_str()};
   for (const std::string& one : rest) arguments.push_back(one.c_str());
   arguments.push_back(nullptr);
   execvp(python, const_cast<char* const*>(arguments.data()));
