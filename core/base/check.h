@@ -9,10 +9,10 @@ namespace pcache {
 
 }  // namespace pcache
 
-#define PCACHE_CHECK(expression)                               \
-  do {                                                         \
-    if (__builtin_expect(!(expression), 0))                    \
-      ::pcache::check_failed(__FILE__, __LINE__, #expression); \
+#define PCACHE_CHECK(expression)                                    \
+  do {                                                              \
+    if (__builtin_expect(!(expression), 0))                         \
+      ::pcache::check_failed(__FILE_NAME__, __LINE__, #expression); \
   } while (0)
 
 // For the hot path: only in debug and sanitizer builds.
