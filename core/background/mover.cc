@@ -151,7 +151,7 @@ bool Mover::enter_all() {
   }
   moves_.clear();
   if (full != 0) {
-    const Status committed = parts_.log.commit(full);
+    const Status committed = parts_.log.commit_borrowing(full);
     (void)committed;  // a full log: what waits is committed by make_durable()
   }
   return all;

@@ -16,6 +16,7 @@ using media::Key;
 namespace {
 
 CachePos data_of(const Key& key) { return {SegId{key.cache_seg_id}, key.cache_seg_off}; }
+uint64_t logical_off(const Key& key) { return key.off; }
 
 }  // namespace
 
@@ -64,6 +65,7 @@ Result<CachePos> Reclaim::collect() {
   log_segments_.clear();
   const CachePos until = parts_.tails.dirty_tail();
   LogCursor cursor(parts_.pmem, parts_.segments, parts_.tails.key_tail(), {.until = until});
+  CachePos end = cursor.pos();
   passed_bytes_ = 0;
   while (ksets_ < kReclaimStepKsets && passed_bytes_ < kReclaimStepBytes) {
     const auto next = cursor.next();
@@ -76,30 +78,34 @@ Result<CachePos> Reclaim::collect() {
     }
     if (item.kind == LogItem::Kind::kLast) {
       log_segments_.push_back(item.pos.seg);
+      end = item.next;
       continue;
     }
+    uint64_t bytes = 0;
+    for (const Key& key : item.keys) bytes += key.len;
+    if (ksets_ > 0 && passed_bytes_ + bytes > kReclaimStepBytes) break;
+    end = item.next;
     ksets_++;
-    for (const Key& key : item.keys) {
-      passed_bytes_ += key.len;
+    passed_bytes_ += bytes;
+    for (const Key& key : item.keys)
       if (key.seg_gen == parts_.segments.generation(SegId{key.cache_seg_id}) ||
           hazard(Hazard::kDeadKeyReferences))
         keys_.push_back(key);
       else
         dead_keys_++;
-    }
   }
   PCACHE_CHECK(keys_.size() + dead_keys_ <= ksets_ * media::kKeysPerKset);
-  return cursor.pos();
+  by_stripe_ = parts_.stripes.grouped(std::span<const Key>(keys_), logical_off);
+  return end;
 }
 
 // What is moved has left the old places in the index, so forget_keys() finds nothing there. What
 // finds no place is given up.
 void Reclaim::keep_what_stays(Keep keep) {
-  const std::span<const Key> all(keys_);
-  const auto off = [](const Key& key) { return key.off; };
+  const std::span<const Key> all(by_stripe_);
   for (size_t at = 0; at < all.size();) {
-    const auto run = parts_.stripes.run_from(all, at, off);
-    parts_.index.prefetch_each(run, off);
+    const auto run = parts_.stripes.run_from(all, at, logical_off);
+    parts_.index.prefetch_each(run, logical_off);
     stay_.clear();
     for (const Key& key : run) {
       policy::Mark mark = parts_.retention->mark(parts_.segments.media(data_of(key)), key.len);
@@ -128,26 +134,28 @@ bool Reclaim::is_cached(const Key& key) const {
   return false;
 }
 
-// Takes a stripe's lock once for all keys in a row that are in it. A kset of ours has keys of one
-// stripe; one of another writer, as the kernel target, may have keys of several. Returns how many
-// bytes were cached and are not any more.
+// Returns how many bytes were cached and are not any more.
 uint64_t Reclaim::forget_keys() {
   uint64_t all_bytes = 0;
-  const std::span<const Key> all(keys_);
-  const auto off = [](const Key& key) { return key.off; };
+  const std::span<const Key> all(by_stripe_);
   for (size_t at = 0; at < all.size();) {
-    const auto run = parts_.stripes.run_from(all, at, off);
-    parts_.index.prefetch_each(run, off);
+    const auto run = parts_.stripes.run_from(all, at, logical_off);
+    parts_.index.prefetch_each(run, logical_off);
+    // Looks without the lock: most of a hot set is superseded, and what is stays so.
+    std::array<const Key*, Stripes::kMostInOneGo> cached;
+    size_t n = 0;
+    for (const Key& key : run)
+      if (is_cached(key)) cached[n++] = &key;
     std::array<uint64_t, Stripes::kMostInOneGo> forgotten;
-    {
+    if (n > 0) {
       BorrowedStripeLock lock(parts_.stripes.of(run.front().off));
-      for (size_t i = 0; i < run.size(); i++)
-        forgotten[i] = parts_.index.remove({run[i].off, run[i].len}, data_of(run[i]));
+      for (size_t i = 0; i < n; i++)
+        forgotten[i] = parts_.index.remove({cached[i]->off, cached[i]->len}, data_of(*cached[i]));
     }
-    for (size_t i = 0; i < run.size(); i++) {
+    for (size_t i = 0; i < n; i++) {
       if (forgotten[i] == 0) continue;
       all_bytes += forgotten[i];
-      count_forgotten(run[i], forgotten[i]);
+      count_forgotten(*cached[i], forgotten[i]);
     }
     at += run.size();
   }

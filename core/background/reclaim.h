@@ -56,16 +56,17 @@ class Reclaim {
   const Mover::Counters* kept() const { return mover_ ? &mover_->counters() : nullptr; }
 
  private:
-  Result<CachePos> collect();       // returns where the step ends
-  void keep_what_stays(Keep keep);  // of keys_
+  Result<CachePos> collect();  // returns where the step ends
+  void keep_what_stays(Keep keep);
   bool is_cached(const media::Key& key) const;
-  uint64_t forget_keys();  // of keys_
+  uint64_t forget_keys();
   void count_forgotten(const media::Key& key, uint64_t bytes);
-  void drop_references();  // of keys_
+  void drop_references();
   void release_log_segments();
 
   const Parts& parts_;
-  std::vector<media::Key> keys_;  // of a step, those that hold a reference
+  // Of a step, those keys that hold a reference: as in the log, and those of a stripe in a row.
+  std::vector<media::Key> keys_, by_stripe_;
   std::vector<SegId> log_segments_;
   std::unique_ptr<Mover> mover_;                           // where there is a policy
   std::vector<media::Key> stay_;                           // of one stripe

@@ -71,6 +71,21 @@ TEST_F(ReclaimTest, GivesABiasBack) {
   EXPECT_TRUE(mu.is_biased());
 }
 
+// What stays of a step has to find a place before anything of it comes free.
+TEST_F(ReclaimTest, AStepHasNoMoreDataThanASegment) {
+  start();
+  for (uint64_t off = 0, kset = 0; kset < 3; kset++) {
+    for (int i = 0; i < 96; i++, off += 65536) ASSERT_TRUE(rig_->fill(off, 65536));
+    rig_->flush();
+  }
+  rig_->write_back();
+  const uint64_t ksets = rig_->log->counters().ksets;
+  EXPECT_TRUE(rig_->reclaim->step().value());
+  EXPECT_LT(counters().ksets, ksets);
+  EXPECT_LE(counters().forgotten_bytes, kReclaimStepBytes);
+  EXPECT_GT(counters().forgotten_bytes, kReclaimStepBytes / 2);
+}
+
 TEST_F(ReclaimTest, NeverPassesDirtyTail) {
   start();
   for (uint32_t i = 1; i <= 3; i++) {

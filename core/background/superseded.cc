@@ -28,10 +28,9 @@ bool Superseded::is_superseded(const Key& key) {
 
 Status Superseded::make_durable() {
   if (!any() || hazard(Hazard::kSupersederNotDurable)) return {};
-  // Whoever has changed the index may not have appended its key yet. It does both under this lock.
-  for (uint32_t i = 0; i < parts_.stripes.count(); i++)
-    if (stripes_[i]) BorrowedStripeLock wait(parts_.stripes.at(i));
-  return parts_.stripes.close_all();
+  // Whoever has changed the index may not have appended its key yet. It does both under the lock of
+  // the stripe, which this takes even if it has no open kset.
+  return parts_.stripes.close(stripes_);
 }
 
 }  // namespace pcache

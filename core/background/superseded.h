@@ -15,7 +15,6 @@
 // One thread at a time.
 #pragma once
 
-#include <bitset>
 #include <span>
 
 #include "parts/parts.h"
@@ -40,7 +39,7 @@ class Superseded {
 
  private:
   const Parts& parts_;
-  std::bitset<Stripes::kMost> stripes_;
+  Stripes::Set stripes_;
 };
 
 }  // namespace pcache

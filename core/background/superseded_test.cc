@@ -59,6 +59,17 @@ TEST_F(SupersededTest, IsPassedWhenWhatSupersedesItIsDurable) {
   EXPECT_EQ(rig_->value(0), 2);
 }
 
+TEST_F(SupersededTest, WhatIsMadeDurableGivesABiasBack) {
+  if (!process_barrier_available()) GTEST_SKIP() << "membarrier(2) is not permitted here";
+  start();
+  write_kset(0, 1);
+  const BiasedMutex& mu = written_until_biased(0);
+  ASSERT_GT(rig_->stripes->open_keys(), 0u);
+  EXPECT_TRUE(step().value());
+  EXPECT_EQ(rig_->stripes->open_keys(), 0u);
+  EXPECT_TRUE(mu.is_biased());
+}
+
 TEST_F(SupersededTest, AKeyOfWhichASectorIsLeftIsWritten) {
   start();
   write_kset(0, 1);

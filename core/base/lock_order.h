@@ -17,7 +17,7 @@ enum class LockRank : uint8_t {
   kStalled,    // Deferred::run_mu_: stalled writes go on
   kQueues,     // QueueSet::mu_: all rings are polled
   kPath,       // a stripe, a data head, or KeyLog::writer_mu_: one at a time
-  kLogQueue,   // KeyLog::queue_mu_
+  kLogQueue,   // KeyLog::queue_mu_, KeyLog::free_mu_
   kSegments,   // SegmentTable::mu_
   kLeaf,       // all others: nothing is locked under them
 };

@@ -16,6 +16,15 @@ namespace {
 // step. The first step writes the flags behind them, so a torn header has a zero in one of the two.
 constexpr size_t kCommitBytes = offsetof(KsetHeader, flags);
 
+// How many keys a kset at that place may have. Behind every kset there is room for one more header:
+// that of the next kset or a LAST kset.
+uint32_t keys_that_fit(CachePos at) {
+  const uint32_t room = media::kSegDataBytes - at.off;
+  if (room < 2 * sizeof(KsetHeader)) return 0;
+  return std::min<uint32_t>(media::kKeysPerKset,
+                            (room - 2 * sizeof(KsetHeader)) / sizeof(media::Key));
+}
+
 }  // namespace
 
 KeyLog::KeyLog(Pmem& pmem, SegmentTable& segments, const LogMark& head, Use use)
@@ -42,7 +51,7 @@ void KeyLog::clear_head() {
 }
 
 void KeyLog::make_reserve() {
-  BiasedLock lock(queue_mu_);
+  BiasedLock lock(free_mu_);
   for (uint32_t i = 0; i < kReserveBuffers; i++) {
     KsetBuffer* const kset = make_buffer();
     if (!kset) {
@@ -62,7 +71,7 @@ void KeyLog::free_made() {
 }
 
 KeyLog::~KeyLog() {
-  BiasedLock lock(queue_mu_);
+  BiasedLock lock(free_mu_);
   free_made();
 }
 
@@ -76,13 +85,13 @@ KsetBuffer* KeyLog::make_buffer() {
 
 void KeyLog::put_back(KsetBuffer* kset) {
   PCACHE_DCHECK(kset->next == nullptr && kset->n == 0);
-  BiasedLock lock(queue_mu_);
+  BiasedLock lock(free_mu_);
   kset->next = free_;
   free_ = kset;
 }
 
 KsetBuffer* KeyLog::get_buffer() {
-  BiasedLock lock(queue_mu_);
+  BiasedLock lock(free_mu_);
   if (!free_) return make_buffer();
   KsetBuffer* kset = free_;
   free_ = kset->next;
@@ -95,8 +104,10 @@ KsetBuffer* KeyLog::get_buffer() {
 KeyLog::Ticket KeyLog::seal(KsetBuffer* kset) {
   PCACHE_DCHECK(kset->n > 0 && kset->n <= media::kKeysPerKset);
   PCACHE_DCHECK(kset->next == nullptr);
-  seal_kset(&kset->header, {kset->keys, kset->n});
-  BiasedLock lock(queue_mu_);
+  // A full one gets its header here, where no other thread waits for it; others may get more keys.
+  kset->header.key_num = 0;
+  if (kset->n == media::kKeysPerKset) seal_kset(&kset->header, {kset->keys, kset->n});
+  MutexLock lock(queue_mu_);
   (queue_tail_ ? queue_tail_->next : queue_head_) = kset;
   queue_tail_ = kset;
   const Ticket ticket = sealed_.load(std::memory_order_relaxed) + 1;
@@ -104,14 +115,19 @@ KeyLog::Ticket KeyLog::seal(KsetBuffer* kset) {
   return ticket;
 }
 
-Status KeyLog::commit(Ticket ticket) {
+Status KeyLog::commit(Ticket ticket) { return commit_by<BiasedLock>(ticket); }
+
+Status KeyLog::commit_borrowing(Ticket ticket) { return commit_by<BorrowedLock>(ticket); }
+
+template <typename Lock>
+Status KeyLog::commit_by(Ticket ticket) {
   PCACHE_DCHECK(ticket <= last_sealed());
-  BiasedLock writer(writer_mu_);
+  Lock writer(writer_mu_);
   if (committed_ >= ticket) return {};
   if (failed()) return failure();
   KsetBuffer* list;
   {
-    BiasedLock lock(queue_mu_);
+    MutexLock lock(queue_mu_);
     list = queue_head_;
     if (left_over_) {
       left_over_tail_->next = list;
@@ -124,14 +140,15 @@ Status KeyLog::commit(Ticket ticket) {
   }
   left_over_ = append_group(list);
   PCACHE_DCHECK(left_over_ == nullptr || left_over_tail_ != nullptr);
-
-  BiasedLock lock(queue_mu_);
-  while (list != left_over_) {
-    KsetBuffer* next = list->next;
-    list->next = free_;
-    free_ = list;
-    list = next;
-    committed_++;
+  {
+    Lock lock(free_mu_);
+    while (list != left_over_) {
+      KsetBuffer* next = list->next;
+      list->next = free_;
+      free_ = list;
+      list = next;
+      committed_++;
+    }
   }
   PCACHE_CHECK(committed_ <= last_sealed());
   if (committed_ >= ticket) return {};
@@ -158,7 +175,11 @@ KsetBuffer* KeyLog::append_group(KsetBuffer* list) {
   Group group;
   group.end = head_.pos;
   KsetBuffer* kset = list;
-  while (kset && append_one(group, *kset)) kset = kset->next;
+  for (; kset; kset = kset->next) {
+    if (kset->n == 0) continue;  // one before it has its keys
+    take_keys_behind(*kset, group.end);
+    if (!append_one(group, *kset)) break;
+  }
   PCACHE_DCHECK(group.end != head_.pos || !group.first_pending);
   if (group.end == head_.pos) return kset;
 
@@ -199,6 +220,14 @@ KsetBuffer* KeyLog::append_group(KsetBuffer* list) {
   return true;
 }
 
+void KeyLog::take_keys_behind(KsetBuffer& kset, CachePos at) {
+  // If it does not fit there itself, it will stand at the start of a segment.
+  const uint32_t here = keys_that_fit(at), most = kset.n <= here ? here : media::kKeysPerKset;
+  for (KsetBuffer* later = kset.next; later && kset.n + later->n <= most; later = later->next)
+    if (later->n > 0) kset.take_keys_of(*later);
+  if (kset.header.key_num != kset.n) seal_kset(&kset.header, {kset.keys, kset.n});
+}
+
 bool KeyLog::append_one(Group& group, KsetBuffer& kset) {
   while (!place(group, kset))
     if (!roll(group)) return false;
@@ -214,8 +243,7 @@ bool KeyLog::append_one(Group& group, KsetBuffer& kset) {
 
 bool KeyLog::place(Group& group, const KsetBuffer& kset) {
   const uint32_t bytes = kset_bytes(kset.n);
-  // Behind every kset there is room for one more header: that of the next kset or a LAST kset.
-  if (media::kSegDataBytes - group.end.off < bytes + sizeof(KsetHeader)) return false;
+  if (kset.n > keys_that_fit(group.end)) return false;
   if (!can_end_at(group.end, bytes)) {
     segments_.retire(group.end.seg);
     return false;
@@ -272,12 +300,12 @@ void KeyLog::end_epoch() {
 }
 
 uint64_t KeyLog::last_epoch_from() const {
-  BiasedLock lock(writer_mu_);
+  BorrowedLock lock(writer_mu_);
   return last_epoch_from_;
 }
 
 uint64_t KeyLog::epoch_end_after(uint64_t passed) {
-  BiasedLock lock(writer_mu_);
+  BorrowedLock lock(writer_mu_);
   PCACHE_CHECK(passed <= head_.ksets);
   if (passed < ksets_at_attach_) return passed + 1;
   while (!epoch_ends_.empty() && epoch_ends_.front() <= passed) epoch_ends_.pop_front();
@@ -291,17 +319,17 @@ uint64_t KeyLog::epoch_end_after(uint64_t passed) {
 }
 
 bool KeyLog::has_uncommitted() const {
-  BiasedLock lock(writer_mu_);
+  BorrowedLock lock(writer_mu_);
   return committed_ < last_sealed();
 }
 
 LogMark KeyLog::mark() const {
-  BiasedLock lock(writer_mu_);
+  BorrowedLock lock(writer_mu_);
   return head_;
 }
 
 KeyLog::Counters KeyLog::counters() const {
-  BiasedLock lock(writer_mu_);
+  BorrowedLock lock(writer_mu_);
   return counters_;
 }
 

@@ -13,8 +13,12 @@
 // Invariants
 // - From clear_head() on the header at head() is cleared and durable, but while an append is under
 //   way.
-// - Ksets reach the media in the order of seal(), which is called under the lock of the stripe that
-//   filled them, so the log keeps the order of the keys of one range.
+// - Keys reach the media in the order of seal(), which is called under the lock of the stripe that
+//   filled their kset, so the log keeps the order of the keys of one range.
+// - A commit puts the keys of neighbours into one kset, where they fit. A FLUSH seals a kset of
+// each
+//   stripe that was written to, often of one key; but each kset in the log has a header and a crc,
+//   and writeback, reclaim and replay go by ksets.
 // - The data that a sealed kset's keys name is durable with fence 1 at the latest: a thread that
 //   adds a key has fenced its data, or the kset names that thread (KsetBuffer::unfenced_by). Then
 //   fence 1 is made by that thread, or in all threads.
@@ -28,9 +32,10 @@
 //   PREFLUSH). An epoch is a run of ksets in the log. Its positions count the ksets appended, as
 //   these numbers only grow, and media positions do not. The log from before the attach has no
 //   recorded epochs: there each kset is one.
-// Locks (BiasedMutex: a thread that flushes its own writes waits for its stores only in the fences,
-// not in each lock before them): stripe -> queue_mu_; writer_mu_ -> queue_mu_. No stripe lock is
-// taken with either held.
+// Locks: stripe -> free_mu_, queue_mu_; writer_mu_ -> free_mu_, queue_mu_. No stripe lock is taken
+// with one of them held. Two are biased, since a thread that writes, or flushes its own writes,
+// shall wait for its stores only in the fences: background work borrows these. The lock of the
+// queue is not: whoever seals a kset commits next, with a fence.
 #pragma once
 
 #include <atomic>
@@ -72,14 +77,16 @@ class KeyLog {
 
   // An empty buffer for an open kset; nullptr: no memory. kReserveBuffers exist from the start: a
   // caller without memory gets them back when it seals the open ksets and commits them.
-  KsetBuffer* get_buffer() EXCLUDES(queue_mu_);
+  KsetBuffer* get_buffer() EXCLUDES(free_mu_);
   // Takes back a buffer that was not used.
-  void put_back(KsetBuffer* kset) EXCLUDES(queue_mu_);
+  void put_back(KsetBuffer* kset) EXCLUDES(free_mu_);
   // Takes over a kset that is not empty; the caller holds the lock of its stripe.
   Ticket seal(KsetBuffer* kset) EXCLUDES(queue_mu_);
   // ENOSPC: no segment is free for the log; sealed ksets stay queued for the next try. EIO: the log
   // has failed() before the kset was in it.
-  Status commit(Ticket ticket) EXCLUDES(writer_mu_, queue_mu_);
+  Status commit(Ticket ticket) EXCLUDES(writer_mu_, free_mu_, queue_mu_);
+  // The same for background work, which borrows the locks.
+  Status commit_borrowing(Ticket ticket) EXCLUDES(writer_mu_, free_mu_, queue_mu_);
 
   // Ends the epoch: what is committed now and what comes later are in different ones. Cannot fail:
   // without memory to record the end each kset up to here is an epoch, which only takes more
@@ -113,9 +120,11 @@ class KeyLog {
   Counters counters() const EXCLUDES(writer_mu_);
 
  private:
-  void make_reserve() EXCLUDES(queue_mu_);
-  KsetBuffer* make_buffer() REQUIRES(queue_mu_);
-  void free_made() REQUIRES(queue_mu_);
+  template <typename Lock>
+  Status commit_by(Ticket ticket) EXCLUDES(writer_mu_, free_mu_, queue_mu_);
+  void make_reserve() EXCLUDES(free_mu_);
+  KsetBuffer* make_buffer() REQUIRES(free_mu_);
+  void free_made() REQUIRES(free_mu_);
   // What is left to do for a group after the first fence.
   struct Group {
     CachePos end;                  // the new head
@@ -125,6 +134,8 @@ class KeyLog {
     Counters done;
     uint64_t dirty_bytes = 0;
   };
+  // Takes the keys of those behind it, as long as there is room for them where it will stand.
+  static void take_keys_behind(KsetBuffer& kset, CachePos at);
   bool append_one(Group& group, KsetBuffer& kset) REQUIRES(writer_mu_);
   // At the group's end. False: there is no room, or a page of it or of the header behind is bad.
   bool place(Group& group, const KsetBuffer& kset) REQUIRES(writer_mu_);
@@ -158,12 +169,14 @@ class KeyLog {
   CachePos failed_at_ GUARDED_BY(writer_mu_);
   std::function<void(const Error&)> on_failed_;
 
-  BiasedMutex queue_mu_ ACQUIRED_AFTER(writer_mu_){LockRank::kLogQueue};
+  BiasedMutex free_mu_ ACQUIRED_AFTER(writer_mu_){LockRank::kLogQueue};
+  KsetBuffer* free_ GUARDED_BY(free_mu_) = nullptr;
+  KsetBuffer* made_ GUARDED_BY(free_mu_) = nullptr;  // all of them
+
+  Mutex queue_mu_ ACQUIRED_AFTER(writer_mu_){LockRank::kLogQueue};
   KsetBuffer* queue_head_ GUARDED_BY(queue_mu_) = nullptr;
   KsetBuffer* queue_tail_ GUARDED_BY(queue_mu_) = nullptr;
-  KsetBuffer* free_ GUARDED_BY(queue_mu_) = nullptr;
-  KsetBuffer* made_ GUARDED_BY(queue_mu_) = nullptr;  // all of them
-  std::atomic<Ticket> sealed_{0};                     // written under queue_mu_
+  std::atomic<Ticket> sealed_{0};  // written under queue_mu_
 };
 
 }  // namespace pcache

@@ -4,7 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <map>
+#include <set>
+#include <sstream>
 #include <thread>
 
 #include "keylog/log_for_test.h"
@@ -71,13 +72,69 @@ TEST_F(KeyLogAppend, SealedIsNotYetWritten) {
 TEST_F(KeyLogAppend, AGroupTakesTwoFencesWhateverItsSize) {
   for (const uint32_t ksets : {1u, 2u, 5u, 40u}) {
     start({});
-    for (uint32_t i = 0; i < ksets; i++) seal_named(*log_, i, 3);
+    for (uint32_t i = 0; i < ksets; i++) seal_named(*log_, i, kAlone);
     ASSERT_TRUE(log_->commit(log_->last_sealed()).ok());
     EXPECT_EQ(count_fences(journal()), 2u) << ksets;
     EXPECT_TRUE(journal().back().fence);
     EXPECT_EQ(read().size(), ksets);
     EXPECT_EQ(log_->counters().groups, 1u);
   }
+}
+
+TEST_F(KeyLogAppend, NeighboursThatFitAreOneKset) {
+  constexpr uint32_t kFull = media::kKeysPerKset;
+  start({});
+  seal_named(*log_, 1, 1);
+  seal_named(*log_, 2, 3);
+  seal_named(*log_, 1, 1);
+  seal_named(*log_, 3, kFull);
+  seal_named(*log_, 4, kFull - 1);
+  seal_named(*log_, 5, 1);
+  const auto last = seal_named(*log_, 6, 1);
+  ASSERT_TRUE(log_->commit(last).ok());
+  EXPECT_THAT(read(), ElementsAre("1x1+2x3+1x1", "3x128", "4x127+5x1", "6x1"));
+  EXPECT_EQ(log_->counters().ksets, 4u);
+  EXPECT_EQ(log_->counters().keys, 2 * kFull + 6);
+  EXPECT_EQ(log_->mark().ksets, 4u);
+  EXPECT_FALSE(log_->has_uncommitted());
+  // What was emptied is used again: there is memory for no more than these seven.
+  std::set<KsetBuffer*> buffers;
+  for (int i = 0; i < 7; i++) {
+    buffers.insert(log_->get_buffer());
+    EXPECT_EQ((*buffers.rbegin())->n, 0u);
+  }
+  EXPECT_EQ(buffers.size(), 7u);
+}
+
+// Only what this thread has not fenced needs no fence of others.
+TEST_F(KeyLogAppend, OneKsetIsUnfencedByAllWhoseKeysItHas) {
+  const auto who = [](ThreadSerial a, ThreadSerial b) {
+    KsetBuffer first, later;
+    first.keys[first.n++] = named_keys(1, 1)[0];
+    later.keys[later.n++] = named_keys(2, 1)[0];
+    first.unfenced_by = a;
+    later.unfenced_by = b;
+    first.take_keys_of(later);
+    EXPECT_EQ(first.n, 2u);
+    EXPECT_EQ(range_of(first.keys[1].off), 2u);
+    EXPECT_EQ(later.n, 0u);
+    return first.unfenced_by;
+  };
+  constexpr auto kNobody = KsetBuffer::kNobody, kSeveral = KsetBuffer::kSeveral;
+  EXPECT_EQ(who(kNobody, kNobody), kNobody);
+  EXPECT_EQ(who(7, kNobody), 7u);
+  EXPECT_EQ(who(kNobody, 7), 7u);
+  EXPECT_EQ(who(7, 7), 7u);
+  EXPECT_EQ(who(7, 8), kSeveral);
+  EXPECT_EQ(who(kSeveral, 8), kSeveral);
+  EXPECT_EQ(who(8, kSeveral), kSeveral);
+}
+
+TEST_F(KeyLogRoll, TheLastKsetOfASegmentTakesWhatFitsThere) {
+  start({SegId{0}, kSegDataBytes - kset_bytes(3) - uint32_t{sizeof(KsetHeader)}});
+  for (uint32_t i = 1; i <= 5; i++) seal_named(*log_, i, 1);
+  ASSERT_TRUE(log_->commit(log_->last_sealed()).ok());
+  EXPECT_THAT(read(), ElementsAre("1x1+2x1+3x1", "LAST", "4x1+5x1"));
 }
 
 TEST_F(KeyLogAppend, ACommitOfWhatIsDurableDoesNothing) {
@@ -137,11 +194,11 @@ TEST_F(KeyLogRoll, OneKeyTooManyRolls) {
 }
 
 TEST_F(KeyLogRoll, AGroupThatRollsStillTakesTwoFences) {
-  start({SegId{0}, kSegDataBytes - 2 * kset_bytes(3)});
-  for (uint32_t i = 0; i < 4; i++) seal_named(*log_, i, 3);
+  start({SegId{0}, kSegDataBytes - 2 * kset_bytes(kAlone)});
+  for (uint32_t i = 0; i < 4; i++) seal_named(*log_, i, kAlone);
   ASSERT_TRUE(log_->commit(log_->last_sealed()).ok());
   EXPECT_EQ(count_fences(journal()), 2u);
-  EXPECT_THAT(read(), ElementsAre("0x3", "LAST", "1x3", "2x3", "3x3"));
+  EXPECT_THAT(read(), ElementsAre("0x65", "LAST", "1x65", "2x65", "3x65"));
 }
 
 TEST_F(KeyLogRoll, ChainsThroughManySegments) {
@@ -221,13 +278,24 @@ TEST_F(KeyLogCrash, OneKset) {
 
 TEST_F(KeyLogCrash, AGroupOverStaleKsetsOfTheSameShape) {
   start({});
+  plant_stale(from_, {2, kAlone, kAlone + 1, kAlone, 1, 1, 1});
+  image_->clear_header(from_);
+  ASSERT_TRUE(log_->commit(seal_named(*log_, 1, 2)).ok());
+  image_->memory().checkpoint();
+  for (const uint32_t name : {2u, 3u, 4u}) seal_named(*log_, name, kAlone + (name == 3));
+  ASSERT_TRUE(log_->commit(log_->last_sealed()).ok());
+  check_all_crashes({"1x2"}, {"1x2", "2x65", "3x66", "4x65"});
+}
+
+TEST_F(KeyLogCrash, KsetsThatAreOneOnMedia) {
+  start({});
   plant_stale(from_, {2, 1, 3, 1, 1, 1});
   image_->clear_header(from_);
   ASSERT_TRUE(log_->commit(seal_named(*log_, 1, 2)).ok());
   image_->memory().checkpoint();
   for (const auto& [name, n] : {std::pair{2u, 1u}, {3u, 3u}, {4u, 1u}}) seal_named(*log_, name, n);
   ASSERT_TRUE(log_->commit(log_->last_sealed()).ok());
-  check_all_crashes({"1x2"}, {"1x2", "2x1", "3x3", "4x1"});
+  check_all_crashes({"1x2"}, {"1x2", "2x1+3x3+4x1"});
 }
 
 TEST_F(KeyLogCrash, AGroupThatRollsInItsMiddleOntoStaleKsets) {
@@ -292,7 +360,7 @@ TEST_F(KeyLogFull, ENOSPCKeepsWhatIsSealedForLater) {
   table_->finish_filling(data, 0);
   seal_named(*log_, 4, 1);
   EXPECT_TRUE(log_->commit(log_->last_sealed()).ok());
-  EXPECT_THAT(read(), ElementsAre("1x1", "LAST", "2x1", "3x1", "4x1"));
+  EXPECT_THAT(read(), ElementsAre("1x1", "LAST", "2x1+3x1+4x1"));
   EXPECT_TRUE(log_->commit(too_many).ok());
 }
 
@@ -315,7 +383,7 @@ TEST_F(KeyLogThreads, EveryCommitIsDurableOnReturnAndOrderIsKept) {
   for (uint32_t t = 0; t < kThreads; t++)
     threads.emplace_back([&, t] {
       for (uint32_t i = 0; i < kEach; i++) {
-        const auto ticket = seal_named(*log_, t, 1 + i % media::kKeysPerKset);
+        const auto ticket = seal_named(*log_, t * kEach + i, 1 + i % media::kKeysPerKset);
         if (i % 4 != 3) {
           ASSERT_TRUE(log_->commit(ticket).ok());
         }
@@ -323,16 +391,19 @@ TEST_F(KeyLogThreads, EveryCommitIsDurableOnReturnAndOrderIsKept) {
     });
   for (auto& thread : threads) thread.join();
   ASSERT_TRUE(log_->commit(log_->last_sealed()).ok());
-  EXPECT_EQ(log_->counters().ksets, kThreads * kEach);
 
-  std::map<std::string, uint32_t> next;
-  for (const std::string& name : read()) {
-    const auto x = name.find('x');
-    uint32_t& i = next[name.substr(0, x)];
-    EXPECT_EQ(name.substr(x + 1), std::to_string(1 + i % media::kKeysPerKset));
-    i++;
+  std::vector<uint32_t> next(kThreads);
+  for (const std::string& kset : read()) {
+    std::istringstream runs(kset);
+    for (std::string run; std::getline(runs, run, '+');) {
+      const unsigned long name = std::stoul(run);
+      uint32_t& i = next[name / kEach];
+      ASSERT_EQ(name % kEach, i);
+      EXPECT_EQ(run.substr(run.find('x') + 1), std::to_string(1 + i % media::kKeysPerKset));
+      i++;
+    }
   }
-  for (uint32_t t = 0; t < kThreads; t++) EXPECT_EQ(next[std::to_string(t)], kEach);
+  for (uint32_t t = 0; t < kThreads; t++) EXPECT_EQ(next[t], kEach);
 }
 
 TEST_F(KeyLogAppend, EpochsAreCountedInKsets) {
@@ -406,10 +477,10 @@ TEST_F(KeyLogBadPage, AKsetThatEndsInFrontOfOneIsNotAppendedThere) {
 // The lost kset and the LAST kset are stored to the same place.
 TEST_F(KeyLogBadPage, AFenceIsBetweenWhatWasLostAndTheLastKset) {
   for (const uint32_t before : {0u, 1u}) {  // ksets of the group in front of it
-    start({SegId{0}, kPage - 256 - before * kset_bytes(1)});
+    start({SegId{0}, kPage - 256 - before * kset_bytes(kAlone)});
     make_bad({SegId{0}, kPage});
-    if (before) seal_named(*log_, 1, 1);
-    ASSERT_TRUE(append(2, 20).ok());
+    if (before) seal_named(*log_, 1, kAlone);
+    ASSERT_TRUE(append(2, kAlone).ok());
     const MediaOff flags = media({SegId{0}, kPage - 256}) + offsetof(KsetHeader, flags);
     const size_t lost = find_store(journal(), flags);
     const size_t last = find_store(journal(), flags, lost + 1);
@@ -419,14 +490,25 @@ TEST_F(KeyLogBadPage, AFenceIsBetweenWhatWasLostAndTheLastKset) {
 }
 
 TEST_F(KeyLogBadPage, EveryCrashLeavesAllOfAGroupOrNothing) {
+  start({SegId{0}, kPage - 192 - kset_bytes(kAlone) - kset_bytes(1)});
+  plant_stale({SegId{1}, 0}, {kAlone, 1, 1, 1});
+  ASSERT_TRUE(append(1, 1).ok());
+  image_->memory().checkpoint();
+  make_bad({SegId{0}, kPage});
+  for (const uint32_t name : {2u, 3u, 4u}) seal_named(*log_, name, kAlone);
+  ASSERT_TRUE(log_->commit(log_->last_sealed()).ok());
+  check_all_crashes({"1x1"}, {"1x1", "2x65", "LAST", "3x65", "4x65"});
+}
+
+TEST_F(KeyLogBadPage, KsetsThatAreOneOnMediaGoElsewhereTogether) {
   start({SegId{0}, kPage - 296 - kset_bytes(1)});
-  plant_stale({SegId{1}, 0}, {20, 1, 1, 1});
+  plant_stale({SegId{1}, 0}, {23, 1, 1, 1});
   ASSERT_TRUE(append(1, 1).ok());
   image_->memory().checkpoint();
   make_bad({SegId{0}, kPage});
   for (const auto& [name, n] : {std::pair{2u, 2u}, {3u, 20u}, {4u, 1u}}) seal_named(*log_, name, n);
   ASSERT_TRUE(log_->commit(log_->last_sealed()).ok());
-  check_all_crashes({"1x1"}, {"1x1", "2x2", "LAST", "3x20", "4x1"});
+  check_all_crashes({"1x1"}, {"1x1", "LAST", "2x2+3x20+4x1"});
 }
 
 // The log cannot go on from a bad head: what was acknowledged is there, and the error stays.

@@ -28,7 +28,22 @@ inline KeyLog::Ticket seal_named(KeyLog& log, uint32_t name, uint32_t n) {
   return log.seal(kset);
 }
 
-// What a reader finds: "NAMExKEYS" for each kset, "LAST", "error: TEXT"; "torn" for a torn end.
+// Of so many keys two neighbours do not fit one kset.
+constexpr uint32_t kAlone = media::kKeysPerKset / 2 + 1;
+
+// "NAMExKEYS", with a + between the runs of keys of one name.
+inline std::string name_of(std::span<const media::Key> keys) {
+  std::string name;
+  for (size_t at = 0, next; at < keys.size(); at = next) {
+    const uint64_t range = range_of(keys[at].off);
+    for (next = at + 1; next < keys.size() && range_of(keys[next].off) == range;) next++;
+    if (at > 0) name.append("+");
+    name.append(std::to_string(range)).append("x").append(std::to_string(next - at));
+  }
+  return name;
+}
+
+// What a reader finds: each kset's name_of(), "LAST", "error: TEXT"; "torn" for a torn end.
 inline std::vector<std::string> read_log(const Pmem& pmem, const SegmentTable& table, CachePos from,
                                          CachePos* end = nullptr) {
   std::vector<std::string> found;
@@ -48,8 +63,7 @@ inline std::vector<std::string> read_log(const Pmem& pmem, const SegmentTable& t
     if (item.kind == LogItem::Kind::kLast)
       found.push_back("LAST");
     else
-      found.push_back(std::to_string(range_of(item.keys[0].off)) + "x" +
-                      std::to_string(item.keys.size()));
+      found.push_back(name_of(item.keys));
   }
 }
 

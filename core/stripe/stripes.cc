@@ -97,6 +97,16 @@ Status Stripes::close_all() {
   return log_.commit(log_.last_sealed());
 }
 
+Status Stripes::close(const Set& numbers) {
+  for (uint32_t i = 0; i < count(); i++) {
+    if (!numbers[i]) continue;
+    Stripe& stripe = stripes_[i];
+    BorrowedLock lock(stripe.mu);
+    if (stripe.open_keys.load(std::memory_order_relaxed) > 0) seal(stripe);
+  }
+  return log_.commit_borrowing(log_.last_sealed());
+}
+
 Status Stripes::free_buffers() {
   if (auto closed = close_all(); !closed) return closed;
   for (uint32_t i = 0; i < count(); i++) {
@@ -120,7 +130,7 @@ Status Stripes::close_old() {
       seal(stripe);
   });
   // Also commits what an earlier commit found no room for.
-  return log_.commit(log_.last_sealed());
+  return log_.commit_borrowing(log_.last_sealed());
 }
 
 uint64_t Stripes::open_keys() const {

@@ -16,6 +16,7 @@
 #pragma once
 
 #include <atomic>
+#include <bitset>
 #include <memory>
 #include <span>
 #include <vector>
@@ -115,6 +116,9 @@ class Stripes {
   // The numbers of `items`, grouped by stripe and otherwise in order, which makes longer runs.
   template <typename Item, typename Off>
   std::vector<uint32_t> by_stripe(std::span<const Item> items, Off off);
+  // The items themselves in that order.
+  template <typename Item, typename Off>
+  std::vector<Item> grouped(std::span<const Item> items, Off off);
 
   // Gets what the next append() needs. False: no memory, nothing is changed.
   [[nodiscard]] bool prepare(Stripe& stripe) REQUIRES(stripe.mu) {
@@ -141,6 +145,9 @@ class Stripes {
 
   // Seals every open kset, and makes durable all that was appended before.
   Status close_all();
+  // The same for some stripes, in the background: it borrows their locks.
+  using Set = std::bitset<kMost>;
+  Status close(const Set& numbers);
   // The same for a barrier of the user: it ends the epoch of what was appended before.
   Status flush();
   // One tick of the closer, in one thread: seals ksets that were open at the tick before.
@@ -179,6 +186,14 @@ std::vector<uint32_t> Stripes::by_stripe(std::span<const Item> items, Off off) {
   std::vector<uint32_t> order(items.size());
   for (uint32_t i = 0; i < items.size(); i++) order[next[number(items[i])]++] = i;
   return order;
+}
+
+template <typename Item, typename Off>
+std::vector<Item> Stripes::grouped(std::span<const Item> items, Off off) {
+  std::vector<Item> result;
+  result.reserve(items.size());
+  for (const uint32_t number : by_stripe(items, off)) result.push_back(items[number]);
+  return result;
 }
 
 template <typename Make>
