@@ -31,6 +31,7 @@ matrix:
     rw: [randwrite, randread]
     bs: [4k, 16k, 64k]
 """
+SMALLER = SMALL.replace("[4k, 16k, 64k]", "4k")
 HEAD = "name: x\nruntime: 1s\nrepeats: 1\n"
 
 
@@ -316,7 +317,7 @@ def test_nothing_else_is_left_behind(small, small_shm):
 
 
 def test_an_interrupted_run_goes_on(tmp_path):
-    spec = write(tmp_path, SMALL)
+    spec = write(tmp_path, SMALLER)
     out = tmp_path / "run"
     process = subprocess.Popen([SWEEP, "run", spec, "--output", out, "--backing-dir", tmp_path], stderr=subprocess.PIPE,
                                stdout=subprocess.PIPE, text=True)
@@ -325,7 +326,7 @@ def test_an_interrupted_run_goes_on(tmp_path):
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and f"run --resume {out} goes on" in said
     before = lines_of(out)
-    assert 2 <= len(before) < 24
+    assert 2 <= len(before) < 8
     assert not list(tmp_path.glob("pcache-sweep-*")), "scratch files are gone"
     # As a cut in the middle of a line leaves it.
     with open(out / "results.jsonl", "a", encoding="ascii") as file:
@@ -333,12 +334,12 @@ def test_an_interrupted_run_goes_on(tmp_path):
     run("run", "--resume", out, "--backing-dir", tmp_path)
     after = lines_of(out)
     assert after[:len(before)] == before
-    assert sorted(r["number"] for r in after) == list(range(24))
+    assert sorted(r["number"] for r in after) == list(range(8))
 
 
 def test_a_killed_run_is_cleaned_up_by_the_next(tmp_path, shm):
     """In a folder of its own: the next of another test would clean it up in /dev/shm."""
-    spec = write(tmp_path, SMALL)
+    spec = write(tmp_path, SMALLER)
     places = ["--backing-dir", tmp_path, "--cache-dir", shm]
     process = subprocess.Popen([SWEEP, "run", spec, "--output", tmp_path / "run", *places],
                                stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
