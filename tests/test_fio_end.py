@@ -96,9 +96,9 @@ def test_a_signal_ends_a_job_over_a_failing_device(fio, sick, how, error):
         assert not run.says("after a crash"), "the device answers"
 
 
-@pytest.mark.parametrize("depth", [1, 32])
-@pytest.mark.parametrize("more", [{}, {"verify": "crc32c", "verify_state_save": 0}, {"ramp_time": 1}, {"sync": 1}],
-                         ids=str)
+@pytest.mark.parametrize("depth, more", [
+    (1, {}), (32, {}), (32, {"verify": "crc32c", "verify_state_save": 0}), (1, {"ramp_time": 1}), (32, {"sync": 1})],
+    ids=str)
 def test_the_runtime_ends_a_job_over_a_failing_device(fio, pair, sick, depth, more):
     fill_most_of_it(pair)
     sick.set(errno.EIO)
