@@ -53,6 +53,23 @@ TEST_P(DamagedDirtyData, IsKeptAndPassed) {
   EXPECT_EQ(left[0].len, 4096u);
 }
 
+// Attach takes a kset of two keys that stands there twice for a copy, and refuses.
+TEST_P(DamagedDirtyData, OfTwoStripesIsAppendedInTwoKsets) {
+  constexpr uint64_t kOther = 4 << 20;
+  start();
+  ASSERT_NE(&rig_->stripes->of(0), &rig_->stripes->of(kOther));
+  rig_->write(0, 4096, 1);
+  rig_->write(kOther, 4096, 2);
+  rig_->flush();
+  EXPECT_EQ(rig_->log->counters().ksets, 1u);
+  spoil(0);
+  spoil(kOther);
+  EXPECT_TRUE(step().value());
+  EXPECT_EQ(counters().bad_keys, 2u);
+  EXPECT_EQ(rig_->keys_from(dirty_tail()).size(), 2u);
+  EXPECT_EQ(rig_->log->counters().ksets, 3u);
+}
+
 TEST_P(DamagedDirtyData, ThatIsKnownIsNothingToDo) {
   start();
   write_pages(3);

@@ -51,21 +51,30 @@ Status Settler::settle(const BatchPlan& plan, const WrittenBatch& written,
   return {};
 }
 
+// Each is a kset of its own: attach, and check, take a kset of several keys that stands in the log
+// twice, and whose data can be read, for one that was copied over another.
 Status Settler::keep_damaged(const BatchPlan& plan, const WrittenBatch& written) {
   if (written.bad_keys.empty() && plan.damaged.empty()) return {};
   uint64_t found = 0;
   const auto report = [&] {
     if (found > 0 && options_.data_lost) options_.data_lost(EIO);
   };
+  Status closed;
+  const auto keep = [&](const Key& key) {
+    damaged_.keep(key, &found);
+    closed = parts_.stripes.close_all();
+    return closed.ok();
+  };
   try {
-    for (const Key& key : plan.damaged) damaged_.keep(key, &found);
-    for (const uint32_t k : written.bad_keys) damaged_.keep(plan.batch.keys()[k], &found);
+    const auto& bad = written.bad_keys;
+    if (std::all_of(plan.damaged.begin(), plan.damaged.end(), keep))
+      std::all_of(bad.begin(), bad.end(), [&](uint32_t k) { return keep(plan.batch.keys()[k]); });
   } catch (const std::bad_alloc&) {
     report();
     throw;
   }
   report();
-  return parts_.stripes.close_all();
+  return closed;
 }
 
 // Goes by pieces: a key without one is superseded, and may name the same data as a later key that

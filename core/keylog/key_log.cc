@@ -25,6 +25,16 @@ uint32_t keys_that_fit(CachePos at) {
                             (room - 2 * sizeof(KsetHeader)) / sizeof(media::Key));
 }
 
+// Of so much data at most a commit makes one kset of several: writeback and reclaim take whole
+// ksets, in steps of a limited size.
+constexpr uint64_t kMostMergedBytes = 1 << 20;
+
+uint64_t data_bytes(const KsetBuffer& kset) {
+  uint64_t bytes = 0;
+  for (uint32_t i = 0; i < kset.n; i++) bytes += kset.keys[i].len;
+  return bytes;
+}
+
 }  // namespace
 
 KeyLog::KeyLog(Pmem& pmem, SegmentTable& segments, const LogMark& head, Use use)
@@ -223,8 +233,14 @@ KsetBuffer* KeyLog::append_group(KsetBuffer* list) {
 void KeyLog::take_keys_behind(KsetBuffer& kset, CachePos at) {
   // If it does not fit there itself, it will stand at the start of a segment.
   const uint32_t here = keys_that_fit(at), most = kset.n <= here ? here : media::kKeysPerKset;
-  for (KsetBuffer* later = kset.next; later && kset.n + later->n <= most; later = later->next)
-    if (later->n > 0) kset.take_keys_of(*later);
+  uint64_t bytes = 0;
+  for (KsetBuffer* later = kset.next; later && kset.n + later->n <= most; later = later->next) {
+    if (later->n == 0) continue;
+    if (bytes == 0) bytes = data_bytes(kset);
+    bytes += data_bytes(*later);
+    if (bytes > kMostMergedBytes) break;
+    kset.take_keys_of(*later);
+  }
   if (kset.header.key_num != kset.n) seal_kset(&kset.header, {kset.keys, kset.n});
 }
 

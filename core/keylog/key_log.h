@@ -15,10 +15,9 @@
 //   way.
 // - Keys reach the media in the order of seal(), which is called under the lock of the stripe that
 //   filled their kset, so the log keeps the order of the keys of one range.
-// - A commit puts the keys of neighbours into one kset, where they fit. A FLUSH seals a kset of
-// each
-//   stripe that was written to, often of one key; but each kset in the log has a header and a crc,
-//   and writeback, reclaim and replay go by ksets.
+// - A commit puts the keys of neighbours into one kset, if they fit and their data is 1 MiB at
+//   most. A FLUSH seals a kset of each stripe that was written to, often of one key; but each kset
+//   in the log has a header and a crc, and writeback, reclaim and replay go by ksets.
 // - The data that a sealed kset's keys name is durable with fence 1 at the latest: a thread that
 //   adds a key has fenced its data, or the kset names that thread (KsetBuffer::unfenced_by). Then
 //   fence 1 is made by that thread, or in all threads.
@@ -34,8 +33,8 @@
 //   recorded epochs: there each kset is one.
 // Locks: stripe -> free_mu_, queue_mu_; writer_mu_ -> free_mu_, queue_mu_. No stripe lock is taken
 // with one of them held. Two are biased, since a thread that writes, or flushes its own writes,
-// shall wait for its stores only in the fences: background work borrows these. The lock of the
-// queue is not: whoever seals a kset commits next, with a fence.
+// shall wait for its stores only in the fences: background work borrows them to commit. The lock of
+// the queue is not: whoever seals a kset commits next, with a fence.
 #pragma once
 
 #include <atomic>

@@ -106,6 +106,18 @@ TEST_F(KeyLogAppend, NeighboursThatFitAreOneKset) {
   EXPECT_EQ(buffers.size(), 7u);
 }
 
+TEST_F(KeyLogAppend, OneKsetOfSeveralHasAtMostAMebibyteOfData) {
+  start({});
+  for (uint32_t range = 1; range <= 4; range++) {
+    KsetBuffer* const kset = log_->get_buffer();
+    kset->keys[kset->n++] =
+        make_key({range * kRangeBytes, range == 4 ? 2u << 20 : 512u << 10}, {SegId{2}, 0});
+    log_->seal(kset);
+  }
+  ASSERT_TRUE(log_->commit(log_->last_sealed()).ok());
+  EXPECT_THAT(read(), ElementsAre("1x1+2x1", "3x1", "4x1"));
+}
+
 // Only what this thread has not fenced needs no fence of others.
 TEST_F(KeyLogAppend, OneKsetIsUnfencedByAllWhoseKeysItHas) {
   const auto who = [](ThreadSerial a, ThreadSerial b) {
