@@ -74,10 +74,11 @@ TEST_F(ReclaimTest, GivesABiasBack) {
 // What stays of a step has to find a place before anything of it comes free.
 TEST_F(ReclaimTest, AStepHasNoMoreDataThanASegment) {
   start();
-  for (uint64_t off = 0, kset = 0; kset < 3; kset++) {
-    for (int i = 0; i < 96; i++, off += 65536) ASSERT_TRUE(rig_->fill(off, 65536));
-    rig_->flush();
-  }
+  // Ksets of 2.5 MiB, of which the seventh would be too much.
+  for (uint64_t range = 0; range < 8; range++)
+    for (uint64_t i = 0; i < 40; i++)
+      ASSERT_TRUE(rig_->fill(range * kRangeBytes + i * 65536, 65536));
+  rig_->flush();
   rig_->write_back();
   const uint64_t ksets = rig_->log->counters().ksets;
   EXPECT_TRUE(rig_->reclaim->step().value());

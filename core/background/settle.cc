@@ -59,16 +59,15 @@ Status Settler::keep_damaged(const BatchPlan& plan, const WrittenBatch& written)
   const auto report = [&] {
     if (found > 0 && options_.data_lost) options_.data_lost(EIO);
   };
-  Status closed;
   const auto keep = [&](const Key& key) {
     damaged_.keep(key, &found);
-    closed = parts_.stripes.close_all();
-    return closed.ok();
+    return parts_.stripes.close_all();
   };
+  Status closed;
   try {
-    const auto& bad = written.bad_keys;
-    if (std::all_of(plan.damaged.begin(), plan.damaged.end(), keep))
-      std::all_of(bad.begin(), bad.end(), [&](uint32_t k) { return keep(plan.batch.keys()[k]); });
+    for (size_t i = 0; i < plan.damaged.size() && closed; i++) closed = keep(plan.damaged[i]);
+    for (size_t i = 0; i < written.bad_keys.size() && closed; i++)
+      closed = keep(plan.batch.keys()[written.bad_keys[i]]);
   } catch (const std::bad_alloc&) {
     report();
     throw;
