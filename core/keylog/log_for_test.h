@@ -2,6 +2,9 @@
 // For the tests of the key log: each kset has a name, which is in the offsets of its keys.
 #pragma once
 
+#include <gtest/gtest.h>
+
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -66,5 +69,33 @@ inline std::vector<std::string> read_log(const Pmem& pmem, const SegmentTable& t
       found.push_back(name_of(item.keys));
   }
 }
+
+using Names = std::vector<std::string>;  // as read_log() gives them
+
+class LogTest : public ::testing::Test {
+ protected:
+  // A log whose head stands at `head`, in segment 0.
+  void start(CachePos head, uint32_t segments = 4, uint32_t log_reserve = 0) {
+    image_ = std::make_unique<Image>(segments);
+    from_ = head;
+    table_ = image_->table(log_reserve);
+    table_->replay_log_segment(head.seg);
+    log_ = std::make_unique<KeyLog>(image_->pmem(), *table_, LogMark{head});
+    image_->memory().checkpoint();
+  }
+  // An empty log; its head says that `ksets` ksets were found at attach.
+  void start_counting(uint64_t ksets) {
+    start({});
+    log_ = std::make_unique<KeyLog>(image_->pmem(), *table_, LogMark{{}, ksets});
+  }
+  Names read() { return read_log(image_->pmem(), *table_, from_); }
+  const Journal& journal() { return image_->memory().journal(); }
+  MediaOff media(CachePos pos) { return table_->media(pos); }
+
+  std::unique_ptr<Image> image_;
+  CachePos from_;
+  std::unique_ptr<SegmentTable> table_;
+  std::unique_ptr<KeyLog> log_;
+};
 
 }  // namespace pcache
