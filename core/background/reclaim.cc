@@ -16,7 +16,6 @@ using media::Key;
 namespace {
 
 CachePos data_of(const Key& key) { return {SegId{key.cache_seg_id}, key.cache_seg_off}; }
-uint64_t logical_off(const Key& key) { return key.off; }
 
 }  // namespace
 
@@ -95,7 +94,7 @@ Result<CachePos> Reclaim::collect() {
         dead_keys_++;
   }
   PCACHE_CHECK(keys_.size() + dead_keys_ <= ksets_ * media::kKeysPerKset);
-  by_stripe_ = parts_.stripes.grouped(std::span<const Key>(keys_), logical_off);
+  by_stripe_ = parts_.stripes.grouped(std::span<const Key>(keys_), off_of_key);
   return end;
 }
 
@@ -104,8 +103,8 @@ Result<CachePos> Reclaim::collect() {
 void Reclaim::keep_what_stays(Keep keep) {
   const std::span<const Key> all(by_stripe_);
   for (size_t at = 0; at < all.size();) {
-    const auto run = parts_.stripes.run_from(all, at, logical_off);
-    parts_.index.prefetch_each(run, logical_off);
+    const auto run = parts_.stripes.run_from(all, at, off_of_key);
+    parts_.index.prefetch_each(run, off_of_key);
     stay_.clear();
     for (const Key& key : run) {
       policy::Mark mark = parts_.retention->mark(parts_.segments.media(data_of(key)), key.len);
@@ -139,8 +138,8 @@ uint64_t Reclaim::forget_keys() {
   uint64_t all_bytes = 0;
   const std::span<const Key> all(by_stripe_);
   for (size_t at = 0; at < all.size();) {
-    const auto run = parts_.stripes.run_from(all, at, logical_off);
-    parts_.index.prefetch_each(run, logical_off);
+    const auto run = parts_.stripes.run_from(all, at, off_of_key);
+    parts_.index.prefetch_each(run, off_of_key);
     // Looks without the lock: most of a hot set is superseded, and what is stays so.
     std::array<const Key*, Stripes::kMostInOneGo> cached;
     size_t n = 0;

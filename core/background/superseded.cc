@@ -8,7 +8,7 @@ namespace pcache {
 using media::Key;
 
 void Superseded::prefetch(std::span<const Key> keys) const {
-  parts_.index.prefetch_each(keys, [](const Key& key) { return key.off; });
+  parts_.index.prefetch_each(keys, off_of_key);
 }
 
 bool Superseded::is_superseded(const Key& key) {

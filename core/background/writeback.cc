@@ -16,8 +16,6 @@ namespace {
 // How often data is moved that writes cut meanwhile, before it is written instead.
 constexpr int kMostTries = 3;
 
-uint64_t logical_off(const Key& key) { return key.off; }
-
 }  // namespace
 
 Result<std::unique_ptr<Writeback>> Writeback::create(const Parts& parts, const Options& options) {
@@ -206,7 +204,7 @@ Status Writeback::plan_as(PlanOptions options, const LogMark& until, Pass pass, 
   if (auto made = make_plan(log, options, plan); !made) return made;
   plan->copied_bytes = std::min(copied_ahead_, plan->freed_bytes());
   if (!plan->moves.empty())
-    plan->moves = parts_.stripes.grouped(std::span<const Key>(plan->moves), logical_off);
+    plan->moves = parts_.stripes.grouped(std::span<const Key>(plan->moves), off_of_key);
   return {};
 }
 
@@ -217,7 +215,7 @@ bool Writeback::move(const BatchPlan& plan) {
   bool moved = true;
   uint64_t passed_bytes = 0;
   for (size_t at = 0; at < all.size();) {
-    const auto run = parts_.stripes.run_from(all, at, logical_off);
+    const auto run = parts_.stripes.run_from(all, at, off_of_key);
     superseded_.add_moved(run.front());
     uint64_t run_bytes = 0;
     for (const Key& key : run) run_bytes += key.len;

@@ -64,6 +64,9 @@ Result<CachePos> validate_position(const media::TailPos& pos, const Bounds& boun
 
 Status validate_key(const media::Key& key, const Bounds& bounds);
 
+// For functions that are told how to get an item's place, such as Index::prefetch_each().
+inline uint64_t off_of_key(const media::Key& key) { return key.off; }
+
 // Sets magic, flags, key_num and crc of a kset whose keys follow `header` in memory.
 void seal_kset(media::KsetHeader* header, std::span<const media::Key> keys);
 media::KsetHeader make_last_kset(SegId next);

@@ -74,7 +74,7 @@ class Replay {
   // Prefetches the index's memory for all these valid keys, a level at a time: otherwise each key
   // would wait for each level.
   void prefetch(std::span<const Key> keys) const {
-    index_.prefetch_each(keys, [](const Key& key) { return key.off; });
+    index_.prefetch_each(keys, off_of_key);
     for (const Key& key : keys)
       if (key.len % kPageBytes != 0) index_.prefetch_sectors(key.off);
   }
