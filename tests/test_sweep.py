@@ -352,17 +352,21 @@ def test_a_killed_run_is_cleaned_up_by_the_next(tmp_path, shm):
     assert not left[0].exists() and not list(tmp_path.glob("pcache-sweep-*"))
 
 
-def test_a_measurement_that_fails_is_said_and_the_rest_goes_on(tmp_path):
-    # A folder that looks like a build, whose plugin is none.
+@pytest.mark.parametrize("plugin, why", [
+    (b"no library", ""),
+    ((BUILD / "lib" / "libpcache_raw.so").read_bytes(), "Bad option <"),  # as that of an older build
+], ids=["no-plugin", "an-older-one"])
+def test_a_measurement_that_fails_is_said_and_the_rest_goes_on(tmp_path, plugin, why):
+    """A folder that looks like a build, whose plugin is none, or does not know an option."""
     (tmp_path / "bad" / "lib").mkdir(parents=True)
-    (tmp_path / "bad" / "lib" / "libpcache_fio.so").write_text("no library")
+    (tmp_path / "bad" / "lib" / "libpcache_fio.so").write_bytes(plugin)
     text = HEAD.replace("1s", "300ms") + "common: {cache_size: 512m, working_set: 0.01}\n"
     text += "matrix: {engine: [pcache, uring]}\n"
     done = run("run", write(tmp_path, text), "--build", tmp_path / "bad", "--output", tmp_path / "run", "--backing-dir",
                tmp_path, ok=1)
     results = lines_of(tmp_path / "run")
     assert [r["ok"] for r in sorted(results, key=lambda r: r["case"])] == [False, True]
-    assert "engine=pcache: " in done.stderr and "1 measurements failed; --resume" in done.stderr
+    assert f"engine=pcache: {why}" in done.stderr and "1 measurements failed; --resume" in done.stderr
 
 
 NOT_HERE = "^pcache-sweep: .* and 1 more: left out: /nowhere/disk: No such file or directory$"

@@ -38,9 +38,10 @@ std::string last_line(const std::string& text) {
                      end - (begin == text.npos ? 0 : begin + 1) + 1);
 }
 
-// The engine's own line if there is one: fio's last says only that a job failed.
+// The engine's own line if there is one, or fio's of an option that an older build has not: what
+// fio says last is only that a job failed.
 std::string why(const std::string& err) {
-  for (const char* mark : {"pcache: ", "fio: "})
+  for (const char* mark : {"pcache: job ", "Bad option ", "pcache: ", "fio: "})
     if (const size_t at = err.find(mark); at != err.npos)
       return err.substr(at, err.find('\n', at) - at);
   return last_line(err);

@@ -15,6 +15,7 @@ class WorkerTest : public BackgroundTest {
   void start(uint32_t gc_percent = 70, const RigOptions& o = {}) {
     stop();
     BackgroundTest::start(o);
+    image_->memory().set_recording(false);  // nothing looks at the segments stored here
     start_worker(gc_percent);
   }
   // As after a crash that lost nothing.
