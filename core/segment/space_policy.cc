@@ -21,12 +21,29 @@ bool in_use_from(const SpaceCounts& now, uint32_t percent) {
   return now.segments - now.free_segments >= gc_threshold_segments(now.segments, percent);
 }
 
+const SpaceLimits::Shortage& shortage(const SpaceLimits& limits, const SpaceCounts& now) {
+  return now.moving_pays ? limits.moving : limits.writing;
+}
+
+// Of batches of so many bytes.
+SpaceLimits::Shortage shortage_of(uint32_t segments, uint64_t batch_bytes, uint32_t most_throttle) {
+  SpaceLimits::Shortage shortage;
+  shortage.batch_bytes = batch_bytes;
+  shortage.throttle_segments =
+      std::clamp(segments / kThrottlePart, kLeastThrottleSegments, most_throttle) +
+      static_cast<uint32_t>(batch_bytes / media::kSegmentBytes);
+  shortage.move_segments =
+      shortage.throttle_segments +
+      std::clamp(segments / kMoveAheadPart, kLeastMoveAheadSegments, kMostMoveAheadSegments);
+  return shortage;
+}
+
 // Whoever throttles must see to it that credit comes: a device that fails, or that has nothing to
 // write, grants none.
 bool throttles(const SpaceLimits& limits, const SpaceCounts& now) {
   if (now.device_failing || now.all_passed || now.log_damaged) return false;
-  return free_for_data_at_most(
-      now, limits.throttle_segments + (now.throttled ? kThrottleHysteresisSegments : 0));
+  return free_for_data_at_most(now, shortage(limits, now).throttle_segments +
+                                        (now.throttled ? kThrottleHysteresisSegments : 0));
 }
 
 uint64_t percent_bytes(const SpaceCounts& now, uint32_t percent) {
@@ -64,25 +81,23 @@ uint32_t log_reserve_segments(uint32_t segments) {
 
 SpaceLimits space_limits(uint32_t segments) {
   SpaceLimits limits;
-  limits.hurried_batch_bytes = batch_bytes(segments, kHurriedBatchPart, kMostHurriedBatchBytes);
+  const uint64_t hurried = batch_bytes(segments, kHurriedBatchPart, kMostHurriedBatchBytes);
+  limits.writing = shortage_of(segments, hurried, kMostThrottleSegments);
+  limits.moving =
+      shortage_of(segments, std::min(hurried, kMostMovingBatchBytes), kMostMovingThrottleSegments);
   limits.idle_batch_bytes = batch_bytes(segments, kIdleBatchPart, kMostIdleBatchBytes);
-  limits.throttle_segments =
-      std::clamp(segments / kThrottlePart, kLeastThrottleSegments, kMostThrottleSegments) +
-      static_cast<uint32_t>(limits.hurried_batch_bytes / media::kSegmentBytes);
-  limits.move_segments =
-      limits.throttle_segments +
-      std::clamp(segments / kMoveAheadPart, kLeastMoveAheadSegments, kMostMoveAheadSegments);
-  limits.quiet_bytes = limits.hurried_batch_bytes;
-  PCACHE_CHECK(limits.hurried_batch_bytes <= limits.idle_batch_bytes &&
+  limits.quiet_bytes = hurried;
+  PCACHE_CHECK(hurried <= limits.idle_batch_bytes &&
                limits.idle_batch_bytes <= limits.drain_batch_bytes);
   return limits;
 }
 
 SpaceActions decide(const SpaceLimits& limits, const SpaceCounts& now) {
   PCACHE_CHECK(now.free_segments <= now.segments && now.retired_segments <= now.segments);
+  const SpaceLimits::Shortage& when_short = shortage(limits, now);
   const bool wanted =
-      now.waiting_requests > 0 || free_for_data_at_most(now, limits.throttle_segments);
-  const bool soon = wanted || free_for_data_at_most(now, limits.move_segments);
+      now.waiting_requests > 0 || free_for_data_at_most(now, when_short.throttle_segments);
+  const bool soon = wanted || free_for_data_at_most(now, when_short.move_segments);
   const bool hurry =
       wanted ||
       (now.moving_pays ? soon : in_use_from(now, std::max(now.gc_percent, kLeastHurryPercent)));
@@ -107,7 +122,7 @@ SpaceActions decide(const SpaceLimits& limits, const SpaceCounts& now) {
   actions.bytes_per_second = now.draining || hurry ? 0 : now.dirty_limits.bytes_per_second;
   actions.fail_waiting = waits_for_ever(now);
   actions.batch_bytes = now.draining ? limits.drain_batch_bytes
-                        : hurry      ? limits.hurried_batch_bytes
+                        : hurry      ? when_short.batch_bytes
                                      : limits.idle_batch_bytes;
   uint64_t most_bytes = actions.batch_bytes;
   if (actions.reason == WriteReason::kDirtyLimit)

@@ -52,6 +52,12 @@ inline constexpr unsigned kHurriedDepth = 32;
 // stripes.
 inline constexpr uint32_t kThrottlePart = 6;
 inline constexpr uint32_t kLeastThrottleSegments = 2, kMostThrottleSegments = 6;
+// What is moved waits for no device and costs no flush, so where that pays a batch is no more than
+// a segment, and fewer segments are kept free: what is not free holds superseded data. Of 4 KiB
+// writes over half of 2 GiB 0.40 bytes were moved for each that was written, and 0.47 with the two
+// numbers above, at the same speed.
+inline constexpr uint64_t kMostMovingBatchBytes = media::kSegmentBytes;
+inline constexpr uint32_t kMostMovingThrottleSegments = 4;
 // Throttling ends one segment above where it begins: a batch that is passed must not let a burst
 // in.
 inline constexpr uint32_t kThrottleHysteresisSegments = 1;
@@ -67,8 +73,8 @@ inline constexpr uint64_t kMarkingShare = 64;
 inline constexpr uint32_t kLeastHurryPercent = 50;
 
 // Where dirty data can be moved that is not superseded, that waits until so many segments more than
-// throttle_segments are free: the later, the more of it is superseded meanwhile. They hold a batch
-// until it is done.
+// throttle_segments are free for data: the later, the more of it is superseded meanwhile. They hold
+// a batch until it is done.
 inline constexpr uint32_t kMoveAheadPart = 32;
 inline constexpr uint32_t kLeastMoveAheadSegments = 1, kMostMoveAheadSegments = 4;
 
@@ -95,9 +101,13 @@ constexpr uint32_t gc_threshold_segments(uint32_t segments, uint32_t percent) {
 
 // What follows from the size of a cache.
 struct SpaceLimits {
-  uint32_t throttle_segments = 0;  // free for data: from here on writes are throttled
-  uint32_t move_segments = 0;      // free for data: from here on data is moved
-  uint64_t hurried_batch_bytes = kLeastBatchBytes;  // of data as appended, as all of these
+  struct Shortage {
+    uint32_t throttle_segments = 0;           // free for data: from here on writes are throttled
+    uint32_t move_segments = 0;               // free for data: from here on data is moved
+    uint64_t batch_bytes = kLeastBatchBytes;  // of data as appended, as all of these
+  };
+  Shortage writing;  // where what is not superseded goes to the device
+  Shortage moving;   // where moving it pays
   uint64_t idle_batch_bytes = kLeastBatchBytes;
   uint64_t drain_batch_bytes = kDrainBatchBytes;
   // Fewer than that written in 5 s, or an interval of writeback: all that is dirty is written back.

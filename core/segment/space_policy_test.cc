@@ -13,32 +13,35 @@ constexpr uint64_t kMiB = 1 << 20;
 // 512 MiB, the smallest device, have 31 segments; 1 Mi segments are the format's most.
 TEST(SpaceLimits, FollowFromTheSizeOfTheCache) {
   struct Row {
-    uint32_t segments, heads, log_reserve, throttle, move_ahead;
+    uint32_t segments, heads, log_reserve, throttle, moving_throttle, move_ahead;
     uint64_t hurried_bytes, idle_bytes;
   };
   constexpr Row kRows[] = {
-      {1, 1, 3, 2, 1, 8 * kMiB, 8 * kMiB},
-      {11, 1, 3, 2, 1, 8 * kMiB, 22 * kMiB},
-      {16, 1, 3, 2, 1, 8 * kMiB, 32 * kMiB},
-      {18, 1, 3, 3, 1, 9 * kMiB, 36 * kMiB},
-      {31, 1, 3, 5, 1, 31 * kMiB / 2, 62 * kMiB},
-      {32, 2, 3, 5 + 1, 1, 16 * kMiB, 64 * kMiB},
-      {63, 3, 3, 6 + 1, 1, 63 * kMiB / 2, 126 * kMiB},
-      {64, 4, 3, 6 + 2, 2, 32 * kMiB, 128 * kMiB},
-      {128, 8, 4, 6 + 4, 4, 64 * kMiB, 256 * kMiB},
-      {144, 9, 4, 6 + 4, 4, 64 * kMiB, 256 * kMiB},
-      {1023, 63, 11, 6 + 4, 4, 64 * kMiB, 256 * kMiB},
-      {1024, 64, 11, 6 + 4, 4, 64 * kMiB, 256 * kMiB},
-      {media::kMaxSegments, 64, 11, 6 + 4, 4, 64 * kMiB, 256 * kMiB},
+      {1, 1, 3, 2, 2, 1, 8 * kMiB, 8 * kMiB},
+      {11, 1, 3, 2, 2, 1, 8 * kMiB, 22 * kMiB},
+      {16, 1, 3, 2, 2, 1, 8 * kMiB, 32 * kMiB},
+      {18, 1, 3, 3, 3, 1, 9 * kMiB, 36 * kMiB},
+      {31, 1, 3, 5, 4, 1, 31 * kMiB / 2, 62 * kMiB},
+      {32, 2, 3, 5 + 1, 4 + 1, 1, 16 * kMiB, 64 * kMiB},
+      {63, 3, 3, 6 + 1, 4 + 1, 1, 63 * kMiB / 2, 126 * kMiB},
+      {64, 4, 3, 6 + 2, 4 + 1, 2, 32 * kMiB, 128 * kMiB},
+      {128, 8, 4, 6 + 4, 4 + 1, 4, 64 * kMiB, 256 * kMiB},
+      {144, 9, 4, 6 + 4, 4 + 1, 4, 64 * kMiB, 256 * kMiB},
+      {1023, 63, 11, 6 + 4, 4 + 1, 4, 64 * kMiB, 256 * kMiB},
+      {1024, 64, 11, 6 + 4, 4 + 1, 4, 64 * kMiB, 256 * kMiB},
+      {media::kMaxSegments, 64, 11, 6 + 4, 4 + 1, 4, 64 * kMiB, 256 * kMiB},
   };
   for (const Row& row : kRows) {
     SCOPED_TRACE(std::to_string(row.segments) + " segments");
     EXPECT_EQ(data_heads(row.segments), row.heads);
     EXPECT_EQ(log_reserve_segments(row.segments), row.log_reserve);
     const SpaceLimits limits = space_limits(row.segments);
-    EXPECT_EQ(limits.throttle_segments, row.throttle);
-    EXPECT_EQ(limits.move_segments, row.throttle + row.move_ahead);
-    EXPECT_EQ(limits.hurried_batch_bytes, row.hurried_bytes);
+    EXPECT_EQ(limits.writing.throttle_segments, row.throttle);
+    EXPECT_EQ(limits.writing.move_segments, row.throttle + row.move_ahead);
+    EXPECT_EQ(limits.writing.batch_bytes, row.hurried_bytes);
+    EXPECT_EQ(limits.moving.throttle_segments, row.moving_throttle);
+    EXPECT_EQ(limits.moving.move_segments, row.moving_throttle + row.move_ahead);
+    EXPECT_EQ(limits.moving.batch_bytes, std::min(row.hurried_bytes, 16 * kMiB));
     EXPECT_EQ(limits.idle_batch_bytes, row.idle_bytes);
     EXPECT_EQ(limits.drain_batch_bytes, 1024 * kMiB);
     EXPECT_EQ(limits.quiet_bytes, row.hurried_bytes);
@@ -63,7 +66,7 @@ std::string told(const SpaceLimits& limits, const SpaceCounts& now) {
   add(actions.reclaim, "reclaim");
   add(actions.write_back, "write-back");
   add(actions.fail_waiting, "fail");
-  text += actions.batch_bytes == limits.hurried_batch_bytes ? "h"
+  text += actions.batch_bytes == limits.writing.batch_bytes ? "h"
           : actions.batch_bytes == limits.idle_batch_bytes  ? "i"
           : actions.batch_bytes == limits.drain_batch_bytes ? "d"
                                                             : "?";
@@ -188,8 +191,8 @@ TEST(SpacePolicy, ADrainTakesLargeBatchesWhateverSpaceThereIs) {
   }
 }
 
-// What is dirty and not superseded, of the smallest cache: throttled from 5 free for data on, moved
-// from one more.
+// What is dirty and not superseded, of the smallest cache: where moving pays, throttled from 4 free
+// for data on, and moved from one more.
 TEST(SpacePolicy, LiveDataIsMovedWhenSpaceIsShort) {
   struct LiveCase {
     const char* what;
@@ -211,11 +214,15 @@ TEST(SpacePolicy, LiveDataIsMovedWhenSpaceIsShort) {
        {.free_segments = 10, .moving_pays = true},
        false,
        LiveData::kWrite},
-      {"until space is short", {.free_segments = 9, .moving_pays = true}, true, LiveData::kMove},
+      {"one segment sooner, too",
+       {.free_segments = 9, .moving_pays = true},
+       false,
+       LiveData::kWrite},
+      {"until space is short", {.free_segments = 8, .moving_pays = true}, true, LiveData::kMove},
       {"and then looks again", {.free_segments = 9}, true, LiveData::kMove},
-      {"throttled", {.free_segments = 8, .moving_pays = true}, true, LiveData::kMove},
+      {"throttled", {.free_segments = 7, .moving_pays = true}, true, LiveData::kMove},
       {"reclaim is to come first",
-       {.free_segments = 8, .moving_pays = true, .reclaimable = true},
+       {.free_segments = 7, .moving_pays = true, .reclaimable = true},
        true,
        LiveData::kLeaveAll},
       {"where the device is what makes room it is not waited for",
@@ -224,19 +231,19 @@ TEST(SpacePolicy, LiveDataIsMovedWhenSpaceIsShort) {
        LiveData::kMove},
       {"a request waits", {.free_segments = 31, .waiting_requests = 1}, true, LiveData::kMove},
       {"gc_percent 90 moves no later",
-       {.free_segments = 9, .gc_percent = 90, .moving_pays = true},
+       {.free_segments = 8, .gc_percent = 90, .moving_pays = true},
        true,
        LiveData::kMove},
       {"and is not left to a reclaim that is not at work",
-       {.free_segments = 9, .gc_percent = 90, .moving_pays = true, .reclaimable = true},
+       {.free_segments = 8, .gc_percent = 90, .moving_pays = true, .reclaimable = true},
        true,
        LiveData::kMove},
       {"nor to one that never will be",
-       {.free_segments = 8, .moving_pays = true, .reclaimable = true, .reclaim_stands_still = true},
+       {.free_segments = 7, .moving_pays = true, .reclaimable = true, .reclaim_stands_still = true},
        true,
        LiveData::kWrite},
       {"a drain",
-       {.free_segments = 9, .moving_pays = true, .draining = true},
+       {.free_segments = 8, .moving_pays = true, .draining = true},
        true,
        LiveData::kDrain},
   };
