@@ -256,6 +256,19 @@ TEST(SpacePolicy, LiveDataIsMovedWhenSpaceIsShort) {
   }
 }
 
+// What is moved waits for no device: smaller batches, and fewer segments kept free.
+TEST(SpacePolicy, WhereMovingPaysBatchesAreSmallAndWritesAreThrottledLater) {
+  const SpaceLimits limits = space_limits(128);
+  SpaceCounts now{.segments = 128, .free_segments = 4 + 10, .log_reserve_segments = 4};
+  EXPECT_TRUE(decide(limits, now).throttle);
+  EXPECT_EQ(decide(limits, now).batch_bytes, 64 * kMiB);
+  now.moving_pays = true;
+  EXPECT_FALSE(decide(limits, now).throttle);
+  now.free_segments = 4 + 5;
+  EXPECT_TRUE(decide(limits, now).throttle);
+  EXPECT_EQ(decide(limits, now).batch_bytes, 16 * kMiB);
+}
+
 TEST(SpacePolicy, DirtyLimitsAreKeptWithHysteresis) {
   struct LimitCase {
     const char* what;
