@@ -41,6 +41,7 @@ KeyLog::KeyLog(Pmem& pmem, SegmentTable& segments, const LogMark& head, Use use)
     : pmem_(pmem),
       segments_(segments),
       head_(head),
+      shown_head_(head),
       ksets_at_attach_(head.ksets),
       last_epoch_from_(head.ksets) {
   PCACHE_CHECK(head.pos.seg.v < segments.size());
@@ -133,7 +134,8 @@ template <typename Lock>
 Status KeyLog::commit_by(Ticket ticket) {
   PCACHE_DCHECK(ticket <= last_sealed());
   Lock writer(writer_mu_);
-  if (committed_ >= ticket) return {};
+  Ticket committed = committed_.load(std::memory_order_relaxed);
+  if (committed >= ticket) return {};
   if (failed()) return failure();
   KsetBuffer* list;
   {
@@ -157,11 +159,12 @@ Status KeyLog::commit_by(Ticket ticket) {
       list->next = free_;
       free_ = list;
       list = next;
-      committed_++;
+      committed++;
     }
   }
-  PCACHE_CHECK(committed_ <= last_sealed());
-  if (committed_ >= ticket) return {};
+  committed_.store(committed, std::memory_order_release);
+  PCACHE_CHECK(committed <= last_sealed());
+  if (committed >= ticket) return {};
   if (!failed() && segments_.exhausted_for_log()) fail(head_.pos);
   if (failed()) return failure();
   return make_error(ENOSPC, "cache full: no free segment for the log");
@@ -211,6 +214,7 @@ KsetBuffer* KeyLog::append_group(KsetBuffer* list) {
   pmem_.fence();
   PCACHE_CHECK(group.done.ksets + group.done.rolls > 0);
   head_ = {group.end, head_.ksets + group.done.ksets, head_.dirty_bytes + group.dirty_bytes};
+  shown_head_.store(head_);
   counters_.ksets += group.done.ksets;
   counters_.keys += group.done.keys;
   counters_.rolls += group.done.rolls;
@@ -302,6 +306,7 @@ bool KeyLog::roll(Group& group) {
 void KeyLog::end_epoch() {
   BiasedLock lock(writer_mu_);
   const uint64_t end = head_.ksets;
+  MutexLock epochs(epochs_mu_);
   PCACHE_CHECK(end >= last_epoch_from_);
   last_epoch_from_ = end;
   const uint64_t recorded = epoch_ends_.empty() ? ksets_at_attach_ : epoch_ends_.back();
@@ -316,13 +321,13 @@ void KeyLog::end_epoch() {
 }
 
 uint64_t KeyLog::last_epoch_from() const {
-  BorrowedLock lock(writer_mu_);
+  MutexLock lock(epochs_mu_);
   return last_epoch_from_;
 }
 
 uint64_t KeyLog::epoch_end_after(uint64_t passed) {
-  BorrowedLock lock(writer_mu_);
-  PCACHE_CHECK(passed <= head_.ksets);
+  PCACHE_CHECK(passed <= mark().ksets);
+  MutexLock lock(epochs_mu_);
   if (passed < ksets_at_attach_) return passed + 1;
   while (!epoch_ends_.empty() && epoch_ends_.front() <= passed) epoch_ends_.pop_front();
   const uint64_t recorded = epoch_ends_.empty() ? UINT64_MAX : epoch_ends_.front();
@@ -334,12 +339,8 @@ uint64_t KeyLog::epoch_end_after(uint64_t passed) {
   return std::min(recorded, std::max(passed + 1, unrecorded_first_));
 }
 
-bool KeyLog::has_uncommitted() const {
-  BorrowedLock lock(writer_mu_);
-  return committed_ < last_sealed();
-}
-
 LogMark KeyLog::mark() const {
+  if (const auto shown = shown_head_.try_load()) return *shown;
   BorrowedLock lock(writer_mu_);
   return head_;
 }

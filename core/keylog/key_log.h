@@ -31,10 +31,12 @@
 //   PREFLUSH). An epoch is a run of ksets in the log. Its positions count the ksets appended, as
 //   these numbers only grow, and media positions do not. The log from before the attach has no
 //   recorded epochs: there each kset is one.
-// Locks: stripe -> free_mu_, queue_mu_; writer_mu_ -> free_mu_, queue_mu_. No stripe lock is taken
-// with one of them held. Two are biased, since a thread that writes, or flushes its own writes,
-// shall wait for its stores only in the fences: background work borrows them to commit. The lock of
-// the queue is not: whoever seals a kset commits next, with a fence.
+// Locks: stripe -> free_mu_, queue_mu_; writer_mu_ -> free_mu_, queue_mu_, epochs_mu_. No stripe
+// lock is taken with one of them held. Two are biased, since a thread that writes, or flushes its
+// own writes, shall wait for its stores only in the fences: background work borrows them to commit.
+// The lock of the queue is not: whoever seals a kset commits next, with a fence. What background
+// work asks many times it reads without borrowing, which interrupts the thread that writes: mark()
+// and epochs.
 #pragma once
 
 #include <atomic>
@@ -44,6 +46,7 @@
 #include <vector>
 
 #include "base/biased_mutex.h"
+#include "base/seqlock.h"
 #include "keylog/kset_buffer.h"
 #include "pmem/pmem.h"
 #include "segment/segment_table.h"
@@ -90,13 +93,13 @@ class KeyLog {
   // Ends the epoch: what is committed now and what comes later are in different ones. Cannot fail:
   // without memory to record the end each kset up to here is an epoch, which only takes more
   // flushes of the device.
-  void end_epoch() EXCLUDES(writer_mu_);
+  void end_epoch() EXCLUDES(writer_mu_, epochs_mu_);
   // The end, in ksets, of the epoch that continues behind the first `passed` ksets; UINT64_MAX if
   // it is the last epoch. Forgets earlier ends.
-  uint64_t epoch_end_after(uint64_t passed) EXCLUDES(writer_mu_);
+  uint64_t epoch_end_after(uint64_t passed) EXCLUDES(epochs_mu_);
 
   // Where the last epoch begins, in ksets: all that comes behind is of one epoch.
-  uint64_t last_epoch_from() const EXCLUDES(writer_mu_);
+  uint64_t last_epoch_from() const EXCLUDES(epochs_mu_);
 
   // Its media is bad: what is not committed now never will be. Any thread.
   bool failed() const { return failed_.load(std::memory_order_acquire); }
@@ -107,11 +110,13 @@ class KeyLog {
   }
 
   // Whether a sealed kset is not in the log yet, since the log was full.
-  bool has_uncommitted() const EXCLUDES(writer_mu_);
+  bool has_uncommitted() const {
+    return committed_.load(std::memory_order_acquire) < last_sealed();
+  }
 
   Ticket last_sealed() const { return sealed_.load(std::memory_order_acquire); }
   CachePos head() const { return mark().pos; }
-  LogMark mark() const EXCLUDES(writer_mu_);  // of the head
+  LogMark mark() const EXCLUDES(writer_mu_);  // of the head; any thread
 
   struct Counters {
     uint64_t ksets = 0, groups = 0, keys = 0, rolls = 0;
@@ -154,19 +159,24 @@ class KeyLog {
 
   mutable BiasedMutex writer_mu_{LockRank::kPath};
   LogMark head_ GUARDED_BY(writer_mu_);
-  const uint64_t ksets_at_attach_;
-  std::deque<uint64_t> epoch_ends_ GUARDED_BY(writer_mu_);  // ascending, in ksets
-  uint64_t last_epoch_from_ GUARDED_BY(writer_mu_);
-  // Unrecorded ends: after each of the ksets from the first to the last an epoch ends.
-  uint64_t unrecorded_first_ GUARDED_BY(writer_mu_) = 0, unrecorded_last_
-                                                         GUARDED_BY(writer_mu_) = 0;
+  Seqlock<LogMark> shown_head_;                             // the same; stored under writer_mu_
   KsetBuffer* left_over_ GUARDED_BY(writer_mu_) = nullptr;  // taken from the queue, no room yet
   KsetBuffer* left_over_tail_ GUARDED_BY(writer_mu_) = nullptr;
-  Ticket committed_ GUARDED_BY(writer_mu_) = 0;
+  std::atomic<Ticket> committed_{0};  // written under writer_mu_
   Counters counters_ GUARDED_BY(writer_mu_);
   std::atomic<bool> failed_{false};
   CachePos failed_at_ GUARDED_BY(writer_mu_);
   std::function<void(const Error&)> on_failed_;
+
+  // An end is chosen and recorded under both locks: who commits and then asks for the last epoch
+  // sees each end that does not come behind what was committed.
+  mutable Mutex epochs_mu_ ACQUIRED_AFTER(writer_mu_){LockRank::kLogQueue};
+  const uint64_t ksets_at_attach_;
+  std::deque<uint64_t> epoch_ends_ GUARDED_BY(epochs_mu_);  // ascending, in ksets
+  uint64_t last_epoch_from_ GUARDED_BY(epochs_mu_);
+  // Unrecorded ends: after each of the ksets from the first to the last an epoch ends.
+  uint64_t unrecorded_first_ GUARDED_BY(epochs_mu_) = 0, unrecorded_last_
+                                                         GUARDED_BY(epochs_mu_) = 0;
 
   BiasedMutex free_mu_ ACQUIRED_AFTER(writer_mu_){LockRank::kLogQueue};
   KsetBuffer* free_ GUARDED_BY(free_mu_) = nullptr;

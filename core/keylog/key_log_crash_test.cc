@@ -3,6 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <future>
+
 #include "keylog/log_for_test.h"
 #include "testing/crash_states.h"
 
@@ -225,6 +228,29 @@ TEST_F(KeyLogBadPage, UnderTheHeadTheLogHasFailed) {
   EXPECT_TRUE(log_->commit(acknowledged).ok()) << "that is durable";
   EXPECT_EQ(log_->head(), (CachePos{SegId{0}, 640 + kset_bytes(1)}));
   EXPECT_TRUE(log_->has_uncommitted());
+}
+
+// Background work asks for these with each batch, and must neither wait for who appends nor
+// interrupt it. The log's lock is held while it says that it has failed.
+TEST_F(KeyLogBadPage, TheMarkAndEpochsAreReadWhileAnotherAppends) {
+  start({SegId{0}, 640});
+  ASSERT_TRUE(append(1, 1).ok());
+  log_->end_epoch();
+  const LogMark before = log_->mark();
+  bool read = false;
+  std::future<void> reading;
+  log_->set_on_failed([&](const Error&) {
+    reading = std::async(std::launch::async, [&] {
+      EXPECT_EQ(log_->mark().pos, before.pos);
+      EXPECT_EQ(log_->last_epoch_from(), before.ksets);
+      EXPECT_EQ(log_->epoch_end_after(before.ksets), UINT64_MAX);
+      EXPECT_TRUE(log_->has_uncommitted());
+    });
+    read = reading.wait_for(std::chrono::minutes(1)) == std::future_status::ready;
+  });
+  make_bad({SegId{0}, 640});
+  EXPECT_EQ(append(2, 1).error().code, EIO);
+  EXPECT_TRUE(read);
 }
 
 TEST_F(KeyLogBadPage, WithNoOtherSegmentTheLogHasFailed) {
