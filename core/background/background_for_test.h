@@ -228,6 +228,11 @@ class Rig {
   }
 };
 
+inline int flushed(WriteOut& out) {
+  out.begin_flush();
+  return out.end_flush();
+}
+
 class BackgroundTest : public ::testing::Test {
  protected:
   using Bytes = Rig::Bytes;

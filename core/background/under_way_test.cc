@@ -57,7 +57,7 @@ class UnderWayByHand : public WritebackTest, public ::testing::WithParamInterfac
     EXPECT_EQ(result.error, 0);
   }
   void flush(Batch& batch) {
-    EXPECT_EQ(batch.out->flush(), 0);
+    EXPECT_EQ(flushed(*batch.out), 0);
     batch.written.unflushed = false;
   }
   void settle(Batch& batch) {

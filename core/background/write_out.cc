@@ -54,8 +54,14 @@ void WriteOut::on_failed(Slot* slot) {
   free_.push_back(slot);
 }
 
+// Gives to the device what is submitted.
+void WriteOut::wait() {
+  unpushed_bytes_ = unpushed_ = 0;
+  device_->wait(-1);
+}
+
 WriteOut::Slot* WriteOut::free_slot() {
-  while (slots_.size() - free_.size() >= limits_.depth) device_->wait(-1);
+  while (slots_.size() - free_.size() >= limits_.depth) wait();
   PCACHE_DCHECK(!free_.empty());
   Slot* slot = free_.back();
   free_.pop_back();
@@ -75,15 +81,15 @@ void WriteOut::submit_current() {
   slot->io.done = on_done;
   slot->io.ctx = slot;
   slot->attempts = 0;
+  unpushed_bytes_ += slot->io.len;
   device_->submit(&slot->io);
-  // Pushed a few at a time: fewer system calls, and the device never runs dry.
-  if (++unpushed_ < kPushEvery) return;
-  unpushed_ = 0;
+  if (++unpushed_ < kPushWrites && unpushed_bytes_ < kPushBytes) return;
+  unpushed_bytes_ = unpushed_ = 0;
   device_->poll();
 }
 
 void WriteOut::wait_all() {
-  while (free_.size() < slots_.size()) device_->wait(-1);
+  while (free_.size() < slots_.size()) wait();
 }
 
 bool WriteOut::load(const DirtyBatch& batch, const DirtyBatch::Piece& piece, uint64_t at,
@@ -205,17 +211,20 @@ WriteOut::Done WriteOut::write(const DirtyBatch& batch, std::span<const DirtyBat
   return std::move(done_);
 }
 
-int WriteOut::flush() {
-  struct Flush {
-    BlockIo io;
-    bool over = false;
-  } flush;
-  flush.io.op = BlockOp::kFlush;
-  flush.io.ctx = &flush;
-  flush.io.done = [](BlockIo* io) { static_cast<Flush*>(io->ctx)->over = true; };
-  device_->submit(&flush.io);
-  while (!flush.over) device_->wait(-1);
-  return flush.io.result;
+void WriteOut::begin_flush() {
+  PCACHE_CHECK(!flushing_);
+  flushing_ = true;
+  flush_ = {};
+  flush_.op = BlockOp::kFlush;
+  flush_.ctx = this;
+  flush_.done = [](BlockIo* io) { static_cast<WriteOut*>(io->ctx)->flushing_ = false; };
+  device_->submit(&flush_);
+  device_->kick();  // what the kernel does not take now end_flush() gives again
+}
+
+int WriteOut::end_flush() {
+  while (flushing_) device_->wait(-1);
+  return flush_.result;
 }
 
 }  // namespace pcache

@@ -70,11 +70,17 @@ class WriteOut {
   // From now on write() tries no more than what is in flight, and tells the rest as untried with
   // ECANCELED; or goes on. Any thread.
   void give_up(bool on) { given_up_.store(on, std::memory_order_relaxed); }
-  // Makes what write() has written durable. 0 or a positive errno.
-  int flush();
+  // Makes what write() has written durable: in two steps, since the caller has something to do
+  // while the device flushes. end_flush(): 0 or a positive errno.
+  void begin_flush();
+  int end_flush();
 
  private:
-  static constexpr unsigned kPushEvery = 4;
+  // So many writes, or bytes, are given to the device together: each time costs a system call, and
+  // where the device is a virtual one an exit to the hypervisor, which takes longer than to load
+  // all of these.
+  static constexpr unsigned kPushWrites = kHurriedDepth;
+  static constexpr uint32_t kPushBytes = 256 << 10;
   enum class Verdict : uint8_t { kUnknown, kGood, kBad };
   // A place in what write() was given.
   struct Cursor {
@@ -103,6 +109,7 @@ class WriteOut {
             std::byte* dst);
   Slot* free_slot();
   void submit_current();
+  void wait();
   void wait_all();
   bool gives_up() const {
     return failed_in_row_ >= kMostFailedInARow || given_up_.load(std::memory_order_relaxed);
@@ -117,7 +124,9 @@ class WriteOut {
   const std::unique_ptr<std::byte[], decltype(&free)> buffers_;  // untouched they cost no memory
   std::vector<Slot> slots_;
   std::vector<Slot*> free_;
+  // Submitted, and not yet given to the device.
   unsigned unpushed_ = 0;
+  uint32_t unpushed_bytes_ = 0;
   Slot* current_ = nullptr;  // being filled: io.off and io.len are what it has
   // Of the write() under way:
   Limits limits_;
@@ -128,6 +137,9 @@ class WriteOut {
   std::vector<Verdict> verdicts_;
   Done done_;
   std::atomic<bool> given_up_{false};
+
+  BlockIo flush_;
+  bool flushing_ = false;
 };
 
 }  // namespace pcache

@@ -81,7 +81,7 @@ void Writeback::note_moved(const BatchPlan& plan, uint64_t bytes) {
   const uint64_t n = share - std::min(share, credit_ahead_);
   if (n == 0) return;
   credit_ahead_ += n;
-  if (options_.progress) options_.progress(n);
+  tell(n);
 }
 
 void Writeback::note_progress(Batch& batch, uint64_t appended_bytes) {
@@ -89,7 +89,21 @@ void Writeback::note_progress(Batch& batch, uint64_t appended_bytes) {
   PCACHE_CHECK(batch.credited_bytes <= all);
   const uint64_t n = std::min(appended_bytes, all - batch.credited_bytes);
   batch.credited_bytes += n;
-  if (n > 0 && options_.progress) options_.progress(n);
+  tell(n);
+}
+
+void Writeback::tell(uint64_t progress_bytes) {
+  kept_progress_ += progress_bytes;
+  if (options_.progress_interval.count() == 0 ||
+      std::chrono::steady_clock::now() - told_at_ >= options_.progress_interval)
+    tell_kept();
+}
+
+void Writeback::tell_kept() {
+  const uint64_t bytes = std::exchange(kept_progress_, 0);
+  if (bytes == 0 || !options_.progress) return;
+  options_.progress(bytes);
+  if (options_.progress_interval.count() > 0) told_at_ = std::chrono::steady_clock::now();
 }
 
 Error Writeback::failed(Error error) {
@@ -106,11 +120,14 @@ uint64_t Writeback::damaged_extents() {
 
 Result<bool> Writeback::step(const LogMark& until, const Size& size) {
   MutexLock lock(mu_);
+  Result<bool> result = false;
   try {
-    return step_once(until, size);
+    result = step_once(until, size);
   } catch (const std::bad_alloc&) {
-    return failed(out_of_memory());
+    result = failed(out_of_memory());
   }
+  tell_kept();
+  return result;
 }
 
 Result<bool> Writeback::step_once(const LogMark& until, const Size& size) {
@@ -359,7 +376,10 @@ Status Writeback::flush() {
   const auto unflushed = [](const Batch& batch) { return batch.written.unflushed; };
   if (std::none_of(under_way_.begin(), under_way_.end(), unflushed)) return {};
   counters_.flushes.add();
-  if (const int error = hazard(Hazard::kDirtyTailAheadOfDisk) ? 0 : out_->flush())
+  const bool flushes = !hazard(Hazard::kDirtyTailAheadOfDisk);
+  if (flushes) out_->begin_flush();
+  tell_kept();
+  if (const int error = flushes ? out_->end_flush() : 0)
     return error_errno(error, "backing device %s: its flush failed",
                        parts_.backing.identity().text.c_str());
   for (Batch& batch : under_way_) batch.written.unflushed = false;

@@ -170,6 +170,46 @@ TEST_F(WritebackTest, ProgressAddsUpToWhatIsPassed) {
   EXPECT_EQ(progress, appended) << "clean data makes none";
 }
 
+// Each report may wake a thread and do its writes: what comes soon after another waits until the
+// device has something to do, or the step is over.
+TEST_F(WritebackTest, ProgressIsKeptForAnInterval) {
+  struct Told {
+    uint64_t bytes;
+    uint32_t flushes_begun, flushes_ended;
+    auto operator<=>(const Told&) const = default;
+  };
+  uint32_t begun = 0, ended = 0;
+  std::vector<Told> told;
+  start({.writeback = {.progress =
+                           [&](uint64_t bytes) {
+                             told.push_back({bytes, begun, ended});
+                           },
+                       .progress_interval = std::chrono::hours{24 * 365 * 100}}});
+  device_->set_on_change([&](const MemoryDevice::Change& change) {
+    if (change.op == BlockOp::kFlush) (change.completed ? ended : begun)++;
+  });
+  device_->hold();
+  device_->set_release_on_wait(true);
+  constexpr uint32_t kPages = 2 * kMarkingShare;
+  for (uint32_t i = 0; i < kPages; i++) rig_->write(i * 8192, 4096, i + 1);
+  rig_->flush();
+  EXPECT_TRUE(step().value());
+  EXPECT_EQ(told, (std::vector<Told>{{(kPages - 2) * 4096, 1, 0}, {2 * 4096, 1, 1}}));
+  // A step that fails tells what it has got.
+  told.clear();
+  for (uint32_t i = 0; i < kPages; i++) rig_->write(i * 8192, 4096, i + 1);
+  rig_->flush();
+  device_->set_error(BlockOp::kFlush, EIO);
+  EXPECT_FALSE(step().ok());
+  EXPECT_EQ(told, (std::vector<Told>{{(kPages - 2) * 4096, 2, 1}}));
+  device_->set_error(0);
+  EXPECT_TRUE(step().value());
+  uint64_t all = 0;
+  for (const Told& t : told) all += t.bytes;
+  EXPECT_EQ(all, kPages * 4096);
+  device_->set_on_change(nullptr);
+}
+
 // Who is let in by it does not stand still while a batch is marked clean.
 TEST_F(WritebackTest, SomeProgressIsMadeByMarking) {
   constexpr uint32_t kPages = 2 * kMarkingShare;
