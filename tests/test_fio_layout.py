@@ -150,7 +150,8 @@ def test_the_same_headers_do(pair, tmp_path, patched_tree, build_engine):
 
 def configure(tmp_path, tree):
     done = subprocess.run(
-        ["cmake", "-S", ROOT, "-B", tmp_path / "build", "-G", "Ninja", f"-DPCACHE_FIO_SOURCE={tree}",
+        ["cmake", "-S", ROOT, "-B", tmp_path / "build", "-G", "Ninja", f"-DPCACHE_FIO={FIO}",
+         f"-DPCACHE_FIO_SOURCE={tree}",
          *(f"-DPCACHE_BUILD_{part}=OFF" for part in ("TOOLS", "NBDKIT", "BENCH", "TESTS"))],
         capture_output=True, text=True, check=False, timeout=300)
     return done.returncode, " ".join((done.stdout + done.stderr).split())  # CMake breaks lines anywhere

@@ -14,7 +14,8 @@ import pytest
 from measure.libpcache import BUILD, ROOT
 
 BUILDING = {"demo": [], "test": ["--quick"], "fuzz": [], "long": [], "sweep": ["smoke"], "prove": [],
-            "check": ["core/base/mutants.cc"], "judge": ["out"], "package": [], "mount-demo": []}
+            "check": ["core/base/mutants.cc"], "judge": ["out"], "package": [], "mount-demo": [],
+            "other-fio": ["3.42"]}
 
 
 @pytest.fixture
