@@ -109,7 +109,8 @@ class KeyLog {
     on_failed_ = std::move(on_failed);
   }
 
-  // Whether a sealed kset is not in the log yet, since the log was full.
+  // Whether a sealed kset is not in the log yet: its commit is under way, or the log was full. Once
+  // it is not, mark() is behind the kset.
   bool has_uncommitted() const {
     return committed_.load(std::memory_order_acquire) < last_sealed();
   }

@@ -135,7 +135,7 @@ Status Stripes::close_old() {
 
 uint64_t Stripes::open_keys() const {
   uint64_t n = 0;
-  for (uint32_t i = 0; i < count(); i++) n += stripes_[i].open_keys.load(std::memory_order_relaxed);
+  for (uint32_t i = 0; i < count(); i++) n += stripes_[i].open_keys.load(std::memory_order_acquire);
   return n;
 }
 
