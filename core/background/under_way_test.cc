@@ -49,7 +49,7 @@ class UnderWayByHand : public WritebackTest, public ::testing::WithParamInterfac
     EXPECT_TRUE(make_plan(log, options, &batch.plan).ok());
     batch.written = nothing_written(batch.plan);
     batch.order = settler_->order_of(batch.plan);
-    batch.out = WriteOut::create(rig_->out_media(), nullptr).take();
+    batch.out = WriteOut::create(rig_->out_media(), {}).take();
     return batch;
   }
   static void write(Batch& batch) {

@@ -9,16 +9,16 @@
 
 namespace pcache {
 
-Result<std::unique_ptr<WriteOut>> WriteOut::create(const Media& media, OnWritten on_written) {
+Result<std::unique_ptr<WriteOut>> WriteOut::create(const Media& media, Hooks hooks) {
   auto device = media.backing.open_queue(kDepth);
   if (!device) return device.error();
-  return std::unique_ptr<WriteOut>(new WriteOut(media, device.take(), std::move(on_written)));
+  return std::unique_ptr<WriteOut>(new WriteOut(media, device.take(), std::move(hooks)));
 }
 
-WriteOut::WriteOut(const Media& media, std::unique_ptr<BlockQueue> device, OnWritten on_written)
+WriteOut::WriteOut(const Media& media, std::unique_ptr<BlockQueue> device, Hooks hooks)
     : media_(media),
       device_(std::move(device)),
-      on_written_(std::move(on_written)),
+      hooks_(std::move(hooks)),
       buffers_(static_cast<std::byte*>(std::aligned_alloc(4096, kDepth * size_t{kWriteBytes})),
                &free),
       slots_(kDepth) {
@@ -39,7 +39,7 @@ void WriteOut::on_done(BlockIo* io) {
   self.done_.bytes += io->len;
   self.done_.ios++;
   self.free_.push_back(slot);
-  if (self.on_written_) self.on_written_(io->len);
+  if (self.hooks_.written) self.hooks_.written(io->len);
 }
 
 void WriteOut::on_failed(Slot* slot) {
@@ -56,6 +56,10 @@ void WriteOut::on_failed(Slot* slot) {
 
 // Gives to the device what is submitted.
 void WriteOut::wait() {
+  if (hooks_.before_wait) {
+    if (unpushed_ > 0) device_->kick();
+    hooks_.before_wait();
+  }
   unpushed_bytes_ = unpushed_ = 0;
   device_->wait(-1);
 }

@@ -61,9 +61,12 @@ class WriteOut {
     BlockDevice& backing;
     bool data_crc = false;
   };
-  // `on_written`: called with the bytes of each write that has succeeded, from write().
-  using OnWritten = std::function<void(uint64_t bytes)>;
-  static Result<std::unique_ptr<WriteOut>> create(const Media& media, OnWritten on_written);
+  // Called from write().
+  struct Hooks {
+    std::function<void(uint64_t bytes)> written = nullptr;  // a write of so many has succeeded
+    std::function<void()> before_wait = nullptr;  // the device has all that is to be done now
+  };
+  static Result<std::unique_ptr<WriteOut>> create(const Media& media, Hooks hooks);
 
   Done write(const DirtyBatch& batch, std::span<const DirtyBatch::Piece> pieces,
              const Limits& limits);
@@ -100,7 +103,7 @@ class WriteOut {
     int error;
   };
 
-  WriteOut(const Media& media, std::unique_ptr<BlockQueue> device, OnWritten on_written);
+  WriteOut(const Media& media, std::unique_ptr<BlockQueue> device, Hooks hooks);
   void prefetch(const DirtyBatch& batch, const DirtyBatch::Piece& piece) const;
   bool add(const DirtyBatch& batch);
   void add_all(const DirtyBatch& batch);
@@ -120,7 +123,7 @@ class WriteOut {
 
   const Media media_;
   std::unique_ptr<BlockQueue> device_;
-  const OnWritten on_written_;
+  const Hooks hooks_;
   const std::unique_ptr<std::byte[], decltype(&free)> buffers_;  // untouched they cost no memory
   std::vector<Slot> slots_;
   std::vector<Slot*> free_;

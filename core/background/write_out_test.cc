@@ -15,10 +15,16 @@ class WriteOutTest : public BackgroundTest {
     BackgroundTest::start(o);
     device_->start_journal();
     written_ = 0;
-    out_ = WriteOut::create(rig_->out_media(), [this](uint64_t bytes) {
-             written_ += bytes;
-             if (on_written_) on_written_();
-           }).take();
+    out_ = WriteOut::create(rig_->out_media(), {.written =
+                                                    [this](uint64_t bytes) {
+                                                      written_ += bytes;
+                                                      if (on_written_) on_written_();
+                                                    },
+                                                .before_wait =
+                                                    [this] {
+                                                      if (before_wait_) before_wait_();
+                                                    }})
+               .take();
   }
   void TearDown() override {
     out_.reset();
@@ -44,7 +50,7 @@ class WriteOutTest : public BackgroundTest {
   DirtyBatch batch_;
   std::unique_ptr<WriteOut> out_;
   uint64_t written_ = 0;
-  std::function<void()> on_written_;
+  std::function<void()> on_written_, before_wait_;
 };
 
 TEST_F(WriteOutTest, NothingIsNoWrite) {
@@ -331,36 +337,60 @@ TEST_F(WriteOutTest, GivenUpOnAndOffItTellsAllThatItDidNotWrite) {
   other.join();
 }
 
+class GivenToTheDevice : public WriteOutTest {
+ protected:
+  void start() {
+    WriteOutTest::start();
+    device_->set_on_change([this](const MemoryDevice::Change& change) {
+      if (change.completed) {
+        in_flight_--;
+      } else {
+        submitted_++;
+        in_flight_++;
+      }
+    });
+    on_written_ = [this] { at_completion_.push_back(submitted_); };
+  }
+  void TearDown() override {
+    device_->set_on_change(nullptr);
+    WriteOutTest::TearDown();
+  }
+
+  size_t submitted_ = 0, in_flight_ = 0;
+  std::vector<size_t> at_completion_;  // of each: how many were submitted
+};
+
 // Each time may cost an exit to the hypervisor: small writes go to the device together, large ones
 // at once. Nothing completes before the device is asked.
-TEST_F(WriteOutTest, SmallWritesAreGivenTogether) {
+TEST_F(GivenToTheDevice, SmallWritesTogether) {
   start();
-  size_t submitted = 0;
-  std::vector<size_t> at_completion;
-  device_->set_on_change(
-      [&](const MemoryDevice::Change& change) { submitted += !change.completed; });
-  on_written_ = [&] { at_completion.push_back(submitted); };
-  for (uint32_t i = 0; i < 40; i++) rig_->write(i * 8192, 4096, i + 1);
-  EXPECT_EQ(write().ios, 40u);
-  ASSERT_EQ(at_completion.size(), 40u);
-  EXPECT_EQ(at_completion[0], kHurriedDepth);
-  EXPECT_EQ(at_completion[kHurriedDepth - 1], kHurriedDepth);
-  EXPECT_EQ(at_completion[kHurriedDepth], 40u);
-  device_->set_on_change(nullptr);
+  constexpr uint32_t kPages = kHurriedDepth + 8;
+  for (uint32_t i = 0; i < kPages; i++) rig_->write(i * 8192, 4096, i + 1);
+  EXPECT_EQ(write().ios, kPages);
+  std::vector<size_t> expected(kHurriedDepth, kHurriedDepth);
+  expected.resize(kPages, kPages);
+  EXPECT_EQ(at_completion_, expected);
 }
 
-TEST_F(WriteOutTest, LargeWritesAreGivenAtOnce) {
+TEST_F(GivenToTheDevice, LargeWritesAtOnce) {
   start();
-  size_t submitted = 0;
-  std::vector<size_t> at_completion;
-  device_->set_on_change(
-      [&](const MemoryDevice::Change& change) { submitted += !change.completed; });
-  on_written_ = [&] { at_completion.push_back(submitted); };
   for (uint32_t i = 0; i < 3; i++)
     rig_->write(i * 2 * WriteOut::kWriteBytes, WriteOut::kWriteBytes, i + 1);
   EXPECT_EQ(write().ios, 3u);
-  EXPECT_THAT(at_completion, ElementsAre(1, 2, 3));
-  device_->set_on_change(nullptr);
+  EXPECT_THAT(at_completion_, ElementsAre(1, 2, 3));
+}
+
+// Who is called does not keep the device waiting.
+TEST_F(GivenToTheDevice, AllBeforeItWaits) {
+  start();
+  device_->hold();
+  device_->set_release_on_wait(true);
+  std::vector<size_t> before_wait;
+  before_wait_ = [&] { before_wait.push_back(in_flight_); };
+  for (uint32_t i = 0; i < 20; i++) rig_->write(i * 8192, 4096, i + 1);
+  EXPECT_EQ(write(8).ios, 20u);
+  EXPECT_THAT(before_wait, ElementsAre(8, 8, 4));
+  before_wait_ = nullptr;
 }
 
 TEST_F(WriteOutTest, FlushSaysWhatTheDeviceSays) {

@@ -20,9 +20,11 @@ constexpr int kMostTries = 3;
 
 Result<std::unique_ptr<Writeback>> Writeback::create(const Parts& parts, const Options& options) {
   std::unique_ptr<Writeback> writeback(new Writeback(parts, options));
-  auto out = WriteOut::create({parts.pmem, parts.segments, parts.backing, parts.data_crc},
-                              [self = writeback.get()](uint64_t bytes)
-                                  NO_THREAD_SAFETY_ANALYSIS { self->note_written(bytes); });
+  auto out = WriteOut::create(
+      {parts.pmem, parts.segments, parts.backing, parts.data_crc},
+      {.written = [self = writeback.get()](uint64_t bytes)
+                      NO_THREAD_SAFETY_ANALYSIS { self->note_written(bytes); },
+       .before_wait = [self = writeback.get()]() NO_THREAD_SAFETY_ANALYSIS { self->tell_kept(); }});
   if (!out) return out.error();
   writeback->out_ = out.take();
   return writeback;
@@ -71,6 +73,7 @@ void Writeback::note_written(uint64_t bytes) {
 void Writeback::note_marked(size_t part, size_t all) {
   Batch& batch = under_way_[writing_];
   note_progress(batch, batch.plan.freed_bytes() / kMarkingShare * part / all);
+  tell_kept();
 }
 
 // The batch is not under way yet: what is told goes to whichever begins next.
@@ -81,7 +84,8 @@ void Writeback::note_moved(const BatchPlan& plan, uint64_t bytes) {
   const uint64_t n = share - std::min(share, credit_ahead_);
   if (n == 0) return;
   credit_ahead_ += n;
-  tell(n);
+  kept_progress_ += n;
+  tell_kept();
 }
 
 void Writeback::note_progress(Batch& batch, uint64_t appended_bytes) {
@@ -89,21 +93,12 @@ void Writeback::note_progress(Batch& batch, uint64_t appended_bytes) {
   PCACHE_CHECK(batch.credited_bytes <= all);
   const uint64_t n = std::min(appended_bytes, all - batch.credited_bytes);
   batch.credited_bytes += n;
-  tell(n);
-}
-
-void Writeback::tell(uint64_t progress_bytes) {
-  kept_progress_ += progress_bytes;
-  if (options_.progress_interval.count() == 0 ||
-      std::chrono::steady_clock::now() - told_at_ >= options_.progress_interval)
-    tell_kept();
+  kept_progress_ += n;
 }
 
 void Writeback::tell_kept() {
   const uint64_t bytes = std::exchange(kept_progress_, 0);
-  if (bytes == 0 || !options_.progress) return;
-  options_.progress(bytes);
-  if (options_.progress_interval.count() > 0) told_at_ = std::chrono::steady_clock::now();
+  if (bytes > 0 && options_.progress) options_.progress(bytes);
 }
 
 Error Writeback::failed(Error error) {
@@ -431,6 +426,7 @@ Status Writeback::settle_first() {
   passed_bytes_.store(end.dirty_bytes, std::memory_order_release);
   passed_.store(end.ksets, std::memory_order_release);
   note_progress(batch, batch.plan.freed_bytes());
+  tell_kept();
   counters_.bad_keys.set(settler_.damaged_extents());
   spare_ = std::move(batch.plan);
   under_way_.erase(under_way_.begin());

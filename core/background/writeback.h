@@ -32,7 +32,6 @@
 // Any thread; steps exclude each other.
 #pragma once
 
-#include <chrono>
 #include <functional>
 
 #include "background/cleaning_costs.h"
@@ -48,11 +47,9 @@ class Writeback {
  public:
   struct Options {
     // A step reports here how many appended bytes its progress stands for: no more, all in all,
-    // than what is passed without the copies that moves have made of it.
+    // than what is passed without the copies that moves have made of it. Of writes, while the
+    // device has something to do: a report may wake a thread, or do what that waits for.
     std::function<void(uint64_t)> progress = nullptr;
-    // What is reported sooner after the last report is kept for a later one of the step: each may
-    // wake a thread, and do its writes, while the device waits for the next of writeback's.
-    std::chrono::nanoseconds progress_interval{0};
     // Acknowledged data turned out to be damaged (positive errno).
     std::function<void(int)> data_lost = nullptr;
     // The backing device alone is at any moment a state that the user's barriers allow. Otherwise
@@ -181,7 +178,6 @@ class Writeback {
   Counter& written_for(WriteReason reason);
   void note_marked(size_t part, size_t all) REQUIRES(mu_);
   void note_progress(Batch& batch, uint64_t appended_bytes) REQUIRES(mu_);
-  void tell(uint64_t progress_bytes) REQUIRES(mu_);
   void tell_kept() REQUIRES(mu_);
   Error failed(Error error);
 
@@ -200,7 +196,6 @@ class Writeback {
   bool written_unknown_ GUARDED_BY(mu_) = false;
   BatchPlan spare_ GUARDED_BY(mu_);             // its memory is used again
   uint64_t kept_progress_ GUARDED_BY(mu_) = 0;  // not told yet, in bytes
-  std::chrono::steady_clock::time_point told_at_ GUARDED_BY(mu_);
   // Told as progress of what no batch under way stands for: of plans that were given up.
   uint64_t credit_ahead_ GUARDED_BY(mu_) = 0;
   // Of the keys behind the batches under way: whose data is moved already. To a new plan they are

@@ -170,38 +170,43 @@ TEST_F(WritebackTest, ProgressAddsUpToWhatIsPassed) {
   EXPECT_EQ(progress, appended) << "clean data makes none";
 }
 
-// Each report may wake a thread and do its writes: what comes soon after another waits until the
-// device has something to do, or the step is over.
-TEST_F(WritebackTest, ProgressIsKeptForAnInterval) {
+// A report may wake a thread, and do what that waits for: the device does not stand idle meanwhile.
+TEST_F(WritebackTest, ProgressOfWritesIsToldWhileTheDeviceWorks) {
   struct Told {
     uint64_t bytes;
-    uint32_t flushes_begun, flushes_ended;
+    uint32_t in_flight;
     auto operator<=>(const Told&) const = default;
   };
-  uint32_t begun = 0, ended = 0;
+  uint32_t in_flight = 0;
   std::vector<Told> told;
-  start({.writeback = {.progress =
-                           [&](uint64_t bytes) {
-                             told.push_back({bytes, begun, ended});
-                           },
-                       .progress_interval = std::chrono::hours{24 * 365 * 100}}});
-  device_->set_on_change([&](const MemoryDevice::Change& change) {
-    if (change.op == BlockOp::kFlush) (change.completed ? ended : begun)++;
-  });
+  start({.writeback = {.progress = [&](uint64_t bytes) { told.push_back({bytes, in_flight}); }}});
+  device_->set_on_change(
+      [&](const MemoryDevice::Change& change) { change.completed ? in_flight-- : in_flight++; });
   device_->hold();
   device_->set_release_on_wait(true);
   constexpr uint32_t kPages = 2 * kMarkingShare;
-  for (uint32_t i = 0; i < kPages; i++) rig_->write(i * 8192, 4096, i + 1);
-  rig_->flush();
+  const auto write_pages = [&] {
+    for (uint32_t i = 0; i < kPages; i++) rig_->write(i * 8192, 4096, i + 1);
+    rig_->flush();
+  };
+  write_pages();
   EXPECT_TRUE(step().value());
-  EXPECT_EQ(told, (std::vector<Told>{{(kPages - 2) * 4096, 1, 0}, {2 * 4096, 1, 1}}));
-  // A step that fails tells what it has got.
+  // A page's share of what is left for marking is missing.
+  constexpr uint64_t kOfWrites = kHurriedDepth * (4096 - 4096 / kMarkingShare);
+  static_assert(kPages == 4 * kHurriedDepth);
+  const std::vector<Told> of_writes{{kOfWrites, kHurriedDepth},
+                                    {kOfWrites, kHurriedDepth},
+                                    {kOfWrites, kHurriedDepth},
+                                    {kOfWrites, 1}};
+  std::vector<Told> of_all = of_writes;
+  of_all.push_back({kPages * 4096 / kMarkingShare, 0});
+  EXPECT_EQ(told, of_all);
+  // A step that fails tells what it has got, and the next one the rest.
   told.clear();
-  for (uint32_t i = 0; i < kPages; i++) rig_->write(i * 8192, 4096, i + 1);
-  rig_->flush();
+  write_pages();
   device_->set_error(BlockOp::kFlush, EIO);
   EXPECT_FALSE(step().ok());
-  EXPECT_EQ(told, (std::vector<Told>{{(kPages - 2) * 4096, 2, 1}}));
+  EXPECT_EQ(told, of_writes);
   device_->set_error(0);
   EXPECT_TRUE(step().value());
   uint64_t all = 0;
@@ -214,15 +219,21 @@ TEST_F(WritebackTest, ProgressIsKeptForAnInterval) {
 TEST_F(WritebackTest, SomeProgressIsMadeByMarking) {
   constexpr uint32_t kPages = 2 * kMarkingShare;
   std::vector<uint64_t> before, after;
-  start({.writeback = {.progress = [&](uint64_t bytes) {
-           (flushes() == 0 ? before : after).push_back(bytes);
-         }}});
+  bool flushed = false;
+  start({.writeback = {
+             .progress = [&](uint64_t bytes) { (flushed ? after : before).push_back(bytes); }}});
+  device_->set_on_change([&](const MemoryDevice::Change& change) {
+    flushed |= change.op == BlockOp::kFlush && change.completed;
+  });
+  device_->hold();
+  device_->set_release_on_wait(true);
   for (uint32_t i = 0; i < kPages; i++)
     rig_->write(i % 2 * kRangeBytes + i / 2 * 8192, 4096, i + 1);
   rig_->flush();
   EXPECT_EQ(rig_->write_back(), 1);
   EXPECT_EQ(std::accumulate(before.begin(), before.end(), uint64_t{0}), (kPages - 2) * 4096);
   EXPECT_THAT(after, ElementsAre(4096, 4096)) << "by stripe";
+  device_->set_on_change(nullptr);
 }
 
 TEST_F(WritebackTest, ABarrierDividesBatches) {

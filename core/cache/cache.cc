@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <chrono>
 #include <utility>
 
 #include "base/mutants.h"
@@ -17,9 +16,6 @@ namespace {
 // As many stripes as there can be: threads with regions of their own share none up to 2 GiB. For
 // each stripe a FLUSH looks at two cache lines, and closes a kset if one is open.
 constexpr uint32_t kStripes = Stripes::kMost;
-
-// See Writeback::Options. Short beside what a write waits that is let in by progress.
-constexpr std::chrono::microseconds kProgressInterval{200};
 
 BackingIdentity identity_of(const BlockDevice& device) {
   return {device.identity().text, device.size_bytes()};
@@ -271,8 +267,6 @@ Status Cache::wire() {
 Status Cache::wire_background() {
   Writeback::Options writing;
   writing.strict = options_.strict_order;
-  // With a thread of its own: who turns its executor by hand finds each step the same.
-  if (devices_.writeback_executor) writing.progress_interval = kProgressInterval;
   writing.progress = [this](uint64_t bytes) {
     requests_->pace().grant(bytes);
     requests_->deferred().run();
