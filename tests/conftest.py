@@ -89,6 +89,16 @@ def pytest_configure(config):
                                 "of the golden images, or to none to test those of tests/testdata alone")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def runtime_folder(disk_parent):
+    """For the control sockets of this process's caches, and of those that it starts: nobody else's are met."""
+    folder = _own_folder(disk_parent)
+    os.environ["PCACHE_RUNTIME_DIR"] = str(folder)
+    yield folder
+    del os.environ["PCACHE_RUNTIME_DIR"]
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def pytest_report_header():
     return golden_summary()
 

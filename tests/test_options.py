@@ -87,7 +87,7 @@ def test_an_option_that_there_is_not():
     assert libpcache.LIB.pcache_option_describe(len(libpcache.OPTIONS), ctypes.byref(info)) == -errno.ENOENT
 
 
-# ---- What each front knows is what the table says; stats_file and filename are the engine's own ----
+# ---- What each front knows is what the table says; stats_file, stats_interval and filename are the engine's own ----
 
 def paragraphs(text, start):
     """Those of a manual that begin so, by the name behind `start`."""
@@ -100,7 +100,7 @@ def test_the_engines_manual_has_what_the_table_has():
     manual = paragraphs((libpcache.ROOT / "engine" / "README.md").read_text().split("## Options")[1]
                         .split("## Semantics")[0], r"\*\*")
     taken = {option.fio: option for option in libpcache.OPTIONS.values() if option.fio}
-    assert set(manual) == set(taken) | {"stats_file"}
+    assert set(manual) == set(taken) | {"stats_file", "stats_interval"}
     for name, option in taken.items():
         text = manual[name]
         for choice in option.choices:

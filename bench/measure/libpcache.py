@@ -42,7 +42,7 @@ class _OptionInfo(c.Structure):
 
 class _StatusField(c.Structure):
     _fields_ = [("size", c.c_uint32), ("reserved", c.c_uint32), ("object", c.c_char_p), ("name", c.c_char_p),
-                ("text", c.c_char_p)]
+                ("text", c.c_char_p), ("kind", c.c_char_p)]
 
 
 TEXT, NAME, SWITCH, NUMBER, SIZE, CHOICE = range(6)  # enum pcache_option_type
@@ -169,8 +169,9 @@ def new_options():
 
 def set_option(raw, name, text):
     """From text; raises PcacheError."""
-    err = _Error()
-    _check(LIB.pcache_options_set(c.byref(raw), name.encode(), text.encode(), c.byref(err)), err)
+    err, raw_text = _Error(), text.encode()
+    _check(LIB.pcache_options_set(c.byref(raw), name.encode(), raw_text, c.byref(err)), err)
+    raw.texts = [*getattr(raw, "texts", []), raw_text]  # the library does not copy a path
 
 
 def get_option(raw, name):

@@ -250,7 +250,9 @@ void Worker::writeback_task() {
     const auto moved = writeback_.step(wanted ? head : idle_until_, size_of(*actions));
     if (actions->bytes_per_second > 0) ahead_bytes_ += counters.written_bytes.load() - written;
     if (!moved) {
-      if (!stopping_.load(std::memory_order_acquire)) note_failure(moved.error());
+      // ECANCELED: it was given up, which is no fault of the device.
+      if (!stopping_.load(std::memory_order_acquire) && moved.error().code != ECANCELED)
+        note_failure(moved.error());
       return;
     }
     // What needs no device says nothing about it, but there was memory for it.
@@ -350,7 +352,7 @@ Worker::State Worker::state() const {
   return state_;
 }
 
-Status Worker::drain() {
+Status Worker::drain(const std::atomic<bool>* given_up) {
   const Writeback::Drain drain(writeback_);
   Status closed = parts_.stripes.close_all();
   // Of a log that has failed what is in it can still be saved.
@@ -362,6 +364,8 @@ Status Worker::drain() {
   draining.draining = true;
   const Writeback::Size batch = batch_for(draining);
   while (writeback_.behind(until)) {
+    if (given_up && given_up->load(std::memory_order_relaxed))
+      return undrained(make_error(ECANCELED, "the drain was given up"), until);
     const auto moved = writeback_.step(until, batch);
     if (!moved) {
       const uint64_t left = writeback_.unwritten_bytes();

@@ -75,7 +75,10 @@ class Worker {
   // Writes back what was complete at the call, in the caller's thread, and moves dirty_tail past
   // it. When the device takes no more, returns its errno and says how much is left. Returns EIO
   // when damaged data stays behind.
-  Status drain();
+  // `given_up`: until that is so, ECANCELED.
+  Status drain(const std::atomic<bool>* given_up = nullptr);
+  // As Writeback::give_up(). Any thread.
+  void give_up(bool on) { writeback_.give_up(on); }
   // One batch of writeback, with dirty data moved wherever it can be; for tests and simulators.
   Result<bool> move_step();
   // For the end, without executors: makes room for the log until `done` says so, or nothing more

@@ -121,10 +121,10 @@ class Writeback {
   X(space_bytes, "written_for_space_bytes", "space was short")                                 \
   X(limit_bytes, "written_at_limit_bytes", "there was more dirty data than the options allow") \
   X(drain_bytes, "written_in_drain_bytes", "a drain")                                          \
-  X(flushes, "flushes", "of the backing device")                                               \
-  X(bad_keys, "bad_extents", "known to be damaged, as of the last step")
+  X(flushes, "flushes", "of the backing device")
   struct Counters {
     PCACHE_WRITEBACK_COUNTERS(PCACHE_COUNTER_MEMBER)
+    Counter bad_keys;  // known to be damaged, as of the last step
   };
   const Counters& counters() const { return counters_; }
   // What dirty_tail has passed since attach.

@@ -25,6 +25,18 @@ void Histogram::merge(const Histogram& other) {
   max_ns_.store(std::max(max_ns(), other.max_ns()), std::memory_order_relaxed);
 }
 
+void Histogram::subtract(const Histogram& before) {
+  size_t last = 0;
+  for (size_t i = 0; i < kBuckets; i++) {
+    const uint64_t n = count(i);
+    counts_[i].store(n - std::min(n, before.count(i)), std::memory_order_relaxed);
+    if (count(i) > 0) last = i;
+  }
+  if (max_ns() > before.max_ns()) return;
+  const uint64_t most = count(last) > 0 ? upper_ns(last) - 1 : 0;
+  max_ns_.store(std::min(max_ns(), most), std::memory_order_relaxed);
+}
+
 uint64_t Histogram::count() const {
   uint64_t n = 0;
   for (size_t i = 0; i < kBuckets; i++) n += count(i);

@@ -21,6 +21,9 @@ class Histogram {
     if (ns > max_ns_.load(std::memory_order_relaxed)) max_ns_.store(ns, std::memory_order_relaxed);
   }
   void merge(const Histogram& other);
+  // Takes away what it had `before`. The longest of what is left is known by its bucket, unless it
+  // is longer than all before.
+  void subtract(const Histogram& before);
 
   uint64_t count() const;
   uint64_t count(size_t bucket) const { return counts_[bucket].load(std::memory_order_relaxed); }

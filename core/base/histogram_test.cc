@@ -35,6 +35,29 @@ TEST(Histogram, QuantilesOfAKnownDistribution) {
   EXPECT_EQ(h.max_ns(), 1000u);
 }
 
+TEST(Histogram, SubtractLeavesWhatCameSince) {
+  Histogram before, h;
+  for (const uint64_t ns : {10, 100, 5000}) before.add(ns);
+  h.merge(before);
+  h.subtract(before);
+  EXPECT_EQ(h.count(), 0u);
+  EXPECT_EQ(h.max_ns(), 0u);
+  h.merge(before);
+  h.add(100);
+  h.subtract(before);
+  EXPECT_EQ(h.count(), 1u);
+  EXPECT_EQ(h.count(Histogram::bucket_of(100)), 1u);
+  EXPECT_GE(h.max_ns(), 100u) << "known by its bucket";
+  EXPECT_LT(h.max_ns(), Histogram::upper_ns(Histogram::bucket_of(100)));
+  Histogram longer;
+  longer.merge(before);
+  longer.add(6001);
+  longer.subtract(before);
+  EXPECT_EQ(longer.max_ns(), 6001u);
+  longer.subtract(before);
+  EXPECT_EQ(longer.count(), 1u) << "never below 0";
+}
+
 TEST(Histogram, MergeAddsUpAndKeepsTheLongest) {
   Histogram a, b;
   a.add(10);

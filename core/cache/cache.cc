@@ -409,9 +409,14 @@ Status Cache::refuse_if_readonly(const char* what) const {
   return make_error(EROFS, "%s: the cache was opened with readonly=1, nothing is written", what);
 }
 
-Status Cache::drain() {
+Status Cache::drain(const std::atomic<bool>* given_up) {
   if (auto writable = refuse_if_readonly("drain"); !writable) return writable;
-  return worker_->drain();
+  return worker_->drain(given_up);
+}
+
+Status Cache::commit() {
+  if (options_.readonly) return {};  // as a FLUSH
+  return stripes_->close_all();
 }
 
 SpaceWatch::Sample Cache::sample_space(Worker::State state) const {

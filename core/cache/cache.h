@@ -18,6 +18,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <memory>
 
 #include "background/worker.h"
@@ -32,6 +33,13 @@
 #include "segment/persist_record.h"
 
 namespace pcache {
+
+// What the status counts from.
+struct CounterBase {
+  std::chrono::system_clock::time_point since;
+  std::vector<uint64_t> counts;  // of each field of the status that is a counter
+  std::array<Histogram, kLatencyClasses> latency;
+};
 
 class Cache {
  public:
@@ -50,7 +58,15 @@ class Cache {
   // Stops background work, commits open ksets and, with the option `drain`, drains. pcache_close()
   // returns the same. No queue may be left.
   Status close();
-  Status drain();
+  // Until `given_up`, at the latest with a batch that has begun (ECANCELED).
+  Status drain(const std::atomic<bool>* given_up = nullptr);
+  // Writeback tries no more of its batch than what is in flight, or goes on. Any thread.
+  void give_up_writeback(bool on) { worker_->give_up(on); }
+  // Makes durable in pmem what is complete. It reports no damage, as a FLUSH does once, and does
+  // not wait for space, as a FLUSH does: ENOSPC.
+  Status commit();
+  // What the status counts begins at 0 now. Any thread.
+  void reset_counters() EXCLUDES(counter_mu_);
   // As Worker::move_step(); for simulators.
   Result<bool> move_step() { return worker_->move_step(); }
   Status set_gc_percent(int64_t percent) EXCLUDES(frame_mu_);
@@ -68,6 +84,12 @@ class Cache {
   Dirty dirty() const;
 
   // For status and tests.
+  std::chrono::system_clock::time_point attached_at() const { return attached_at_; }
+  // Of the last reset_counters(), nullptr: none.
+  std::shared_ptr<const CounterBase> counter_base() const EXCLUDES(counter_mu_) {
+    MutexLock lock(counter_mu_);
+    return counter_base_;
+  }
   bool readonly() const { return options_.readonly; }
   const DeviceFrame& frame() const { return frame_; }
   CacheInfoFields info() EXCLUDES(frame_mu_) {
@@ -118,6 +140,7 @@ class Cache {
 
   Devices devices_;
   const Options options_;
+  const std::chrono::system_clock::time_point attached_at_ = std::chrono::system_clock::now();
   Log messages_;
   RecoverOptions recovery_;
   std::optional<media::Identity> new_identity_;  // to be written
@@ -130,6 +153,8 @@ class Cache {
   Mutex frame_mu_;
   Mutex dirty_mu_;
   DirtyOptions dirty_options_ GUARDED_BY(dirty_mu_);
+  mutable Mutex counter_mu_;
+  std::shared_ptr<const CounterBase> counter_base_ GUARDED_BY(counter_mu_);
   MediaErrors media_errors_;
   Recovered recovered_;
   std::unique_ptr<KeyLog> log_;

@@ -66,6 +66,52 @@ TEST_F(CacheBackground, TheIntervalWritesBackWhatIsClosed) {
   detach();
 }
 
+TEST_F(CacheBackground, ADrainThatIsGivenUpLeavesTheRestDirty) {
+  attach();
+  for (uint64_t epoch = 0; epoch < 4; epoch++)
+    ASSERT_EQ(write(epoch * 8192, 4096, 1, PCACHE_REQ_FUA), 0);
+  std::atomic<bool> given_up{false};
+  device_->set_on_change([&](const MemoryDevice::Change& change) {
+    if (change.op == BlockOp::kFlush && change.completed) given_up = true;
+  });
+  const Status drained = cache_->drain(&given_up);
+  ASSERT_FALSE(drained.ok());
+  EXPECT_EQ(drained.error().code, ECANCELED);
+  EXPECT_THAT(drained.error().text, HasSubstr("12288 bytes of dirty data are left"));
+  device_->set_on_change(nullptr);
+  EXPECT_TRUE(cache_->drain().ok()) << "another one goes on";
+  EXPECT_EQ(cache_->dirty().live_bytes, 0u);
+  detach();
+}
+
+// What is given up is no failure of the device, and is done by the next that works.
+TEST_F(CacheBackground, WritebackThatIsGivenUpGoesOnLater) {
+  attach();
+  ASSERT_EQ(write(0, 4096, 7), 0);
+  cache_->give_up_writeback(true);
+  executor_->advance(milliseconds(6000));
+  EXPECT_EQ(on_device(0, 4096), MemoryDevice::pattern(0, 4096));
+  EXPECT_FALSE(cache_->worker().state().failing);
+  EXPECT_TRUE(lines_.lines.empty());
+  cache_->give_up_writeback(false);
+  executor_->advance(milliseconds(6000));
+  EXPECT_EQ(on_device(0, 4096), Bytes(4096, std::byte(7)));
+  detach();
+}
+
+TEST_F(CacheBackground, CommitMakesDurableAndTellsNoLoss) {
+  attach();
+  ASSERT_EQ(write(0, 4096, 7), 0);
+  ASSERT_GT(cache_->stripes().open_keys(), 0u);
+  cache_->requests().data_lost(EIO);
+  EXPECT_TRUE(cache_->commit().ok());
+  EXPECT_EQ(cache_->stripes().open_keys(), 0u);
+  pcache_request flush{PCACHE_OP_FLUSH, 0, 0, 0, nullptr, 0, 0, nullptr};
+  EXPECT_EQ(queue_->submit(&flush), 1);
+  EXPECT_EQ(flush.result, -EIO) << "which is for a FLUSH to tell";
+  detach();
+}
+
 TEST_F(CacheBackground, CloseLeavesDirtyDataOrDrainsIt) {
   attach();
   ASSERT_EQ(write(0, 4096, 7), 0);

@@ -15,6 +15,8 @@
 
 namespace pcache {
 
+inline constexpr const char* kNoControl = "off";
+
 // As given.
 struct DirtyOptions {
   int64_t high_percent = 100, low_percent = PCACHE_TEN_BELOW;
@@ -36,6 +38,7 @@ struct Options {
   DirtyOptions dirty;
   policy::PolicyKind policy = policy::PolicyKind::kFifo;
   uint64_t seq_cutoff_bytes = 0;  // 0: none
+  std::string control;            // a path, or kNoControl; empty: the default one
   Log log;
 };
 

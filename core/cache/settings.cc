@@ -4,6 +4,7 @@
 
 #include "cache/cache.h"
 #include "cache/option_table.h"
+#include "cache/status.h"
 
 namespace pcache {
 
@@ -59,6 +60,12 @@ Status Cache::set_dirty_option(int64_t DirtyOptions::*option, int64_t value) {
   dirty_options_ = changed;
   worker_->set_dirty_limits(limits.value());
   return {};
+}
+
+void Cache::reset_counters() {
+  std::shared_ptr<const CounterBase> now = count_now(*this);
+  MutexLock lock(counter_mu_);
+  counter_base_.swap(now);
 }
 
 }  // namespace pcache

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "cache/status.h"
 
+#include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <functional>
 #include <vector>
@@ -34,12 +36,18 @@ struct View {
   const KeyLog::Counters log;
   const Cache::Dirty dirty;
   const Worker::State worker;
+  std::chrono::system_clock::time_point counted_since;
   QueueCounters requests;  // of all queues
 };
+
+uint64_t unix_ms(std::chrono::system_clock::time_point at) {
+  return static_cast<uint64_t>(at.time_since_epoch() / std::chrono::milliseconds(1));
+}
 
 struct Field {
   StatusField is;
   std::function<Json(View&)> value;
+  std::function<uint64_t(View&)> count;  // of a counter, in place of `value`
 };
 
 Json latency_of(const Histogram& h, bool sampled) {
@@ -59,14 +67,23 @@ Json latency_of(const Histogram& h, bool sampled) {
 
 class Fields : public std::vector<Field> {
  public:
+  // What holds now, or was so at attach.
   void add(const char* object, const char* name, const char* text,
            std::function<Json(View&)> value) {
-    push_back({{object, name, text}, std::move(value)});
+    push_back({{object, name, text, StatusKind::kState}, std::move(value), nullptr});
+  }
+  void count(const char* object, const char* name, const char* text,
+             std::function<uint64_t(View&)> value) {
+    push_back({{object, name, text, StatusKind::kCounter}, nullptr, std::move(value)});
   }
 };
 
 void add_devices(Fields* fields) {
   fields->add("", "version", "of this status's format", [](View&) { return Json(1); });
+  fields->add("time", "attached_unix_ms", "when the cache was attached",
+              [](View& v) { return Json(unix_ms(v.cache.attached_at())); });
+  fields->add("time", "counted_since_unix_ms", "when the counters began: at the attach, or later",
+              [](View& v) { return Json(unix_ms(v.counted_since)); });
   fields->add("cache", "pmem_kind", "what the cache device is",
               [](View& v) { return Json(pmem_kind_name(v.cache.pmem().kind())); });
   fields->add("cache", "persist", "the persist method in use",
@@ -111,12 +128,12 @@ void add_segments_and_log(Fields* fields) {
               [](View& v) { return Json(position(v.cache.tails().dirty_tail())); });
   fields->add("log", "key_tail", "where the log begins",
               [](View& v) { return Json(position(v.cache.tails().key_tail())); });
-  fields->add("log", "ksets", "appended", [](View& v) { return Json(v.log.ksets); });
-  fields->add("log", "groups", "of ksets, appended together",
-              [](View& v) { return Json(v.log.groups); });
-  fields->add("log", "keys", "appended", [](View& v) { return Json(v.log.keys); });
-  fields->add("log", "rolls", "times that the log went on in another segment",
-              [](View& v) { return Json(v.log.rolls); });
+  fields->count("log", "ksets", "appended", [](View& v) { return v.log.ksets; });
+  fields->count("log", "groups", "of ksets, appended together",
+                [](View& v) { return v.log.groups; });
+  fields->count("log", "keys", "appended", [](View& v) { return v.log.keys; });
+  fields->count("log", "rolls", "times that the log went on in another segment",
+                [](View& v) { return v.log.rolls; });
   fields->add("log", "open_keys", "in ksets that are not closed yet",
               [](View& v) { return Json(v.cache.stripes().open_keys()); });
 }
@@ -142,23 +159,22 @@ void add_background(Fields* fields) {
   fields->add("writeback", "backoff_ms", "until it is tried again",
               [](View& v) { return Json(v.worker.backoff.count()); });
   for (const auto& counter : kWritebackCounters)
-    fields->add("writeback", counter.name, counter.text, [=](View& v) {
-      return Json((v.cache.writeback().counters().*counter.member).load());
-    });
-  fields->add("writeback", "passed_bytes", "of keys that dirty_tail has passed, as appended",
-              [](View& v) { return Json(v.cache.writeback().passed_dirty_bytes()); });
+    fields->count("writeback", counter.name, counter.text,
+                  [=](View& v) { return (v.cache.writeback().counters().*counter.member).load(); });
+  fields->add("writeback", "bad_extents", "known to be damaged, as of the last step",
+              [](View& v) { return Json(v.cache.writeback().counters().bad_keys.load()); });
+  fields->count("writeback", "passed_bytes", "of keys that dirty_tail has passed, as appended",
+                [](View& v) { return v.cache.writeback().passed_dirty_bytes(); });
   for (const auto& counter : kMoverCounters)
-    fields->add("writeback", counter.name, counter.text, [=](View& v) {
-      return Json((v.cache.writeback().moved().*counter.member).load());
-    });
+    fields->count("writeback", counter.name, counter.text,
+                  [=](View& v) { return (v.cache.writeback().moved().*counter.member).load(); });
   fields->add("reclaim", "state", "ok, or why it cannot go on", [](View& v) {
     const char* const fault = v.cache.worker().reclaim_fault();
     return Json(fault ? fault : "ok");
   });
   for (const auto& counter : kReclaimCounters)
-    fields->add("reclaim", counter.name, counter.text, [=](View& v) {
-      return Json((v.cache.reclaim().counters().*counter.member).load());
-    });
+    fields->count("reclaim", counter.name, counter.text,
+                  [=](View& v) { return (v.cache.reclaim().counters().*counter.member).load(); });
 }
 
 void add_policy(Fields* fields) {
@@ -172,17 +188,17 @@ void add_policy(Fields* fields) {
     const policy::Retention* const retention = v.cache.retention();
     return Json(policy::name_of(retention ? retention->rule() : policy::Rule::kFifo));
   });
-  fields->add("policy", "changes", "of the rule", [](View& v) {
+  fields->count("policy", "changes", "of the rule", [](View& v) {
     const policy::Retention* const retention = v.cache.retention();
-    return Json(retention ? retention->changes() : 0);
+    return retention ? uint64_t{retention->changes()} : uint64_t{0};
   });
-  fields->add("policy", "kept_keys", "appended for clean data that stayed", [](View& v) {
+  fields->count("policy", "kept_keys", "appended for clean data that stayed", [](View& v) {
     const Mover::Counters* const kept = v.cache.reclaim().kept();
-    return Json(kept ? kept->moved_keys.load() : 0);
+    return kept ? kept->moved_keys.load() : uint64_t{0};
   });
-  fields->add("policy", "kept_bytes", "of them, copied to a new place", [](View& v) {
+  fields->count("policy", "kept_bytes", "of them, copied to a new place", [](View& v) {
     const Mover::Counters* const kept = v.cache.reclaim().kept();
-    return Json(kept ? kept->moved_bytes.load() : 0);
+    return kept ? kept->moved_bytes.load() : uint64_t{0};
   });
 }
 
@@ -210,18 +226,18 @@ void add_attach(Fields* fields) {
 
 void add_requests(Fields* fields) {
   for (const auto& counter : kQueueCounters)
-    fields->add("requests", counter.name, counter.text,
-                [=](View& v) { return Json((v.requests.*counter.member).load()); });
+    fields->count("requests", counter.name, counter.text,
+                  [=](View& v) { return (v.requests.*counter.member).load(); });
   fields->add("requests", "waiting_for_space", "now",
               [](View& v) { return Json(v.cache.requests().deferred().count()); });
   for (size_t i = 0; i < kLatencyClasses; i++)
-    fields->add("latency", kLatencyNames[i].name, kLatencyNames[i].text, [=](View& v) {
-      return latency_of(v.requests.latency[i], kLatencyNames[i].is_sampled);
-    });
+    fields->push_back(
+        {{"latency", kLatencyNames[i].name, kLatencyNames[i].text, StatusKind::kLatency},
+         [=](View& v) { return latency_of(v.requests.latency[i], kLatencyNames[i].is_sampled); },
+         nullptr});
   for (const auto& counter : kSharedCounters)
-    fields->add("events", counter.name, counter.text, [=](View& v) {
-      return Json((v.cache.requests().counters().*counter.member).load());
-    });
+    fields->count("events", counter.name, counter.text,
+                  [=](View& v) { return (v.cache.requests().counters().*counter.member).load(); });
 }
 
 Fields all_fields() {
@@ -264,11 +280,32 @@ const StatusField& status_field(size_t index) {
   return fields()[index].is;
 }
 
-std::string status_json(Cache& cache) {
+std::shared_ptr<const CounterBase> count_now(Cache& cache) {
   View view(cache);
+  auto base = std::make_shared<CounterBase>();
+  base->since = std::chrono::system_clock::now();
+  for (const Field& field : fields()) base->counts.push_back(field.count ? field.count(view) : 0);
+  for (size_t i = 0; i < kLatencyClasses; i++) base->latency[i].merge(view.requests.latency[i]);
+  return base;
+}
+
+std::string status_json(Cache& cache) {
+  const std::shared_ptr<const CounterBase> base = cache.counter_base();
+  View view(cache);
+  view.counted_since = base ? base->since : cache.attached_at();
+  for (size_t i = 0; base && i < kLatencyClasses; i++)
+    view.requests.latency[i].subtract(base->latency[i]);
   Json json;
-  for (const Field& field : fields())
-    (*field.is.object ? json[field.is.object] : json)[field.is.name] = field.value(view);
+  for (size_t i = 0; i < fields().size(); i++) {
+    const Field& field = fields()[i];
+    Json& value = (*field.is.object ? json[field.is.object] : json)[field.is.name];
+    if (!field.count) {
+      value = field.value(view);
+      continue;
+    }
+    const uint64_t all = field.count(view);
+    value = Json(all - std::min(all, base ? base->counts[i] : 0));
+  }
   // Not in every status: with persist=auto, what was measured.
   if (const auto& calibration = cache.calibration())
     for (const Calibration::Method& method : calibration->measured)

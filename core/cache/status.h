@@ -12,13 +12,18 @@ namespace pcache {
 // DIRTY_TAIL KEY_TAIL", flags in hexadecimal, positions as segment:offset.
 std::string status_line(Cache& cache);
 
+// What Cache::reset_counters() keeps.
+std::shared_ptr<const CounterBase> count_now(Cache& cache);
+
 // One JSON object; every size in bytes. The field names are part of the interface.
 std::string status_json(Cache& cache);
 
 // Every JSON status has these: `name` in the object `object`, or at the top if that is "".
 // status.cc has the table; the counters' tables are beside their structs.
+enum class StatusKind { kState, kCounter, kLatency };  // kCounter: only grows, until it is reset
 struct StatusField {
   const char *object, *name, *text;
+  StatusKind kind;
 };
 size_t status_field_count();
 const StatusField& status_field(size_t index);

@@ -4,6 +4,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <thread>
 
 #include "cache/cache_for_test.h"
 
@@ -93,6 +94,47 @@ TEST_F(StatusTest, JsonCounts) {
   EXPECT_EQ(status["index"]["mapped_bytes"], 12288);
   EXPECT_EQ(status["segments"]["data"], 1);
   EXPECT_EQ(status["segments"]["log"], 1);
+  detach();
+}
+
+// Who waits for something to happen compares two.
+TEST_F(StatusTest, StaysTheSameWhileNothingHappens) {
+  attach();
+  ASSERT_EQ(write(0, 4096, 1), 0);
+  const std::string before = status_json(*cache_);
+  std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  EXPECT_EQ(status_json(*cache_), before);
+  detach();
+}
+
+// Of a queue that is gone, too; what is so, and no count, stays.
+TEST_F(StatusTest, CountersBeginAnew) {
+  attach();
+  for (uint64_t i = 0; i < 3 * kSampling; i++) ASSERT_EQ(write(i * 4096, 4096, 1), 0);
+  ASSERT_EQ(write(0, 4096, 1, PCACHE_REQ_FUA), 0);
+  queue_ = cache_->create_queue(16).take();
+  const json before = json::parse(status_json(*cache_));
+  ASSERT_EQ(before["requests"]["writes"], 3 * kSampling + 1);
+  ASSERT_EQ(before["latency"]["write"]["count"], 3);
+  cache_->reset_counters();
+  const json reset = json::parse(status_json(*cache_));
+  for (size_t i = 0; i < status_field_count(); i++) {
+    const StatusField& field = status_field(i);
+    if (std::string(field.object) == "time") continue;  // says when that was
+    const auto of = [&](const json& status) {
+      return *field.object ? status[field.object][field.name] : status[field.name];
+    };
+    if (field.kind == StatusKind::kCounter)
+      EXPECT_EQ(of(reset), 0) << field.object << "." << field.name;
+    else if (field.kind == StatusKind::kState)
+      EXPECT_EQ(of(reset), of(before)) << field.object << "." << field.name;
+    else
+      EXPECT_EQ(of(reset)["count"], 0) << field.object << "." << field.name;
+  }
+  ASSERT_EQ(write(0, 8192, 2), 0);
+  const json after = json::parse(status_json(*cache_));
+  EXPECT_EQ(after["requests"]["writes"], 1);
+  EXPECT_EQ(after["requests"]["write_bytes"], 8192);
   detach();
 }
 

@@ -4,12 +4,14 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 
 #include "base/sized.h"
 #include "cache/cache.h"
 #include "cache/status.h"
 #include "capi/error.h"
 #include "capi/fork_guard.h"
+#include "control/commands.h"
 #include "pcache.h"
 
 struct pcache_cache final : pcache::Guarded {
@@ -18,6 +20,8 @@ struct pcache_cache final : pcache::Guarded {
   }
   ~pcache_cache() { delist(); }
   std::unique_ptr<pcache::Cache> cache;
+  std::unique_ptr<pcache::CacheCommands> commands;
+  std::unique_ptr<pcache::ControlServer> control;  // last: it uses the others
 };
 struct pcache_queue final : pcache::Guarded {
   explicit pcache_queue(std::unique_ptr<pcache::Queue> created) : queue(std::move(created)) {
@@ -40,6 +44,39 @@ int forked(pcache_error* err) {
               err);
 }
 
+// Where one is asked for: before anything is changed, since it may not be had.
+pcache::Status listen_where_asked(const pcache::Options& options,
+                                  std::optional<pcache::ControlSocket>* socket) {
+  if (options.control.empty() || options.control == pcache::kNoControl) return {};
+  auto made = pcache::ControlSocket::listen(options.control, false);
+  if (!made)
+    return pcache::make_error(made.error().code, "option control: %s", made.error().text.c_str());
+  socket->emplace(made.take());
+  return {};
+}
+
+// The cache is of use without.
+pcache::Status begin_control(const pcache::Options& options,
+                             std::optional<pcache::ControlSocket> socket,
+                             pcache_cache* handle) try {
+  if (options.control == pcache::kNoControl) return {};
+  if (!socket) {
+    const auto path = pcache::default_socket(options.pmem.path, options.readonly);
+    if (!path) return path.error();
+    auto made = pcache::ControlSocket::listen(path.value(), true);
+    if (!made) return made.error();
+    socket.emplace(made.take());
+  }
+  handle->commands = std::make_unique<pcache::CacheCommands>(*handle->cache, options.pmem.path,
+                                                             options.backing.path);
+  auto server = pcache::ControlServer::start(std::move(*socket), *handle->commands);
+  if (!server) return server.error();
+  handle->control = server.take();
+  return {};
+} catch (const std::bad_alloc&) {
+  return pcache::out_of_memory();
+}
+
 }  // namespace
 
 PCACHE_EXPORT int pcache_open(const pcache_options* options, pcache_cache** out,
@@ -49,9 +86,18 @@ PCACHE_EXPORT int pcache_open(const pcache_options* options, pcache_cache** out,
     auto checked = pcache::check_options(*options);
     if (!checked) return fail(checked.error(), err);
     auto handle = std::make_unique<pcache_cache>(nullptr);  // before what cannot be undone
+    std::optional<pcache::ControlSocket> socket;
+    if (auto made = listen_where_asked(checked.value(), &socket); !made)
+      return fail(made.error(), err);
     auto cache = pcache::Cache::open(checked.value());
     if (!cache) return fail(cache.error(), err);
     handle->cache = cache.take();
+    if (auto begun = begin_control(checked.value(), std::move(socket), handle.get()); !begun)
+      checked.value().log.print(
+          pcache::LogLevel::kNotice,
+          "control socket: %s: no pcachectl finds this cache while it is attached; control=PATH "
+          "names another place, control=off has none",
+          begun.error().text.c_str());
     *out = handle.release();
     return 0;
   });
@@ -61,6 +107,7 @@ PCACHE_EXPORT int pcache_close(pcache_cache* cache, pcache_error* err) {
   if (!cache) return 0;
   // A handle of the parent process is never destroyed.
   if (cache->foreign()) return guarded(err, [&] { return forked(err); });
+  cache->control.reset();
   const int rc = guarded(err, [&]() -> int {
     const auto closed = cache->cache->close();
     return closed ? 0 : fail(closed.error(), err);

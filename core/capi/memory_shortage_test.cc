@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "blockdev/temp_file_for_test.h"
+#include "control/folder_for_test.h"
 #include "pcache.h"
 #include "testing/shortage/failing_memory.h"
 
@@ -49,6 +50,7 @@ class CapiMemoryShortage : public ::testing::TestWithParam<const char*> {
     options_.backing_path = device_.path().c_str();
     options_.cache_size = kCacheBytes;
     options_.emulate_pmem = 1;
+    options_.control = control_.c_str();
     ASSERT_EQ(pcache_options_set(&options_, "io_mode", GetParam(), &error_), 0) << error_.text;
     unlink(cache_.c_str());
     open();
@@ -72,6 +74,7 @@ class CapiMemoryShortage : public ::testing::TestWithParam<const char*> {
   void expect_nothing_left() {
     EXPECT_EQ(descriptors(), descriptors_);
     EXPECT_EQ(threads(threads_), threads_);
+    EXPECT_EQ(entries(folder_.path().c_str()), 0u);
   }
   static void expect_out_of_memory(int rc, const pcache_error& error) {
     EXPECT_EQ(rc, -ENOMEM) << error.text;
@@ -93,6 +96,8 @@ class CapiMemoryShortage : public ::testing::TestWithParam<const char*> {
 
   const std::string cache_ = "/dev/shm/pcache-capi-test-" + std::to_string(getpid());
   const TempFile device_{kDeviceBytes};
+  const TempFolder folder_;
+  const std::string control_ = folder_ / "socket";
   pcache_options options_;
   pcache_error error_ = {};
   pcache_cache* opened_ = nullptr;

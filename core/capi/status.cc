@@ -20,7 +20,10 @@ PCACHE_EXPORT int pcache_status_field_describe(uint32_t index, pcache_status_fie
     if (!pcache::is_sized(field->size, sizeof field->size)) return -EINVAL;
     if (index >= pcache::status_field_count()) return -ENOENT;
     const pcache::StatusField& is = pcache::status_field(index);
-    pcache::give_sized(pcache_status_field{0, 0, is.object, is.name, is.text}, field);
+    constexpr const char* kKinds[] = {"state", "counter", "latency"};  // by StatusKind
+    pcache::give_sized(pcache_status_field{0, 0, is.object, is.name, is.text,
+                                           kKinds[static_cast<size_t>(is.kind)]},
+                       field);
     return 0;
   });
 }

@@ -37,6 +37,8 @@ void add_resize(CLI::App& app, int* exit_code);
 void add_set(CLI::App& app, int* exit_code);
 void add_identity(CLI::App& app, int* exit_code);
 void add_calibrate(CLI::App& app, int* exit_code);
+void add_list(CLI::App& app, int* exit_code);
+void add_live_commands(CLI::App& app, int* exit_code);  // flush, drain, stats, metrics
 
 // Prints the line; kUntrusted for a damaged image (EUCLEAN), else kFailed.
 int fail(const Error& error);

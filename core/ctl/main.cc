@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// pcachectl: maintains dm-pcache images offline, ours and the kernel target's.
+// pcachectl: maintains dm-pcache images offline, ours and the kernel target's, and asks caches
+// that are attached.
 #include <cstdio>
 #include <exception>
 #include <iostream>
@@ -18,6 +19,8 @@ constexpr const char* kFooter =
     "  pcachectl dump cache.img --range 1M+64K            where do these sectors live?\n"
     "  pcachectl export cache.img --backing disk.img --to whole.img\n"
     "  pcachectl writeback cache.img --to /dev/sdb        drains the dirty data\n"
+    "  pcachectl list                                     which caches are attached?\n"
+    "  pcachectl status /dev/dax0.0 --watch               what does it do, each second?\n"
     "See pcachectl(1), and pcachectl SUBCOMMAND --help.";
 
 bool has_subcommand(const CLI::App& app, const std::string& name) {
@@ -30,7 +33,7 @@ bool has_subcommand(const CLI::App& app, const std::string& name) {
 
 int main(int argc, char** argv) try {
   using namespace pcache::ctl;
-  CLI::App app("Looks after dm-pcache cache images that are not attached.", "pcachectl");
+  CLI::App app("Looks after dm-pcache cache images, and caches that are attached.", "pcachectl");
   app.set_version_flag("--version", "pcachectl " PCACHE_VERSION);
   app.require_subcommand(1);
   app.footer(kFooter);
@@ -47,6 +50,8 @@ int main(int argc, char** argv) try {
   add_identity(app, &exit_code);
   add_calibrate(app, &exit_code);
   add_table(app, &exit_code);
+  add_list(app, &exit_code);
+  add_live_commands(app, &exit_code);
   const auto flushed = [](int code) {
     if (fflush(stdout) == 0 && !ferror(stdout)) return code;
     fprintf(stderr, "pcachectl: stdout: cannot be written\n");

@@ -6,6 +6,7 @@
 
 #include "ctl/common.h"
 #include "ctl/content.h"
+#include "ctl/live.h"
 #include "segment/identity.h"
 
 namespace pcache::ctl {
@@ -40,6 +41,10 @@ std::string settable() {
 }
 
 int run_set(const SetOptions& options) {
+  auto live = find_live(options.image.cache);
+  if (!live) return fail(live.error());
+  if (live.value())
+    return run_live_set(std::move(*live.value()), options.image, options.name, options.value);
   const OptionEntry* entry = find_option(options.name);
   if (!entry || entry->in_ctl("set") != options.name)
     return fail(make_error(EINVAL, "set: %s is not known; %s is", options.name.c_str(),
@@ -154,8 +159,12 @@ int set_identity(const Image& given, bool force) {
 }  // namespace
 
 void add_set(CLI::App& app, int* exit_code) {
-  auto* command = app.add_subcommand("set", "Changes a persistent setting: " + settable());
-  command->footer("Examples:\n  pcachectl set pmem.img gc_percent 50");
+  auto* command = app.add_subcommand(
+      "set", "Changes a setting: " + settable() +
+                 "; of a cache that is attached, also what is not kept on the media");
+  command->footer(
+      "Examples:\n  pcachectl set pmem.img gc_percent 50\n"
+      "  pcachectl set /dev/pmem0 dirty_high_percent 40     while it is attached");
   auto options = std::make_shared<SetOptions>();
   add_image(command, &options->image, Backing::kNone);
   command->add_option("NAME", options->name, settable())->required();

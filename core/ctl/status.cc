@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// pcachectl status and table: the state of an image, and the table line for the kernel target.
+// pcachectl status and table: the state of an image, or of a cache that is attached, and the table
+// line for the kernel target.
 #include <algorithm>
+#include <charconv>
 #include <cinttypes>
 #include <filesystem>
 
 #include "ctl/common.h"
+#include "ctl/live.h"
 
 namespace pcache::ctl {
 
@@ -86,7 +89,47 @@ Json to_json(const CheckReport& report) {
            {{"ksets", log.dirty_ksets}, {"keys", log.dirty_keys}, {"bytes", report.dirty_bytes}}}};
 }
 
-int run_status(const Image& image, bool line) {
+constexpr uint64_t kMostWatchSeconds = 86400;
+constexpr const char* kNoEnd = "no end";
+
+struct StatusOptions {
+  Image image;
+  bool line = false;
+  bool watch = false;
+  std::string interval = "1", count = kNoEnd;  // as given
+};
+
+Result<uint64_t> number(const char* option, const std::string& text, uint64_t least,
+                        uint64_t most) {
+  uint64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error == std::errc() && end == text.data() + text.size() && value >= least && value <= most)
+    return value;
+  return make_error(EINVAL, "%s: expected a number from %llu to %llu, found %s", option,
+                    static_cast<unsigned long long>(least), static_cast<unsigned long long>(most),
+                    text.empty() ? "nothing" : text.c_str());
+}
+
+int watch_status(const StatusOptions& options) {
+  if (options.line)
+    return fail(make_error(EINVAL,
+                           "status: --line and --watch exclude each other; see pcachectl "
+                           "status --help"));
+  const auto interval = number("--interval", options.interval, 1, kMostWatchSeconds);
+  if (!interval) return fail(interval.error());
+  const auto count = options.count == kNoEnd ? Result<uint64_t>(UINT64_MAX)
+                                             : number("--count", options.count, 1, UINT32_MAX);
+  if (!count) return fail(count.error());
+  return run_watch(options.image, interval.value(), count.value());
+}
+
+int run_status(const StatusOptions& options) {
+  const Image& image = options.image;
+  const bool line = options.line;
+  if (options.watch) return watch_status(options);
+  auto live = find_live(image.cache);
+  if (!live) return fail(live.error());
+  if (live.value()) return run_live_status(std::move(*live.value()), image, line);
   const auto open = open_image(image);
   if (!open) return fail(open.error());
   const CheckReport& report = open.value().report;
@@ -138,14 +181,23 @@ int run_table(const Image& image) {
 
 void add_status(CLI::App& app, int* exit_code) {
   auto* command = app.add_subcommand("status", "Prints positions, use and dirty data");
-  command->footer("Examples:\n  pcachectl status pmem.img --backing disk.img");
-  auto image = std::make_shared<Image>();
-  auto line = std::make_shared<bool>(false);
-  add_image(command, image.get(), Backing::kOptional);
-  command->add_flag("--line", *line,
-                    "the kernel target's status line alone; its sectors are 0 when neither "
-                    "--backing nor the identity block tells the size");
-  command->callback([=] { *exit_code = run_status(*image, *line); });
+  command->footer(
+      "Examples:\n  pcachectl status pmem.img --backing disk.img\n"
+      "  pcachectl status /dev/pmem0 --watch --interval 5");
+  auto options = std::make_shared<StatusOptions>();
+  add_image(command, &options->image, Backing::kOptional);
+  command->add_flag(
+      "--line", options->line,
+      "the kernel target's status line alone; its sectors are 0 when neither --backing nor the "
+      "identity block tells the size");
+  auto* watch =
+      command->add_flag("--watch", options->watch,
+                        "of an attached cache: a row for each interval, until it is detached");
+  command->add_option("--interval", options->interval, "of --watch, in seconds; default 1")
+      ->needs(watch);
+  command->add_option("--count", options->count, "of --watch: it ends after so many rows")
+      ->needs(watch);
+  command->callback([=] { *exit_code = run_status(*options); });
 }
 
 void add_table(CLI::App& app, int* exit_code) {

@@ -134,7 +134,8 @@ static inline void pcache_options_init(struct pcache_options* options) {
  * and the error names the option, what was given and what is expected. -ENOENT: there is no such
  * option, or it is behind the end of the caller's struct. `name` is not NULL, and `text` not but
  * for a PCACHE_OPTION_TEXT, which is not given then. A PCACHE_OPTION_TEXT (cache_path,
- * backing_path) is not copied: it stays the caller's, and must last until pcache_open() returns.
+ * backing_path, control) is not copied: it stays the caller's, and must last until pcache_open()
+ * returns.
  */
 int pcache_options_set(struct pcache_options* options, const char* name, const char* text,
                        struct pcache_error* err);
@@ -207,9 +208,18 @@ int pcache_option_describe(uint32_t index, struct pcache_option_info* info);
 int pcache_open(const struct pcache_options* options, pcache_cache** out, struct pcache_error* err);
 
 /*
- * Closes every open kset and the cache. All queues must have been destroyed. Dirty data stays in
- * pmem, or with the option `drain` is written back first. Closes it in any case; returns the error
- * that kept open ksets from the log or dirty data from the backing device, 0 if none.
+ * The option `control`: from the open on a thread of the library's answers pcachectl, and calls for
+ * it what is below: pcache_set(), pcache_drain() (in one more thread) and pcache_get_status(). A
+ * path that is given and cannot be had refuses the open: -EADDRINUSE, somebody listens there;
+ * -EEXIST, what is there is no socket; -ENAMETOOLONG; or what the file system says. See
+ * core/control/CONTROL.md.
+ */
+
+/*
+ * Closes every open kset and the cache, and gives up a drain that pcachectl waits for. All queues
+ * must have been destroyed. Dirty data stays in pmem, or with the option `drain` is written back
+ * first. Closes it in any case; returns the error that kept open ksets from the log or dirty data
+ * from the backing device, 0 if none.
  */
 int pcache_close(pcache_cache* cache, struct pcache_error* err);
 
@@ -262,6 +272,7 @@ struct pcache_status_field {
   const char* object; /* "requests"; "" for what is in no object */
   const char* name;
   const char* text;
+  const char* kind; /* "counter": only grows, until pcachectl stats reset; "state"; "latency" */
 };
 
 /* The fields that every status has, from 0 on. 0; -ENOENT: there are no more; -EINVAL: `size`. */

@@ -51,6 +51,8 @@ static char* make_help(void) {
             option.type == PCACHE_OPTION_TEXT ? "<PATH>" : "<VALUE>", option.text);
     if (option.type != PCACHE_OPTION_TEXT)
       fprintf(out, " %s; default %s.", option.expected, option.initial);
+    for (uint32_t c = 0; option.type == PCACHE_OPTION_TEXT && c < option.choice_count; c++)
+      fprintf(out, " %s: %s.", option.choices[c].name, option.choices[c].text);
     fputc('\n', out);
   }
   return fclose(out) ? NULL : text;
@@ -76,13 +78,20 @@ __attribute__((constructor)) static void prepare(void) {
   plugin.config_help = make_help();
 }
 
+/* It has a meaning of its own, and is no path. */
+static bool is_choice(const struct pcache_option_info* option, const char* value) {
+  for (uint32_t i = 0; i < option->choice_count; i++)
+    if (!strcmp(option->choices[i].name, value)) return true;
+  return false;
+}
+
 static int pcache_config(const char* key, const char* value) {
   struct pcache_option_info option;
   struct pcache_error error = {0};
 
   for (uint32_t i = 0; describe(i, &option); i++) {
     if (!*key_of(&option) || strcmp(key_of(&option), key)) continue;
-    if (option.type == PCACHE_OPTION_TEXT) {
+    if (option.type == PCACHE_OPTION_TEXT && !is_choice(&option, value)) {
       value = nbdkit_absolute_path(value); /* nbdkit goes to / ; never freed */
       if (!value) return -1;
     }

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// A cache that some process has attached, asked over its control socket.
+#pragma once
+
+#include <optional>
+
+#include "control/client.h"
+#include "ctl/common.h"
+
+namespace pcache::ctl {
+
+// Of the cache device or socket at `path`. Nothing: no process that can be asked has it attached.
+// EACCES: one has, but this user may not ask it.
+Result<std::optional<ControlClient>> find_live(const std::string& path);
+// The same, but ENOENT in place of nothing.
+Result<ControlClient> require_live(const std::string& path);
+// The JSON of an answer.
+Result<Json> ask_json(ControlClient* client, const char* command);
+
+int run_live_status(ControlClient client, const Image& image, bool line);
+// A row each so many seconds, until the cache is detached or `count` are printed.
+int run_watch(const Image& image, uint64_t seconds, uint64_t count);
+int run_live_set(ControlClient client, const Image& image, const std::string& name,
+                 const std::string& value);
+
+}  // namespace pcache::ctl
