@@ -5,12 +5,13 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "message.h"
 
-/* The library's, stats_file, and the end. */
-struct fio_option engine_option_table[ENGINE_MOST_OPTIONS + 2];
+/* The library's, stats_file, stats_interval, and the end. */
+struct fio_option engine_option_table[ENGINE_MOST_OPTIONS + 3];
 
 /* ---- fio's table ---- */
 
@@ -24,10 +25,12 @@ static const char* make_help(const struct pcache_option_info* info) {
   size_t size;
   FILE* out;
 
-  if (info->type == PCACHE_OPTION_TEXT) return info->text;
   out = open_memstream(&help, &size);
   if (!out) return info->text;
-  fprintf(out, "%s (%s; default %s).", info->text, info->expected, initial);
+  if (info->type == PCACHE_OPTION_TEXT)
+    fprintf(out, "%s.", info->text);
+  else
+    fprintf(out, "%s (%s; default %s).", info->text, info->expected, initial);
   for (uint32_t i = 0; i < info->choice_count; i++)
     fprintf(out, " %s: %s.", info->choices[i].name, info->choices[i].text);
   return fclose(out) ? info->text : help;
@@ -57,7 +60,21 @@ void make_engine_options(void) {
       .lname = "Status file",
       .type = FIO_OPT_STR_STORE,
       .off1 = offsetof(struct engine_options, stats_file),
-      .help = "Where the cache's status is written as JSON when its last job has ended",
+      .help =
+          "Where the cache's status is written as JSON when its last job has ended; $jobname "
+          "stands for the name of the job that opens the cache",
+      .category = FIO_OPT_C_ENGINE,
+      .group = FIO_OPT_G_INVALID,
+  };
+  *next++ = (struct fio_option){
+      .name = "stats_interval",
+      .lname = "Status interval",
+      .type = FIO_OPT_STR_STORE,
+      .off1 = offsetof(struct engine_options, stats_interval),
+      .help =
+          "Seconds after which stats_file is written again and again (1 to 86400; default: at the "
+          "end "
+          "alone)",
       .category = FIO_OPT_C_ENGINE,
       .group = FIO_OPT_G_INVALID,
   };
@@ -142,6 +159,23 @@ static int take_option(const struct thread_data* td, uint32_t index,
   return EINVAL;
 }
 
+static int take_interval(const struct thread_data* td, const struct engine_options* eo,
+                         struct cache_wishes* wishes) {
+  const char* text = eo->stats_interval;
+  size_t digits = text ? strspn(text, "0123456789") : 0;
+
+  if (!text) return 0;
+  if (digits && digits <= 5 && !text[digits])
+    wishes->stats_interval_s = (unsigned)strtoul(text, NULL, 10);
+  if (!wishes->stats_interval_s || wishes->stats_interval_s > 86400)
+    message("job %s: stats_interval=%s: expected 1 to 86400 seconds", td->o.name, text);
+  else if (!eo->stats_file)
+    message("job %s: stats_interval=%s: stats_file= is missing: name the file", td->o.name, text);
+  else
+    return 0;
+  return EINVAL;
+}
+
 int options_to_wishes(const struct thread_data* td, struct cache_wishes* wishes) {
   const struct engine_options* eo = td->eo;
   struct pcache_option_info info;
@@ -154,7 +188,7 @@ int options_to_wishes(const struct thread_data* td, struct cache_wishes* wishes)
     message("job %s: cache_dev= is missing: name the pmem device or file", td->o.name);
     return EINVAL;
   }
-  if (check_path(td, "stats_file", eo->stats_file)) return EINVAL;
+  if (check_path(td, "stats_file", eo->stats_file) || take_interval(td, eo, wishes)) return EINVAL;
   wishes->options.backing_path = td->files[0]->file_name;
   if (engine_fio_is_readonly()) wishes->options.readonly = 1;
   return 0;

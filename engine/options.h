@@ -16,6 +16,7 @@
 struct engine_options {
   void* pad; /* fio's: it reads a magic number here */
   char* stats_file;
+  char* stats_interval;
   char* given[ENGINE_MOST_OPTIONS]; /* in the order of the library's table; NULL: not given */
 };
 

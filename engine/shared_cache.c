@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -13,6 +14,7 @@
 
 #include "ending.h"
 #include "message.h"
+#include "stats_file.h"
 
 /* Identity of a file or device under any of its names. */
 struct file_id {
@@ -26,6 +28,8 @@ struct shared_cache {
   pcache_cache* cache;
   struct pcache_info info;
   struct cache_wishes wishes; /* of the job that opened it, as they are in use; texts are ours */
+  char* stats_path;           /* or NULL */
+  struct stats_file* stats;   /* or NULL */
   struct file_id cache_id;
   struct file_id backing_id;
   unsigned references;
@@ -90,15 +94,15 @@ static bool persist_agrees(const struct shared_cache* shared, const struct cache
 
 static bool option_agrees(const struct shared_cache* shared, const struct cache_wishes* wishes,
                           uint32_t index, const struct pcache_option_info* info) {
-  char first[32], second[32];
+  char first[PATH_MAX], second[PATH_MAX];
   bool given = wishes->given >> index & 1;
 
   pcache_options_get(&shared->wishes.options, info->name, first, sizeof(first));
   pcache_options_get(&wishes->options, info->name, second, sizeof(second));
   /* All jobs have it, or none; fio's --readonly is not given as an option. */
   if (!strcmp(info->name, "readonly")) return agree(shared, wishes, info->fio, first, second);
-  /* Paths are compared in find(). `force` has no meaning once the cache is open. */
-  if (!given || info->type == PCACHE_OPTION_TEXT || !strcmp(info->name, "force")) return true;
+  /* Devices are compared in find(). `force` has no meaning once the cache is open. */
+  if (!given || !strcmp(info->name, "cache_path") || !strcmp(info->name, "force")) return true;
   if (!strcmp(info->name, "persist")) return persist_agrees(shared, wishes);
   /* Whatever it is. */
   if (!strcmp(second, info->type == PCACHE_OPTION_SWITCH ? "0" : "media")) return true;
@@ -111,18 +115,23 @@ static bool option_agrees(const struct shared_cache* shared, const struct cache_
  */
 static bool options_agree(const struct shared_cache* shared, const struct cache_wishes* wishes) {
   struct pcache_option_info info;
+  char first[16], second[16];
 
   for (uint32_t i = 0; describe_option(i, &info); i++)
     if (!option_agrees(shared, wishes, i, &info)) return false;
-  return !shared->wishes.stats_file || !wishes->stats_file ||
-         agree(shared, wishes, "stats_file", shared->wishes.stats_file, wishes->stats_file);
+  if (shared->wishes.stats_file && wishes->stats_file &&
+      !agree(shared, wishes, "stats_file", shared->wishes.stats_file, wishes->stats_file))
+    return false;
+  snprintf(first, sizeof(first), "%u", shared->wishes.stats_interval_s);
+  snprintf(second, sizeof(second), "%u", wishes->stats_interval_s);
+  return !wishes->stats_interval_s || agree(shared, wishes, "stats_interval", first, second);
 }
 
 /* ---- Finding, opening, closing; all under the lock ---- */
 
 /* 0 with *out: found. 0 without: to be opened. Otherwise a positive errno, and said why. */
 static int find(const struct cache_wishes* wishes, struct file_id cache_id,
-                struct file_id backing_id, struct shared_cache** out) {
+                struct file_id backing_id, const char* stats_path, struct shared_cache** out) {
   *out = NULL;
   for (struct shared_cache* s = caches; s; s = s->next) {
     bool cache = same_file(s->cache_id, cache_id);
@@ -144,10 +153,9 @@ static int find(const struct cache_wishes* wishes, struct file_id cache_id,
           wishes->job, wishes->options.backing_path, s->wishes.options.cache_path, s->wishes.job,
           wishes->options.cache_path);
       return EINVAL;
-    } else if (wishes->stats_file && s->wishes.stats_file &&
-               !strcmp(wishes->stats_file, s->wishes.stats_file)) {
+    } else if (stats_path && s->stats_path && !strcmp(stats_path, s->stats_path)) {
       message("job %s: stats_file=%s is already that of another cache, %s (job %s)", wishes->job,
-              wishes->stats_file, s->wishes.options.cache_path, s->wishes.job);
+              stats_path, s->wishes.options.cache_path, s->wishes.job);
       return EINVAL;
     }
   }
@@ -179,6 +187,7 @@ static void free_entry(struct shared_cache* shared) {
   each_text(&shared->wishes.options, free_text);
   free((char*)shared->wishes.job);
   free((char*)shared->wishes.stats_file);
+  free(shared->stats_path);
   free(shared);
 }
 
@@ -279,31 +288,6 @@ static int open_cache(struct shared_cache* shared, struct thread_data* td) {
   return 0;
 }
 
-/* A reader of the file sees the old status or the new one, never half of it. */
-static int write_stats(struct shared_cache* shared) {
-  const char* path = shared->wishes.stats_file;
-  char* status = pcache_get_status(shared->cache, PCACHE_STATUS_JSON);
-  char* temporary = NULL;
-  FILE* file = NULL;
-  int ret = 0;
-
-  if (!status || asprintf(&temporary, "%s.%d.tmp", path, (int)getpid()) < 0) {
-    temporary = NULL;
-    ret = ENOMEM;
-    goto out;
-  }
-  file = fopen(temporary, "we");
-  if (!file || fprintf(file, "%s\n", status) < 0) ret = errno;
-  if (file && fclose(file) && !ret) ret = errno;
-  if (!ret && rename(temporary, path)) ret = errno;
-  if (ret) unlink(temporary);
-out:
-  if (ret) message("stats_file=%s: not written: %s", path, strerror(ret));
-  free(temporary);
-  free(status);
-  return ret;
-}
-
 static int drain_cache(struct shared_cache* shared, struct thread_data* td) {
   struct library_call call = {0};
   int ret = call_library(shared, td, "draining", call_drain, &call);
@@ -320,7 +304,7 @@ static int close_cache(struct shared_cache* shared, struct thread_data* td) {
   struct library_call call = {0};
   int drain_ret =
       shared->wishes.options.drain ? drain_cache(shared, td) : 0; /* before the status */
-  int stats_ret = shared->wishes.stats_file ? write_stats(shared) : 0;
+  int stats_ret = shared->stats ? stats_file_end(shared->stats) : 0;
   int ret = call_library(shared, td, "closing", call_close, &call);
 
   if (ret)
@@ -341,7 +325,43 @@ static int close_cache(struct shared_cache* shared, struct thread_data* td) {
 
 /* ---- Interface ---- */
 
-static int get_locked(const struct cache_wishes* wishes, struct thread_data* td,
+/* For the job that opens it, or the first that names a file. */
+static int begin_stats(struct shared_cache* shared, char** stats_path) {
+  int ret;
+
+  if (shared->stats || !*stats_path) return 0;
+  ret =
+      stats_file_begin(shared->cache, *stats_path, shared->wishes.stats_interval_s, &shared->stats);
+  if (ret) return ret;
+  shared->stats_path = *stats_path;
+  *stats_path = NULL;
+  return 0;
+}
+
+static int open_entry(const struct cache_wishes* wishes, struct thread_data* td, char** stats_path,
+                      struct shared_cache** out) {
+  struct shared_cache* shared = new_entry(wishes);
+  int ret;
+
+  if (!shared) return ENOMEM;
+  ret = open_cache(shared, td);
+  if (ret) {
+    free_entry(shared);
+    return ret;
+  }
+  ret = begin_stats(shared, stats_path);
+  if (ret) {
+    pcache_close(shared->cache, NULL);
+    free_entry(shared);
+    return ret;
+  }
+  shared->next = caches;
+  caches = shared;
+  *out = shared;
+  return 0;
+}
+
+static int get_locked(const struct cache_wishes* wishes, struct thread_data* td, char** stats_path,
                       struct shared_cache** out) {
   struct file_id cache_id = identify(wishes->options.cache_path);
   struct file_id backing_id = identify(wishes->options.backing_path);
@@ -353,22 +373,19 @@ static int get_locked(const struct cache_wishes* wishes, struct thread_data* td,
             wishes->options.cache_path, wishes->options.backing_path);
     return EINVAL;
   }
-  ret = find(wishes, cache_id, backing_id, &shared);
+  ret = find(wishes, cache_id, backing_id, *stats_path, &shared);
   if (ret) return ret;
   if (shared) {
     if (!options_agree(shared, wishes)) return EINVAL;
-    if (!shared->wishes.stats_file) shared->wishes.stats_file = copy(wishes->stats_file);
-  } else {
-    shared = new_entry(wishes);
-    if (!shared) return ENOMEM;
-    ret = open_cache(shared, td);
-    if (ret) {
-      free_entry(shared);
-      return ret;
+    if (!shared->wishes.stats_file) {
+      shared->wishes.stats_file = copy(wishes->stats_file);
+      shared->wishes.stats_interval_s = wishes->stats_interval_s;
     }
-    shared->next = caches;
-    caches = shared;
+    ret = begin_stats(shared, stats_path);
+  } else {
+    ret = open_entry(wishes, td, stats_path, &shared);
   }
+  if (ret) return ret;
   shared->references++;
   *out = shared;
   return 0;
@@ -378,9 +395,13 @@ int shared_cache_get(const struct cache_wishes* wishes, struct thread_data* td,
                      struct shared_cache** out) {
   int ret;
 
+  char* path = wishes->stats_file ? stats_path(wishes->stats_file, wishes->job) : NULL;
+
+  if (wishes->stats_file && !path) return ENOMEM;
   pthread_mutex_lock(&lock);
-  ret = get_locked(wishes, td, out);
+  ret = get_locked(wishes, td, &path, out);
   pthread_mutex_unlock(&lock);
+  free(path);
   return ret;
 }
 

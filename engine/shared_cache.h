@@ -27,7 +27,8 @@
 /* What one job asks for. */
 struct cache_wishes {
   const char* job;
-  const char* stats_file;        /* or NULL */
+  const char* stats_file;        /* as given, or NULL */
+  unsigned stats_interval_s;     /* 0: at the end alone */
   struct pcache_options options; /* what is not given has the engine's default */
   uint64_t given;                /* a bit for each option of the library's table */
 };

@@ -13,7 +13,7 @@ from measure.libpcache import BUILD
 FIO = os.environ.get("PCACHE_FIO", "/usr/bin/fio")  # scripts/other-fio sets it
 ENGINE = BUILD / "lib" / "libpcache_fio.so"
 # What the engine takes of the library's table, and its own.
-OPTIONS = [option.fio for option in libpcache.OPTIONS.values() if option.fio] + ["stats_file"]
+OPTIONS = [option.fio for option in libpcache.OPTIONS.values() if option.fio] + ["stats_file", "stats_interval"]
 
 
 def require_engine():

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The engine's options: help, values, contradictions; what fio is told when something is wrong."""
 
+import json
 import os
 import re
+import signal
 import socket
 import subprocess
 
@@ -11,7 +13,7 @@ import pytest
 from measure import libpcache
 from fio import ENGINE, FIO, OPTIONS, environment, require_engine
 from measure.libpcache import MIB
-from support import Pair, make_backing
+from support import Pair, make_backing, wait_until
 
 SMALL = {"rw": "write", "bs": "4k", "size": "64k"}
 
@@ -24,7 +26,7 @@ def enghelp(*option):
 
 
 def test_enghelp_is_the_librarys_table():
-    """Each option that the table gives to the engine, with its text; nothing else but stats_file and fio's own."""
+    """Each option that the table gives to the engine, with its text; else only those of stats_file, and fio's own."""
     lines = [line for line in enghelp().splitlines() if line[:1].isalpha() and ":" in line]
     told = {line.split(":")[0].strip(): line.split(":", 1)[1].strip() for line in lines}
     for option in libpcache.OPTIONS.values():
@@ -33,7 +35,7 @@ def test_enghelp_is_the_librarys_table():
             assert told.pop(option.fio).startswith(
                 option.text if option.type == libpcache.TEXT else
                 f"{option.text} ({option.expected}; default {default}).")
-    assert "JSON" in told.pop("stats_file")
+    assert "JSON" in told.pop("stats_file") and "Seconds" in told.pop("stats_interval")
     assert not {name for name in told if "_" in name}
 
 
@@ -86,6 +88,41 @@ def test_force(fio, pair, disk):
     done = fio.start(force=1, **SMALL)
     line, = [line for line in done.stderr.splitlines() if "all the same (force)" in line]
     assert done.returncode == 0 and "force=1" not in line, "it was given"
+
+
+def test_stats_file_has_the_name_of_its_job(fio, disk, shm):
+    """And each job with a cache of its own has a file of its own, by one line for all."""
+    second = Pair(shm / "second", make_backing(disk / "second", 8 * MIB))
+    fio.run({"name": "one", **SMALL}, {"name": "two", **SMALL, "filename": second.backing_path,
+                                       "cache_dev": second.cache_path, "cache_size": "512m"},
+            stats_file=disk / "$jobname-of-$jobname")
+    for name in ("one", "two"):
+        assert json.loads((disk / f"{name}-of-{name}").read_text())["requests"]["writes"] > 0
+    fio.run({"name": "one", **SMALL}, {"name": "three", **SMALL}, stats_file=disk / "$jobname.json")
+    assert (disk / "one.json").exists() and not (disk / "three.json").exists(), "they share a cache"
+
+
+def test_stats_file_is_written_at_intervals(fio):
+    command = fio.command(rw="randwrite", bs="4k", size="4m", time_based=1, runtime="60", stats_interval=1)
+    job = subprocess.Popen(list(map(str, command)), cwd=fio.folder, env=environment(), stdout=subprocess.PIPE,
+                           stderr=subprocess.PIPE, text=True)
+    try:
+        wait_until(fio.stats_path.exists)
+        first = fio.stats["requests"]["writes"]
+        wait_until(lambda: fio.stats["requests"]["writes"] > first)
+    finally:
+        job.send_signal(signal.SIGINT)
+        told = job.communicate(timeout=60)
+    assert fio.stats["requests"]["writes"] == json.loads(told[0][told[0].index("{"):])["jobs"][0]["write"]["total_ios"]
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "x", "1.5", "86401", "99999999999"])
+def test_wrong_stats_interval(fio, value):
+    fio.refused("stats_interval", value, "1 to 86400", stats_interval=value, **SMALL)
+
+
+def test_stats_interval_needs_a_file(fio):
+    fio.refused("stats_interval=1", "stats_file", stats_interval=1, stats_file=None, **SMALL)
 
 
 def test_stats_file_that_cannot_be_written_fails_the_run(fio, disk):
