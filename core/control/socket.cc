@@ -18,6 +18,7 @@
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <string_view>
 #include <thread>
 
 #include "control/client.h"
@@ -42,6 +43,12 @@ Result<std::string> name_of(const std::string& path) {
     snprintf(name, sizeof name, "%llx-%llu", static_cast<unsigned long long>(st.st_dev),
              static_cast<unsigned long long>(st.st_ino));
   return std::string(name);
+}
+
+// `begin` and a number.
+bool is_of_a_user(std::string_view name, std::string_view begin) {
+  return name.starts_with(begin) && name.size() > begin.size() &&
+         name.find_first_not_of("0123456789", begin.size()) == std::string_view::npos;
 }
 
 uid_t owner_of(const std::string& path) {
@@ -208,7 +215,7 @@ std::vector<std::string> runtime_folders() {
   };
   const auto add_all = [&](const char* in, const char* begin, const char* below) {
     for (const std::string& path : paths_in(in))
-      if (name_in_folder(path).starts_with(begin)) add(path + below);
+      if (is_of_a_user(name_in_folder(path), begin)) add(path + below);
   };
   const std::string user = std::to_string(geteuid());
   add("/run/pcache");
