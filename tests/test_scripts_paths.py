@@ -119,13 +119,18 @@ def test_mount_demo(built):
     assert left_of_mount_demo() == before
 
 
+def heeds_interrupts():
+    """Before exec(): bash does not trap a signal that was ignored when it began, as in a job of a script."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(can_mount() is not None, reason=str(can_mount()))
 @pytest.mark.parametrize("during", ["on a cache of", "kill -9", "mounting again"])
 def test_mount_demo_interrupted(built, during):
     folder, env = built
     before = left_of_mount_demo()
     with subprocess.Popen([folder / "scripts/mount-demo"], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          text=True, start_new_session=True) as demo:
+                          text=True, start_new_session=True, preexec_fn=heeds_interrupts) as demo:
         for line in demo.stdout:
             if during in line:
                 break
