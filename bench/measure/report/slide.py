@@ -115,7 +115,9 @@ def _draw_rows(axes, rows, answer, beside, size):
     if answer.one and greatest / max(least, 1e-9) >= LOG_FROM:
         axes.set_xscale("log")
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlim(min(least, 1) / 1.8, max(greatest, 1) * 1.8)
+        low, high = min(least, 1), max(greatest, 1)
+        beside_dots = max(1.8, (high / low) ** 0.25)  # room for the values on both sides
+        axes.set_xlim(low / beside_dots, high * beside_dots)
     else:
         axes.set_xlim(0, max([greatest, *beside.values(), *([1] if answer.one else [])]) * 1.12)
     _ticks(axes, answer, size)
