@@ -18,7 +18,7 @@ from measure.estimates import Estimate, estimate_of_all
 from measure.libpcache import ROOT
 from measure.report import figures, names, slide
 from measure.report.run_values import RunValues
-from measure.report.summary import answer_of
+from measure.report.summary import Answer, answer_of
 from measure.run_folder import Run
 from test_compare import rounds
 from test_report import KEPT
@@ -338,6 +338,19 @@ def test_nothing_lies_over_anything_on_a_slide(folder):
     for n, box in enumerate(boxes):
         assert whole.x0 <= box.x0 and box.x1 <= whole.x1 and whole.y0 <= box.y0 and box.y1 <= whole.y1
         assert not any(box.overlaps(other) for other in boxes[n + 1:]), texts[n].get_text()
+    figures.close(figure)
+
+
+@pytest.mark.parametrize("ratios", [(0.05, 0.17), (0.13, 0.4), (0.3, 1.1), (0.02, 2), (0.001, 5)])
+def test_values_of_ratios_stand_inside_the_axes(ratios):
+    """However small they are, and whether the axis is logarithmic: the names of the rows are beside it."""
+    rows = {f"row {ratio}": Estimate(5, ratio, ratio * 0.95, ratio * 1.05) for ratio in ratios}
+    figure, axes = figures.pyplot.subplots(figsize=(12, 7))
+    slide._draw_rows(axes, rows, Answer("", "ratio", {}, one="the bound"), {}, 16)  # pylint: disable=protected-access
+    figure.canvas.draw()
+    values = [text for text in axes.texts if not text.get_text().startswith("1 =")]
+    assert len(values) == len(rows)
+    assert all(Text.get_window_extent(text).x0 > axes.bbox.x0 for text in values)
     figures.close(figure)
 
 

@@ -122,7 +122,9 @@ def _draw_rows(axes, rows, answer, beside, size):
         axes.set_xlim(0, max([greatest, *beside.values(), *([1] if answer.one else [])]) * 1.12)
     _ticks(axes, answer, size)
     for y, one in zip(at, found):
-        is_left = answer.one and one.median < 1  # where no line of 1 goes through it
+        # Where no line of 1 goes through it, if it has room before the names of the rows.
+        room = (axes.transScale + axes.transLimits).transform((one.low, 0))[0]  # a part of the width
+        is_left = answer.one and one.median < 1 and room > 0.14
         end = one.low if is_left else max(one.high, beside.get(list(rows)[y], 0))
         axes.annotate(value_text(one.median, answer), (end, y), (size * (-0.6 if is_left else 0.6), 0),
                       textcoords="offset points", fontsize=size, va="center", ha="right" if is_left else "left")
