@@ -229,13 +229,18 @@ std::vector<std::string> runtime_folders() {
   return folders;
 }
 
+std::string runtime_folders_text() {
+  std::string text;
+  for (const std::string& folder : runtime_folders())
+    text.append(text.empty() ? "" : ", ").append(folder);
+  return text;
+}
+
 Result<std::string> default_socket(const std::string& path, bool readonly) {
   const auto name = name_of(path);
   if (!name) return name.error();
   std::string socket = runtime_folder() + "/" + name.value();
-  if (readonly) {
-    socket.append(".readonly-").append(unique_text());
-  }
+  if (readonly) socket.append(".readonly-").append(unique_text());
   return socket + kSuffix;
 }
 
@@ -258,17 +263,15 @@ Result<std::string> find_socket(const std::string& path) {
     // Who may write to the cache may say what becomes of it.
     if (!is_trusted(socket, geteuid()) && !is_trusted(socket, owner_of(path))) continue;
     const std::string file = name_in_folder(socket);
+    if (!file.starts_with(name.value() + ".") || is_dead(socket)) continue;
     if (file == name.value() + kSuffix) return socket;
-    if (file.starts_with(name.value() + ".")) found = socket;
+    found = socket;
   }
   if (!found.empty()) return found;
-  std::string folders;
-  for (const std::string& folder : runtime_folders())
-    folders.append(folders.empty() ? "" : ", ").append(folder);
   return make_error(ENOENT,
                     "%s: no process that has it attached is found in %s; of one with control=PATH "
                     "give that path",
-                    path.c_str(), folders.c_str());
+                    path.c_str(), runtime_folders_text().c_str());
 }
 
 Result<ControlSocket> ControlSocket::listen(const std::string& path, bool makes_folder) {

@@ -24,6 +24,7 @@ std::string runtime_folder();
 // That; without PCACHE_RUNTIME_DIR also what this user has in another environment, root's, and for
 // root those of all users. Not all of them need exist.
 std::vector<std::string> runtime_folders();
+std::string runtime_folders_text();  // with commas between
 
 // Where a cache is listened for by default. `path`: of the cache device. An errno: it has none.
 Result<std::string> default_socket(const std::string& path, bool readonly);
@@ -31,7 +32,7 @@ Result<std::string> default_socket(const std::string& path, bool readonly);
 // their paths; dead ones, too.
 std::vector<std::string> all_sockets();
 // Of the cache device or file at `path`, or that path itself if it is a socket. ENOENT: there is
-// none. One of several of a cache that is attached with readonly=1.
+// none but dead ones. One of several of a cache that is attached with readonly=1.
 Result<std::string> find_socket(const std::string& path);
 
 class ControlSocket {

@@ -171,6 +171,22 @@ TEST(FindSocket, TakesNoneOfAnotherUser) {
   unsetenv("PCACHE_RUNTIME_DIR");
 }
 
+// A reader that was killed, beside one that lives, whichever is named first.
+TEST(FindSocket, PassesOverDeadOnes) {
+  const TempFolder folder;
+  ASSERT_EQ(setenv("PCACHE_RUNTIME_DIR", folder.path().c_str(), 1), 0);
+  std::ofstream(folder / "cache") << "x";
+  const std::string cache = default_socket(folder / "cache", false).value();
+  const auto reader = [&](const char* number) {
+    return cache.substr(0, cache.size() - strlen("sock")) + "readonly-" + number + ".sock";
+  };
+  const auto alive = ControlSocket::listen(reader("2"), true);
+  ASSERT_TRUE(alive.ok());
+  for (const std::string& dead : {reader("1"), reader("3"), cache}) leave_dead(dead);
+  EXPECT_EQ(find_socket(folder / "cache").value(), reader("2"));
+  unsetenv("PCACHE_RUNTIME_DIR");
+}
+
 TEST(RuntimeFolder, IsWhatTheEnvironmentSaysAlone) {
   ASSERT_EQ(setenv("PCACHE_RUNTIME_DIR", "/somewhere/else", 1), 0);
   EXPECT_THAT(runtime_folders(), ::testing::ElementsAre("/somewhere/else"));

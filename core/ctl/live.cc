@@ -93,12 +93,9 @@ int run_list(bool json) {
     printf("%s, backing device %s: %s (pid %" PRId64 ")%s\n", text_in(info, "cache").c_str(),
            text_in(info, "backing").c_str(), text_in(info, "program").c_str(), pid_in(info),
            is_readonly(info) ? ", readonly" : "");
-  if (all.empty()) {
-    std::string folders;
-    for (const std::string& folder : runtime_folders())
-      folders += (folders.empty() ? "" : ", ") + folder;
-    fprintf(stderr, "pcachectl: no attached cache is found; looked in %s\n", folders.c_str());
-  }
+  if (all.empty())
+    fprintf(stderr, "pcachectl: no attached cache is found; looked in %s\n",
+            runtime_folders_text().c_str());
   return kDone;
 }
 
