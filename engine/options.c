@@ -37,16 +37,23 @@ static const char* make_help(const struct pcache_option_info* info) {
 }
 
 /* Without `def`, which would look like a value that the job has given. */
-static struct fio_option make_fio_option(const struct pcache_option_info* info, uint32_t index) {
+static struct fio_option own_option(const char* name, const char* title, size_t off,
+                                    const char* help) {
   return (struct fio_option){
-      .name = info->fio,
-      .lname = info->title,
+      .name = name,
+      .lname = title,
       .type = FIO_OPT_STR_STORE,
-      .off1 = (unsigned int)(offsetof(struct engine_options, given) + index * sizeof(char*)),
-      .help = make_help(info),
+      .off1 = (unsigned int)off,
+      .help = help,
       .category = FIO_OPT_C_ENGINE,
       .group = FIO_OPT_G_INVALID,
   };
+}
+
+static struct fio_option make_fio_option(const struct pcache_option_info* info, uint32_t index) {
+  return own_option(info->fio, info->title,
+                    offsetof(struct engine_options, given) + index * sizeof(char*),
+                    make_help(info));
 }
 
 void make_engine_options(void) {
@@ -55,29 +62,13 @@ void make_engine_options(void) {
 
   for (uint32_t i = 0; describe_option(i, &info); i++)
     if (*info.fio) *next++ = make_fio_option(&info, i);
-  *next++ = (struct fio_option){
-      .name = "stats_file",
-      .lname = "Status file",
-      .type = FIO_OPT_STR_STORE,
-      .off1 = offsetof(struct engine_options, stats_file),
-      .help =
-          "Where the cache's status is written as JSON when its last job has ended; $jobname "
-          "stands for the name of the job that opens the cache",
-      .category = FIO_OPT_C_ENGINE,
-      .group = FIO_OPT_G_INVALID,
-  };
-  *next++ = (struct fio_option){
-      .name = "stats_interval",
-      .lname = "Status interval",
-      .type = FIO_OPT_STR_STORE,
-      .off1 = offsetof(struct engine_options, stats_interval),
-      .help =
-          "Seconds after which stats_file is written again and again (1 to 86400; default: at the "
-          "end "
-          "alone)",
-      .category = FIO_OPT_C_ENGINE,
-      .group = FIO_OPT_G_INVALID,
-  };
+  *next++ = own_option("stats_file", "Status file", offsetof(struct engine_options, stats_file),
+                       "Where the cache's status is written as JSON when its last job has ended; "
+                       "$jobname stands for the name of the first job of the cache that names it");
+  *next++ = own_option("stats_interval", "Status interval",
+                       offsetof(struct engine_options, stats_interval),
+                       "Seconds after which stats_file is written again and again (1 to 86400; "
+                       "default: at the end alone)");
   *next = (struct fio_option){.name = NULL};
 }
 

@@ -90,13 +90,13 @@ Json to_json(const CheckReport& report) {
 }
 
 constexpr uint64_t kMostWatchSeconds = 86400;
-constexpr const char* kNoEnd = "no end";
 
 struct StatusOptions {
   Image image;
   bool line = false;
   bool watch = false;
-  std::string interval = "1", count = kNoEnd;  // as given
+  std::string interval = "1";  // as given
+  std::optional<std::string> count;
 };
 
 Result<uint64_t> number(const char* option, const std::string& text, uint64_t least,
@@ -117,8 +117,8 @@ int watch_status(const StatusOptions& options) {
                            "status --help"));
   const auto interval = number("--interval", options.interval, 1, kMostWatchSeconds);
   if (!interval) return fail(interval.error());
-  const auto count = options.count == kNoEnd ? Result<uint64_t>(UINT64_MAX)
-                                             : number("--count", options.count, 1, UINT32_MAX);
+  const auto count = !options.count ? Result<uint64_t>(UINT64_MAX)
+                                    : number("--count", *options.count, 1, UINT32_MAX);
   if (!count) return fail(count.error());
   return run_watch(options.image, interval.value(), count.value());
 }
@@ -195,7 +195,10 @@ void add_status(CLI::App& app, int* exit_code) {
                         "of an attached cache: a row for each interval, until it is detached");
   command->add_option("--interval", options->interval, "of --watch, in seconds; default 1")
       ->needs(watch);
-  command->add_option("--count", options->count, "of --watch: it ends after so many rows")
+  command
+      ->add_option_function<std::string>(
+          "--count", [=](const std::string& count) { options->count = count; },
+          "of --watch: it ends after so many rows")
       ->needs(watch);
   command->callback([=] { *exit_code = run_status(*options); });
 }
