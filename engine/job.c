@@ -19,11 +19,10 @@ int job_start(struct job* job, const struct thread_data* td) {
 }
 
 void job_stop(struct thread_data* td, struct job* job) {
-  if (job->misaligned + job->past_end + job->trims > 1)
+  if (job->misaligned + job->past_end > 1)
     message(
-        "job %s: refused %lu requests that were no multiple of the block size, %lu past the end, "
-        "%lu trims",
-        td->o.name, job->misaligned, job->past_end, job->trims);
+        "job %s: refused %lu requests that were no multiple of the block size, %lu past the end",
+        td->o.name, job->misaligned, job->past_end);
   shared_cache_close_queue(job->shared, job->queue);
   free(job->requests);
   free(job->done);
@@ -161,6 +160,10 @@ static void fill_request(const struct job* job, const struct io_u* io_u,
       request->flags = job->write_flags;
       if (io_u->flags & IO_U_F_BARRIER) request->flags |= PCACHE_REQ_PREFLUSH;
       break;
+    case DDIR_TRIM:
+      request->op = PCACHE_OP_DISCARD;
+      request->flags = job->write_flags;
+      break;
     default: /* fsync, fdatasync, sync_file_range; their offset and length are stale */
       request->op = PCACHE_OP_FLUSH;
   }
@@ -205,9 +208,6 @@ static void note_refused(const struct thread_data* td, struct job* job, const st
   } else if (error == ENXIO) {
     count = &job->past_end;
     snprintf(why, sizeof(why), "the device ends at %llu", (unsigned long long)info->logical_bytes);
-  } else if (error == EOPNOTSUPP) {
-    count = &job->trims;
-    snprintf(why, sizeof(why), "the cache has no discard");
   } else {
     return;
   }
@@ -223,11 +223,6 @@ enum fio_q_status job_queue(struct thread_data* td, struct io_u* io_u) {
   int ret;
 
   engine_stamp_issue_time(td, io_u);
-  if (io_u->ddir == DDIR_TRIM) { /* from a log that setup could not read */
-    io_u->error = EOPNOTSUPP;
-    note_refused(td, job, io_u, EOPNOTSUPP);
-    return FIO_Q_COMPLETED;
-  }
   fill_request(job, io_u, request);
   ret = submit(td, job, request);
   if (ret == 0) {

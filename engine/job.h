@@ -36,7 +36,7 @@ struct job {
   uint32_t write_flags;
   pid_t pid; /* of the process that has opened the cache */
   /* Requests that were refused: of a replayed log, since setup has seen all others. */
-  unsigned long misaligned, past_end, trims;
+  unsigned long misaligned, past_end;
   /* While the job is to end: see ending.h. */
   uint32_t ending_ms; /* spent waiting in vain */
   uint32_t quiet_ms;  /* of that, since something completed */

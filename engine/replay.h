@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What a log that a job is to replay (read_iolog=) asks for that the cache cannot do: trims, which
- * fio 3.33 drops with "bad ddir", and more than one device, which would all be mapped onto one.
+ * What a log that a job is to replay (read_iolog=) asks for that cannot be done: trims, which fio
+ * 3.33 drops with "bad ddir", and more than one device, which would all be mapped onto one.
  *
  * The log is read here as fio will read it later, in the job's thread. What cannot be read twice (a
  * FIFO, a socket, stdin) and blktrace's binary form are looked at only then: check_replayed_files()
- * and the trim itself refuse what they contain.
+ * refuses a second device.
  */
 #ifndef PCACHE_ENGINE_REPLAY_H
 #define PCACHE_ENGINE_REPLAY_H

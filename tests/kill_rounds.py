@@ -5,10 +5,10 @@
     tests/kill_rounds.py [--rounds N] [--seed S] [--data-crc 0|1] [--gc-percent N] [--size-mib N]
                          [--backing-order strict|relaxed] [--dir DIR] [--shm DIR] [--longest SECONDS] [--keep-image]
 
-A round: a process of six writers (a queue each, up to 8 requests in flight, 512 B to 1 MiB, a third of it in
-32 MiB that all fight for; flushes, FUA, PREFLUSH, reads, drains, changes of gc_percent) is killed at a random
-moment; the cache is opened here and all of it is read. Prints a line a round and `N passed, M failed`. A failed
-round ends the run: it prints the command that repeats it and keeps its files.
+A round: a process of six writers (a queue each, up to 8 requests in flight, 512 B to 1 MiB, a third of it in 32 MiB
+that all fight for; discards and writes of zeros, flushes, FUA, PREFLUSH, reads, drains, changes of gc_percent) is
+killed at a random moment; the cache is opened here and all of it is read. Prints a line a round and `N passed, M
+failed`. A failed round ends the run: it prints the command that repeats it and keeps its files.
 
 Judged is by what the writers had noted in shared memory (a serial number before each request and one after its
 completion), so nothing is assumed about the order of requests that were in flight together:
@@ -38,7 +38,8 @@ from array import array
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "bench"))
 
-from measure.libpcache import FLUSH, FUA, MIB, PREFLUSH, READ, WRITE, Cache, PcacheError, Request  # noqa: E402
+from measure.libpcache import (DISCARD, FLUSH, FUA, MIB, PREFLUSH, READ, WRITE, WRITE_ZEROES, Cache,  # noqa: E402
+                               PcacheError, Request)
 
 SECTOR = 512
 CACHE_BYTES = 512 * MIB
@@ -49,6 +50,8 @@ RECORDS = 60_000  # of each writer; more than a round takes
 RECORD = 4        # words: serial before, offset, length + kind << 32, serial after
 ENTERED, OPENED = 0, 1  # words of the log's first page
 KIND_FLUSH = 1 << 8     # among the request's flags
+KIND_ZEROS = 1 << 9
+ZEROS_SIZES = (*SIZES, 16 * MIB, 64 * MIB)
 PLACE_BITS = 24
 
 
@@ -57,6 +60,10 @@ PLACE_BITS = 24
 def words_of(first, count, tag):
     """The word of each of so many sectors."""
     return array("Q", range(tag << PLACE_BITS | first, (tag << PLACE_BITS | first) + count))
+
+
+def words_written(first, count, tag, zeros):
+    return array("Q", bytes(8 * count)) if zeros else words_of(first, count, tag)
 
 
 def expand(words, into=None):
@@ -106,17 +113,20 @@ class Writer:
             raw.op, raw.flags = FLUSH, 0
             self.note(request, 0, 0, KIND_FLUSH)
             return
-        length = rng.choice(SIZES)
-        start, size = (0, HOT) if rng.random() < 0.3 else (0, self.size)
+        zeros = roll > 0.96
+        length = rng.choice(ZEROS_SIZES if zeros else SIZES)
+        start, size = (0, HOT) if rng.random() < 0.3 and length <= HOT // 2 else (0, self.size)
         align = rng.choice((SECTOR, 4096))
         off = start + rng.randrange(0, size - length + 1, align)
         raw.off, raw.len, raw.flags = off, length, 0
         if roll < 0.08:
             raw.op = READ
             return
-        raw.op = WRITE
+        raw.op = rng.choice((DISCARD, DISCARD, WRITE_ZEROES)) if zeros else WRITE
         raw.flags = rng.choice((0,) * 80 + (FUA, FUA, PREFLUSH, FUA | PREFLUSH))
-        tag = self.note(request, off, length, raw.flags)
+        tag = self.note(request, off, length, raw.flags | (KIND_ZEROS if zeros else 0))
+        if zeros:
+            return
         content = expand(words_of(off // SECTOR, length // SECTOR, tag))
         self.views[id(request)][:len(content)] = memoryview(content)
 
@@ -168,7 +178,7 @@ class Round:
     """What the writers of one round have noted."""
 
     def __init__(self, log):
-        self.writes, flushes = {}, []  # tag -> (off, length, completed or None)
+        self.writes, flushes = {}, []  # tag -> (off, length, completed or None, whether of zeros)
         durable = []
         self.serial = 0
         for number in range(len(DEPTHS)):
@@ -183,14 +193,15 @@ class Round:
                     flushes.append(before)
                 if kind & KIND_FLUSH:
                     continue
-                self.writes[before] = (off, length, after or None)
+                self.writes[before] = (off, length, after or None, bool(kind & KIND_ZEROS))
                 if kind & FUA and after:
                     durable.append(before)
         barrier = max(flushes, default=0)  # what had completed before this is durable
         self.flushes = len(flushes)
-        self.bytes = sum(length for _, length, _ in self.writes.values())
+        self.bytes = sum(length for _, length, _, zeros in self.writes.values() if not zeros)
         durable = set(durable)
-        durable |= {tag for tag, (_, _, after) in self.writes.items() if after and after < barrier}
+        durable |= {tag for tag, (_, _, after, _) in self.writes.items() if after and after < barrier}
+        self.zeros = {tag: write for tag, write in self.writes.items() if write[3]}
         # The last to complete counts, of those that are durable; and when the last of them began.
         self.by_completion = sorted(durable, key=lambda tag: self.writes[tag][2])
         self.by_begin = sorted(durable)
@@ -207,7 +218,7 @@ class Judge:
         newest, begun = self.state[:], array("Q", bytes(8 * len(self.state)))
         for tag in noted.by_completion:
             first, count = noted.writes[tag][0] // SECTOR, noted.writes[tag][1] // SECTOR
-            newest[first:first + count] = words_of(first, count, tag)
+            newest[first:first + count] = words_written(first, count, tag, noted.writes[tag][3])
         for tag in noted.by_begin:
             first, count = noted.writes[tag][0] // SECTOR, noted.writes[tag][1] // SECTOR
             begun[first:first + count] = array("Q", [tag]) * count
@@ -238,11 +249,13 @@ class Judge:
     def judge(self, sector, word, begun, noted):
         place, tag = word & (1 << PLACE_BITS) - 1, word >> PLACE_BITS
         newest = f"the newest durable write of it is {begun}" if begun else "no write of it is durable"
+        if word == 0:
+            return self.judge_zeros(sector, begun, noted, newest)
         if place != sector:
             raise Failed(f"sector {sector} holds the data of sector {place} (write {tag}); {newest}")
         if tag in noted.writes:
-            off, length, completed = noted.writes[tag]
-            if not off <= sector * SECTOR < off + length:
+            off, length, completed, zeros = noted.writes[tag]
+            if zeros or not off <= sector * SECTOR < off + length:
                 raise Failed(f"sector {sector} holds write {tag}, which did not write it; {newest}")
             if completed and completed < begun:
                 raise Failed(f"sector {sector} holds write {tag}, completed at {completed}; {newest}")
@@ -251,6 +264,15 @@ class Judge:
                          f"{self.state[sector] >> PLACE_BITS}; {newest}")
         elif begun:
             raise Failed(f"sector {sector} holds write {tag} of an earlier round; {newest}")
+        return None
+
+    def judge_zeros(self, sector, begun, noted, newest):
+        """Zeros do not tell who wrote them: one that may be there is enough."""
+        if any(off <= sector * SECTOR < off + length and not (completed and completed < begun)
+               for off, length, completed, _ in noted.zeros.values()):
+            return
+        if self.state[sector] or begun:
+            raise Failed(f"sector {sector} holds zeros, which no write of this round has left there; {newest}")
 
 
 def content_of(cache, size):

@@ -72,9 +72,9 @@ NOTICED, GROWN = True, False
     ("an argument more", "pcache.h", "cancel(pcache_queue* queue)", "cancel(pcache_queue* queue, int how)", NOTICED),
     ("another result", "pcache.h", "uint32_t pcache_queue_in", "int64_t pcache_queue_in", NOTICED),
     ("another callback", "pcache.h", "level, const char* line)", "level, const char* line, int more)", NOTICED),
-    ("a value more", "pcache.h", "PCACHE_OP_FLUSH = 2 }", "PCACHE_OP_FLUSH = 2, PCACHE_OP_MORE = 3 }", GROWN),
+    ("a value more", "pcache.h", "PCACHE_OP_FLUSH = 2,", "PCACHE_OP_FLUSH = 2, PCACHE_OP_MORE = 9,", GROWN),
     ("a value less", "pcache.h", ", PCACHE_STATUS_JSON = 1 }", "}", NOTICED),
-    ("another value", "pcache.h", "PCACHE_OP_FLUSH = 2 }", "PCACHE_OP_FLUSH = 3 }", NOTICED),
+    ("another value", "pcache.h", "PCACHE_OP_FLUSH = 2,", "PCACHE_OP_FLUSH = 7,", NOTICED),
     ("another flag", "pcache.h", "PCACHE_REQ_FUA 1u", "PCACHE_REQ_FUA 4u", NOTICED)], ids=lambda value: str(value)[:25])
 def test_a_change_is_told_from_growth(abigail, tmp_path, what, header, old, new, noticed):
     headers = tmp_path / "include"

@@ -269,7 +269,9 @@ def test_wrong_disk(fio, pair, disk):
 @pytest.mark.parametrize("options,words", [
     ({"bs": "1000"}, ["bs", "512"]), ({"bs": "256"}, ["bs", "512"]), ({"offset": "100"}, ["offset", "512"]),
     ({"size": "17m"}, ["size", "past the end"]), ({"offset": "16m", "size": "64k"}, ["past the end"]),
-    ({"rw": "trim"}, ["trim"]), ({"create_serialize": 0}, ["create_serialize"]),
+    ({"rw": "randwrite", "verify": "crc32c", "trim_percentage": 10}, ["trim_percentage"]),
+    ({"rw": "trim", "bs": "4k,4k,700"}, ["bs", "512"]),
+    ({"create_serialize": 0}, ["create_serialize"]),
     ({"filename": "a:b"}, ["filename", "one"])], ids=str)
 def test_workload_is_refused(fio, options, words):
     fio.refused(*words, **{**SMALL, **options})

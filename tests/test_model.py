@@ -8,7 +8,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from measure.libpcache import FUA, IO_AUTO, IO_THREADS, MIB, PREFLUSH, READ, WRITE, Cache, Request
+from measure.libpcache import (DISCARD, FUA, IO_AUTO, IO_THREADS, MIB, PREFLUSH, READ, WRITE, WRITE_ZEROES,
+                               Cache, Request)
 from support import PAGE, RANGE, SECTOR, SEGMENTS_AT, make_backing, patch, read_all, stamp
 
 SIZE = 12 * MIB
@@ -87,6 +88,16 @@ class CacheMachine(RuleBasedStateMachine):
         self.want[off:off + length] = data
         for read in self.in_flight:
             read.written(off, data)
+
+    @rule(queue=queue, extent=extents(), op=st.sampled_from([DISCARD, WRITE_ZEROES]),
+          flags=st.sampled_from([0, 0, FUA]))
+    def zero(self, queue, extent, op, flags):
+        off, length = extent
+        self.queues[queue].zero(off, length, op=op, flags=flags)
+        self.writes_since_open += 1
+        self.want[off:off + length] = bytes(length)
+        for read in self.in_flight:
+            read.written(off, bytes(length))
 
     @rule(queue=queue, extent=extents())
     def read(self, queue, extent):

@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from measure.libpcache import FLUSH, FUA, MIB, PREFLUSH, READ, WRITE, IO_THREADS, IO_URING, PcacheError, Request
+from measure.libpcache import (FLUSH, FUA, MIB, PREFLUSH, READ, WRITE, WRITE_ZEROES, IO_THREADS, IO_URING,
+                               PcacheError, Request)
 from support import PAGE, RANGE, SECTOR, events, make_backing, peek, read_all, stamp
 
 
@@ -188,7 +189,7 @@ def test_bad_ranges_are_refused(cache, op, off, length, want):
     assert read_all(cache) == stamp(0, 16 * MIB, 0), "nothing was written"
 
 
-@pytest.mark.parametrize("op", [3, 4, 255, 2 ** 32 - 1])
+@pytest.mark.parametrize("op", [5, 6, 255, 2 ** 32 - 1])
 def test_unknown_operation_is_refused(cache, op):
     assert result_of(cache.queue, Request(op, 0, data=b"b" * SECTOR)) == errno.EINVAL
 
@@ -336,10 +337,13 @@ def test_counters(cache):
     cache.read(0, 2 * PAGE)
     cache.read(MIB, PAGE)
     cache.flush()
+    cache.zero(MIB, MIB)
+    cache.zero(0, SECTOR, op=WRITE_ZEROES)
     got = requests(cache)
     assert got == {"writes": 2, "write_bytes": 2 * PAGE, "reads": 3, "read_bytes": 4 * PAGE,
                    "read_hits": 1, "read_partial_hits": 1, "read_misses": 1, "flushes": 1,
-                   "fua_writes": 1, "errors": 0, "waiting_for_space": 0}
+                   "fua_writes": 1, "discards": 1, "discard_bytes": MIB, "write_zeroes": 1,
+                   "write_zeroes_bytes": SECTOR, "errors": 0, "waiting_for_space": 0}
 
 
 @pytest.mark.damages_image

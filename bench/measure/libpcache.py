@@ -13,7 +13,7 @@ import pathlib
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("PCACHE_BUILD", ROOT / "build"))
 
-READ, WRITE, FLUSH = 0, 1, 2
+READ, WRITE, FLUSH, DISCARD, WRITE_ZEROES = range(5)
 FUA, PREFLUSH = 1, 2
 FROM_MEDIA = -1
 IO_AUTO, IO_URING, IO_THREADS = 0, 1, 2
@@ -190,7 +190,7 @@ class Request:
 
     def __init__(self, op, off=0, data=b"", length=None, flags=0, misalign=0):
         self.len = len(data) if length is None else length
-        self.map = mmap.mmap(-1, max(self.len, 1) + misalign)
+        self.map = mmap.mmap(-1, max(self.len if op in (READ, WRITE) else len(data), 1) + misalign)
         self.misalign = misalign
         self.map[misalign:misalign + len(data)] = data
         self._view = (c.c_char * len(self.map)).from_buffer(self.map)
@@ -264,6 +264,9 @@ class Queue:
 
     def write(self, off, data, flags=0, **kwargs):
         self.run(Request(WRITE, off, data, flags=flags, **kwargs))
+
+    def zero(self, off, length, op=DISCARD, flags=0):
+        self.run(Request(op, off, length=length, flags=flags))
 
     def flush(self):
         self.run(Request(FLUSH))
@@ -408,6 +411,9 @@ class Cache:
 
     def write(self, off, data, **kwargs):
         self.queue.write(off, data, **kwargs)
+
+    def zero(self, off, length, **kwargs):
+        self.queue.zero(off, length, **kwargs)
 
     def flush(self):
         self.queue.flush()

@@ -87,6 +87,22 @@ class Rig {
   bool fill(uint64_t off, uint64_t len) {
     return enter({off, len}, true, [&](const Extent& part) { return on_device(part); });
   }
+  // As a DISCARD leaves it: keys of `part_bytes`, a power of two, which share one place.
+  void zeros(uint64_t off, uint64_t len, uint32_t flags = media::kKeyZeros | media::kKeyHole,
+             uint32_t part_bytes = 64 << 10) {
+    const auto place = head->allocate(part_bytes);
+    ASSERT_EQ(place.len, part_bytes);
+    const Bytes nothing(part_bytes);
+    PCACHE_CHECK(pmem.store(table->media(place.pos), nothing.data(), nothing.size()));
+    pmem.fence();
+    for (Extent left{off, len}; left.len > 0;) {
+      const Extent part{left.off, std::min(left.len, part_bytes - left.off % part_bytes)};
+      table->add_refs(place.pos.seg, 1);
+      append(part, place.pos, flags, nothing.data());
+      left = {part.end(), left.len - part.len};
+    }
+    table->drop_refs(place.pos.seg, 1);
+  }
   void close() { EXPECT_TRUE(stripes->close_all().ok()); }
   void flush() { EXPECT_TRUE(stripes->flush().ok()); }
   // Steps until nothing is left before the head; how many did something.
@@ -209,22 +225,25 @@ class Rig {
       const Bytes bytes = content(part);
       PCACHE_CHECK(pmem.store(table->media(place.pos), bytes.data(), bytes.size()));
       pmem.fence();
-      media::Key key =
-          make_key(part, place.pos, table->generation(place.pos.seg), clean ? media::kKeyClean : 0);
-      if (o.data_crc) key.data_crc = data_crc32c(bytes.data(), bytes.size());
-      KeyLog::Ticket ticket = 0;
-      {
-        Stripe& stripe = stripes->of(part.off);
-        StripeLock lock(stripe);
-        EXPECT_TRUE(stripes->prepare(stripe));
-        EXPECT_TRUE(index->insert(part, Location{place.pos, clean, key.data_crc}).ok());
-        ticket = stripes->append(stripe, key);
-      }
-      if (ticket) (void)log->commit(ticket).ok();
+      append(part, place.pos, clean ? media::kKeyClean : 0, bytes.data());
       todo.off += part.len;
       todo.len -= part.len;
     }
     return true;
+  }
+  void append(const Extent& part, CachePos pos, uint32_t flags, const std::byte* bytes) {
+    media::Key key = make_key(part, pos, table->generation(pos.seg), flags);
+    if (o.data_crc) key.data_crc = data_crc32c(bytes, part.len);
+    KeyLog::Ticket ticket = 0;
+    {
+      Stripe& stripe = stripes->of(part.off);
+      StripeLock lock(stripe);
+      EXPECT_TRUE(stripes->prepare(stripe));
+      const bool clean = flags & media::kKeyClean;
+      EXPECT_TRUE(index->insert(part, Location{pos, clean, key.data_crc}).ok());
+      ticket = stripes->append(stripe, key);
+    }
+    if (ticket) (void)log->commit(ticket).ok();
   }
 };
 

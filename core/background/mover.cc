@@ -123,9 +123,9 @@ bool Mover::enter(const Move& move, Stripe& stripe, KeyLog::Ticket* ticket) {
   parts_.index.lookup(move.from.extent, {&now, 1}, &snapshot);
   const bool is_there = now.kind == Piece::Kind::kHit && now.extent == move.from.extent &&
                         now.pos == move.from.pos && now.clean == move.from.clean;
-  const bool clean = move.from.clean || hazard(Hazard::kMovedIsClean);
+  const uint32_t flags = move.from.clean || hazard(Hazard::kMovedIsClean) ? media::kKeyClean : 0;
   if ((is_there || hazard(Hazard::kMovedOverNewer)) &&
-      enter_extent(parts_, stripe, move.to, clean, KsetBuffer::kNobody, ticket)) {
+      enter_extent(parts_, stripe, move.to, flags, KsetBuffer::kNobody, ticket)) {
     counters_.moved_keys.add();
     counters_.moved_bytes.add(move.to.len);
     return true;

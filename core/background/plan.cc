@@ -52,6 +52,7 @@ class Planner {
       plan_.other_keys++;
       return;
     }
+    const bool zeros = key.flags & media::kKeyZeros;
     plan_.end.dirty_bytes += key.len;
     switch (options_.fate ? options_.fate(key, plan_.end.ksets) : KeyFate::kWrite) {
       case KeyFate::kPass:
@@ -59,10 +60,11 @@ class Planner {
         return;
       case KeyFate::kSuperseded:
         plan_.superseded_keys++;
-        plan_.superseded_bytes += key.len;
+        if (!zeros) plan_.superseded_bytes += key.len;
         plan_.passed_from = std::min(plan_.passed_from, plan_.end.ksets);
         return;
       case KeyFate::kMove:
+        PCACHE_DCHECK(!zeros);
         plan_.moves.push_back(key);
         plan_.moved_bytes += key.len;
         plan_.passed_from = std::min(plan_.passed_from, plan_.end.ksets);
@@ -78,6 +80,8 @@ class Planner {
       if (options_.strict) last_ = std::min(last_, log_.epoch_end_after(plan_.epoch_from));
     }
     plan_.batch.add(key);
+    plan_.zero_keys += zeros;
+    plan_.zero_bytes += zeros ? key.len : 0;
   }
 
   KsetSource& log_;
@@ -95,6 +99,7 @@ void restart(const LogMark& from, BatchPlan* plan) {
   plan->moves.clear();
   plan->passed_from = BatchPlan::kNoEpoch;
   plan->moved_bytes = plan->copied_bytes = 0;
+  plan->zero_keys = plan->zero_bytes = 0;
   plan->superseded_keys = plan->superseded_bytes = plan->other_keys = plan->planned_bytes = 0;
 }
 

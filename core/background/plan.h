@@ -77,9 +77,11 @@ struct BatchPlan {
   uint64_t epoch_from = kNoEpoch;  // the kset of its first key to be written, in ksets
   DirtyBatch batch;                // the keys to be written
   std::vector<DirtyBatch::Piece> pieces;
-  std::vector<media::Key> damaged;                     // the keys to be kept
-  std::vector<media::Key> moves;                       // the keys whose data is to be moved
-  uint64_t moved_bytes = 0;                            // of these
+  std::vector<media::Key> damaged;  // the keys to be kept
+  std::vector<media::Key> moves;    // the keys whose data is to be moved
+  uint64_t moved_bytes = 0;         // of these
+  // Of the keys to be written, what is zeros: many keys name one place.
+  uint64_t zero_keys = 0, zero_bytes = 0;
   uint64_t superseded_keys = 0, superseded_bytes = 0;  // as appended
   // The kset of the first key that later ones supersede, or that is moved, in ksets.
   uint64_t passed_from = kNoEpoch;
@@ -89,12 +91,14 @@ struct BatchPlan {
   uint64_t other_keys = 0;     // that are passed and in none of these
   uint64_t planned_bytes = 0;  // of the pieces
 
-  // As appended: of what is neither superseded nor damaged; and with what is superseded.
-  uint64_t live_bytes() const { return batch.appended_bytes() + moved_bytes; }
+  // As appended, without zeros: of what is neither superseded nor damaged; and with what is
+  // superseded.
+  uint64_t live_bytes() const { return batch.appended_bytes() - zero_bytes + moved_bytes; }
   uint64_t passed_bytes() const { return live_bytes() + superseded_bytes; }
   // What comes free when it is passed and reclaimed: a copy takes as much as it frees.
   uint64_t freed_bytes() const { return passed_bytes() - moved_bytes - copied_bytes; }
   bool empty() const { return end.ksets == begin.ksets; }
+  bool writes_data() const { return batch.keys().size() > zero_keys; }
   // Passing nothing but damaged data would only append it again.
   bool has_only_damaged() const {
     return batch.keys().empty() && moves.empty() && superseded_keys + other_keys == 0 &&

@@ -91,6 +91,9 @@ void Settler::mark_clean(const BatchPlan& plan, const WrittenBatch& written,
         if (std::binary_search(written.bad_keys.begin(), written.bad_keys.end(), piece.key))
           continue;
         parts_.index.mark_clean(piece.extent, plan.batch.place(piece));
+        // Of a large range they would fill the DRAM, and a read of the device costs as much.
+        if (plan.batch.keys()[piece.key].flags & media::kKeyZeros)
+          (void)parts_.index.remove(piece.extent, plan.batch.place(piece));
       }
     }
     at += run.size();

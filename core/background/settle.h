@@ -3,7 +3,8 @@
 //
 // What settle() does, and what a crash after each line leaves:
 //   1. keys whose data is damaged are appended again   twice in the log: the later one counts
-//   2. the index says of what was written: clean       (DRAM only)
+//   2. the index says of what was written: clean, and
+//      forgets what is zeros                           (DRAM only)
 //   3. dirty_tail is moved, durably                    done
 //
 // Invariants

@@ -185,7 +185,7 @@ TEST_F(SupersededTest, AWriterThatHasNotAppendedItsKeyIsWaitedFor) {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     EXPECT_FALSE(passed);
     (void)rig_->stripes->append(
-        stripe, make_key({0, 4096}, place.pos, rig_->table->generation(place.pos.seg), false, 0));
+        stripe, make_key({0, 4096}, place.pos, rig_->table->generation(place.pos.seg), 0, 0));
   });
   while (!inserted) std::this_thread::yield();
   EXPECT_TRUE(step().value());

@@ -80,6 +80,7 @@ SpaceCounts Worker::counts() const {
   now.log_reserve_segments = segments.log_reserve;
   now.retired_segments = segments.retired;
   now.waiting_requests = options_.waiting_requests();
+  now.waits_for_writeback = options_.waits_for_writeback && options_.waits_for_writeback();
   now.gc_percent = gc_percent();
   now.dirty_bytes = parts_.index.dirty_bytes();
   now.dirty_limits = dirty_limits();
@@ -179,6 +180,7 @@ void Worker::make_room_task() {
     if (decided().write_back) ask_for_writeback();
     return;
   }
+  if (options_.waiting_requests() > 0) ask_for_writeback();
 }
 
 // Credit comes with what is freed; a step that copies all that it frees would give none.
@@ -258,7 +260,7 @@ void Worker::writeback_task() {
     // What needs no device says nothing about it, but there was memory for it.
     if (!device_failed_ || counters.flushes.load() > flushes) note_success();
     if (moved.value()) {
-      if (decided().reclaim) wake(main_, room_id_);
+      if (decided().reclaim || options_.waiting_requests() > 0) wake(main_, room_id_);
       continue;
     }
     if (actions->live == LiveData::kLeaveAll) return;  // reclaim asks again

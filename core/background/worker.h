@@ -44,6 +44,7 @@ class Worker {
     SpaceLimits limits;
     // The requests' side: how many wait for space, and letting them go on.
     std::function<uint32_t()> waiting_requests;
+    std::function<bool()> waits_for_writeback = nullptr;  // the first does; nullptr: it does not
     std::function<void()> retry_requests;
     // They wait for what can never be: they fail with this errno.
     std::function<void(int)> fail_requests;

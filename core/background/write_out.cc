@@ -2,6 +2,7 @@
 #include "background/write_out.h"
 
 #include <algorithm>
+#include <cstring>
 #include <new>
 
 #include "base/mutants.h"
@@ -36,13 +37,34 @@ void WriteOut::on_done(BlockIo* io) {
   if (io->result) return self.on_failed(slot);
   PCACHE_DCHECK(self.free_.size() < self.slots_.size());
   self.failed_in_row_ = 0;
-  self.done_.bytes += io->len;
-  self.done_.ios++;
+  const bool zeros = makes_zeros(io->op);
+  (zeros ? self.done_.zeroed_bytes : self.done_.bytes) += io->len;
+  (zeros ? self.done_.zero_ios : self.done_.ios)++;
   self.free_.push_back(slot);
-  if (self.hooks_.written) self.hooks_.written(io->len);
+  if (!zeros && self.hooks_.written) self.hooks_.written(io->len);
+}
+
+// Of a device that has no such request. True: the zeros get there otherwise.
+bool WriteOut::find_other_way(Slot* slot) {
+  if (!makes_zeros(slot->io.op) || slot->io.result != EOPNOTSUPP) return false;
+  if (slot->io.op == BlockOp::kPunchHole) {
+    can_punch_ = false;
+    slot->io.op = BlockOp::kZero;
+    device_->submit(&slot->io);
+    return true;
+  }
+  can_zero_ = false;
+  try {
+    unmade_.push_back({slot->begin, slot->io.len, EOPNOTSUPP});
+  } catch (const std::bad_alloc&) {
+    done_.untold = true;
+  }
+  free_.push_back(slot);
+  return true;
 }
 
 void WriteOut::on_failed(Slot* slot) {
+  if (find_other_way(slot)) return;
   done_.failed_ios++;
   if (++slot->attempts < kAttempts && !gives_up()) return device_->submit(&slot->io);
   failed_in_row_++;
@@ -79,13 +101,12 @@ void WriteOut::submit_current() {
     free_.push_back(slot);
     return;
   }
-  PCACHE_DCHECK(slot->io.len % kSectorBytes == 0 && slot->io.len <= kWriteBytes);
-  slot->io.op = BlockOp::kWrite;
+  PCACHE_DCHECK(slot->io.len % kSectorBytes == 0 && slot->io.len <= most_bytes(slot->io.op));
   slot->io.buf = slot->buffer;
   slot->io.done = on_done;
   slot->io.ctx = slot;
   slot->attempts = 0;
-  unpushed_bytes_ += slot->io.len;
+  if (has_data(slot->io.op)) unpushed_bytes_ += slot->io.len;
   device_->submit(&slot->io);
   if (++unpushed_ < kPushWrites && unpushed_bytes_ < kPushBytes) return;
   unpushed_bytes_ = unpushed_ = 0;
@@ -99,6 +120,10 @@ void WriteOut::wait_all() {
 bool WriteOut::load(const DirtyBatch& batch, const DirtyBatch::Piece& piece, uint64_t at,
                     uint32_t len, std::byte* dst) {
   const media::Key& key = batch.keys()[piece.key];
+  if (key.flags & media::kKeyZeros) {
+    memset(dst, 0, len);
+    return true;
+  }
   Verdict& verdict = verdicts_[piece.key];
   if (verdict == Verdict::kBad) return false;
   const CachePos whole{SegId{key.cache_seg_id}, key.cache_seg_off};
@@ -121,34 +146,55 @@ bool WriteOut::load(const DirtyBatch& batch, const DirtyBatch::Piece& piece, uin
 }
 
 void WriteOut::prefetch(const DirtyBatch& batch, const DirtyBatch::Piece& piece) const {
+  if (batch.keys()[piece.key].flags & media::kKeyZeros) return;
   media_.pmem.prefetch(media_.segments.media(batch.place(piece)), piece.extent.len);
 }
 
-// The piece that next_ is in, from there on. False: given up before its end.
-bool WriteOut::add(const DirtyBatch& batch) {
-  const DirtyBatch::Piece& piece = pieces_[next_.piece];
-  PCACHE_DCHECK(next_.at <= piece.extent.len && piece.key < verdicts_.size());
-  while (next_.at < piece.extent.len) {
+BlockOp WriteOut::op_for(const media::Key& key) const {
+  if (!(key.flags & media::kKeyZeros)) return BlockOp::kWrite;
+  if (key.flags & media::kKeyHole && can_punch_) return BlockOp::kPunchHole;
+  return can_zero_ ? BlockOp::kZero : BlockOp::kWrite;
+}
+
+uint32_t WriteOut::most_bytes(BlockOp op) const {
+  if (!makes_zeros(op)) return limits_.write_bytes;
+  return static_cast<uint32_t>(uint64_t{kZeroBytes} * limits_.write_bytes / kWriteBytes);
+}
+
+// The piece that `at` is in, from there on, `most` bytes of it at most; afterwards `at` is behind
+// what is in a slot, or bad. False: given up before that.
+bool WriteOut::add(const DirtyBatch& batch, Cursor* at, uint64_t most) {
+  const DirtyBatch::Piece& piece = pieces_[at->piece];
+  PCACHE_DCHECK(at->at <= piece.extent.len && piece.key < verdicts_.size());
+  const uint64_t end = at->at + std::min(most, piece.extent.len - at->at);
+  while (at->at < end) {
     if (gives_up()) return false;
-    const uint64_t off = piece.extent.off + next_.at;
-    if (current_ &&
-        (current_->io.off + current_->io.len != off || current_->io.len == limits_.write_bytes))
+    const uint64_t off = piece.extent.off + at->at;
+    const BlockOp op = op_for(batch.keys()[piece.key]);
+    if (current_ && (current_->io.op != op || current_->io.off + current_->io.len != off ||
+                     current_->io.len >= most_bytes(op)))
       submit_current();
     if (!current_) {
       current_ = free_slot();
+      current_->io.op = op;
       current_->io.off = off;
       current_->io.len = 0;
-      current_->begin = next_;
+      current_->begin = *at;
       if (gives_up()) return false;
     }
-    const auto len = static_cast<uint32_t>(
-        std::min<uint64_t>(piece.extent.len - next_.at, limits_.write_bytes - current_->io.len));
-    if (!load(batch, piece, next_.at, len, current_->buffer + current_->io.len)) {
-      next_.at = piece.extent.len;  // of what is bad nothing is left to be written
+    // A device that had to be waited for may have refused to make zeros.
+    if (current_->io.op != op_for(batch.keys()[piece.key])) {
+      submit_current();
+      continue;
+    }
+    const auto len =
+        static_cast<uint32_t>(std::min<uint64_t>(end - at->at, most_bytes(op) - current_->io.len));
+    if (!makes_zeros(op) && !load(batch, piece, at->at, len, current_->buffer + current_->io.len)) {
+      at->at = end;  // of what is bad nothing is left to be written
       break;
     }
     current_->io.len += len;
-    next_.at += len;
+    at->at += len;
   }
   return true;
 }
@@ -158,10 +204,30 @@ void WriteOut::add_all(const DirtyBatch& batch) {
     if (next_.piece + 1 < pieces_.size()) prefetch(batch, pieces_[next_.piece + 1]);
     // The loop does not ask gives_up() again: another thread may have cleared it, and the rest of
     // this piece would be skipped.
-    if (!add(batch)) break;
+    if (!add(batch, &next_, UINT64_MAX)) break;
     next_ = {next_.piece + 1, 0};
   }
   // What it holds lies before next_.
+  submit_current();
+}
+
+// The zeros that the device has refused to make, as data.
+void WriteOut::write_unmade(const DirtyBatch& batch) {
+  while (!unmade_.empty()) {
+    Failed range = unmade_.back();
+    unmade_.pop_back();
+    while (range.len > 0) {
+      const Cursor from = range.begin;
+      const bool added = add(batch, &range.begin, range.len);
+      range.len -= range.begin.at - from.at;
+      if (!added) {
+        range.error = ECANCELED;
+        failed_.push_back(range);
+        break;
+      }
+      range.begin = {from.piece + 1, 0};
+    }
+  }
   submit_current();
 }
 
@@ -185,12 +251,15 @@ WriteOut::Done WriteOut::write(const DirtyBatch& batch, std::span<const DirtyBat
   pieces_ = pieces;
   next_ = {};
   failed_.clear();
+  unmade_.clear();
   failed_in_row_ = 0;
   done_ = {};
   bool no_memory = false;
   try {
     verdicts_.assign(batch.keys().size(), Verdict::kUnknown);
     add_all(batch);
+    if (!hazard(Hazard::kBatchNotWaitedFor)) wait_all();
+    write_unmade(batch);
   } catch (const std::bad_alloc&) {
     no_memory = true;
     if (Slot* slot = std::exchange(current_, nullptr)) free_.push_back(slot);

@@ -3,6 +3,7 @@
 // is contiguous on the device into large writes, many at a time.
 //
 // Invariants
+// - Of zeros (kKeyZeros) nothing is read: the device makes them, or is given some where it cannot.
 // - Nothing reaches the device that could not be read, or does not match its key's data_crc. A
 //   piece is checked against the whole extent of its key as it was appended.
 // - write() returns when nothing is in flight any more, whatever went wrong.
@@ -32,6 +33,8 @@ class WriteOut {
   static constexpr unsigned kDepth = kDeepestQueue;
   static constexpr uint32_t kWriteBytes = 256 << 10;
   static constexpr uint32_t kLeastBytes = 4 << 10;
+  // Of one request for zeros; where others are shorter, this is by as much.
+  static constexpr uint32_t kZeroBytes = 1 << 30;
   static constexpr uint32_t kAttempts = 4;  // of one write, before it is left
   // After so many writes in a row that used up their attempts, write() does not try the rest.
   static constexpr uint32_t kMostFailedInARow = 16;
@@ -44,10 +47,11 @@ class WriteOut {
     // Positive errno of the first in `failed`, ENOMEM or ECANCELED; 0: all is written but what is
     // bad.
     int error = 0;
-    uint64_t bytes = 0, ios = 0;            // that succeeded
-    uint64_t failed_ios = 0;                // attempts
-    std::vector<uint32_t> bad_keys;         // ascending: their data is damaged, or cannot be read
-    std::vector<DirtyBatch::Piece> failed;  // ascending in themselves: tried in vain
+    uint64_t bytes = 0, ios = 0;              // that succeeded, with data
+    uint64_t zeroed_bytes = 0, zero_ios = 0;  // that made zeros
+    uint64_t failed_ios = 0;                  // attempts
+    std::vector<uint32_t> bad_keys;           // ascending: their data is damaged, or cannot be read
+    std::vector<DirtyBatch::Piece> failed;    // ascending in themselves: tried in vain
     std::vector<DirtyBatch::Piece>
         untried;  // likewise: not tried, as the device fails everything, or given up
     // There was no memory to tell what is left: all may be.
@@ -105,7 +109,9 @@ class WriteOut {
 
   WriteOut(const Media& media, std::unique_ptr<BlockQueue> device, Hooks hooks);
   void prefetch(const DirtyBatch& batch, const DirtyBatch::Piece& piece) const;
-  bool add(const DirtyBatch& batch);
+  BlockOp op_for(const media::Key& key) const;
+  uint32_t most_bytes(BlockOp op) const;
+  bool add(const DirtyBatch& batch, Cursor* at, uint64_t most);
   void add_all(const DirtyBatch& batch);
   // Loads `len` bytes of the piece, `at` bytes into it; false: not to be written.
   bool load(const DirtyBatch& batch, const DirtyBatch::Piece& piece, uint64_t at, uint32_t len,
@@ -120,6 +126,8 @@ class WriteOut {
   void tell_left(Cursor from, uint64_t len, std::vector<DirtyBatch::Piece>* to) const;
   static void on_done(BlockIo* io);
   void on_failed(Slot* slot);
+  bool find_other_way(Slot* slot);
+  void write_unmade(const DirtyBatch& batch);
 
   const Media media_;
   std::unique_ptr<BlockQueue> device_;
@@ -136,10 +144,12 @@ class WriteOut {
   std::span<const DirtyBatch::Piece> pieces_;
   Cursor next_;  // up to here everything is in a slot, or was
   std::vector<Failed> failed_;
+  std::vector<Failed> unmade_;  // zeros that the device cannot make: to be written
   uint32_t failed_in_row_ = 0;
   std::vector<Verdict> verdicts_;
   Done done_;
   std::atomic<bool> given_up_{false};
+  bool can_punch_ = true, can_zero_ = true;  // until it has refused
 
   BlockIo flush_;
   bool flushing_ = false;

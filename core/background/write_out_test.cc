@@ -42,7 +42,10 @@ class WriteOutTest : public BackgroundTest {
     for (const MemoryDevice::Event& event : device_->journal())
       text.push_back(event.op == BlockOp::kFlush
                          ? "flush"
-                         : std::to_string(event.extent.off / kSector) + "+" +
+                         : (event.op == BlockOp::kPunchHole ? "hole "
+                            : event.op == BlockOp::kZero    ? "zero "
+                                                            : "") +
+                               std::to_string(event.extent.off / kSector) + "+" +
                                std::to_string(event.extent.len / kSector));
     return text;
   }

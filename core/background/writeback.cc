@@ -199,7 +199,9 @@ void Writeback::ask_fates(PlanOptions* options, Pass pass) {
                         if (fate == KeyFate::kPass) (void)superseded_.is_superseded(key);
                         if (fate != KeyFate::kWrite || kset < from) return fate;
                         if (superseded_.is_superseded(key)) return KeyFate::kSuperseded;
-                        return pass == Pass::kMoved ? KeyFate::kMove : fate;
+                        // Zeros cost the device less than a place of their own would cost here.
+                        const bool moves = pass == Pass::kMoved && !(key.flags & media::kKeyZeros);
+                        return moves ? KeyFate::kMove : fate;
                       };
 }
 
@@ -267,9 +269,9 @@ Result<bool> Writeback::make_passable(const PlanOptions& options, const LogMark&
     if (auto made = plan_as(options, until, Pass::kMoved, plan); !made) return made.error();
     if (live == LiveData::kLeaveAll && !(plan->moves.empty() && plan->batch.keys().empty()))
       return false;
-    // What has to be written is of an epoch that is over: nothing behind it can be moved.
+    // Data that has to be written is of an epoch that is over: nothing behind it can be moved.
     const bool pays =
-        plan->batch.keys().empty() && costs_.moving_pays(plan->live_bytes(), plan->passed_bytes());
+        !plan->writes_data() && costs_.moving_pays(plan->live_bytes(), plan->passed_bytes());
     if (plan->passed_bytes() > 0) moving_pays_.store(pays, std::memory_order_relaxed);
     if (pays && live == LiveData::kLeave && !plan->moves.empty()) return false;
     const bool moves = pays || live == LiveData::kMoveAnyhow;
@@ -353,6 +355,8 @@ Status Writeback::write_left(unsigned depth) {
     const WriteResult result = write_plan(*out_, batch.plan, depth, &batch.written);
     counters_.writes.add(result.ios);
     counters_.failed_writes.add(result.failed_ios);
+    counters_.zeroes.add(result.zero_ios);
+    counters_.zeroed_bytes.add(result.zeroed_bytes);
     if (result.untold && result.error == ENOMEM) return out_of_memory();
     if (result.untold)
       return error_errno(result.error, "backing device %s: writing back failed",

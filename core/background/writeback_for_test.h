@@ -23,13 +23,16 @@ class WritebackTest : public BackgroundTest {
     for (const MemoryDevice::Event& event : device_->journal()) n += event.op == BlockOp::kFlush;
     return n;
   }
-  // Of the device, in order: "OFF+LEN" of writes in sectors, "flush".
+  // Of the device, in order: "OFF+LEN" of writes in sectors, "flush", "hole OFF+LEN".
   std::vector<std::string> done() const {
     std::vector<std::string> text;
     for (const MemoryDevice::Event& event : device_->journal())
       text.push_back(event.op == BlockOp::kFlush
                          ? "flush"
-                         : std::to_string(event.extent.off / kSector) + "+" +
+                         : (event.op == BlockOp::kPunchHole ? "hole "
+                            : event.op == BlockOp::kZero    ? "zero "
+                                                            : "") +
+                               std::to_string(event.extent.off / kSector) + "+" +
                                std::to_string(event.extent.len / kSector));
     return text;
   }

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <iterator>
 
+#include "base/mutants.h"
+
 namespace pcache {
 
 namespace {
@@ -15,10 +17,12 @@ WriteOut::Done write(WriteOut& out, const BatchPlan& plan, const Pieces& pieces,
                      const WriteOut::Limits& limits, WrittenBatch* written, WriteResult* result) {
   WriteOut::Done done = out.write(plan.batch, pieces, limits);
   result->ios += done.ios;
+  result->zero_ios += done.zero_ios;
+  result->zeroed_bytes += done.zeroed_bytes;
   result->failed_ios += done.failed_ios;
   result->error = done.error;
   result->untold |= done.untold;
-  written->unflushed |= done.ios > 0;
+  written->unflushed |= done.ios > 0 || (done.zero_ios > 0 && !hazard(Hazard::kZerosNotFlushed));
   if (done.bad_keys.empty()) return done;
   std::vector<uint32_t> bad;
   std::set_union(written->bad_keys.begin(), written->bad_keys.end(), done.bad_keys.begin(),

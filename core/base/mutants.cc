@@ -65,6 +65,8 @@ constexpr struct {
     {"moved-is-clean", Hazard::kMovedIsClean},
     {"freed-before-moved", Hazard::kFreedBeforeMoved},
     {"kept-without-end", Hazard::kKeptWithoutEnd},
+    {"zeros-come-back", Hazard::kZerosComeBack},
+    {"zeros-not-flushed", Hazard::kZerosNotFlushed},
 };
 
 std::optional<Hazard> hazard_named(std::string_view name) {

@@ -54,6 +54,8 @@ enum class Hazard : uint8_t {
   kMovedIsClean,
   kFreedBeforeMoved,
   kKeptWithoutEnd,
+  kZerosComeBack,
+  kZerosNotFlushed,
 };
 
 // A place in the code that stores to media or fences. A function that does this for several callers

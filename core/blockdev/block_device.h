@@ -25,15 +25,24 @@ namespace pcache {
 
 class BlockQueue;
 
-// kFlush makes the writes that completed before its submit() durable; it orders nothing else.
-enum class BlockOp : uint8_t { kRead, kWrite, kFlush };
+enum class BlockOp : uint8_t {
+  kRead,
+  kWrite,
+  kFlush,      // makes what completed before its submit() durable; it orders nothing else
+  kZero,       // reads as zeros afterwards; the device keeps its room for it where it can
+  kPunchHole,  // the same; the device gives its room back where it can
+};
+inline constexpr size_t kBlockOps = 5;
+constexpr bool has_data(BlockOp op) { return op == BlockOp::kRead || op == BlockOp::kWrite; }
+// The last two: EOPNOTSUPP where the device has no such request.
+constexpr bool makes_zeros(BlockOp op) { return op == BlockOp::kZero || op == BlockOp::kPunchHole; }
 
 struct BlockIo {
   BlockOp op = BlockOp::kRead;
-  uint64_t off = 0;  // bytes, multiple of logical_block_bytes()
-  uint32_t len = 0;  // bytes, multiple of logical_block_bytes(); ignored for kFlush
-  void* buf = nullptr;
-  int result = 0;  // 0 or a positive errno, valid when `done` runs
+  uint64_t off = 0;     // bytes, multiple of logical_block_bytes()
+  uint32_t len = 0;     // bytes, multiple of logical_block_bytes(); ignored for kFlush
+  void* buf = nullptr;  // of kRead and kWrite
+  int result = 0;       // 0 or a positive errno, valid when `done` runs
   void (*done)(BlockIo* io) = nullptr;
   void* ctx = nullptr;  // the caller's
   // Only the queue uses these:

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "blockdev/block_io.h"
 
+#include <fcntl.h>
+
 #include <algorithm>
 #include <bit>
 #include <cstdlib>
@@ -58,8 +60,9 @@ bool prepare_io(BlockIo* io, BlockQueue* queue, DirectIoAlign align, BouncePool&
   io->retries = 0;
   io->result = 0;
   if (io->op == BlockOp::kFlush) return true;
-  PCACHE_DCHECK((io->off | io->len) % align.block_bytes == 0);
-  PCACHE_DCHECK(io->buf != nullptr && io->len > 0);
+  PCACHE_DCHECK((io->off | io->len) % align.block_bytes == 0 && io->len > 0);
+  if (!has_data(io->op)) return true;
+  PCACHE_DCHECK(io->buf != nullptr);
   if (reinterpret_cast<uintptr_t>(io->buf) % align.memory_bytes == 0) return true;
   io->bounce = pool.get(io->len, align.memory_bytes);
   if (!io->bounce) {
@@ -70,13 +73,18 @@ bool prepare_io(BlockIo* io, BlockQueue* queue, DirectIoAlign align, BouncePool&
   return true;
 }
 
+int zero_mode(BlockOp op) {
+  PCACHE_DCHECK(makes_zeros(op));
+  return FALLOC_FL_KEEP_SIZE | (op == BlockOp::kZero ? FALLOC_FL_ZERO_RANGE : FALLOC_FL_PUNCH_HOLE);
+}
+
 bool account_transfer(BlockIo* io, int res, uint32_t block_bytes) {
   PCACHE_DCHECK(io->result == 0);
   // ECANCELED: we cancel nothing, but the kernel drops the queued requests of a thread that ends
   // after it has pushed them (another thread may call kick() or poll() on a queue).
   const bool transient = res == -EINTR || res == -EAGAIN || res == -ECANCELED;
   if (transient && io->retries++ < kMaxRetries) return false;
-  if (res < 0 || io->op == BlockOp::kFlush) {
+  if (res < 0 || !has_data(io->op)) {
     io->result = res < 0 ? -res : 0;
     return true;
   }
@@ -95,7 +103,7 @@ unsigned report_finished(BlockIoList finished, BouncePool& pool) {
   unsigned count = 0;
   while (BlockIo* io = finished.pop()) {
     PCACHE_DCHECK(io->result > 0 ||
-                  (io->result == 0 && (io->op == BlockOp::kFlush || io->progress == io->len)));
+                  (io->result == 0 && (!has_data(io->op) || io->progress == io->len)));
     if (io->bounce) {
       if (io->op == BlockOp::kRead && io->result == 0) memcpy(io->buf, io->bounce, io->len);
       pool.put(std::exchange(io->bounce, nullptr), io->len);

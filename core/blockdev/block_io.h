@@ -74,6 +74,9 @@ inline void* transfer_buffer(const BlockIo* io) {
 inline uint64_t transfer_off(const BlockIo* io) { return io->off + io->progress; }
 inline uint32_t transfer_len(const BlockIo* io) { return io->len - io->progress; }
 
+// fallocate(2)'s mode for a kZero or kPunchHole.
+int zero_mode(BlockOp op);
+
 // Accounts for the result of a system call or completion (bytes or -errno). True: the request is
 // finished and `result` is set. False: issue the rest of it again.
 bool account_transfer(BlockIo* io, int res, uint32_t block_bytes);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "blockdev/io_thread_pool.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -22,6 +23,10 @@ int transfer(int fd, BlockIo* io) {
       break;
     case BlockOp::kFlush:
       rc = fdatasync(fd);
+      break;
+    case BlockOp::kZero:
+    case BlockOp::kPunchHole:
+      rc = fallocate(fd, zero_mode(io->op), static_cast<off_t>(io->off), io->len);
       break;
   }
   return rc < 0 ? -errno : static_cast<int>(rc);

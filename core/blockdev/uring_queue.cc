@@ -77,8 +77,10 @@ void UringQueue::start(BlockIo* io) {
     io_uring_prep_read(sqe, fd, transfer_buffer(io), transfer_len(io), transfer_off(io));
   } else if (io->op == BlockOp::kWrite) {
     io_uring_prep_write(sqe, fd, transfer_buffer(io), transfer_len(io), transfer_off(io));
-  } else {
+  } else if (io->op == BlockOp::kFlush) {
     io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
+  } else {
+    io_uring_prep_fallocate(sqe, fd, zero_mode(io->op), io->off, io->len);
   }
   io_uring_sqe_set_data(sqe, io);
 }

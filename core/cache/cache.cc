@@ -286,6 +286,7 @@ Status Cache::wire_background() {
   working.dirty_limits = dirty_limits_of(options_.dirty).value();
   working.limits = space_limits(frame_.info.n_segs);
   working.waiting_requests = [this] { return requests_->deferred().count(); };
+  working.waits_for_writeback = [this] { return requests_->deferred().waits_for_writeback(); };
   working.retry_requests = [this] { requests_->deferred().run(); };
   working.fail_requests = [this](int error) { requests_->deferred().fail_all(error); };
   working.set_pace = [this](bool on) { requests_->pace().set(on); };

@@ -220,6 +220,8 @@ void add_attach(Fields* fields) {
               [](View& v) { return Json(v.cache.verified().dirty_bad); });
   fields->add("index", "mapped_bytes", "cached",
               [](View& v) { return Json(v.cache.index().mapped_bytes()); });
+  fields->add("index", "dirty_bytes", "of these, not on the backing device yet; zeros, too",
+              [](View& v) { return Json(v.cache.index().dirty_bytes()); });
   fields->add("index", "memory_bytes", "DRAM of the index",
               [](View& v) { return Json(v.cache.index().memory_bytes()); });
 }

@@ -138,8 +138,12 @@ Status validate_key(const Key& key, const Bounds& bounds) {
       key.len > kSegDataBytes - key.cache_seg_off)
     return make_error(EUCLEAN, "data at %u+%u of its segment, whose data area has %u bytes",
                       key.cache_seg_off, key.len, kSegDataBytes);
-  if (key.flags & ~kKeyClean)
-    return make_error(EUCLEAN, "key flags %#x, only CLEAN (0x2) may be on media", key.flags);
+  constexpr uint32_t kKnown = kKeyClean | kKeyZeros | kKeyHole;
+  if (key.flags & ~kKnown || (key.flags & (kKeyZeros | kKeyHole)) == kKeyHole)
+    return make_error(EUCLEAN,
+                      "key flags %#x, only CLEAN (0x2), ZEROS (0x80000000) and with it HOLE "
+                      "(0x40000000) may be on media",
+                      key.flags);
   return {};
 }
 

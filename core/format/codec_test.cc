@@ -227,7 +227,11 @@ TEST(KeyBounds, Table) {
       {"data off a sector boundary", 0, kSector, 0, 8, 0, "data area"},
       {"EMPTY", 0, kSector, 0, 0, kKeyEmpty, "flags"},
       {"EMPTY and CLEAN", 0, kSector, 0, 0, kKeyEmpty | kKeyClean, "flags"},
-      {"unknown flag", 0, kSector, 0, 0, 1u << 31, "flags"},
+      {"ZEROS", 0, kSector, 0, 0, kKeyZeros, "ok"},
+      {"ZEROS and HOLE", 0, kSector, 0, 0, kKeyZeros | kKeyHole, "ok"},
+      {"ZEROS and CLEAN", 0, kSector, 0, 0, kKeyZeros | kKeyClean, "ok"},
+      {"HOLE alone", 0, kSector, 0, 0, kKeyHole, "flags"},
+      {"unknown flag", 0, kSector, 0, 0, 1u << 29, "flags"},
   };
   for (const auto& row : rows) {
     Key key = make_key({row.off, row.len}, CachePos{SegId{row.seg}, row.seg_off}, 0, row.flags);

@@ -117,6 +117,9 @@ static_assert(sizeof(KsetHeader) == 24 && offsetof(KsetHeader, magic) == 8);
 
 inline constexpr uint32_t kKeyEmpty = 1u << 0;  // never on media
 inline constexpr uint32_t kKeyClean = 1u << 1;
+// Ours; the kernel target does not look at them, and the data of such a key is there all the same.
+inline constexpr uint32_t kKeyHole = 1u << 30;   // with kKeyZeros: the device need keep no room
+inline constexpr uint32_t kKeyZeros = 1u << 31;  // all of the data is zeros
 
 struct Key {
   uint64_t off;

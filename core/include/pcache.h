@@ -279,11 +279,17 @@ struct pcache_status_field {
 uint32_t pcache_status_field_count(void);
 int pcache_status_field_describe(uint32_t index, struct pcache_status_field* field);
 
-enum pcache_op { PCACHE_OP_READ = 0, PCACHE_OP_WRITE = 1, PCACHE_OP_FLUSH = 2 };
+enum pcache_op {
+  PCACHE_OP_READ = 0,
+  PCACHE_OP_WRITE = 1,
+  PCACHE_OP_FLUSH = 2,
+  PCACHE_OP_DISCARD = 3,      /* a WRITE of zeros, for which the backing device need keep no room */
+  PCACHE_OP_WRITE_ZEROES = 4, /* a WRITE of zeros, for which it keeps room where it can */
+};
 
 /* Other bits of `flags`: -EINVAL. */
-#define PCACHE_REQ_FUA 1u      /* WRITE: durable when it completes */
-#define PCACHE_REQ_PREFLUSH 2u /* WRITE: everything completed before it is durable first */
+#define PCACHE_REQ_FUA 1u      /* all but READ and FLUSH: durable when it completes */
+#define PCACHE_REQ_PREFLUSH 2u /* the same: everything completed before it is durable first */
 
 /*
  * One request. The caller owns it and its buffer, and leaves both alone from pcache_submit() until
@@ -295,6 +301,12 @@ enum pcache_op { PCACHE_OP_READ = 0, PCACHE_OP_WRITE = 1, PCACHE_OP_FLUSH = 2 };
  * fails with -EIO, once, when data that an earlier one had made durable turned out to be damaged in
  * pmem.
  *
+ * What holds for a WRITE holds for a DISCARD and a WRITE_ZEROES: its range reads as zeros from its
+ * completion on, durably after a FLUSH. It may be as long as the device. It takes little room in
+ * the cache, 64 KiB to 4 MiB for each GiB, and waits as a WRITE does while dirty data of twice the
+ * cache's size is waiting for the backing device. There a DISCARD becomes a hole, and a
+ * WRITE_ZEROES a range of zeros; where the device has neither, zeros are written.
+ *
  * A full cache is no error: a WRITE that finds no space waits, in order of arrival, until writeback
  * and reclaim have made some. While the backing device fails that may be long; see
  * pcache_queue_cancel().
@@ -304,7 +316,7 @@ struct pcache_request {
   uint32_t flags; /* PCACHE_REQ_* */
   uint64_t off;   /* ignored for FLUSH */
   uint64_t len;   /* > 0; ignored for FLUSH */
-  void* buf;      /* no alignment asked; page alignment saves a copy on misses */
+  void* buf;      /* of READ and WRITE; no alignment asked; page alignment saves a copy on misses */
   int32_t result;
   uint32_t reserved;
   void* user; /* the caller's */

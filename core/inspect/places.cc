@@ -17,7 +17,8 @@ void Places::add(const media::Key& key) {
                      key.data_crc,
                      key.off,
                      static_cast<uint32_t>(ksets_.size() - 1),
-                     ksets_.back().keys++});
+                     ksets_.back().keys++,
+                     (key.flags & media::kKeyZeros) != 0});
 }
 
 bool Places::is_copy(uint32_t kset, const Repeats& repeats) const {
@@ -46,7 +47,9 @@ void Places::judge(const Pmem& pmem, const SegmentTable& segments, bool with_crc
       const bool same = claim.off - claim.pos.off == last->off - last->pos.off;
       const auto& [first, again] =
           std::minmax(*last, claim, [](const Claim& a, const Claim& b) { return a.kset < b.kset; });
-      if (!same)
+      if (!same && claim.zeros && last->zeros) {
+        // They share the place.
+      } else if (!same)
         findings->add(Severity::kLost, "shared-data", "segment " + position_text(claim.pos),
                       "two live keys name it: for the ranges %llu+%u and %llu+%u",
                       static_cast<unsigned long long>(last->off), last->len,

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Places: the data places that a log's live keys name, to find those that several keys name.
 //
-// Two keys may name the same data only for the same sectors of the device, and only if the data is
-// damaged or cannot be read: then writeback appends its key (or that of a part) again. No cache
-// writes other such keys: a kset was copied over another one, or one key is wrong. Without data_crc
-// data that could not be read then may be readable now (a bad page was cleared) and look sound:
-// only a kset of several keys that comes again as a whole counts as a copy. One thread.
+// Keys of zeros may share a place. Two others may name the same data only for the same sectors of
+// the device, and only if the data is damaged or cannot be read: then writeback appends its key (or
+// that of a part) again. No cache writes other such keys: a kset was copied over another one, or
+// one key is wrong. Without data_crc data that could not be read then may be readable now (a bad
+// page was cleared) and look sound: only a kset of several keys that comes again as a whole counts
+// as a copy. One thread.
 #pragma once
 
 #include <vector>
@@ -34,6 +35,7 @@ class Places {
     uint64_t off;
     uint32_t kset;
     uint32_t index;  // in its kset
+    bool zeros;
   };
   // How many keys of a kset were in the log before.
   struct Repeats {

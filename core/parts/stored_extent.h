@@ -23,12 +23,19 @@ inline bool is_one_extent(const Parts& parts, uint64_t off, uint64_t len_bytes) 
   return off % kRangeBytes + len_bytes <= kRangeBytes && len_bytes <= parts.max_extent_bytes;
 }
 
+// Zeros are not copied, nor moved: their extents may be longer.
+inline bool is_one_key(const Parts& parts, uint64_t off, uint64_t len_bytes, uint32_t flags) {
+  return flags & media::kKeyZeros ? off % kRangeBytes + len_bytes <= kRangeBytes
+                                  : is_one_extent(parts, off, len_bytes);
+}
+
 // Of data in the segment's present life, `gen`.
-inline media::Key make_key(Extent extent, CachePos pos, uint64_t gen, bool clean, uint32_t crc) {
+inline media::Key make_key(Extent extent, CachePos pos, uint64_t gen, uint32_t flags,
+                           uint32_t crc) {
   media::Key key{};
   key.off = extent.off;
   key.len = static_cast<uint32_t>(extent.len);
-  key.flags = clean ? media::kKeyClean : 0;
+  key.flags = flags;
   key.cache_seg_id = pos.seg.v;
   key.cache_seg_off = pos.off;
   key.seg_gen = gen;
@@ -86,25 +93,27 @@ struct StoredExtent {
   parts.segments.drop_refs(seg);
 }
 
-// Into the index and the open kset; the reference of its place goes over to the key. `unfenced_by`:
+// Into the index and the open kset; the reference of its place goes over to the key, which gets
+// these flags: 0 is dirty data. `unfenced_by`:
 // the caller, if it has not fenced the data and the stripe is biased to it; else kNobody. False: no
 // memory, nothing is changed. In `ticket` the kset that became full, if one did: to be committed
 // when the lock is dropped.
 [[gnu::always_inline]] inline bool enter_extent(const Parts& parts, Stripe& stripe,
-                                                const StoredExtent& stored, bool clean,
+                                                const StoredExtent& stored, uint32_t flags,
                                                 ThreadSerial unfenced_by, KeyLog::Ticket* ticket)
     REQUIRES(stripe.mu, index_turn) {
-  PCACHE_DCHECK(stored.len > 0 && is_one_extent(parts, stored.off, stored.len));
+  PCACHE_DCHECK(stored.len > 0 && is_one_key(parts, stored.off, stored.len, flags));
   PCACHE_DCHECK(stored.seg_off + uint64_t{stored.len} <= media::kSegDataBytes);
   // What is in the index must have its key.
   if (!parts.stripes.prepare(stripe)) [[unlikely]]
     return false;
-  if (!parts.index.insert({stored.off, stored.len}, Location{stored.pos(), clean, stored.crc}))
+  if (!parts.index.insert({stored.off, stored.len},
+                          Location{stored.pos(), (flags & media::kKeyClean) != 0, stored.crc}))
       [[unlikely]]
     return false;
   if (unfenced_by != KsetBuffer::kNobody) parts.stripes.leave_unfenced(stripe, unfenced_by);
   const auto full = parts.stripes.append_made(stripe, [&] {
-    return make_key({stored.off, stored.len}, stored.pos(), stored.gen, clean, stored.crc);
+    return make_key({stored.off, stored.len}, stored.pos(), stored.gen, flags, stored.crc);
   });
   if (full != 0) [[unlikely]]
     *ticket = full;

@@ -15,6 +15,8 @@ MemoryDevice::Fate Faults::fate(BlockOp op, const Extent& extent) {
       counts_["flush EIO"]++;
       return {EIO, 0};
     case BlockOp::kWrite:
+    case BlockOp::kZero:
+    case BlockOp::kPunchHole:
       break;
   }
   switch (random_() % 3) {

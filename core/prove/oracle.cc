@@ -24,6 +24,7 @@ void stamp(VersionId version, uint64_t sector, std::byte* bytes) {
 std::string name(VersionId version) {
   if (version == 0) return "the backing device's first content";
   if (version == kEarlierLife) return "data of an earlier life";
+  if (version == kZeros) return "zeros";
   return "version " + std::to_string(version);
 }
 
@@ -46,18 +47,20 @@ std::optional<VersionId> Oracle::version_of(uint64_t sector, const std::byte* by
   if (version != 0 && memcmp(bytes, expected, kSectorBytes) == 0) return version;
   const auto first = MemoryDevice::pattern(sector * kSectorBytes, kSectorBytes);
   if (memcmp(bytes, first.data(), kSectorBytes) == 0) return 0;
+  if (std::all_of(bytes, bytes + kSectorBytes, [](std::byte b) { return b == std::byte{0}; }))
+    return kZeros;
   return std::nullopt;
 }
 
-VersionId Oracle::begin_write(const Extent& extent, Time time, bool preflush) {
+VersionId Oracle::begin_write(const Extent& extent, Time time, bool preflush, bool zeros) {
   const VersionId id = ++last_;
-  PCACHE_CHECK(id < kEarlierLife);
+  PCACHE_CHECK(id < kZeros);
   writes_[id] = extent;
   if (preflush) preflush_[id] = covers();
   for (uint64_t at = extent.off; at < extent.end(); at += kSectorBytes) {
     auto& versions = versions_[at / kSectorBytes];
     if (versions.empty()) versions.push_back({0, INT64_MIN, INT64_MIN, true});
-    versions.push_back({id, time, kNever, false});
+    versions.push_back({id, time, kNever, false, zeros});
   }
   return id;
 }
@@ -106,10 +109,17 @@ bool Oracle::may_read(uint64_t sector, VersionId version) const {
   return true;
 }
 
-size_t Oracle::index_of(const std::vector<Version>& versions, VersionId id) const {
-  for (size_t i = 0; i < versions.size(); i++)
-    if (versions[i].id == id) return i;
-  return SIZE_MAX;
+size_t Oracle::index_of(const std::vector<Version>& versions, VersionId id, Time time,
+                        Zeros which) {
+  size_t found = SIZE_MAX;
+  for (size_t i = 0; i < versions.size(); i++) {
+    const Version& version = versions[i];
+    if (version.id == id) return i;
+    if (id == kZeros && version.zeros && version.submitted <= time &&
+        (found == SIZE_MAX || which == Zeros::kNewest))
+      found = i;
+  }
+  return found;
 }
 
 std::string Oracle::judge(const Found& found, Time time) const {
@@ -122,7 +132,7 @@ std::string Oracle::judge(const Found& found, Time time) const {
       continue;
     }
     const auto& versions = known->second;
-    const size_t index = index_of(versions, id);
+    const size_t index = index_of(versions, id, time);
     if (index == SIZE_MAX || versions[index].submitted > time)
       return "resurrected: " + where + ", which is not one of its versions";
     size_t durable = 0;
@@ -164,7 +174,7 @@ std::string Oracle::judge_device(const Found& found, Time time) const {
         return "resurrected: device sector " + std::to_string(sector) + " holds " + name(id);
       continue;
     }
-    const size_t index = index_of(known->second, id);
+    const size_t index = index_of(known->second, id, time, Zeros::kOldest);
     if (index == SIZE_MAX || known->second[index].submitted > time)
       return "resurrected: device sector " + std::to_string(sector) + " holds " + name(id) +
              ", which is not one of its versions";
@@ -177,7 +187,7 @@ std::string Oracle::judge_device(const Found& found, Time time) const {
     const auto known = versions_.find(sector);
     if (known == versions_.end()) continue;
     const auto& versions = known->second;
-    const size_t index = index_of(versions, id);
+    const size_t index = index_of(versions, id, time);
     for (size_t i = index + 1; i < versions.size(); i++)
       if (versions[i].durable < youngest)
         return "lost: the device is out of order: it has " + name(its_id) + ", and of sector " +
@@ -192,7 +202,7 @@ void Oracle::collapse(const Found& found, Time now) {
     const auto there = found.find(sector);
     PCACHE_CHECK(there != found.end());
     // Versions later than the found one never existed. The device may have an older one.
-    const size_t index = index_of(versions, there->second);
+    const size_t index = index_of(versions, there->second, now);
     PCACHE_CHECK(index != SIZE_MAX);
     versions.resize(index + 1);
     for (Version& version : versions) {

@@ -8,7 +8,8 @@
 // may be behind, but not out of order: if a version on it was submitted after others were
 // acknowledged as durable, it has those, or newer ones, too.
 //
-// A sector's content tells its version and its place: content().
+// A sector's content tells its version and its place: content(). Zeros do not tell which of the
+// versions that are zeros they are: what is found is taken for the one that excuses it.
 #pragma once
 
 #include <map>
@@ -25,6 +26,8 @@ namespace pcache {
 using VersionId = uint32_t;
 // Data of a segment's earlier life, which no request of this life wrote.
 inline constexpr VersionId kEarlierLife = 0xffffff;
+// Found: one of those that are zeros.
+inline constexpr VersionId kZeros = kEarlierLife - 1;
 
 class Oracle {
  public:
@@ -38,7 +41,7 @@ class Oracle {
   // Events of the trace so far; negative: in a life that a crash has ended.
   using Time = int64_t;
   // Requests of one sector do not overlap in time.
-  VersionId begin_write(const Extent& extent, Time time, bool preflush = false);
+  VersionId begin_write(const Extent& extent, Time time, bool preflush = false, bool zeros = false);
   // The write is acknowledged; `durable`: it was FUA.
   void end_write(VersionId version, bool durable, Time time);
   // A FLUSH is acknowledged now; when it was submitted covers() was `covered`.
@@ -76,10 +79,14 @@ class Oracle {
     Time submitted;
     Time durable;  // kNever: not yet
     bool acknowledged;
+    bool zeros = false;
   };
   static constexpr Time kNever = INT64_MAX;
   std::string judge_preflush(const Found& found) const;
-  size_t index_of(const std::vector<Version>& versions, VersionId id) const;
+  // Of zeros the newest, or the oldest, that was submitted by `time`.
+  enum class Zeros { kNewest, kOldest };
+  static size_t index_of(const std::vector<Version>& versions, VersionId id, Time time = kNever,
+                         Zeros which = Zeros::kNewest);
 
   std::map<uint64_t, std::vector<Version>> versions_;  // by sector, oldest first
   std::map<VersionId, Extent> writes_;

@@ -88,17 +88,17 @@ int Session::run(pcache_request* request) {
   return -ETIMEDOUT;
 }
 
-int Session::write(const Extent& extent, uint32_t flags) {
+int Session::write(const Extent& extent, uint32_t flags, uint32_t op) {
   const Oracle::Time before = mark();
   Oracle::Covered covered = 0;
   VersionId version = 1;
   if (options_.oracle) {
     covered = options_.oracle->covers();
-    version = options_.oracle->begin_write(extent, before, flags & PCACHE_REQ_PREFLUSH);
+    version = options_.oracle->begin_write(extent, before, flags & PCACHE_REQ_PREFLUSH,
+                                           op != PCACHE_OP_WRITE);
   }
   std::vector<std::byte> data = Oracle::content(version, extent.off, extent.len);
-  pcache_request request{PCACHE_OP_WRITE, flags, extent.off, extent.len,
-                         data.data(),     0,     0,          nullptr};
+  pcache_request request{op, flags, extent.off, extent.len, data.data(), 0, 0, nullptr};
   const int result = run(&request);
   if (result == 0 && options_.oracle) {
     const Oracle::Time after = mark();

@@ -40,7 +40,7 @@ class Session {
 
   // 0 or an errno. A stalled write waits until background work has freed space: without a tick, but
   // while the device fails, for some ticks. ETIMEDOUT: no space came free.
-  int write(const Extent& extent, uint32_t flags = 0);
+  int write(const Extent& extent, uint32_t flags = 0, uint32_t op = PCACHE_OP_WRITE);
   int flush();
   // The result of a read: the version of each sector.
   struct ReadResult {

@@ -14,6 +14,7 @@ struct WriteOperation {
   Operation name;
   Extent extent;
   uint32_t flags;
+  uint32_t op = PCACHE_OP_WRITE;
 };
 constexpr WriteOperation kWrites[] = {
     {{"sector", "512 bytes in the first page"}, {512, 512}, 0},
@@ -27,6 +28,11 @@ constexpr WriteOperation kWrites[] = {
     {{"far", "512 bytes in the third range, with PREFLUSH and FUA"},
      {2 * uint64_t{kRangeBytes}, 512},
      PCACHE_REQ_PREFLUSH | PCACHE_REQ_FUA},
+    {{"discard", "DISCARD of the first two pages"}, {0, 2 * kPage}, 0, PCACHE_OP_DISCARD},
+    {{"zeroes", "WRITE_ZEROES of 8 KiB across a 4 MiB boundary: two keys of one place"},
+     {kRangeBytes - kPage, 2 * kPage},
+     0,
+     PCACHE_OP_WRITE_ZEROES},
 };
 
 enum Other : size_t {
@@ -178,7 +184,7 @@ void Workload::run(size_t operation) {
   excused();  // forgets earlier failures
   if (operation < std::size(kWrites)) {
     const WriteOperation& write = kWrites[operation];
-    expect_in_pmem(write.name.name, session_->write(write.extent, write.flags));
+    expect_in_pmem(write.name.name, session_->write(write.extent, write.flags, write.op));
     return;
   }
   switch (operation - std::size(kWrites)) {

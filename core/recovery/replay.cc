@@ -119,6 +119,10 @@ class Replay {
       if (!result_.lost.empty()) result_.lost.remove({key.off, key.len});
     }
     const IndexAlone alone;
+    // The backing device has them, too: see Settler. Older keys of the range do not count any more
+    // (hazard zeros-come-back).
+    if (clean && key.flags & media::kKeyZeros)
+      return hazard(Hazard::kZerosComeBack) ? Status() : index_.erase({key.off, key.len});
     return index_.insert({key.off, key.len},
                          Location{CachePos{seg, key.cache_seg_off}, clean, key.data_crc});
   }

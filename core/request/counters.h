@@ -33,7 +33,15 @@ inline constexpr auto kSharedCounters =
     PCACHE_COUNTER_TABLE(SharedCounters, PCACHE_SHARED_COUNTERS);
 
 // What a request was, for its latency. Those that complete at once are timed one in kSampling.
-enum class LatencyClass : uint8_t { kReadHit, kReadMiss, kWrite, kWriteFua, kWriteWaited, kFlush };
+enum class LatencyClass : uint8_t {
+  kReadHit,
+  kReadMiss,
+  kWrite,
+  kWriteFua,
+  kWriteWaited,
+  kFlush,
+  kZeros,
+};
 inline constexpr struct {
   const char *name, *text;
   bool is_sampled;
@@ -44,9 +52,10 @@ inline constexpr struct {
     {"write_fua", "WRITEs with FUA that completed at once", true},
     {"write_waited", "WRITEs that waited for space", false},
     {"flush", "FLUSHes", true},
+    {"zeros", "DISCARDs and WRITE_ZEROES, those that waited, too", false},
 };
 inline constexpr size_t kLatencyClasses = std::size(kLatencyNames);
-static_assert(kLatencyClasses == static_cast<size_t>(LatencyClass::kFlush) + 1);
+static_assert(kLatencyClasses == static_cast<size_t>(LatencyClass::kZeros) + 1);
 inline constexpr uint32_t kSampling = 64;
 
 // Whether the next one is timed, after so many before it.
@@ -68,6 +77,10 @@ inline uint64_t now_ns() {
   X(read_misses, "read_misses", "READs of which nothing was cached")     \
   X(flushes, "flushes", "FLUSHes")                                       \
   X(fua, "fua_writes", "WRITEs with FUA")                                \
+  X(discards, "discards", "DISCARDs")                                    \
+  X(discard_bytes, "discard_bytes", "of them")                           \
+  X(zeroes, "write_zeroes", "WRITE_ZEROES")                              \
+  X(zeroes_bytes, "write_zeroes_bytes", "of them")                       \
   X(errors, "errors", "requests that failed")
 struct alignas(64) QueueCounters {
   PCACHE_QUEUE_COUNTERS(PCACHE_COUNTER_MEMBER)

@@ -42,7 +42,8 @@ void Deferred::pop_front() {
 
 bool Deferred::admit(PendingRequest& pending) {
   bool& admitted = pending.write.admitted;
-  if (!admitted) admitted = cache_.parts().log.failed() || cache_.pace().take(pending.request->len);
+  if (!admitted)
+    admitted = cache_.parts().log.failed() || cache_.pace().take(credit_bytes(*pending.request));
   return admitted;
 }
 
@@ -66,10 +67,12 @@ void Deferred::fail_all(int error) {
 void Deferred::run() {
   if (empty()) return;
   MutexLock running(run_mu_);
+  for_writeback_.store(false, std::memory_order_relaxed);
   while (PendingRequest* pending = front()) {
     if (!admit(*pending)) return;
     const int result = resume(*pending);
-    if (result == -ENOSPC) return;
+    if (result == -EBUSY) for_writeback_.store(true, std::memory_order_relaxed);
+    if (result == -ENOSPC || result == -EBUSY) return;
     pop_front();
     pending->queue->completions.complete(pending, -result);
   }
@@ -77,6 +80,7 @@ void Deferred::run() {
 
 uint32_t Deferred::cancel(const QueueState& queue) {
   MutexLock running(run_mu_);
+  for_writeback_.store(false, std::memory_order_relaxed);
   PendingList cancelled;
   {
     MutexLock lock(mu_);

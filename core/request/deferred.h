@@ -28,6 +28,8 @@ class Deferred {
   void set_wake(std::function<void()> wake) { wake_ = std::move(wake); }
 
   bool empty() const { return count_.load(std::memory_order_acquire) == 0; }
+  // The first waits for no space, but for dirty data to be written back.
+  bool waits_for_writeback() const { return for_writeback_.load(std::memory_order_relaxed); }
   uint32_t count() const { return count_.load(std::memory_order_relaxed) & ~kClosed; }
   // From now on empty() is false. So each write comes to Deferred, which fails it because the log
   // has failed. A write that is done at once needs no test for that.
@@ -59,6 +61,7 @@ class Deferred {
   Mutex mu_ ACQUIRED_AFTER(run_mu_);
   PendingList list_ GUARDED_BY(mu_);
   std::atomic<uint32_t> count_{0};
+  std::atomic<bool> for_writeback_{false};  // set under run_mu_
 };
 
 }  // namespace pcache

@@ -14,7 +14,7 @@ struct Entered {
 };
 
 // Enters extents from the front; all of them, or as far as there is memory.
-Entered enter_extents(const Parts& parts, std::span<const StoredExtent> stored) {
+Entered enter_front(const Parts& parts, std::span<const StoredExtent> stored, uint32_t key_flags) {
   bool fenced = false;
   const auto fence = [&] {
     if (!fenced) parts.pmem.fence();
@@ -27,9 +27,9 @@ Entered enter_extents(const Parts& parts, std::span<const StoredExtent> stored) 
     Stripe& stripe = parts.stripes.of(stored[done.extents].off);
     StripeLock lock(stripe, fence);
     const ThreadSerial unfenced_by = fenced ? KsetBuffer::kNobody : lock.by_bias();
-    while (
-        done.extents < stored.size() && &parts.stripes.of(stored[done.extents].off) == &stripe &&
-        (entered = enter_extent(parts, stripe, stored[done.extents], false, unfenced_by, &ticket)))
+    while (done.extents < stored.size() && &parts.stripes.of(stored[done.extents].off) == &stripe &&
+           (entered =
+                enter_extent(parts, stripe, stored[done.extents], key_flags, unfenced_by, &ticket)))
       done.bytes += stored[done.extents++].len;
     done.no_buffer = !entered && stripe.kset == nullptr;
   }
@@ -37,15 +37,16 @@ Entered enter_extents(const Parts& parts, std::span<const StoredExtent> stored) 
   return done;
 }
 
-// Enters all of `stored`, or gives the places of the rest back. Open ksets hold buffers: a write
-// that finds none commits the open ksets and uses theirs. Returns 0, -ENOMEM, or -ENOSPC when the
-// log has no room for that now.
-int enter_all(const Parts& parts, std::span<const StoredExtent> stored, uint64_t* entered_bytes) {
+}  // namespace
+
+// Open ksets hold buffers: who finds none commits the open ksets and uses theirs.
+int enter_extents(const Parts& parts, std::span<const StoredExtent> stored, uint32_t key_flags,
+                  uint64_t* entered_bytes) {
   // Other threads may take what has come free: then they go on, and in the end so do we.
   constexpr int kMostTries = 1000;
   int result = 0;
   for (int tries = 0; !stored.empty() && result == 0; tries++) {
-    const Entered done = enter_extents(parts, stored);
+    const Entered done = enter_front(parts, stored, key_flags);
     *entered_bytes += done.bytes;
     stored = stored.subspan(done.extents);
     if (stored.empty()) break;
@@ -57,8 +58,6 @@ int enter_all(const Parts& parts, std::span<const StoredExtent> stored, uint64_t
   for (const StoredExtent& rest : stored) parts.segments.drop_refs(SegId{rest.seg});
   return result;
 }
-
-}  // namespace
 
 Stored store_extents(const Parts& parts, DataHead& head, Extent todo, const std::byte* from,
                      std::span<StoredExtent> out) {
@@ -91,7 +90,7 @@ int write_extents(const Parts& parts, DataHead& head, Extent todo, const std::by
       return for_ever ? -EIO : -ENOSPC;
     }
     uint64_t entered = 0;
-    const int result = enter_all(parts, {stored.data(), now.extents}, &entered);
+    const int result = enter_extents(parts, {stored.data(), now.extents}, 0, &entered);
     PCACHE_CHECK(entered <= now.bytes && (result != 0 || entered == now.bytes));
     *done_bytes += entered;
     if (result) return result;

@@ -45,7 +45,7 @@ inline void commit_full(const Parts& parts, KeyLog::Ticket ticket) {
   {
     Stripe& stripe = parts.stripes.of(off);
     StripeLock lock(stripe, [&] { parts.pmem.fence(); });
-    entered = enter_extent(parts, stripe, stored, false, lock.by_bias(), &ticket);
+    entered = enter_extent(parts, stripe, stored, 0, lock.by_bias(), &ticket);
   }
   if (!entered) [[unlikely]]
     parts.segments.drop_refs(SegId{stored.seg});
@@ -64,6 +64,11 @@ struct Stored {
 // As far as there is room, and as `out` holds.
 Stored store_extents(const Parts& parts, DataHead& head, Extent todo, const std::byte* from,
                      std::span<StoredExtent> out);
+
+// Enters all of `stored` under keys with these flags, or gives the places of the rest back. Returns
+// 0, -ENOMEM, or -ENOSPC: the log has no room now; what is entered is added to `entered_bytes`.
+int enter_extents(const Parts& parts, std::span<const StoredExtent> stored, uint32_t key_flags,
+                  uint64_t* entered_bytes);
 
 // The data of a write of any length: stored and entered; every later read sees it. 0 or a negative
 // errno (-ENOSPC: no segment is free now; -EIO: none ever will be), with what is done added to

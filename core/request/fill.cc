@@ -28,7 +28,7 @@ void enter_run(const Parts& parts, Stripe& stripe, const StoredExtent& stored,
     if (!(run == stored.extent())) crc = data_crc32c(data + at, run.len);
     parts.index.set_crc(run, pos, crc);
   }
-  const auto key = make_key(run, pos, stored.gen, true, crc);
+  const auto key = make_key(run, pos, stored.gen, media::kKeyClean, crc);
   if (const auto full = parts.stripes.append(stripe, key)) *ticket = full;
 }
 

@@ -34,24 +34,33 @@ int submit_write_or_mutant(QueueState& queue, pcache_request* request) {
 constexpr auto submit_write_or_mutant = submit_write;
 #endif
 
-constexpr Op kRead{submit_read, nullptr, true, true, LatencyClass::kReadMiss};
+constexpr Op kRead{submit_read, nullptr, true, true, true, LatencyClass::kReadMiss};
+constexpr Op kZeros{submit_zeros, resume_write, true, false, true, LatencyClass::kZeros};
+constexpr Op kNoZeros{refuse_readonly, nullptr, true, false, false, LatencyClass::kZeros};
+constexpr Op kForeignZeros{refuse_foreign, nullptr, true, false, false, LatencyClass::kZeros};
 
 }  // namespace
 
 constexpr OpTable kOrdinaryOps = {
     kRead,
-    {submit_write_or_mutant, resume_write, true, true, LatencyClass::kWriteWaited},
-    {submit_flush, resume_flush, false, false, LatencyClass::kFlush},
+    {submit_write_or_mutant, resume_write, true, true, true, LatencyClass::kWriteWaited},
+    {submit_flush, resume_flush, false, false, false, LatencyClass::kFlush},
+    kZeros,
+    kZeros,
 };
 constexpr OpTable kReadonlyOps = {
     kRead,
-    {refuse_readonly, nullptr, true, false, LatencyClass::kWrite},
-    {flush_nothing, nullptr, false, false, LatencyClass::kFlush},
+    {refuse_readonly, nullptr, true, true, false, LatencyClass::kWrite},
+    {flush_nothing, nullptr, false, false, false, LatencyClass::kFlush},
+    kNoZeros,
+    kNoZeros,
 };
 constexpr OpTable kForeignOps = {
-    {refuse_foreign, nullptr, true, false, LatencyClass::kReadHit},
-    {refuse_foreign, nullptr, true, false, LatencyClass::kWrite},
-    {refuse_foreign, nullptr, false, false, LatencyClass::kFlush},
+    {refuse_foreign, nullptr, true, true, false, LatencyClass::kReadHit},
+    {refuse_foreign, nullptr, true, true, false, LatencyClass::kWrite},
+    {refuse_foreign, nullptr, false, false, false, LatencyClass::kFlush},
+    kForeignZeros,
+    kForeignZeros,
 };
 
 constexpr bool is_complete(const OpTable& table) {

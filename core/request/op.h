@@ -19,14 +19,16 @@ struct Op {
   // CompletionQueue; -EAGAIN, it was not taken, and nothing has changed.
   int (*submit)(QueueState& queue, pcache_request* request);
   // Goes on with one that waits in Deferred, in any thread. Returns 0 or a negative errno; -ENOSPC:
-  // there is still no space. nullptr: this one never waits there.
+  // there is still no space; -EBUSY: nor is enough written back. nullptr: this one never waits
+  // there.
   int (*resume)(PendingRequest& pending);
-  bool has_range;        // off, len and buf say where
+  bool has_range;        // off and len say where
+  bool has_buffer;       // buf says what
   bool needs_slot;       // a queue that is full does not take it
   LatencyClass latency;  // of one that was in flight
 };
 
-inline constexpr uint32_t kOpCount = PCACHE_OP_FLUSH + 1;
+inline constexpr uint32_t kOpCount = PCACHE_OP_WRITE_ZEROES + 1;
 using OpTable = Op[kOpCount];
 
 extern const OpTable kOrdinaryOps;

@@ -226,7 +226,7 @@ TEST_F(Checks, Table) {
     bool has_buffer;
     int result;
   } rows[] = {
-      {"unknown op", 3, 0, 4096, true, -EINVAL},
+      {"unknown op", 5, 0, 4096, true, -EINVAL},
       {"far unknown op", ~0u, 0, 4096, true, -EINVAL},
       {"write without buffer", PCACHE_OP_WRITE, 0, 4096, false, -EINVAL},
       {"read without buffer", PCACHE_OP_READ, 0, 4096, false, -EINVAL},
@@ -237,9 +237,13 @@ TEST_F(Checks, Table) {
       {"read off the block size", PCACHE_OP_READ, 0, 4608, true, -EINVAL},
       {"write at the end", PCACHE_OP_WRITE, end, 4096, true, -ENXIO},
       {"read over the end", PCACHE_OP_READ, end - 4096, 8192, true, -ENXIO},
+      {"discard of nothing", PCACHE_OP_DISCARD, 0, 0, false, -EINVAL},
+      {"zeroes off the block size", PCACHE_OP_WRITE_ZEROES, 0, 512, false, -EINVAL},
+      {"discard over the end", PCACHE_OP_DISCARD, end - 4096, 8192, false, -ENXIO},
       {"off + len wraps", PCACHE_OP_WRITE, ~0ull - 4095, 8192, true, -ENXIO},
       {"endless", PCACHE_OP_READ, 0, ~0ull - 4095, true, -ENXIO},
       {"the last block", PCACHE_OP_WRITE, end - 4096, 4096, true, 0},
+      {"a discard needs no buffer", PCACHE_OP_DISCARD, 0, 4096, false, 0},
       {"flush ignores the rest", PCACHE_OP_FLUSH, 1, ~0ull, false, 0},
   };
   for (const auto& row : rows)
@@ -247,7 +251,7 @@ TEST_F(Checks, Table) {
                           0, nullptr}),
               row.result)
         << row.name;
-  EXPECT_EQ(queue_->counters().errors.load(), 13u);
+  EXPECT_EQ(queue_->counters().errors.load(), 16u);
   EXPECT_THAT(device_->reads(), IsEmpty());
 }
 

@@ -6,13 +6,27 @@
 #include "base/mutants.h"
 #include "request/extent_write.h"
 #include "request/op_flush.h"
+#include "request/zero_write.h"
 
 namespace pcache {
 
 namespace {
 
+// The next part; -ENOSPC, too, if there is more.
+int write_some_zeros(const Parts& parts, DataHead& head, const pcache_request& request,
+                     WriteProgress* progress) {
+  const uint64_t done = progress->done_bytes;
+  if (done == request.len) return 0;
+  const uint32_t hole = request.op == PCACHE_OP_DISCARD ? media::kKeyHole : 0;
+  if (const int result = write_zeros(parts, head, {request.off + done, request.len - done},
+                                     media::kKeyZeros | hole, &progress->done_bytes))
+    return result;
+  return progress->done_bytes < request.len ? -ENOSPC : 0;
+}
+
 // From where `progress` says. 0 or a negative errno; then any part of the range may have been
 // written. -ENOSPC: no segment is free; to be called again when one is, with the same `progress`.
+// -EBUSY: likewise, when more is written back.
 // -EIO: the media is bad where the log goes on, or in all segments that there are.
 int run(RequestState& cache, DataHead& head, const pcache_request& request,
         WriteProgress* progress) {
@@ -24,7 +38,9 @@ int run(RequestState& cache, DataHead& head, const pcache_request& request,
     progress->flushed_before = true;
     if (hazard(Hazard::kPreflushDropsData)) return 0;
   }
-  if (const uint64_t done = progress->done_bytes; done < request.len) {
+  if (request.op != PCACHE_OP_WRITE) {
+    if (const int result = write_some_zeros(cache.parts(), head, request, progress)) return result;
+  } else if (const uint64_t done = progress->done_bytes; done < request.len) {
     auto* from = static_cast<const std::byte*>(request.buf) + done;
     const Extent todo{request.off + done, request.len - done};
     if (std::exchange(progress->try_whole, false) &&
@@ -57,6 +73,12 @@ int run(RequestState& cache, DataHead& head, const pcache_request& request,
                                 fua ? LatencyClass::kWriteFua : LatencyClass::kWrite, since_ns);
 }
 
+void count_zeros(QueueCounters& counters, const pcache_request& request) {
+  const bool discard = request.op == PCACHE_OP_DISCARD;
+  (discard ? counters.discards : counters.zeroes).add_alone();
+  (discard ? counters.discard_bytes : counters.zeroes_bytes).add_alone(request.len);
+}
+
 }  // namespace
 
 int submit_write(QueueState& queue, pcache_request* request) {
@@ -76,8 +98,28 @@ int submit_write(QueueState& queue, pcache_request* request) {
   return submit_any_write(queue, request, progress);
 }
 
+int submit_zeros(QueueState& queue, pcache_request* request) {
+  WriteProgress progress;
+  const uint64_t since_ns = now_ns();
+  progress.admitted = queue.cache.admit(credit_bytes(*request));
+  const int result =
+      progress.admitted ? run(queue.cache, queue.head, *request, &progress) : -ENOSPC;
+  count_zeros(queue.counters, *request);
+  if (result == -ENOSPC || result == -EBUSY)
+    return queue.cache.deferred().add(queue, request, progress);
+  return queue.complete_at_once(request, result, LatencyClass::kZeros, since_ns);
+}
+
+// In a thread that is nobody's queue's: with all that there is room for.
 int resume_write(PendingRequest& pending) {
-  return run(pending.queue->cache, pending.queue->head, *pending.request, &pending.write);
+  uint64_t before = 0;
+  int result = 0;
+  do {
+    before = pending.write.done_bytes;
+    result = run(pending.queue->cache, pending.queue->head, *pending.request, &pending.write);
+  } while (result == -ENOSPC && pending.request->op != PCACHE_OP_WRITE &&
+           pending.write.done_bytes > before);
+  return result;
 }
 
 }  // namespace pcache

@@ -2,6 +2,7 @@
 // Requests in flight: those that were not complete when submit() returned.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -28,13 +29,20 @@ struct ReadProgress {
   }
 };
 
-// How far a WRITE or FLUSH has come: one that finds the cache full goes on from here later.
+// How far a WRITE, a FLUSH or one of zeros has come: one that finds the cache full goes on from
+// here later.
 struct WriteProgress {
   bool admitted = false;        // by Pace
   bool flushed_before = false;  // PREFLUSH is done
   bool try_whole = true;        // write_extent() is to be tried, once
   uint64_t done_bytes = 0;      // from the request's start
 };
+
+// Of a write: what it takes of Pace's credit, about as much as it stores.
+inline uint64_t credit_bytes(const pcache_request& request) {
+  constexpr uint64_t kOfZeros = 64 << 10;
+  return request.op == PCACHE_OP_WRITE ? request.len : std::min(request.len, kOfZeros);
+}
 
 struct PendingRequest {
   QueueState* queue = nullptr;

@@ -34,10 +34,10 @@ Queue::~Queue() {
   set_.remove(&state_);
 }
 
-// Where a read or write may be: 0, -EINVAL or -ENXIO.
+// Where a request may be: 0, -EINVAL or -ENXIO.
 inline int Queue::check_range(const pcache_request& request) const {
   const Parts& parts = state_.cache.parts();
-  if (request.buf == nullptr || request.len == 0) return -EINVAL;
+  if (request.len == 0) return -EINVAL;
   if (((request.off | request.len) & (parts.block_bytes - 1)) != 0) return -EINVAL;
   if (request.off > parts.logical_bytes || request.len > parts.logical_bytes - request.off)
     return -ENXIO;
@@ -48,7 +48,9 @@ inline int Queue::check(const pcache_request& request) const {
   if (request.op >= kOpCount) return -EINVAL;
   // A flag of a later version must not be ignored: it may promise something.
   if (request.flags & ~(PCACHE_REQ_FUA | PCACHE_REQ_PREFLUSH)) return -EINVAL;
-  return state_.ops[request.op].has_range ? check_range(request) : 0;
+  const Op& op = state_.ops[request.op];
+  if (op.has_buffer && request.buf == nullptr) return -EINVAL;
+  return op.has_range ? check_range(request) : 0;
 }
 
 int Queue::submit(pcache_request* request) {

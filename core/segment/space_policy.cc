@@ -95,11 +95,12 @@ SpaceLimits space_limits(uint32_t segments) {
 SpaceActions decide(const SpaceLimits& limits, const SpaceCounts& now) {
   PCACHE_CHECK(now.free_segments <= now.segments && now.retired_segments <= now.segments);
   const SpaceLimits::Shortage& when_short = shortage(limits, now);
+  const bool waits = now.waiting_requests > 0, for_writeback = waits && now.waits_for_writeback;
   const bool wanted =
-      now.waiting_requests > 0 || free_for_data_at_most(now, when_short.throttle_segments);
-  const bool soon = wanted || free_for_data_at_most(now, when_short.move_segments);
+      (waits && !for_writeback) || free_for_data_at_most(now, when_short.throttle_segments);
+  const bool soon = wanted || for_writeback || free_for_data_at_most(now, when_short.move_segments);
   const bool hurry =
-      wanted ||
+      wanted || for_writeback ||
       (now.moving_pays ? soon : in_use_from(now, std::max(now.gc_percent, kLeastHurryPercent)));
   SpaceActions actions;
   actions.clean = cleans(now);

@@ -131,6 +131,7 @@ struct SpaceCounts {
   uint32_t log_reserve_segments = 0;  // of the free ones: data may not take them
   uint32_t retired_segments = 0;      // with a bad page
   uint32_t waiting_requests = 0;      // that found no space, or no credit
+  bool waits_for_writeback = false;   // the first of these does, and for no space
   uint32_t gc_percent = media::kGcPercentDefault;
   uint64_t dirty_bytes = 0;  // each byte once
   DirtyLimits dirty_limits{};

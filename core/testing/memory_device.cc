@@ -167,11 +167,14 @@ void MemoryDevice::submit(MemoryQueue* queue, BlockIo* io) {
     request.data = load(io->off, io->len);
   } else if (error == 0 || fate.written_bytes > 0) {
     std::span<const std::byte> bytes;
-    if (io->op == BlockOp::kWrite) {
-      bytes = {static_cast<const std::byte*>(io->buf), error ? fate.written_bytes : io->len};
+    std::vector<std::byte> zeros;
+    if (io->op != BlockOp::kFlush) {
+      const uint64_t len = error ? fate.written_bytes : io->len;
+      if (makes_zeros(io->op)) zeros.resize(len);
+      bytes = {has_data(io->op) ? static_cast<const std::byte*>(io->buf) : zeros.data(), len};
       poke(io->off, bytes);
     }
-    if (on_change_ && io->op == BlockOp::kWrite)
+    if (on_change_ && io->op != BlockOp::kFlush)
       on_change_({io->op, false, request.id, io->off, bytes, 0});
     if (journaling_)
       journal_.push_back({io->op, {io->off, bytes.size()}, {bytes.begin(), bytes.end()}});

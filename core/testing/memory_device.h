@@ -65,8 +65,8 @@ class MemoryDevice : public BlockDevice {
   void set_fate(std::function<Fate(BlockOp op, const Extent& extent)> fate) {
     fate_ = std::move(fate);
   }
-  // Called for each write and flush when it is submitted and when it completes, in that order.
-  // `bytes`: what may reach the device of a write. Called with a lock held.
+  // Called for each write, of zeros too, and flush when it is submitted and when it completes, in
+  // that order. `bytes`: what may reach the device of a write. Called with a lock held.
   struct Change {
     BlockOp op;
     bool completed;
@@ -80,8 +80,8 @@ class MemoryDevice : public BlockDevice {
   // Extents of all reads submitted so far.
   std::vector<Extent> reads() const;
 
-  // The writes and flushes that succeeded, in order of submission: from them follows what a loss of
-  // power can leave. Kept since start_journal(), which empties it.
+  // The writes, of zeros too, and flushes that succeeded, in order of submission: from them follows
+  // what a loss of power can leave. Kept since start_journal(), which empties it.
   struct Event {
     BlockOp op;
     Extent extent;
@@ -115,7 +115,7 @@ class MemoryDevice : public BlockDevice {
   bool holding_ = false;
   bool release_on_wait_ = false;
   std::atomic<bool> takes_requests_ = true;
-  std::array<int, 3> errors_{};  // by BlockOp
+  std::array<int, kBlockOps> errors_{};  // by BlockOp
   std::deque<Request> held_;
   size_t most_held_ = 0;
   std::vector<Extent> reads_;

@@ -18,7 +18,7 @@ uint32_t this_thread() {
 void Trace::add(const MemoryDevice::Change& change) {
   using Kind = TraceEvent::Kind;
   Kind kind;
-  if (change.op == BlockOp::kWrite)
+  if (change.op != BlockOp::kFlush)
     kind = change.completed ? Kind::kDeviceWriteDone : Kind::kDeviceWrite;
   else if (!change.completed)
     kind = Kind::kDeviceFlushBegun;

@@ -88,6 +88,11 @@ static int write_blocks(const void* buf, uint64_t bytes, uint64_t off, bool fua)
                                      .buf = (void*)buf});
 }
 
+static int zero_blocks(uint64_t bytes, uint64_t off, bool hole) {
+  return run((struct pcache_request){
+      .op = hole ? PCACHE_OP_DISCARD : PCACHE_OP_WRITE_ZEROES, .off = off, .len = bytes});
+}
+
 static bool whole_blocks(uint64_t bytes, uint64_t off) { return (bytes | off) % block == 0; }
 
 /* ---- Of what is not whole blocks: the blocks that have it, in a buffer ---- */
@@ -150,6 +155,38 @@ int lanes_write(const void* buf, uint64_t bytes, uint64_t off, bool fua) {
   status = whole ? write_blocks(buf, bytes, off, fua) : write_part(buf, bytes, off, fua);
   pthread_rwlock_unlock(&writing);
   return status;
+}
+
+/* What lies outside of whole blocks is written, as zeros of data. */
+static int zero_parts(uint64_t bytes, uint64_t off, bool hole) {
+  uint64_t head = (block - off % block) % block, tail;
+  char* nothing = NULL;
+  int status = 0;
+
+  if (head > bytes) head = bytes;
+  tail = (bytes - head) % block;
+  if (head || tail) {
+    nothing = calloc(1, block);
+    if (!nothing) return -ENOMEM;
+  }
+  if (head) status = write_part(nothing, head, off, false);
+  if (!status && bytes - head - tail) status = zero_blocks(bytes - head - tail, off + head, hole);
+  if (!status && tail) status = write_part(nothing, tail, off + bytes - tail, false);
+  free(nothing);
+  return status;
+}
+
+int lanes_zero(uint64_t bytes, uint64_t off, bool hole, bool fua) {
+  bool whole = whole_blocks(bytes, off);
+  int status;
+
+  if (whole)
+    pthread_rwlock_rdlock(&writing);
+  else
+    pthread_rwlock_wrlock(&writing);
+  status = whole ? zero_blocks(bytes, off, hole) : zero_parts(bytes, off, hole);
+  pthread_rwlock_unlock(&writing);
+  return status || !fua ? status : lanes_flush();
 }
 
 int lanes_flush(void) { return run((struct pcache_request){.op = PCACHE_OP_FLUSH}); }

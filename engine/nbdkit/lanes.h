@@ -22,6 +22,8 @@ void lanes_end(void);
 /* `off` and `bytes` lie inside the device, `bytes` > 0. 0 or a negative errno. */
 int lanes_read(void* buf, uint64_t bytes, uint64_t off);
 int lanes_write(const void* buf, uint64_t bytes, uint64_t off, bool fua);
+/* Zeros; `hole`: the backing device need keep no room for them. */
+int lanes_zero(uint64_t bytes, uint64_t off, bool hole, bool fua);
 /* Of everything that had completed, in whichever lane. 0 or a negative errno. */
 int lanes_flush(void);
 

@@ -207,6 +207,24 @@ static int pcache_pwrite(void* handle, const void* buf, uint32_t count, uint64_t
               count, offset);
 }
 
+/* A hole that a client punches is a trim, and it relies on zeros: all of the range becomes zeros.
+ */
+static int pcache_trim(void* handle, uint32_t count, uint64_t offset, uint32_t flags) {
+  bool fua = flags & NBDKIT_FLAG_FUA;
+
+  (void)handle;
+  return told(inside(count, offset) ? lanes_zero(count, offset, true, fua) : -EINVAL, "trim", count,
+              offset);
+}
+
+static int pcache_zero(void* handle, uint32_t count, uint64_t offset, uint32_t flags) {
+  bool fua = flags & NBDKIT_FLAG_FUA, hole = flags & NBDKIT_FLAG_MAY_TRIM;
+
+  (void)handle;
+  return told(inside(count, offset) ? lanes_zero(count, offset, hole, fua) : -EINVAL,
+              "writing zeros", count, offset);
+}
+
 /* Of all that has completed, on whichever connection: by that multi-conn holds. */
 static int pcache_flush(void* handle, uint32_t flags) {
   (void)handle;
@@ -228,11 +246,16 @@ static struct nbdkit_plugin plugin = {
     .block_size = pcache_block_size,
     .can_write = pcache_can_write,
     .can_flush = yes,
+    .can_trim = yes,
+    .can_zero = yes,
+    .can_fast_zero = yes,
     .can_multi_conn = yes,
     .can_fua = native_fua,
     .pread = pcache_pread,
     .pwrite = pcache_pwrite,
     .flush = pcache_flush,
+    .trim = pcache_trim,
+    .zero = pcache_zero,
     .errno_is_preserved = 0,
 };
 
