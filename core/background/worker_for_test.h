@@ -33,6 +33,7 @@ class WorkerTest : public BackgroundTest {
     w.gc_percent = gc_percent;
     w.dirty_limits = dirty_limits_;
     w.waiting_requests = [this] { return waiting_; };
+    w.waits_for_writeback = [this] { return for_writeback_; };
     w.retry_requests = [this] {
       retries_++;
       if (on_retry_) on_retry_();
@@ -97,7 +98,7 @@ class WorkerTest : public BackgroundTest {
   uint64_t errors() const { return rig_->writeback->counters().errors.load(); }
   uint64_t reclaimed() const { return rig_->reclaim->counters().ksets.load(); }
 
-  bool waiting_ = false;
+  bool waiting_ = false, for_writeback_ = false;
   int retries_ = 0;
   std::function<void()> on_retry_;
   bool paced_ = false;

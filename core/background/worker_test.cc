@@ -185,6 +185,42 @@ TEST_F(WorkerTest, ARequestThatWaitsForcesRoom) {
   EXPECT_EQ(reclaimed(), 1u);
 }
 
+// A long discard, which has no more room in the index. What is clean stays.
+TEST_F(WorkerTest, ARequestThatWaitsForWritebackGetsIt) {
+  start();
+  rig_->fill(0, kRangeBytes);
+  rig_->zeros(16 << 20, 32 << 20);
+  rig_->write(60 << 20, 4096, 7);
+  waiting_ = for_writeback_ = true;
+  on_retry_ = [this] { waiting_ = rig_->index->dirty_bytes() > 0; };
+  worker_->request_waits();
+  run();
+  EXPECT_FALSE(waiting_);
+  EXPECT_EQ(rig_->index->dirty_bytes(), 0u);
+  EXPECT_EQ(reclaimed(), 0u);
+  EXPECT_EQ(rig_->mapped(0, 512), "C");
+  const int retries = retries_;
+  run();
+  EXPECT_EQ(retries_, retries) << "nobody wakes for ever";
+}
+
+TEST_F(WorkerTest, WhoWaitsForWritebackWaitsForAFailingDevice) {
+  start();
+  rig_->zeros(16 << 20, 32 << 20);
+  waiting_ = for_writeback_ = true;
+  on_retry_ = [this] { waiting_ = rig_->index->dirty_bytes() > 0; };
+  device_->set_error(EIO);
+  worker_->request_waits();
+  run();
+  EXPECT_TRUE(waiting_);
+  const int retries = retries_;
+  run();
+  EXPECT_EQ(retries_, retries) << "nobody wakes for ever";
+  device_->set_error(0);
+  advance(milliseconds(20000));
+  EXPECT_FALSE(waiting_);
+}
+
 TEST_F(WorkerTest, WaitingRequestsAreTriedAsSpaceComesFree) {
   start(90);
   use(8);

@@ -191,6 +191,22 @@ TEST_P(BlockQueueTest, ReadOfWhatWasTruncatedAwayIsEio) {
   EXPECT_EQ(run(*queue, make_io(BlockOp::kRead, 0, kBlock, buffer.get())), 0);
 }
 
+TEST_P(BlockQueueTest, ZerosAreMadeWithoutData) {
+  auto queue = open_queue(4);
+  const UniqueFd fd(open(file_.path().c_str(), O_RDWR));
+  const std::string before(kFileBytes, 'w');
+  for (const BlockOp op : {BlockOp::kPunchHole, BlockOp::kZero}) {
+    ASSERT_EQ(pwrite(fd.get(), before.data(), before.size(), 0), ssize_t{kFileBytes});
+    const int result = run(*queue, make_io(op, 1 << 20, (1 << 20) + kBlock, nullptr));
+    if (result == EOPNOTSUPP) continue;  // a file system may lack either
+    EXPECT_EQ(result, 0);
+    std::string after(kFileBytes, 0), expected = before;
+    ASSERT_EQ(pread(fd.get(), after.data(), after.size(), 0), ssize_t{kFileBytes});
+    std::fill_n(expected.begin() + (1 << 20), (1 << 20) + kBlock, 0);
+    EXPECT_TRUE(after == expected);
+  }
+}
+
 TEST_P(BlockQueueTest, NothingInFlightReturnsAtOnce) {
   auto queue = open_queue(4);
   EXPECT_EQ(queue->poll(), 0u);

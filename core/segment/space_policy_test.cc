@@ -107,6 +107,13 @@ TEST(SpacePolicy, OfTheSmallestCache) {
       {"a request waits, though nothing is near a limit",
        {.free_segments = 31, .waiting_requests = 1},
        "reclaim write-back h32"},
+      {"it waits for writeback: nothing clean is given up for it",
+       {.free_segments = 31, .waiting_requests = 1, .waits_for_writeback = true},
+       "write-back h32"},
+      {"nobody waits any more", {.free_segments = 31, .waits_for_writeback = true}, "i128"},
+      {"and space is short besides",
+       {.free_segments = 8, .waiting_requests = 1, .waits_for_writeback = true},
+       "throttle reclaim write-back h32"},
   };
   for (Case row : kCases) {
     row.now.segments = 31;
