@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """DISCARD and WRITE_ZEROES, by fio, NBD's clients and the library: zeros at once, for good, and holes on the disk."""
 
+import errno
 import os
 import random
+import subprocess
+import sys
 
 import pytest
 
-from measure.libpcache import DISCARD, FUA, IO_THREADS, IO_URING, MIB, WRITE_ZEROES, Cache
+from measure.libpcache import (BUILD, DISCARD, FUA, IO_THREADS, IO_URING, MIB, ROOT, WRITE, WRITE_ZEROES, Cache,
+                               Request)
 from support import PAGE, SECTOR, make_backing, read_all, stamp
 from test_nbdkit import content, good, served, tool
 
@@ -46,7 +50,7 @@ def test_a_discard_becomes_a_hole_and_zeros_keep_their_room(cache_file, disk, da
         assert read_all(cache) == bytes(SIZE // 2) + b"w" * (SIZE // 2)
         writeback = cache.status["writeback"]
         if punches and zeroes:
-            assert writeback["zeroed_bytes"] == SIZE // 2 + 4 * MIB + PAGE
+            assert writeback["zeroed_bytes"] == 4 * MIB + PAGE and writeback["hole_bytes"] == SIZE // 2
             assert writeback["written_bytes"] == SIZE
     assert backing.read_bytes() == bytes(SIZE // 2) + b"w" * (SIZE // 2)
 
@@ -73,7 +77,7 @@ def test_what_is_discarded_stays_so(cache_file, disk, data_crc):
 
 
 def test_all_of_a_device_that_is_much_larger(cache_file, disk):
-    """As mkfs does it; of the cache's size twice may be named at a time, the rest waits for the disk."""
+    """As mkfs does it; as much as the cache's size may be named at a time, the rest waits for the disk."""
     backing = disk / "backing"
     with open(backing, "wb") as f:
         f.truncate(64 << 30)
@@ -82,7 +86,7 @@ def test_all_of_a_device_that_is_much_larger(cache_file, disk):
         for off in ends:
             cache.write(off, b"x" * PAGE)
         cache.zero(0, 64 << 30)
-        assert cache.status["index"]["dirty_bytes"] <= 2 * (cache.info.segments << 24)
+        assert cache.status["index"]["dirty_bytes"] <= (cache.info.segments << 24) + 3 * PAGE
         for off in ends:
             assert cache.read(off, PAGE) == bytes(PAGE)
         cache.write(4 * MIB, b"y" * PAGE)
@@ -93,6 +97,55 @@ def test_all_of_a_device_that_is_much_larger(cache_file, disk):
         assert f.read(MIB) == bytes(MIB)
         f.seek(4 * MIB)
         assert f.read(PAGE) == b"y" * PAGE
+
+
+@pytest.mark.parametrize("data_crc", [0, 1])
+@pytest.mark.parametrize("killed", [False, True])
+def test_more_than_the_cache_holds_is_named_and_not_written_back(cache_file, disk, data_crc, killed):
+    """A process that discards as much as may wait and then ends leaves a cache that attaches, checks and exports."""
+    backing = disk / "backing"
+    with open(backing, "wb") as f:
+        f.truncate(4 << 30)
+    body = ("import os, sys; from measure.libpcache import Cache\n"
+            "c = Cache(sys.argv[1], sys.argv[2], data_crc=int(sys.argv[3]), writeback_interval_ms=3600000)\n"
+            "c.write(3 << 30, b'k' * 4096)\n"
+            "c.write(0, b'o' * 4096)\n"
+            "for n in range(280): c.write(1 << 30 | n << 20, b'd' * (1 << 20))\n"
+            "c.zero(0, c.info.segments * (16 << 20) // 8 * 7)\n"
+            "c.write(0, b'n' * 4096); c.flush()\n"
+            "os.kill(os.getpid(), 9) if sys.argv[4] == '1' else c.close()\n")
+    done = subprocess.run([sys.executable, "-c", body, cache_file, backing, str(data_crc), str(int(killed))],
+                          check=False, env={**os.environ, "PYTHONPATH": str(ROOT / "bench")}, timeout=60)
+    assert done.returncode == (-9 if killed else 0)
+    good(BUILD / "bin/pcachectl", "check", cache_file, "--backing", backing)
+    good(BUILD / "bin/pcachectl", "export", cache_file, "--backing", backing, "--to", disk / "whole")
+    with open(disk / "whole", "rb") as f:
+        assert f.read(MIB) == b"n" * PAGE + bytes(MIB - PAGE)
+        f.seek(3 << 30)
+        assert f.read(PAGE) == b"k" * PAGE
+    with Cache(cache_file, backing, writeback_interval_ms=3600000) as cache:
+        assert cache.status["index"]["dirty_bytes"] > cache.info.cache_bytes * 5 // 4
+        assert cache.read(0, MIB) == b"n" * PAGE + bytes(MIB - PAGE)
+        assert cache.read(3 << 30, PAGE) == b"k" * PAGE
+        cache.drain()
+        assert cache.status["index"]["dirty_bytes"] == 0
+
+
+def test_nobody_waits_for_a_long_one(cache_file, disk):
+    """A discard of a large device goes on in parts; a write that comes later is done at once."""
+    backing = disk / "backing"
+    with open(backing, "wb") as f:
+        f.truncate(1 << 40)
+    with Cache(cache_file, backing) as cache:
+        long = Request(DISCARD, 0, length=1 << 40)
+        assert not cache.queue.submit(long)
+        other = cache.new_queue()
+        for n in range(64):
+            request = Request(WRITE, n * 4 * MIB, b"w" * PAGE)
+            assert other.submit(request) and request.result == 0
+        cache.queue.cancel()
+        assert cache.queue.reap() == [long] and long.result in (0, -errno.ECANCELED)
+        assert cache.status["events"]["waits_on_full"] == 1
 
 
 @pytest.mark.parametrize("data_crc", [0, 1])

@@ -82,6 +82,8 @@ class _Info(c.Structure):
         ("persist", c.c_char * 16),
         ("pmem_kind", c.c_char * 16),
         ("io_mode", c.c_char * 16),
+        ("makes_holes", c.c_int32),
+        ("reserved", c.c_uint32),
     ]
 
 

@@ -16,7 +16,7 @@ class Planner {
 
   Status collect() {
     LogMark& at = plan_.end;
-    while (at.ksets < last_ && plan_.passed_bytes() < options_.batch_bytes &&
+    while (at.ksets < last_ && size_bytes() < options_.batch_bytes &&
            plan_.batch.keys().size() + plan_.moves.size() < kMostPlannedKeys) {
       const auto next = log_.next();
       if (!next) {
@@ -38,6 +38,9 @@ class Planner {
   }
 
  private:
+  uint64_t size_bytes() const {
+    return plan_.passed_bytes() + (options_.zeros_count ? plan_.zero_bytes : 0);
+  }
   bool is_dirty(const Key& key) const {
     return !(key.flags & media::kKeyClean) && log_.is_live(key);
   }
@@ -60,7 +63,7 @@ class Planner {
         return;
       case KeyFate::kSuperseded:
         plan_.superseded_keys++;
-        if (!zeros) plan_.superseded_bytes += key.len;
+        (zeros ? plan_.superseded_zero_bytes : plan_.superseded_bytes) += key.len;
         plan_.passed_from = std::min(plan_.passed_from, plan_.end.ksets);
         return;
       case KeyFate::kMove:
@@ -99,7 +102,7 @@ void restart(const LogMark& from, BatchPlan* plan) {
   plan->moves.clear();
   plan->passed_from = BatchPlan::kNoEpoch;
   plan->moved_bytes = plan->copied_bytes = 0;
-  plan->zero_keys = plan->zero_bytes = 0;
+  plan->zero_keys = plan->zero_bytes = plan->superseded_zero_bytes = 0;
   plan->superseded_keys = plan->superseded_bytes = plan->other_keys = plan->planned_bytes = 0;
 }
 

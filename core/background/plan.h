@@ -82,6 +82,7 @@ struct BatchPlan {
   uint64_t moved_bytes = 0;         // of these
   // Of the keys to be written, what is zeros: many keys name one place.
   uint64_t zero_keys = 0, zero_bytes = 0;
+  uint64_t superseded_zero_bytes = 0;
   uint64_t superseded_keys = 0, superseded_bytes = 0;  // as appended
   // The kset of the first key that later ones supersede, or that is moved, in ksets.
   uint64_t passed_from = kNoEpoch;
@@ -111,6 +112,7 @@ struct PlanOptions {
   LogMark from;
   uint64_t end_ksets = 0;    // no kset from there on; more than from.ksets
   uint64_t batch_bytes = 0;  // a plan ends with the kset that reaches it, by passed_bytes()
+  bool zeros_count = false;  // and zero_bytes: the device has to be given them as data
   bool strict = true;        // as in the invariants
   // What is known of a key's data, which is in a kset of this number; nothing: every live key is
   // written that is not clean.

@@ -81,7 +81,8 @@ Result<CachePos> Reclaim::collect() {
       continue;
     }
     uint64_t bytes = 0;
-    for (const Key& key : item.keys) bytes += key.len;
+    for (const Key& key : item.keys)  // zeros store next to nothing
+      if (!(key.flags & media::kKeyZeros)) bytes += key.len;
     if (ksets_ > 0 && passed_bytes_ + bytes > kReclaimStepBytes) break;
     end = item.next;
     ksets_++;

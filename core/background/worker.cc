@@ -18,6 +18,11 @@ constexpr Worker::Milliseconds kQuietInterval{5000};
 // A reclaim_fault() that does not pass.
 constexpr const char* kReclaimStandsStill = "the log is damaged";
 
+// What the device had to write, of zeros too; a hole costs it next to nothing.
+uint64_t given_bytes(const Writeback::Counters& counters) {
+  return counters.written_bytes.load() + counters.zeroed_bytes.load();
+}
+
 Writeback::Size size_of(const SpaceActions& actions) {
   return {actions.batch_bytes, actions.depth, actions.live, actions.reason};
 }
@@ -248,9 +253,9 @@ void Worker::writeback_task() {
   while (const std::optional<SpaceActions> actions = next_step()) {
     const bool wanted = actions->write_back || retries();
     const Writeback::Counters& counters = writeback_.counters();
-    const uint64_t written = counters.written_bytes.load(), flushes = counters.flushes.load();
+    const uint64_t written = given_bytes(counters), flushes = counters.flushes.load();
     const auto moved = writeback_.step(wanted ? head : idle_until_, size_of(*actions));
-    if (actions->bytes_per_second > 0) ahead_bytes_ += counters.written_bytes.load() - written;
+    if (actions->bytes_per_second > 0) ahead_bytes_ += given_bytes(counters) - written;
     if (!moved) {
       // ECANCELED: it was given up, which is no fault of the device.
       if (!stopping_.load(std::memory_order_acquire) && moved.error().code != ECANCELED)
@@ -303,7 +308,8 @@ Worker::Milliseconds Worker::wait_for_rate(uint64_t bytes_per_second) {
 
 void Worker::note_failure(const Error& error) {
   Milliseconds backoff;
-  const uint64_t written = writeback_.counters().written_bytes.load();
+  const Writeback::Counters& counters = writeback_.counters();
+  const uint64_t written = given_bytes(counters) + counters.hole_bytes.load();
   const bool nothing_written = written == written_at_failure_;
   written_at_failure_ = written;
   device_failed_ |= error.code != ENOMEM;
@@ -379,7 +385,7 @@ Status Worker::drain(const std::atomic<bool>* given_up) {
     unwritten = UINT64_MAX;
     vain = 0;
     if (!moved.value()) break;
-    if (decided().reclaim) wake(main_, room_id_);
+    if (decided().reclaim || options_.waiting_requests() > 0) wake(main_, room_id_);
   }
   if (!closed) return closed;
   if (parts_.tails.failed())

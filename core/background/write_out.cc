@@ -38,36 +38,47 @@ void WriteOut::on_done(BlockIo* io) {
   PCACHE_DCHECK(self.free_.size() < self.slots_.size());
   self.failed_in_row_ = 0;
   const bool zeros = makes_zeros(io->op);
-  (zeros ? self.done_.zeroed_bytes : self.done_.bytes) += io->len;
+  (io->op == BlockOp::kPunchHole ? self.done_.hole_bytes
+   : zeros                       ? self.done_.zeroed_bytes
+                                 : self.done_.bytes) += io->len;
   (zeros ? self.done_.zero_ios : self.done_.ios)++;
+  self.zeroing_ -= zeros;
   self.free_.push_back(slot);
   if (!zeros && self.hooks_.written) self.hooks_.written(io->len);
 }
 
-// Of a device that has no such request. True: the zeros get there otherwise.
+// Zeros get there otherwise where the device has no such request, or no room for zeros that keep
+// theirs, or they have failed as often as a write may.
 bool WriteOut::find_other_way(Slot* slot) {
-  if (!makes_zeros(slot->io.op) || slot->io.result != EOPNOTSUPP) return false;
-  if (slot->io.op == BlockOp::kPunchHole) {
-    can_punch_ = false;
-    slot->io.op = BlockOp::kZero;
-    device_->submit(&slot->io);
+  BlockIo& io = slot->io;
+  if (io.result == EOPNOTSUPP) {
+    (io.op == BlockOp::kPunchHole ? can_punch_ : can_zero_) = false;
+  } else if (io.result == ENOSPC && io.op == BlockOp::kZero && can_punch_) {
+    io.op = BlockOp::kPunchHole;
+    device_->submit(&io);
     return true;
+  } else if (slot->attempts < kAttempts && !gives_up()) {
+    return false;
   }
-  can_zero_ = false;
   try {
-    unmade_.push_back({slot->begin, slot->io.len, EOPNOTSUPP});
+    unmade_.push_back({slot->begin, io.len, io.result});
   } catch (const std::bad_alloc&) {
     done_.untold = true;
   }
+  zeroing_--;
   free_.push_back(slot);
   return true;
 }
 
 void WriteOut::on_failed(Slot* slot) {
-  if (find_other_way(slot)) return;
-  done_.failed_ios++;
-  if (++slot->attempts < kAttempts && !gives_up()) return device_->submit(&slot->io);
+  const bool refused = makes_zeros(slot->io.op) && slot->io.result == EOPNOTSUPP;
+  if (!refused) done_.failed_ios++;
+  slot->attempts++;
+  if (makes_zeros(slot->io.op) && find_other_way(slot)) return;
+  if (slot->attempts < kAttempts && !gives_up()) return device_->submit(&slot->io);
+  PCACHE_DCHECK(!makes_zeros(slot->io.op));
   failed_in_row_++;
+  last_error_ = slot->io.result;
   try {
     failed_.push_back({slot->begin, slot->io.len, slot->io.result});
   } catch (const std::bad_alloc&) {
@@ -102,6 +113,10 @@ void WriteOut::submit_current() {
     return;
   }
   PCACHE_DCHECK(slot->io.len % kSectorBytes == 0 && slot->io.len <= most_bytes(slot->io.op));
+  if (makes_zeros(slot->io.op)) {
+    while (zeroing_ >= kMostZeroing) wait();
+    zeroing_++;
+  }
   slot->io.buf = slot->buffer;
   slot->io.done = on_done;
   slot->io.ctx = slot;
@@ -158,19 +173,21 @@ BlockOp WriteOut::op_for(const media::Key& key) const {
 
 uint32_t WriteOut::most_bytes(BlockOp op) const {
   if (!makes_zeros(op)) return limits_.write_bytes;
-  return static_cast<uint32_t>(uint64_t{kZeroBytes} * limits_.write_bytes / kWriteBytes);
+  const uint64_t most = op == BlockOp::kZero ? kZeroBytes : kHoleBytes;
+  return static_cast<uint32_t>(most * limits_.write_bytes / kWriteBytes);
 }
 
 // The piece that `at` is in, from there on, `most` bytes of it at most; afterwards `at` is behind
 // what is in a slot, or bad. False: given up before that.
-bool WriteOut::add(const DirtyBatch& batch, Cursor* at, uint64_t most) {
+bool WriteOut::add(const DirtyBatch& batch, Cursor* at, uint64_t most, bool as_data) {
   const DirtyBatch::Piece& piece = pieces_[at->piece];
   PCACHE_DCHECK(at->at <= piece.extent.len && piece.key < verdicts_.size());
   const uint64_t end = at->at + std::min(most, piece.extent.len - at->at);
   while (at->at < end) {
     if (gives_up()) return false;
     const uint64_t off = piece.extent.off + at->at;
-    const BlockOp op = op_for(batch.keys()[piece.key]);
+    const auto op_now = [&] { return as_data ? BlockOp::kWrite : op_for(batch.keys()[piece.key]); };
+    const BlockOp op = op_now();
     if (current_ && (current_->io.op != op || current_->io.off + current_->io.len != off ||
                      current_->io.len >= most_bytes(op)))
       submit_current();
@@ -183,7 +200,7 @@ bool WriteOut::add(const DirtyBatch& batch, Cursor* at, uint64_t most) {
       if (gives_up()) return false;
     }
     // A device that had to be waited for may have refused to make zeros.
-    if (current_->io.op != op_for(batch.keys()[piece.key])) {
+    if (current_->io.op != op_now()) {
       submit_current();
       continue;
     }
@@ -204,24 +221,24 @@ void WriteOut::add_all(const DirtyBatch& batch) {
     if (next_.piece + 1 < pieces_.size()) prefetch(batch, pieces_[next_.piece + 1]);
     // The loop does not ask gives_up() again: another thread may have cleared it, and the rest of
     // this piece would be skipped.
-    if (!add(batch, &next_, UINT64_MAX)) break;
+    if (!add(batch, &next_, UINT64_MAX, false)) break;
     next_ = {next_.piece + 1, 0};
   }
   // What it holds lies before next_.
   submit_current();
 }
 
-// The zeros that the device has refused to make, as data.
+// The zeros that the device has not made: as data, or otherwise if it has no such request.
 void WriteOut::write_unmade(const DirtyBatch& batch) {
   while (!unmade_.empty()) {
     Failed range = unmade_.back();
     unmade_.pop_back();
     while (range.len > 0) {
       const Cursor from = range.begin;
-      const bool added = add(batch, &range.begin, range.len);
+      const bool added = add(batch, &range.begin, range.len, range.error != EOPNOTSUPP);
       range.len -= range.begin.at - from.at;
       if (!added) {
-        range.error = ECANCELED;
+        range.error = given_up_.load(std::memory_order_relaxed) ? ECANCELED : last_error_;
         failed_.push_back(range);
         break;
       }
@@ -253,13 +270,17 @@ WriteOut::Done WriteOut::write(const DirtyBatch& batch, std::span<const DirtyBat
   failed_.clear();
   unmade_.clear();
   failed_in_row_ = 0;
+  last_error_ = EIO;
   done_ = {};
   bool no_memory = false;
   try {
     verdicts_.assign(batch.keys().size(), Verdict::kUnknown);
     add_all(batch);
     if (!hazard(Hazard::kBatchNotWaitedFor)) wait_all();
-    write_unmade(batch);
+    while (!unmade_.empty()) {
+      write_unmade(batch);
+      wait_all();
+    }
   } catch (const std::bad_alloc&) {
     no_memory = true;
     if (Slot* slot = std::exchange(current_, nullptr)) free_.push_back(slot);

@@ -33,8 +33,10 @@ class WriteOut {
   static constexpr unsigned kDepth = kDeepestQueue;
   static constexpr uint32_t kWriteBytes = 256 << 10;
   static constexpr uint32_t kLeastBytes = 4 << 10;
-  // Of one request for zeros; where others are shorter, this is by as much.
-  static constexpr uint32_t kZeroBytes = 1 << 30;
+  // Of one request for a hole, or for zeros, which the device may have to write; where others are
+  // shorter, these are by as much. So many are in flight, since no one can be given up.
+  static constexpr uint32_t kHoleBytes = 1 << 30, kZeroBytes = 16 << 20;
+  static constexpr uint32_t kMostZeroing = 8;
   static constexpr uint32_t kAttempts = 4;  // of one write, before it is left
   // After so many writes in a row that used up their attempts, write() does not try the rest.
   static constexpr uint32_t kMostFailedInARow = 16;
@@ -47,11 +49,12 @@ class WriteOut {
     // Positive errno of the first in `failed`, ENOMEM or ECANCELED; 0: all is written but what is
     // bad.
     int error = 0;
-    uint64_t bytes = 0, ios = 0;              // that succeeded, with data
-    uint64_t zeroed_bytes = 0, zero_ios = 0;  // that made zeros
-    uint64_t failed_ios = 0;                  // attempts
-    std::vector<uint32_t> bad_keys;           // ascending: their data is damaged, or cannot be read
-    std::vector<DirtyBatch::Piece> failed;    // ascending in themselves: tried in vain
+    uint64_t bytes = 0, ios = 0;  // that succeeded, with data
+    uint64_t zero_ios = 0;        // that made holes, or zeros
+    uint64_t hole_bytes = 0, zeroed_bytes = 0;
+    uint64_t failed_ios = 0;                // attempts
+    std::vector<uint32_t> bad_keys;         // ascending: their data is damaged, or cannot be read
+    std::vector<DirtyBatch::Piece> failed;  // ascending in themselves: tried in vain
     std::vector<DirtyBatch::Piece>
         untried;  // likewise: not tried, as the device fails everything, or given up
     // There was no memory to tell what is left: all may be.
@@ -72,6 +75,8 @@ class WriteOut {
   };
   static Result<std::unique_ptr<WriteOut>> create(const Media& media, Hooks hooks);
 
+  // Not once it has refused to.
+  bool makes_holes() const { return can_punch_; }
   Done write(const DirtyBatch& batch, std::span<const DirtyBatch::Piece> pieces,
              const Limits& limits);
   // From now on write() tries no more than what is in flight, and tells the rest as untried with
@@ -111,7 +116,7 @@ class WriteOut {
   void prefetch(const DirtyBatch& batch, const DirtyBatch::Piece& piece) const;
   BlockOp op_for(const media::Key& key) const;
   uint32_t most_bytes(BlockOp op) const;
-  bool add(const DirtyBatch& batch, Cursor* at, uint64_t most);
+  bool add(const DirtyBatch& batch, Cursor* at, uint64_t most, bool as_data);
   void add_all(const DirtyBatch& batch);
   // Loads `len` bytes of the piece, `at` bytes into it; false: not to be written.
   bool load(const DirtyBatch& batch, const DirtyBatch::Piece& piece, uint64_t at, uint32_t len,
@@ -144,8 +149,10 @@ class WriteOut {
   std::span<const DirtyBatch::Piece> pieces_;
   Cursor next_;  // up to here everything is in a slot, or was
   std::vector<Failed> failed_;
-  std::vector<Failed> unmade_;  // zeros that the device cannot make: to be written
+  std::vector<Failed> unmade_;  // zeros that the device does not make: to be written
+  uint32_t zeroing_ = 0;        // in flight
   uint32_t failed_in_row_ = 0;
+  int last_error_ = 0;
   std::vector<Verdict> verdicts_;
   Done done_;
   std::atomic<bool> given_up_{false};

@@ -162,6 +162,7 @@ std::optional<PlanOptions> Writeback::next_plan(const LogMark& until, uint64_t b
   options.end_ksets = until.ksets;
   options.batch_bytes = batch_bytes;
   options.strict = options_.strict;
+  options.zeros_count = !out_->makes_holes();
   // Asked again: a FLUSH may have ended an epoch that was open when the first was planned.
   for (const Batch& batch : under_way_)
     if (options_.strict && batch.plan.epoch_from != BatchPlan::kNoEpoch) {
@@ -335,13 +336,15 @@ Status Writeback::write_batches(unsigned depth) {
   written_unknown_ = true;
   const uint64_t failed_before = counters_.failed_writes.load();
   const uint64_t written_before = counters_.written_bytes.load();
+  const uint64_t zeroes_before = counters_.zeroes.load();
   const auto begin = std::chrono::steady_clock::now();
   if (auto written = write_left(depth); !written) return written;
   if (unwritten_bytes() == 0) tell_repeats(failed_before);
   if (auto flushed = flush(); !flushed) return flushed;
   const std::chrono::nanoseconds took = std::chrono::steady_clock::now() - begin;
-  costs_.wrote(counters_.written_bytes.load() - written_before,
-               static_cast<uint64_t>(took.count()));
+  if (counters_.zeroes.load() == zeroes_before)  // whose time is no measure of data's
+    costs_.wrote(counters_.written_bytes.load() - written_before,
+                 static_cast<uint64_t>(took.count()));
   written_unknown_ = false;
   return {};
 }
@@ -356,6 +359,7 @@ Status Writeback::write_left(unsigned depth) {
     counters_.writes.add(result.ios);
     counters_.failed_writes.add(result.failed_ios);
     counters_.zeroes.add(result.zero_ios);
+    counters_.hole_bytes.add(result.hole_bytes);
     counters_.zeroed_bytes.add(result.zeroed_bytes);
     if (result.untold && result.error == ENOMEM) return out_of_memory();
     if (result.untold)
@@ -430,6 +434,8 @@ Status Writeback::settle_first() {
   passed_bytes_.store(end.dirty_bytes, std::memory_order_release);
   passed_.store(end.ksets, std::memory_order_release);
   note_progress(batch, batch.plan.freed_bytes());
+  if (parts_.zeros)
+    parts_.zeros->give_back(batch.plan.zero_bytes + batch.plan.superseded_zero_bytes);
   tell_kept();
   counters_.bad_keys.set(settler_.damaged_extents());
   spare_ = std::move(batch.plan);

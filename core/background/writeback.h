@@ -117,8 +117,9 @@ class Writeback {
   X(superseded_bytes, "superseded_bytes", "of these, as appended")                             \
   X(writes, "writes", "to the backing device")                                                 \
   X(written_bytes, "written_bytes", "without what later keys superseded")                      \
-  X(zeroes, "zeroes", "requests to the backing device to make zeros, or a hole")               \
-  X(zeroed_bytes, "zeroed_bytes", "of them")                                                   \
+  X(zeroes, "zeroes", "requests to the backing device to make holes, or zeros")                \
+  X(hole_bytes, "hole_bytes", "of them, that became holes")                                    \
+  X(zeroed_bytes, "zeroed_bytes", "of them, that became zeros")                                \
   X(idle_bytes, "written_idle_bytes", "of these: there was time")                              \
   X(space_bytes, "written_for_space_bytes", "space was short")                                 \
   X(limit_bytes, "written_at_limit_bytes", "there was more dirty data than the options allow") \

@@ -19,6 +19,7 @@ WriteOut::Done write(WriteOut& out, const BatchPlan& plan, const Pieces& pieces,
   result->ios += done.ios;
   result->zero_ios += done.zero_ios;
   result->zeroed_bytes += done.zeroed_bytes;
+  result->hole_bytes += done.hole_bytes;
   result->failed_ios += done.failed_ios;
   result->error = done.error;
   result->untold |= done.untold;

@@ -33,8 +33,8 @@ struct WriteResult {
   // What is left is not known: the value is of no use any more, and all of the plan is to be
   // written again.
   bool untold = false;
-  uint64_t ios = 0, failed_ios = 0;         // writes that succeeded; attempts that failed
-  uint64_t zero_ios = 0, zeroed_bytes = 0;  // of zeros that the device has made
+  uint64_t ios = 0, failed_ios = 0;  // writes that succeeded; attempts that failed
+  uint64_t zero_ios = 0, zeroed_bytes = 0, hole_bytes = 0;  // what the device has made of zeros
 };
 
 // What has failed is tried last, and in small writes: a bad place must not keep what lies beside

@@ -36,7 +36,7 @@ TEST_P(ZerosTest, BecomeOneHole) {
   EXPECT_THAT(done(), ElementsAre("0+8", "hole 8+12288", "12296+8", "flush"));
   EXPECT_TRUE(all_zeros(4096, 6 << 20));
   EXPECT_EQ(counters().zeroes.load(), 1u);
-  EXPECT_EQ(counters().zeroed_bytes.load(), 6u << 20);
+  EXPECT_EQ(counters().hole_bytes.load(), 6u << 20);
   EXPECT_EQ(counters().written_bytes.load(), 8192u) << "of data";
 }
 
@@ -117,16 +117,72 @@ TEST_P(ZerosTest, ADeviceWithoutAnyIsWrittenZeros) {
 
 TEST_P(ZerosTest, AFailingDeviceGetsThemLater) {
   begin();
-  device_->set_error(BlockOp::kPunchHole, EIO);
+  device_->set_error(EIO);
   rig_->write(0, 4096, 1);
   rig_->zeros(4096, 1 << 20);
   rig_->close();
-  EXPECT_THAT(step_error(), HasSubstr("1048576 bytes of its batch are left"));
+  EXPECT_THAT(step_error(), HasSubstr("1052672 bytes of its batch are left"));
   EXPECT_EQ(rig_->mapped(4096, 512), "D");
   device_->set_error(0);
   drain();
   EXPECT_TRUE(all_zeros(4096, 1 << 20));
   EXPECT_EQ(rig_->device_value(0), 1);
+}
+
+// A device may have the request, and fail it.
+TEST_P(ZerosTest, AHoleThatFailsIsWrittenAsZeros) {
+  for (const int error : {EIO, EINVAL, ENOSPC}) {
+    begin();
+    device_->set_error(BlockOp::kPunchHole, error);
+    device_->set_error(BlockOp::kZero, error);
+    rig_->zeros(0, 1 << 20);
+    drain();
+    EXPECT_TRUE(all_zeros(0, 1 << 20));
+    EXPECT_EQ(counters().written_bytes.load(), 1u << 20);
+    device_->set_error(0);
+    rig_->zeros(0, 1 << 20);
+    drain();
+    EXPECT_EQ(counters().hole_bytes.load(), 1u << 20) << "the next is a hole again";
+  }
+}
+
+TEST_P(ZerosTest, WhereThereIsNoRoomForZerosAHoleWillDo) {
+  begin();
+  device_->set_error(BlockOp::kZero, ENOSPC);
+  rig_->zeros(0, 1 << 20, kKeyZeros);
+  drain();
+  EXPECT_THAT(done(), ElementsAre("hole 0+2048", "flush"));
+}
+
+// A device that has to write them cannot be asked to give a request up.
+TEST_P(ZerosTest, OfZerosFewAreInFlightAndNoneIsLong) {
+  RigOptions o;
+  o.logical_bytes = uint64_t{1} << 30;
+  begin(o);
+  rig_->zeros(0, 512 << 20, kKeyZeros, 1 << 20);
+  rig_->close();
+  device_->hold();
+  device_->set_release_on_wait(true);
+  rig_->write_back();
+  EXPECT_EQ(device_->most_held(), size_t{WriteOut::kMostZeroing});
+  EXPECT_EQ(counters().zeroes.load(), (512u << 20) / WriteOut::kZeroBytes);
+}
+
+// Where each hole has to be written, a batch is no larger than one of data.
+TEST_P(ZerosTest, FillABatchOfADeviceWithoutHoles) {
+  RigOptions o;
+  o.batch_bytes = 1 << 20;
+  begin(o);
+  device_->set_error(BlockOp::kPunchHole, EOPNOTSUPP);
+  rig_->zeros(0, 4096, kKeyZeros | kKeyHole, 4096);
+  drain();
+  for (uint64_t at = 0; at < 4 << 20; at += 512 << 10) {
+    rig_->zeros(at, 512 << 10);
+    rig_->close();
+  }
+  const uint64_t before = counters().batches.load();
+  drain();
+  EXPECT_EQ(counters().batches.load() - before, 4u);
 }
 
 // What the device has refused to make is written then, and that fails.

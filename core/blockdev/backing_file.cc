@@ -209,6 +209,8 @@ Result<BackingFile> open_backing_file(const BlockDeviceOptions& options, const L
   file.identity = block_device
                       ? disk_identity("/sys/dev/block", major(st.st_rdev), minor(st.st_rdev))
                       : file_identity(file.fd.get(), st.st_ino);
+  if (block_device)
+    file.makes_holes = disk_makes_holes("/sys/dev/block", major(st.st_rdev), minor(st.st_rdev));
   if (!file.identity.stable)
     log.print(LogLevel::kNotice,
               "backing device %s has no lasting identity; \"%s\" may differ after a reboot",

@@ -24,6 +24,7 @@ struct BackingFile {
   uint64_t size_bytes = 0;  // a multiple of align.block_bytes, not 0
   DirectIoAlign align;
   DeviceIdentity identity;
+  bool makes_holes = true;  // as far as can be known before it is asked to
 };
 
 // Buffers for direct I/O, here and in the tools, are aligned to this and have room for its blocks.

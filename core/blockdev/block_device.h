@@ -106,6 +106,8 @@ class BlockDevice {
   virtual uint32_t logical_block_bytes() const = 0;  // 512 or more, a power of two
   virtual const DeviceIdentity& identity() const = 0;
   virtual const char* io_mode_name() const = 0;  // "io_uring" or "threads"
+  // Whether kPunchHole costs next to nothing, as far as is known; else it may have to be written.
+  virtual bool makes_holes() const = 0;
   // `depth` (1 or more) requests run at a time.
   virtual Result<std::unique_ptr<BlockQueue>> open_queue(unsigned depth) = 0;
 };

@@ -97,6 +97,16 @@ DeviceIdentity file_identity(int fd, ino_t inode) {
   return identity;
 }
 
+bool disk_makes_holes(const std::string& sysfs_dev_block, unsigned major, unsigned minor) {
+  const std::string node =
+      sysfs_dev_block + "/" + std::to_string(major) + ":" + std::to_string(minor);
+  for (const char* queue : {"/queue", "/../queue"}) {  // a partition has its disk's
+    const std::string most = read_attribute(node + queue + "/write_zeroes_max_bytes");
+    if (!most.empty()) return most != "0";
+  }
+  return false;
+}
+
 DeviceIdentity disk_identity(const std::string& sysfs_dev_block, unsigned major, unsigned minor) {
   const std::string number = std::to_string(major) + ":" + std::to_string(minor);
   const std::string node = sysfs_dev_block + "/" + number;

@@ -55,6 +55,20 @@ TEST_F(DiskIdentityTest, PartitionIsItsDiskAndStart) {
   EXPECT_EQ(identity(1).text, "disk wwid=eui.0025 start=2048");
 }
 
+TEST_F(DiskIdentityTest, MakesHolesAsItsQueueSays) {
+  const auto makes_holes = [this](unsigned minor) {
+    return disk_makes_holes(root_ / "dev", 8, minor);
+  };
+  EXPECT_FALSE(makes_holes(0)) << "nothing says so";
+  put("sda/queue/write_zeroes_max_bytes", "0\n");
+  EXPECT_FALSE(makes_holes(0));
+  EXPECT_FALSE(makes_holes(1));
+  put("sda/queue/write_zeroes_max_bytes", "33553920\n");
+  EXPECT_TRUE(makes_holes(0));
+  EXPECT_TRUE(makes_holes(1)) << "a partition has its disk's";
+  EXPECT_FALSE(makes_holes(2)) << "there is none";
+}
+
 TEST_F(DiskIdentityTest, StackedDevices) {
   put("sda/dm/uuid", "LVM-abc\n");
   EXPECT_EQ(identity(0).text, "disk dm=LVM-abc");

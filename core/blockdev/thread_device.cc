@@ -156,6 +156,7 @@ class ThreadDevice final : public BlockDevice {
   uint32_t logical_block_bytes() const override { return file_.align.block_bytes; }
   const DeviceIdentity& identity() const override { return file_.identity; }
   const char* io_mode_name() const override { return "threads"; }
+  bool makes_holes() const override { return file_.makes_holes; }
   Result<std::unique_ptr<BlockQueue>> open_queue(unsigned depth) override {
     UniqueFd event(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (!event.valid())

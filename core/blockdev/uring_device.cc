@@ -17,6 +17,7 @@ class UringDevice final : public BlockDevice {
   uint32_t logical_block_bytes() const override { return file_.align.block_bytes; }
   const DeviceIdentity& identity() const override { return file_.identity; }
   const char* io_mode_name() const override { return "io_uring"; }
+  bool makes_holes() const override { return file_.makes_holes; }
   Result<std::unique_ptr<BlockQueue>> open_queue(unsigned depth) override {
     auto queue = UringQueue::open(file_, depth, init_);
     if (!queue) return queue.error();

@@ -242,6 +242,8 @@ Status Cache::wire() {
             frame_.info.n_segs,
             std::max<uint32_t>(frame_.info.gc_percent, policy::kLeastCapacityPercent))} *
             media::kSegmentBytes);
+  zeros_ = std::make_unique<ZeroBacklog>(uint64_t{frame_.info.n_segs} * media::kSegDataBytes,
+                                         recovered_.replayed.dirty_zero_bytes);
   parts_ = std::make_unique<const Parts>(
       Parts{.pmem = *devices_.pmem,
             .segments = *recovered_.segments,
@@ -257,7 +259,8 @@ Status Cache::wire() {
             .block_bytes = devices_.backing->logical_block_bytes(),
             .max_extent_bytes = frame_.info.data_crc ? kCrcExtentBytes : kRangeBytes,
             .retention = retention_.get(),
-            .hit_marks = retention_ ? retention_->marks() : nullptr});
+            .hit_marks = retention_ ? retention_->marks() : nullptr,
+            .zeros = zeros_.get()});
   requests_ = std::make_unique<RequestState>(*parts_, data_heads(frame_.info.n_segs));
   requests_->set_seq_cutoff_bytes(options_.seq_cutoff_bytes);
   return wire_background();

@@ -160,6 +160,7 @@ class Cache {
   std::unique_ptr<KeyLog> log_;
   std::unique_ptr<Stripes> stripes_;
   std::unique_ptr<policy::Retention> retention_;  // nullptr: first in, first out
+  std::unique_ptr<ZeroBacklog> zeros_;
   std::unique_ptr<const Parts> parts_;
   std::unique_ptr<RequestState> requests_;
   std::unique_ptr<Writeback> writeback_;

@@ -26,6 +26,7 @@ class LentDevice : public BlockDevice {
   uint32_t logical_block_bytes() const override { return device_.logical_block_bytes(); }
   const DeviceIdentity& identity() const override { return device_.identity(); }
   const char* io_mode_name() const override { return device_.io_mode_name(); }
+  bool makes_holes() const override { return device_.makes_holes(); }
   Result<std::unique_ptr<BlockQueue>> open_queue(unsigned depth) override {
     return device_.open_queue(depth);
   }

@@ -254,6 +254,9 @@ struct pcache_info {
   char persist[16]; /* the method in use */
   char pmem_kind[16];
   char io_mode[16];
+  int32_t makes_holes; /* a DISCARD becomes a hole in the backing device; 0: it may have to be
+                          written */
+  uint32_t reserved;
 };
 int pcache_get_info(const pcache_cache* cache, struct pcache_info* info);
 
@@ -303,9 +306,11 @@ enum pcache_op {
  *
  * What holds for a WRITE holds for a DISCARD and a WRITE_ZEROES: its range reads as zeros from its
  * completion on, durably after a FLUSH. It may be as long as the device. It takes little room in
- * the cache, 64 KiB to 4 MiB for each GiB, and waits as a WRITE does while dirty data of twice the
- * cache's size is waiting for the backing device. There a DISCARD becomes a hole, and a
- * WRITE_ZEROES a range of zeros; where the device has neither, zeros are written.
+ * the cache: 1 MiB for each GiB, 64 KiB for one that is shorter than 64 MiB, and its keys. So what
+ * is discarded and not on the backing device yet is bounded by what it names: as much as the
+ * cache's size may be. What comes then waits, behind others of its kind alone. On the device a
+ * DISCARD becomes a hole, and a WRITE_ZEROES a range of zeros; where it makes neither, zeros are
+ * written.
  *
  * A full cache is no error: a WRITE that finds no space waits, in order of arrival, until writeback
  * and reclaim have made some. While the backing device fails that may be long; see

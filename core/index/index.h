@@ -49,12 +49,14 @@ struct Location {
   CachePos pos;
   bool clean = false;  // same bytes on the backing device
   uint32_t crc = 0;    // data_crc of the whole extent as it was appended (data_crc on)
+  bool zeros = false;  // its data is zeros, and need not be looked at
 };
 
 struct Piece {
   enum class Kind : uint8_t { kMiss, kHit, kFill };
   Kind kind = Kind::kMiss;
   bool clean = false;
+  bool zeros = false;  // kHit: its data is zeros, and need not be looked at
   Extent extent;
   CachePos pos;  // kHit: of the piece's first byte
   // kHit: the extent as it was appended, which has this piece in it (data_crc off: the piece).
@@ -199,7 +201,7 @@ class Index {
     block[i].store(cell.slot.bits, std::memory_order_release);
   }
   Cell whole_cell(const Extent& extent, const Location& location) const {
-    Cell cell{Slot::mapped(location.pos, location.clean), {}};
+    Cell cell{Slot::mapped(location.pos, location.clean, location.zeros), {}};
     if (with_crc_) cell.check = CheckWord::whole(location.crc, extent.len / kSectorBytes);
     return cell;
   }
@@ -306,6 +308,7 @@ inline void Index::describe(Cell cell, const Extent& extent, Piece* out) const {
     const CachePos pos = cell.slot.pos();
     out->kind = Piece::Kind::kHit;
     out->clean = cell.slot.clean();
+    out->zeros = cell.slot.zeros();
     out->pos = pos;
     out->token = FillToken{};
     if (with_crc_) {
@@ -321,7 +324,7 @@ inline void Index::describe(Cell cell, const Extent& extent, Piece* out) const {
   }
   const bool fill = cell.slot.is_fill();
   out->kind = fill ? Piece::Kind::kFill : Piece::Kind::kMiss;
-  out->clean = false;
+  out->clean = out->zeros = false;
   out->pos = out->whole_pos = CachePos{};
   out->whole_len = out->crc = 0;
   out->token = FillToken{fill ? cell.slot.token() : 0};

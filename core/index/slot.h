@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The index's two words: Slot (what a page or a sector is) and CheckWord (what verifies it).
 //
-// Slot, 64 bits:    63-62 state | 61 clean | 60 spare | 59-0 payload
+// Slot, 64 bits:    63-62 state | 61 clean | 60 zeros | 59-0 payload
 //   kEmpty          no payload (free blocks keep their link in such a word)
-//   kMapped         34-15 segment id, 14-0 sector in the segment's data area
+//   kMapped         34-15 segment id, 14-0 sector in the segment's data area. zeros: its data is
+//                   zeros, whatever is there; the place only tells one key from another
 //   kSplit          31-0 handle of a sector block (pages only)
 //   kFill           59-0 token of the fill
 // CheckWord:        63-32 crc | 26 one | 25-13 whole length in sectors - 1 | 12-0 delta
@@ -27,6 +28,7 @@ struct Slot {
   enum State : uint64_t { kEmpty = 0, kMapped = 1, kSplit = 2, kFill = 3 };
   static constexpr unsigned kStateShift = 62;
   static constexpr uint64_t kCleanBit = 1ull << 61;
+  static constexpr uint64_t kZerosBit = 1ull << 60;
   static constexpr unsigned kSegmentShift = 15;
   static constexpr uint64_t kSectorMask = (1ull << kSegmentShift) - 1;
   static constexpr uint64_t kSegmentMask = (1ull << 20) - 1;
@@ -36,10 +38,10 @@ struct Slot {
 
   uint64_t bits = 0;
 
-  static Slot mapped(CachePos pos, bool clean) {
+  static Slot mapped(CachePos pos, bool clean, bool zeros = false) {
     PCACHE_DCHECK(pos.off % kSectorBytes == 0 && pos.off / kSectorBytes <= kSectorMask);
     PCACHE_DCHECK(pos.seg.v <= kSegmentMask);
-    return {kMapped << kStateShift | (clean ? kCleanBit : 0) |
+    return {kMapped << kStateShift | (clean ? kCleanBit : 0) | (zeros ? kZerosBit : 0) |
             uint64_t{pos.seg.v} << kSegmentShift | pos.off / kSectorBytes};
   }
   static Slot split(uint32_t handle) { return {kSplit << kStateShift | handle}; }
@@ -54,6 +56,7 @@ struct Slot {
   bool is_split() const { return state() == kSplit; }
   bool is_fill() const { return state() == kFill; }
   bool clean() const { return bits & kCleanBit; }
+  bool zeros() const { return bits & kZerosBit; }                              // of a mapped one
   bool is_dirty() const { return bits >> (kStateShift - 1) == kMapped << 1; }  // mapped, not clean
   // What is_mapped(), clean() and is_dirty() say.
   bool counts_like(Slot other) const { return (bits ^ other.bits) >> (kStateShift - 1) == 0; }

@@ -144,7 +144,8 @@ class Checker {
     each_hit([&](const Piece& piece) {
       PCACHE_CHECK(piece.extent.len <= chunk.size());
       done += piece.extent.len;
-      if (!pmem_.load(chunk.data(), recovered.segments->media(piece.pos), piece.extent.len))
+      if (!piece.zeros &&
+          !pmem_.load(chunk.data(), recovered.segments->media(piece.pos), piece.extent.len))
         find_unreadable(piece);
       if (options_.progress) options_.progress(done, recovered.index->mapped_bytes());
     });

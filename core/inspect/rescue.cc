@@ -152,7 +152,8 @@ class Rescuer {
     own_log_ = survey_log(pmem_, report_.frame, bounds, &again, [&](const SurveyedKset& kset) {
       for (const SurveyedKey& k : kset.keys)
         if (inserted) inserted = apply(k);
-      if (inserted && own_index_->mapped_bytes() > bounds.n_segs * uint64_t{media::kSegDataBytes})
+      if (inserted &&
+          own_index_->mapped_bytes() > bounds.n_segs * uint64_t{media::kSegDataBytes} + zero_bytes_)
         inserted = make_error(EUCLEAN, "the log's keys name more data than the cache can hold");
     });
     if (!inserted) return inserted;
@@ -173,7 +174,10 @@ class Rescuer {
         break;
     }
     const CachePos pos{SegId{k.key.cache_seg_id}, k.key.cache_seg_off};
-    return own_index_->insert(extent, Location{pos, !k.dirty, k.key.data_crc});
+    const bool zeros = k.key.flags & media::kKeyZeros;
+    if (zeros && !k.dirty) return own_index_->erase(extent);  // on the backing device
+    if (zeros) zero_bytes_ += extent.len;
+    return own_index_->insert(extent, Location{pos, !k.dirty, k.key.data_crc, zeros});
   }
 
   Status lose_range(const SurveyedKey& k) {
@@ -267,8 +271,8 @@ class Rescuer {
   }
 
   void put(const Extent& chunk, const Piece& piece) {
-    const bool sound =
-        !with_crc_ || media_crc(pmem_, *segments_, piece.whole_pos, piece.whole_len) == piece.crc;
+    const bool sound = !with_crc_ || piece.zeros ||
+                       media_crc(pmem_, *segments_, piece.whole_pos, piece.whole_len) == piece.crc;
     if (!sound) return lose(piece, piece.extent);
     if (take(chunk, piece, piece.extent)) return;
     // A piece merges neighbours: this loses as few sectors as possible.
@@ -280,7 +284,10 @@ class Rescuer {
     PCACHE_CHECK(part.off >= chunk.off && part.end() <= chunk.end());
     const CachePos pos = piece.pos + static_cast<uint32_t>(part.off - piece.extent.off);
     spare_.resize(part.len);
-    if (!pmem_.load(spare_.data(), segments_->media(pos), part.len)) return false;
+    if (piece.zeros)
+      memset(spare_.data(), 0, part.len);
+    else if (!pmem_.load(spare_.data(), segments_->media(pos), part.len))
+      return false;
     memcpy(buffer_.get() + (part.off - chunk.off), spare_.data(), part.len);
     result_.cached_bytes += part.len;
     if (!piece.clean) result_.dirty_bytes += part.len;
@@ -317,7 +324,8 @@ class Rescuer {
   const Index* index_ = nullptr;  // nullptr: nothing is cached
   const SegmentTable* segments_ = nullptr;
   bool with_crc_ = false;
-  uint64_t next_data_ = 0;  // of the backing file
+  uint64_t zero_bytes_ = 0;  // that keys of zeros name
+  uint64_t next_data_ = 0;   // of the backing file
   Buffer buffer_;
   std::vector<std::byte> spare_;
   RescueResult result_;

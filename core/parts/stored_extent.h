@@ -108,8 +108,8 @@ struct StoredExtent {
   if (!parts.stripes.prepare(stripe)) [[unlikely]]
     return false;
   if (!parts.index.insert({stored.off, stored.len},
-                          Location{stored.pos(), (flags & media::kKeyClean) != 0, stored.crc}))
-      [[unlikely]]
+                          Location{stored.pos(), (flags & media::kKeyClean) != 0, stored.crc,
+                                   (flags & media::kKeyZeros) != 0})) [[unlikely]]
     return false;
   if (unfenced_by != KsetBuffer::kNobody) parts.stripes.leave_unfenced(stripe, unfenced_by);
   const auto full = parts.stripes.append_made(stripe, [&] {

@@ -53,7 +53,9 @@ class Replay {
         if (auto applied = apply(item.keys[i]); !applied) return bad_key(item, i, applied.error());
       if (result_.generations_lost) return result_;
       copies_.add(item.crc, item.keys);
-      if (index_.mapped_bytes() > uint64_t{segments_.size()} * media::kSegDataBytes)
+      // Zeros name more than they store; of them there can be no more than the device has.
+      if (index_.mapped_bytes() >
+          uint64_t{segments_.size()} * media::kSegDataBytes + result_.dirty_zero_bytes)
         return make_error(EUCLEAN,
                           "log at segment %u:%u: its keys name more data than the cache can hold",
                           item.pos.seg.v, item.pos.off);
@@ -107,6 +109,7 @@ class Replay {
     if (!segments_.replay_key(seg))
       return make_error(EUCLEAN, "data in segment %u, which is part of the log", seg.v);
     const bool clean = key.flags & media::kKeyClean || !dirty_;
+    const bool zeros = key.flags & media::kKeyZeros;
     result_.keys++;
     if (!clean && (key.off | key.len) % bounds_.block_bytes != 0)
       return make_error(EINVAL,
@@ -116,15 +119,16 @@ class Replay {
     if (!clean) {
       result_.dirty_keys++;
       result_.dirty_bytes += key.len;
+      if (zeros) result_.dirty_zero_bytes += key.len;
       if (!result_.lost.empty()) result_.lost.remove({key.off, key.len});
     }
     const IndexAlone alone;
     // The backing device has them, too: see Settler. Older keys of the range do not count any more
     // (hazard zeros-come-back).
-    if (clean && key.flags & media::kKeyZeros)
+    if (clean && zeros)
       return hazard(Hazard::kZerosComeBack) ? Status() : index_.erase({key.off, key.len});
     return index_.insert({key.off, key.len},
-                         Location{CachePos{seg, key.cache_seg_off}, clean, key.data_crc});
+                         Location{CachePos{seg, key.cache_seg_off}, clean, key.data_crc, zeros});
   }
 
   SegmentTable& segments_;

@@ -23,6 +23,7 @@ struct ReplayResult {
   uint64_t dirty_ksets = 0;  // behind dirty_tail
   uint64_t dirty_keys = 0;
   uint64_t dirty_bytes = 0;        // as appended; overlaps count twice
+  uint64_t dirty_zero_bytes = 0;   // of these, what is zeros
   std::vector<uint64_t> repeated;  // prints of ksets that come again, see KsetCopies
   bool dirty_tail_met = false;
   bool torn_tail = false;  // the log ends in an invalid header, not in a cleared one

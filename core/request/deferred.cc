@@ -21,6 +21,12 @@ int Deferred::add(QueueState& queue, pcache_request* request, const WriteProgres
 
 void Deferred::push(PendingRequest* pending) {
   MutexLock lock(mu_);
+  if (writes_zeros(*pending->request)) {
+    if (zeros_.empty()) for_writeback_.store(true, std::memory_order_relaxed);
+    zeros_.push_back(pending);
+    zeros_count_.fetch_add(1, std::memory_order_release);
+    return;
+  }
   if (hazard(Hazard::kLastInFirstOut))
     list_.push_front(pending);
   else
@@ -28,16 +34,21 @@ void Deferred::push(PendingRequest* pending) {
   count_.fetch_add(1, std::memory_order_release);
 }
 
-PendingRequest* Deferred::front() {
+PendingRequest* Deferred::front(const PendingList& list) {
   MutexLock lock(mu_);
-  return list_.front();
+  return list.front();
 }
 
-void Deferred::pop_front() {
+void Deferred::pop_front(PendingList* list) {
   MutexLock lock(mu_);
-  PCACHE_CHECK(!list_.empty() && count() > 0);
-  list_.pop_front();
-  count_.fetch_sub(1, std::memory_order_release);
+  PCACHE_CHECK(!list->empty());
+  list->pop_front();
+  (list == &list_ ? count_ : zeros_count_).fetch_sub(1, std::memory_order_release);
+}
+
+void Deferred::finish_front(PendingList* list, PendingRequest* pending, int error) {
+  pop_front(list);
+  pending->queue->completions.complete(pending, error);
 }
 
 bool Deferred::admit(PendingRequest& pending) {
@@ -56,45 +67,60 @@ int Deferred::resume(PendingRequest& pending) {
   }
 }
 
-void Deferred::fail_all(int error) {
+void Deferred::fail_all(int error) NO_THREAD_SAFETY_ANALYSIS {  // of the lists' addresses
   MutexLock running(run_mu_);
-  while (PendingRequest* pending = front()) {
-    pop_front();
-    pending->queue->completions.complete(pending, error);
-  }
+  for (PendingList* list : {&list_, &zeros_})
+    while (PendingRequest* pending = front(*list)) finish_front(list, pending, error);
 }
 
 void Deferred::run() {
-  if (empty()) return;
-  MutexLock running(run_mu_);
-  for_writeback_.store(false, std::memory_order_relaxed);
-  while (PendingRequest* pending = front()) {
-    if (!admit(*pending)) return;
-    const int result = resume(*pending);
-    if (result == -EBUSY) for_writeback_.store(true, std::memory_order_relaxed);
-    if (result == -ENOSPC || result == -EBUSY) return;
-    pop_front();
-    pending->queue->completions.complete(pending, -result);
+  while (count() > 0 && run_some()) {
   }
+}
+
+bool Deferred::run_some() NO_THREAD_SAFETY_ANALYSIS {  // likewise
+  MutexLock running(run_mu_);
+  while (PendingRequest* pending = front(list_)) {
+    if (!admit(*pending)) return false;
+    const int result = resume(*pending);
+    if (result == -ENOSPC) return false;
+    finish_front(&list_, pending, -result);
+  }
+  PendingRequest* const zeros = front(zeros_);
+  if (zeros == nullptr || !admit(*zeros)) return false;
+  const int result = resume(*zeros);
+  for_writeback_.store(result != -ENOSPC, std::memory_order_relaxed);
+  if (result == -ENOSPC || result == -EBUSY) return false;
+  if (result != -EAGAIN) finish_front(&zeros_, zeros, -result);
+  return true;
+}
+
+// Keeps the others.
+PendingList Deferred::take_of(const QueueState& queue, PendingList* list) {
+  PendingList taken, kept;
+  while (PendingRequest* pending = list->pop_front())
+    (pending->queue == &queue ? taken : kept).push_back(pending);
+  *list = kept;
+  return taken;
 }
 
 uint32_t Deferred::cancel(const QueueState& queue) {
   MutexLock running(run_mu_);
-  for_writeback_.store(false, std::memory_order_relaxed);
-  PendingList cancelled;
+  PendingList writes, zeros;
   {
     MutexLock lock(mu_);
-    PendingList kept;
-    while (PendingRequest* pending = list_.pop_front())
-      (pending->queue == &queue ? cancelled : kept).push_back(pending);
-    list_ = kept;
+    writes = take_of(queue, &list_);
+    zeros = take_of(queue, &zeros_);
   }
   uint32_t n = 0;
-  for (; PendingRequest* pending = cancelled.pop_front(); n++) {
-    PCACHE_DCHECK(count() > 0);
-    count_.fetch_sub(1, std::memory_order_release);
-    pending->queue->completions.complete(pending, ECANCELED);
-  }
+  const auto give_up = [&n](PendingList& list, std::atomic<uint32_t>& count) {
+    for (; PendingRequest* pending = list.pop_front(); n++) {
+      count.fetch_sub(1, std::memory_order_release);
+      pending->queue->completions.complete(pending, ECANCELED);
+    }
+  };
+  give_up(writes, count_);
+  give_up(zeros, zeros_count_);
   if (count() > 0 && wake_) wake_();  // who was behind one of them may be able to go on
   return n;
 }

@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Deferred: writes and flushes that found the cache full, in the order of their arrival.
+// Deferred: writes and flushes that found the cache full, in the order of their arrival; and, in a
+// list of their own, requests for zeros that find too many of them waiting for the backing device,
+// or are long.
 //
 // Invariants
 // - While one waits, a write that arrives later waits behind it, and fills take no space.
 // - Nobody waits in a loop or for a timer: add() wakes whoever makes room, and who has made room
 //   calls run(), in its own thread. A request that run() has let through is handed to its queue's
 //   CompletionQueue.
-// - A request is in the list until it is complete; its progress is touched by run() alone.
+// - A request for zeros waits behind others of its kind alone, and nobody waits behind it: it may
+// be
+//   as long as the device. No thread runs more than a part of one without letting run_mu_ go.
+// - A request is in its list until it is complete; its progress is touched by run() alone.
 // Locks: run_mu_ comes before a stripe's and the log's; mu_ is a leaf.
 #pragma once
 
@@ -27,18 +32,22 @@ class Deferred {
   // Called after each add(). Set while one thread has the cache.
   void set_wake(std::function<void()> wake) { wake_ = std::move(wake); }
 
+  // No write has to wait behind another.
   bool empty() const { return count_.load(std::memory_order_acquire) == 0; }
-  // The first waits for no space, but for dirty data to be written back.
-  bool waits_for_writeback() const { return for_writeback_.load(std::memory_order_relaxed); }
-  uint32_t count() const { return count_.load(std::memory_order_relaxed) & ~kClosed; }
+  bool zeros_wait() const { return zeros_count_.load(std::memory_order_relaxed) > 0; }
+  // All that wait do so for writeback, and for no space.
+  bool waits_for_writeback() const {
+    return waiting_writes() == 0 && zeros_wait() && for_writeback_.load(std::memory_order_relaxed);
+  }
+  uint32_t count() const { return waiting_writes() + zeros_count_.load(std::memory_order_relaxed); }
   // From now on empty() is false. So each write comes to Deferred, which fails it because the log
   // has failed. A write that is done at once needs no test for that.
   void close() { count_.fetch_or(kClosed, std::memory_order_release); }
   // From here on the request is in flight in `queue`, which is not full, and waits with what it has
   // done already. Called by the queue's thread; returns what submit() does, 0.
   int add(QueueState& queue, pcache_request* request, const WriteProgress& progress) EXCLUDES(mu_);
-  // Lets them go on, one after the other, until one finds no space or no credit (see Pace) again.
-  // Any thread.
+  // Lets them go on, one after the other, until one finds no space, or what else it waits for,
+  // again. Any thread.
   void run() EXCLUDES(run_mu_, mu_);
   // Takes out those of `queue` and completes them with ECANCELED; any part may have been written.
   // How many. Any thread.
@@ -48,10 +57,15 @@ class Deferred {
 
  private:
   static constexpr uint32_t kClosed = 1u << 31;
+  uint32_t waiting_writes() const { return count_.load(std::memory_order_relaxed) & ~kClosed; }
   void push(PendingRequest* pending) EXCLUDES(mu_);
-  PendingRequest* front() EXCLUDES(mu_);
+  PendingRequest* front(const PendingList& list) EXCLUDES(mu_);
   bool admit(PendingRequest& pending);
-  void pop_front() EXCLUDES(mu_);
+  void pop_front(PendingList* list) EXCLUDES(mu_);
+  void finish_front(PendingList* list, PendingRequest* pending, int error) EXCLUDES(mu_);
+  // True: to be called again, once others have had run_mu_.
+  bool run_some() EXCLUDES(run_mu_, mu_);
+  PendingList take_of(const QueueState& queue, PendingList* list) REQUIRES(mu_);
   // One attempt: 0 or a negative errno, as Op::resume().
   int resume(PendingRequest& pending);
 
@@ -59,9 +73,10 @@ class Deferred {
   std::function<void()> wake_;
   Mutex run_mu_{LockRank::kStalled};
   Mutex mu_ ACQUIRED_AFTER(run_mu_);
-  PendingList list_ GUARDED_BY(mu_);
-  std::atomic<uint32_t> count_{0};
-  std::atomic<bool> for_writeback_{false};  // set under run_mu_
+  PendingList list_ GUARDED_BY(mu_), zeros_ GUARDED_BY(mu_);
+  std::atomic<uint32_t> count_{0};          // of list_
+  std::atomic<uint32_t> zeros_count_{0};    // of zeros_
+  std::atomic<bool> for_writeback_{false};  // the first of zeros_, as far as is known
 };
 
 }  // namespace pcache

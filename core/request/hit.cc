@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "request/hit.h"
 
+#include <cstring>
+
 #include "base/mutants.h"
 #include "segment/media_crc.h"
 
@@ -32,10 +34,13 @@ bool page_verified(const Parts& parts, Index::Page page, uint64_t len_bytes, con
 HitResult copy_hit(const Parts& parts, const Piece& piece, uint64_t gen, void* dst) {
   const uint64_t len_bytes = piece.extent.len;
   PCACHE_DCHECK(piece.kind == Piece::Kind::kHit && len_bytes > 0);
-  const bool good =
-      parts.pmem.load(dst, parts.segments.media(piece.pos), len_bytes) &&
-      (!parts.data_crc ||
-       verified(parts, len_bytes, {piece.whole_pos, piece.whole_len, piece.crc}, dst));
+  bool good = true;
+  if (piece.zeros)
+    memset(dst, 0, len_bytes);
+  else
+    good = parts.pmem.load(dst, parts.segments.media(piece.pos), len_bytes) &&
+           (!parts.data_crc ||
+            verified(parts, len_bytes, {piece.whole_pos, piece.whole_len, piece.crc}, dst));
   // The copy must be over before the generation is looked at again.
   std::atomic_signal_fence(std::memory_order_seq_cst);
   if (parts.segments.generation(piece.pos.seg) != gen) return HitResult::kGone;

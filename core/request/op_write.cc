@@ -12,7 +12,7 @@ namespace pcache {
 
 namespace {
 
-// The next part; -ENOSPC, too, if there is more.
+// The next part; -EAGAIN: there is more.
 int write_some_zeros(const Parts& parts, DataHead& head, const pcache_request& request,
                      WriteProgress* progress) {
   const uint64_t done = progress->done_bytes;
@@ -21,12 +21,12 @@ int write_some_zeros(const Parts& parts, DataHead& head, const pcache_request& r
   if (const int result = write_zeros(parts, head, {request.off + done, request.len - done},
                                      media::kKeyZeros | hole, &progress->done_bytes))
     return result;
-  return progress->done_bytes < request.len ? -ENOSPC : 0;
+  return progress->done_bytes < request.len ? -EAGAIN : 0;
 }
 
 // From where `progress` says. 0 or a negative errno; then any part of the range may have been
 // written. -ENOSPC: no segment is free; to be called again when one is, with the same `progress`.
-// -EBUSY: likewise, when more is written back.
+// -EBUSY: likewise, when more is written back; -EAGAIN: likewise, at once.
 // -EIO: the media is bad where the log goes on, or in all segments that there are.
 int run(RequestState& cache, DataHead& head, const pcache_request& request,
         WriteProgress* progress) {
@@ -102,24 +102,16 @@ int submit_zeros(QueueState& queue, pcache_request* request) {
   WriteProgress progress;
   const uint64_t since_ns = now_ns();
   progress.admitted = queue.cache.admit(credit_bytes(*request));
-  const int result =
-      progress.admitted ? run(queue.cache, queue.head, *request, &progress) : -ENOSPC;
+  const bool in_turn = progress.admitted && !queue.cache.deferred().zeros_wait();
+  const int result = in_turn ? run(queue.cache, queue.head, *request, &progress) : -ENOSPC;
   count_zeros(queue.counters, *request);
-  if (result == -ENOSPC || result == -EBUSY)
+  if (result == -ENOSPC || result == -EBUSY || result == -EAGAIN)
     return queue.cache.deferred().add(queue, request, progress);
   return queue.complete_at_once(request, result, LatencyClass::kZeros, since_ns);
 }
 
-// In a thread that is nobody's queue's: with all that there is room for.
 int resume_write(PendingRequest& pending) {
-  uint64_t before = 0;
-  int result = 0;
-  do {
-    before = pending.write.done_bytes;
-    result = run(pending.queue->cache, pending.queue->head, *pending.request, &pending.write);
-  } while (result == -ENOSPC && pending.request->op != PCACHE_OP_WRITE &&
-           pending.write.done_bytes > before);
-  return result;
+  return run(pending.queue->cache, pending.queue->head, *pending.request, &pending.write);
 }
 
 }  // namespace pcache

@@ -38,10 +38,13 @@ struct WriteProgress {
   uint64_t done_bytes = 0;      // from the request's start
 };
 
+inline bool writes_zeros(const pcache_request& request) {
+  return request.op == PCACHE_OP_DISCARD || request.op == PCACHE_OP_WRITE_ZEROES;
+}
 // Of a write: what it takes of Pace's credit, about as much as it stores.
 inline uint64_t credit_bytes(const pcache_request& request) {
   constexpr uint64_t kOfZeros = 64 << 10;
-  return request.op == PCACHE_OP_WRITE ? request.len : std::min(request.len, kOfZeros);
+  return writes_zeros(request) ? std::min(request.len, kOfZeros) : request.len;
 }
 
 struct PendingRequest {

@@ -43,6 +43,7 @@ class RequestTest : public ::testing::Test {
     log_start_ = log_->head();
     stripes_ = std::make_unique<Stripes>(4, *log_);
     messages_ = lines_.log();
+    zeros_ = std::make_unique<ZeroBacklog>(uint64_t{o.segments} * media::kSegDataBytes);
     state_ = std::make_unique<RequestState>(
         Parts{.pmem = image_->pmem(),
               .segments = *table_,
@@ -56,7 +57,8 @@ class RequestTest : public ::testing::Test {
               .readonly = o.readonly,
               .logical_bytes = o.logical_bytes,
               .block_bytes = o.block_bytes,
-              .max_extent_bytes = o.data_crc ? kCrcExtentBytes : kRangeBytes},
+              .max_extent_bytes = o.data_crc ? kCrcExtentBytes : kRangeBytes,
+              .zeros = zeros_.get()},
         1);
     queue_ = make_queue();
     image_->memory().checkpoint();
@@ -180,6 +182,7 @@ class RequestTest : public ::testing::Test {
   CachePos log_start_;
   Tails tails_;  // never loaded: no request looks at them
   std::unique_ptr<Stripes> stripes_;
+  std::unique_ptr<ZeroBacklog> zeros_;
   std::unique_ptr<RequestState> state_;
   QueueSet set_;
   std::unique_ptr<Queue> queue_;

@@ -13,8 +13,6 @@ namespace {
 
 constexpr uint32_t kLeastExtentBytes = 64 << 10;
 constexpr uint64_t kKeysOfAPlace = 1024;
-// Of one call: its keys are appended in some milliseconds.
-constexpr uint64_t kMostPartBytes = kKeysOfAPlace * kRangeBytes / 4;
 
 alignas(4096) constexpr std::byte kZeros[kLeastExtentBytes]{};
 
@@ -52,33 +50,10 @@ uint32_t crc_of_zeros(uint32_t len_bytes) {
   return crc;
 }
 
-// Of what is dirty, the zeros with it, so many bytes more may be.
-uint64_t room_for_dirty(const Parts& parts) {
-  const uint64_t most = 2 * uint64_t{parts.segments.size()} * media::kSegDataBytes;
-  return most - std::min(most, parts.index.dirty_bytes());
-}
-
-}  // namespace
-
-uint32_t zero_extent_bytes(const Parts& parts, uint64_t len_bytes) {
-  const uint64_t share = std::bit_ceil(len_bytes / kKeysOfAPlace);
-  const uint64_t most = parts.data_crc ? kLeastExtentBytes : kRangeBytes;
-  return static_cast<uint32_t>(
-      std::min(len_bytes, std::clamp<uint64_t>(share, kLeastExtentBytes, most)));
-}
-
-int write_zeros(const Parts& parts, DataHead& head, Extent todo, uint32_t key_flags,
-                uint64_t* done_bytes) {
-  PCACHE_DCHECK(key_flags & media::kKeyZeros);
-  // Less than this at a time would be many places.
-  const uint64_t least =
-      std::min<uint64_t>(todo.len, uint64_t{parts.segments.size()} * media::kSegDataBytes / 8);
-  const uint64_t room = room_for_dirty(parts);
-  if (room < least) return -EBUSY;
-  todo.len = std::min({todo.len, room, kMostPartBytes});
-  todo.len -= todo.len % parts.block_bytes;
-
-  const Place place = take_place(parts, head, zero_extent_bytes(parts, todo.len));
+// Under keys of one place.
+int write_part(const Parts& parts, DataHead& head, const Extent& todo, uint32_t key_flags,
+               uint64_t* done_bytes) {
+  const Place place = take_place(parts, head, zero_extent_bytes(todo.len));
   if (!place) return parts.segments.exhausted_for_data() ? -EIO : -ENOSPC;
   // Keys end where a multiple of their length does, so none crosses a range's end.
   const bool one_key = todo.len <= place.len && todo.off % kRangeBytes + todo.len <= kRangeBytes;
@@ -108,6 +83,29 @@ int write_zeros(const Parts& parts, DataHead& head, Extent todo, uint32_t key_fl
     *done_bytes += entered;
   }
   parts.segments.drop_refs(place.pos.seg);  // the place's own
+  return result;
+}
+
+}  // namespace
+
+uint32_t zero_extent_bytes(uint64_t part_bytes) {
+  PCACHE_DCHECK(part_bytes <= kMostZeroPartBytes);
+  const uint64_t share = std::bit_ceil(part_bytes / kKeysOfAPlace);
+  return static_cast<uint32_t>(std::min(part_bytes, std::max<uint64_t>(share, kLeastExtentBytes)));
+}
+
+int write_zeros(const Parts& parts, DataHead& head, Extent todo, uint32_t key_flags,
+                uint64_t* done_bytes) {
+  PCACHE_DCHECK(key_flags & media::kKeyZeros);
+  todo.len = std::min(todo.len, kMostZeroPartBytes);
+  if (parts.zeros == nullptr) return write_part(parts, head, todo, key_flags, done_bytes);
+  // Less than this at a time would be many places.
+  todo.len = parts.zeros->take(todo.len, parts.zeros->most_bytes() / 8, parts.block_bytes);
+  if (todo.len == 0) return -EBUSY;
+  uint64_t done = 0;
+  const int result = write_part(parts, head, todo, key_flags, &done);
+  parts.zeros->give_back(todo.len - done);
+  *done_bytes += done;
   return result;
 }
 

@@ -5,23 +5,24 @@
 // Invariants
 // - A place serves one call: an earlier key of a sector that named the place of a later one would
 //   let reclaim, and writeback, take the later one's entry in the index for its own.
-// - What is zeros and not on the backing device yet takes DRAM for the index, as dirty data does:
-//   of both there is no more than twice the cache's size, and what a call may add.
+// - What zeros name that dirty_tail has not passed is bounded: see ZeroBacklog.
 #pragma once
 
 #include "parts/stored_extent.h"
 
 namespace pcache {
 
-// What of a range of so many bytes one key names, at most: 64 KiB for all up to 64 MiB, so that
-// little is stored, then a 1024th of it, so that keys are few. With data_crc a read of a part of an
-// extent checks all of it.
-uint32_t zero_extent_bytes(const Parts& parts, uint64_t len_bytes);
+// Of one call: its keys are appended in some milliseconds.
+inline constexpr uint64_t kMostZeroPartBytes = 1 << 30;
 
-// Writes a part of `todo` from its front, under keys with these flags, kKeyZeros among them: every
-// later read sees it. 0 or a negative errno (-ENOSPC: there is no space now; -EBUSY: too much
-// is dirty now; -EIO: there never will be space), with what is done added to `done_bytes` in any
-// case.
+// What of a part of so many bytes one key names, at most: 64 KiB for all up to 64 MiB, so that
+// little is stored, then a 1024th of it, so that keys are few. So much is stored.
+uint32_t zero_extent_bytes(uint64_t part_bytes);
+
+// Writes a part of `todo` from its front, kMostZeroPartBytes at most, under keys with these flags,
+// kKeyZeros among them: every later read sees it. 0 or a negative errno (-ENOSPC: there is no space
+// now; -EBUSY: too much waits for the backing device now; -EIO: there never will be space), with
+// what is done added to `done_bytes` in any case.
 int write_zeros(const Parts& parts, DataHead& head, Extent todo, uint32_t key_flags,
                 uint64_t* done_bytes);
 

@@ -32,6 +32,7 @@ class MemoryDevice : public BlockDevice {
   uint32_t logical_block_bytes() const override { return block_bytes_; }
   const DeviceIdentity& identity() const override { return identity_; }
   const char* io_mode_name() const override { return "memory"; }
+  bool makes_holes() const override { return true; }
   Result<std::unique_ptr<BlockQueue>> open_queue(unsigned depth) override;
 
   void set_identity(std::string text) { identity_.text = std::move(text); }

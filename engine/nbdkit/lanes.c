@@ -157,35 +157,32 @@ int lanes_write(const void* buf, uint64_t bytes, uint64_t off, bool fua) {
   return status;
 }
 
-/* What lies outside of whole blocks is written, as zeros of data. */
-static int zero_parts(uint64_t bytes, uint64_t off, bool hole) {
-  uint64_t head = (block - off % block) % block, tail;
-  char* nothing = NULL;
-  int status = 0;
+/* A part of one block, as zeros of data. */
+static int zero_part(uint64_t bytes, uint64_t off) {
+  char* nothing = calloc(1, bytes);
+  int status;
 
-  if (head > bytes) head = bytes;
-  tail = (bytes - head) % block;
-  if (head || tail) {
-    nothing = calloc(1, block);
-    if (!nothing) return -ENOMEM;
-  }
-  if (head) status = write_part(nothing, head, off, false);
-  if (!status && bytes - head - tail) status = zero_blocks(bytes - head - tail, off + head, hole);
-  if (!status && tail) status = write_part(nothing, tail, off + bytes - tail, false);
+  if (!nothing) return -ENOMEM;
+  status = lanes_write(nothing, bytes, off, false);
   free(nothing);
   return status;
 }
 
+/* The parts of blocks at its ends run alone, one after the other, and what is between beside
+ * writes. */
 int lanes_zero(uint64_t bytes, uint64_t off, bool hole, bool fua) {
-  bool whole = whole_blocks(bytes, off);
-  int status;
+  uint64_t head = (block - off % block) % block, tail;
+  int status = 0;
 
-  if (whole)
+  if (head > bytes) head = bytes;
+  tail = (bytes - head) % block;
+  if (head) status = zero_part(head, off);
+  if (!status && bytes - head - tail) {
     pthread_rwlock_rdlock(&writing);
-  else
-    pthread_rwlock_wrlock(&writing);
-  status = whole ? zero_blocks(bytes, off, hole) : zero_parts(bytes, off, hole);
-  pthread_rwlock_unlock(&writing);
+    status = zero_blocks(bytes - head - tail, off + head, hole);
+    pthread_rwlock_unlock(&writing);
+  }
+  if (!status && tail) status = zero_part(tail, off + bytes - tail);
   return status || !fua ? status : lanes_flush();
 }
 

@@ -172,6 +172,12 @@ static int yes(void* handle) {
   return 1;
 }
 
+/* A trim has to make zeros: where the device has to write each, mkfs of it all would take hours. */
+static int pcache_can_trim(void* handle) {
+  (void)handle;
+  return info.makes_holes;
+}
+
 static int native_fua(void* handle) {
   (void)handle;
   return NBDKIT_FUA_NATIVE;
@@ -246,7 +252,7 @@ static struct nbdkit_plugin plugin = {
     .block_size = pcache_block_size,
     .can_write = pcache_can_write,
     .can_flush = yes,
-    .can_trim = yes,
+    .can_trim = pcache_can_trim,
     .can_zero = yes,
     .can_fast_zero = yes,
     .can_multi_conn = yes,
