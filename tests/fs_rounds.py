@@ -6,9 +6,9 @@
                        [--backing-order strict|relaxed] [--discard 0|1] [--longest SECONDS] [--dir DIR] [--shm DIR]
 
 The device: nbdkit's plugin, a file of it by nbdfuse, a loop device on that. A round: a process writes, truncates,
-maps, punches holes, zeroes, trims the file system, fsyncs and reads back (each read against a model; a part of them past
-the page cache); the server is killed with SIGKILL at a random moment, and the process with it. The file system is
-mounted again, replays its journal, and each file is judged byte by byte: it holds what it held at its last fsync
+maps, punches holes, zeroes, trims the file system, fsyncs and reads back (each read against a model; a part of them
+past the page cache); the server is killed with SIGKILL at a random moment, and the process with it. The file system
+is mounted again, replays its journal, and each file is judged byte by byte: it holds what it held at its last fsync
 that returned, or what a later request has put there. Then it is unmounted, and its own checker must find nothing.
 
 Takes root, loop devices and FUSE. Prints a line a round and `N passed, M failed`; a failed round ends the run, and
@@ -305,8 +305,8 @@ class Promise:
             raise Failed(f"file {name} has {len(got)} bytes, expected {min(sizes)} to {max(sizes)}")
         if not fits.all():
             at = int(np.argmin(fits))
-            raise Failed(f"file {name}: byte {at} is {got[at]}: it did not hold that at its last fsync, and none of the "
-                         f"{len(self.later)} requests since has put it there; {int((~fits).sum())} such bytes")
+            raise Failed(f"file {name}: byte {at} is {got[at]}: it did not hold that at its last fsync, and none of "
+                         f"the {len(self.later)} requests since has put it there; {int((~fits).sum())} such bytes")
 
 
 class Run:
