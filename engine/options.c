@@ -10,8 +10,17 @@
 
 #include "message.h"
 
-/* The library's, stats_file, stats_interval, and the end. */
-struct fio_option engine_option_table[ENGINE_MOST_OPTIONS + 3];
+/* Of engines that a job may have been written for; fio's own word for one is "Bad option". */
+static const char* const kOthersOptions[] = {
+    "hipri",         "hipri_percentage",  "fixedbufs",          "registerfiles",
+    "sqthread_poll", "sqthread_poll_cpu", "nonvectored",        "uncached",
+    "nowait",        "force_async",       "cmdprio_percentage", "cmdprio_class",
+    "cmdprio",       "cmdprio_bssplit",   "userspace_reap",     "libaio_vectored",
+};
+#define OTHERS_OPTIONS (sizeof(kOthersOptions) / sizeof(*kOthersOptions))
+
+/* The library's, stats_file, stats_interval, those above, and the end. */
+struct fio_option engine_option_table[ENGINE_MOST_OPTIONS + 3 + OTHERS_OPTIONS];
 
 /* ---- fio's table ---- */
 
@@ -69,6 +78,11 @@ void make_engine_options(void) {
                        offsetof(struct engine_options, stats_interval),
                        "Seconds after which stats_file is written again and again (1 to 86400; "
                        "default: at the end alone)");
+  for (size_t i = 0; i < OTHERS_OPTIONS; i++) {
+    *next = own_option(kOthersOptions[i], kOthersOptions[i], 0,
+                       "of io_uring and libaio; the cache's engine has no use for it: delete it");
+    next++->type = FIO_OPT_UNSUPPORTED;
+  }
   *next = (struct fio_option){.name = NULL};
 }
 
@@ -196,7 +210,8 @@ int check_filename(const struct thread_data* td) {
   else if (td->files_index != 1)
     why =
         "filename= must name exactly one backing device for a job (one in [global] adds up "
-        "with the job's own)";
+        "with the job's own); for two devices give each a section, with a filename= and a "
+        "cache_dev= of its own";
   if (!why) return 0;
   message("job %s: %s", o->name, why);
   return EINVAL;

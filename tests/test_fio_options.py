@@ -36,7 +36,7 @@ def test_enghelp_is_the_librarys_table():
                 option.text if option.type == libpcache.TEXT else
                 f"{option.text} ({option.expected}; default {default}).")
     assert "JSON" in told.pop("stats_file") and "Seconds" in told.pop("stats_interval")
-    assert not {name for name in told if "_" in name}
+    assert not {name for name in told if "_" in name and "delete it" not in told[name]}
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -47,6 +47,14 @@ def test_enghelp_of_one_option(option):
     listed, = [one for one in libpcache.OPTIONS.values() if one.fio == option] or [None]
     for choice in listed.choices if listed else ():
         assert re.search(rf" {choice}: \w.{{3,}}\.", told), told
+
+
+@pytest.mark.parametrize("option", ["hipri", "fixedbufs", "registerfiles", "sqthread_poll", "userspace_reap"])
+def test_an_option_of_another_engine_is_to_be_deleted(fio, option):
+    done = fio.start(**{**SMALL, option: 1})
+    assert done.returncode != 0
+    line, = [line for line in (done.stderr + done.stdout).splitlines() if "delete it" in line]
+    assert option in line
 
 
 # ---- Each does what it says ----
@@ -272,7 +280,7 @@ def test_wrong_disk(fio, pair, disk):
     ({"rw": "randwrite", "verify": "crc32c", "trim_percentage": 10}, ["trim_percentage"]),
     ({"rw": "trim", "bs": "4k,4k,700"}, ["bs", "512"]),
     ({"create_serialize": 0}, ["create_serialize"]),
-    ({"filename": "a:b"}, ["filename", "one"])], ids=str)
+    ({"filename": "a:b"}, ["filename", "one", "section"])], ids=str)
 def test_workload_is_refused(fio, options, words):
     fio.refused(*words, **{**SMALL, **options})
 
