@@ -63,8 +63,9 @@ class Failed(Exception):
 def data_of(tag, off, length):
     """What the request with this tag writes there; no byte is 0."""
     at = np.arange(off, off + length, dtype=np.uint64)
-    return ((at * np.uint64(0x9E3779B1) + np.uint64(tag * 7919) >> np.uint64(13)) & np.uint64(0xFF)
-            | np.uint64(1)).astype(np.uint8)
+    seed = np.uint64(tag * 0x9E3779B97F4A7C15 & (1 << 64) - 1)
+    mixed = (at ^ seed) * np.uint64(0xBF58476D1CE4E5B9)
+    return ((mixed >> np.uint64(40)) % np.uint64(255) + np.uint64(1)).astype(np.uint8)
 
 
 def change(content, kind, off, length, tag):
@@ -250,10 +251,11 @@ class Stack:
             subprocess.run(["losetup", "--detach", self.device], capture_output=True, check=False)
             self.device = None
         wait_for("the file of nbdfuse is free", lambda: freed(self.nbd))
-        if self.server.poll() is None:
+        if self.server and self.server.poll() is None:
             self.server.terminate()
             self.server.wait(60)
-        self.fuse.wait(60)
+        if self.fuse:
+            self.fuse.wait(60)
 
 
 # ---- The judge ----
@@ -298,9 +300,11 @@ class Promise:
                 sizes.append(max(sizes[-1], off + length))
             elif kind == TRUNCATE:
                 sizes.append(off)
-            # Zeros: punched, cut and grown again, or behind the end of what is there.
-            if kind != MAP:
-                fits[:] |= got == 0
+            # Zeros: what is made so, what is cut and grown again, what lies behind an earlier end.
+            zeros = {PUNCH: (off, off + length), ZERO: (off, off + length), TRUNCATE: (min(off, *sizes), len(got)),
+                     WRITE: (min(sizes), off), MAP: (0, 0)}[kind]
+            if zeros[1] > zeros[0]:
+                fits[zeros[0]:zeros[1]] |= got[zeros[0]:zeros[1]] == 0
         if not min(sizes) <= len(got) <= max(sizes):
             raise Failed(f"file {name} has {len(got)} bytes, expected {min(sizes)} to {max(sizes)}")
         if not fits.all():
@@ -350,7 +354,7 @@ class Run:
             self.stack.kill_server()
         finally:
             child.kill()
-            said = child.communicate()[1].decode()
+            said = child.communicate(timeout=60)[1].decode()
         if early not in (None, 0):
             raise Failed(f"the process ended with {early} while the device was there: {said}")
 

@@ -59,6 +59,7 @@ def test_every_call_is_refused(cache):
         assert LIB.pcache_queue_fd(cache.queue._handle) == -errno.EPERM
         assert LIB.pcache_get_info(cache._handle, c.byref(info)) == -errno.EPERM
         assert LIB.pcache_get_status(cache._handle, 0) is None
+        assert LIB.pcache_map(cache._handle, 0, PAGE, None, 1) == -errno.EPERM
         assert refused(cache.drain) and refused(cache.set_gc_percent, 50) and refused(cache.new_queue)
         assert refused(cache.close), "it ends at once, and its queues are left alone"
 

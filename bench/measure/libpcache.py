@@ -69,6 +69,10 @@ def _listed(count, describe, struct):
     return entries
 
 
+class _Extent(c.Structure):
+    _fields_ = [("off", c.c_uint64), ("len", c.c_uint64), ("flags", c.c_uint32), ("reserved", c.c_uint32)]
+
+
 class _Info(c.Structure):
     _fields_ = [
         ("size", c.c_uint32),
@@ -114,6 +118,7 @@ def _load():
     lib.pcache_set_gc_percent.argtypes = [c.c_void_p, c.c_int32, p(_Error)]
     lib.pcache_set.argtypes = [c.c_void_p, c.c_char_p, c.c_char_p, p(_Error)]
     lib.pcache_get_info.argtypes = [c.c_void_p, p(_Info)]
+    lib.pcache_map.argtypes = [c.c_void_p, c.c_uint64, c.c_uint64, p(_Extent), c.c_uint32]
     lib.pcache_get_status.argtypes = [c.c_void_p, c.c_int]
     lib.pcache_get_status.restype = c.c_void_p
     lib.pcache_queue_create.argtypes = [c.c_void_p, c.c_uint32, p(c.c_void_p), p(_Error)]
@@ -413,6 +418,15 @@ class Cache:
 
     def write(self, off, data, **kwargs):
         self.queue.write(off, data, **kwargs)
+
+    def map(self, off, length, count=64):
+        """(offset, length, letters) of each part: c(ached), d(irty), z(eros), h(ole)."""
+        extents = (_Extent * count)()
+        n = LIB.pcache_map(self._handle, off, length, extents, count)
+        if n < 0:
+            raise OSError(-n, os.strerror(-n))
+        return [(e.off, e.len, "".join(letter for bit, letter in enumerate("cdzh") if e.flags >> bit & 1))
+                for e in extents[:n]]
 
     def zero(self, off, length, **kwargs):
         self.queue.zero(off, length, **kwargs)

@@ -38,9 +38,7 @@ class Planner {
   }
 
  private:
-  uint64_t size_bytes() const {
-    return plan_.passed_bytes() + (options_.zeros_count ? plan_.zero_bytes : 0);
-  }
+  uint64_t size_bytes() const { return plan_.passed_bytes() + plan_.costly_zero_bytes; }
   bool is_dirty(const Key& key) const {
     return !(key.flags & media::kKeyClean) && log_.is_live(key);
   }
@@ -85,6 +83,8 @@ class Planner {
     plan_.batch.add(key);
     plan_.zero_keys += zeros;
     plan_.zero_bytes += zeros ? key.len : 0;
+    if (zeros && (options_.zeros_count || !(key.flags & media::kKeyHole)))
+      plan_.costly_zero_bytes += key.len;
   }
 
   KsetSource& log_;
@@ -103,6 +103,7 @@ void restart(const LogMark& from, BatchPlan* plan) {
   plan->passed_from = BatchPlan::kNoEpoch;
   plan->moved_bytes = plan->copied_bytes = 0;
   plan->zero_keys = plan->zero_bytes = plan->superseded_zero_bytes = 0;
+  plan->costly_zero_bytes = 0;
   plan->superseded_keys = plan->superseded_bytes = plan->other_keys = plan->planned_bytes = 0;
 }
 

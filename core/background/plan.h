@@ -83,6 +83,7 @@ struct BatchPlan {
   // Of the keys to be written, what is zeros: many keys name one place.
   uint64_t zero_keys = 0, zero_bytes = 0;
   uint64_t superseded_zero_bytes = 0;
+  uint64_t costly_zero_bytes = 0;                      // that the device may have to write
   uint64_t superseded_keys = 0, superseded_bytes = 0;  // as appended
   // The kset of the first key that later ones supersede, or that is moved, in ksets.
   uint64_t passed_from = kNoEpoch;
@@ -111,9 +112,11 @@ struct BatchPlan {
 struct PlanOptions {
   LogMark from;
   uint64_t end_ksets = 0;    // no kset from there on; more than from.ksets
-  uint64_t batch_bytes = 0;  // a plan ends with the kset that reaches it, by passed_bytes()
-  bool zeros_count = false;  // and zero_bytes: the device has to be given them as data
-  bool strict = true;        // as in the invariants
+  uint64_t batch_bytes = 0;  // a plan ends with the kset that reaches it, by passed_bytes(), and
+                             // costly_zero_bytes
+  // Zeros count as data, and not only those that are no hole: the device has to write them.
+  bool zeros_count = false;
+  bool strict = true;  // as in the invariants
   // What is known of a key's data, which is in a kset of this number; nothing: every live key is
   // written that is not clean.
   std::function<KeyFate(const media::Key&, uint64_t kset)> fate = nullptr;

@@ -210,7 +210,8 @@ void Worker::ask_for_writeback() {
     const SpaceCounts now = counts_at_dirty_tail();
     actions = decide(options_.limits, now);
     if (actions.fail_waiting) options_.fail_requests(EIO);
-    if (now.waiting_requests > 0 && now.reclaimable) wake(main_, room_id_);
+    if (now.waiting_requests > 0 && !now.waits_for_writeback && now.reclaimable)
+      wake(main_, room_id_);
   }
   if (actions.write_back) wake(writing_, writeback_id_);
 }

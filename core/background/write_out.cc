@@ -22,7 +22,8 @@ WriteOut::WriteOut(const Media& media, std::unique_ptr<BlockQueue> device, Hooks
       hooks_(std::move(hooks)),
       buffers_(static_cast<std::byte*>(std::aligned_alloc(4096, kDepth * size_t{kWriteBytes})),
                &free),
-      slots_(kDepth) {
+      slots_(kDepth),
+      can_punch_(media.backing.makes_holes()) {
   if (!buffers_) throw std::bad_alloc();
   for (size_t i = 0; i < slots_.size(); i++) {
     slots_[i].self = this;
@@ -36,20 +37,21 @@ void WriteOut::on_done(BlockIo* io) {
   WriteOut& self = *slot->self;
   if (io->result) return self.on_failed(slot);
   PCACHE_DCHECK(self.free_.size() < self.slots_.size());
-  self.failed_in_row_ = 0;
   const bool zeros = makes_zeros(io->op);
   (io->op == BlockOp::kPunchHole ? self.done_.hole_bytes
    : zeros                       ? self.done_.zeroed_bytes
                                  : self.done_.bytes) += io->len;
   (zeros ? self.done_.zero_ios : self.done_.ios)++;
   self.zeroing_ -= zeros;
+  (zeros ? self.zeros_failed_in_row_ : self.failed_in_row_) = 0;
   self.free_.push_back(slot);
-  if (!zeros && self.hooks_.written) self.hooks_.written(io->len);
+  const auto& told = zeros ? self.hooks_.zeroed : self.hooks_.written;
+  if (told) told(io->len);
 }
 
 // Zeros get there otherwise where the device has no such request, or no room for zeros that keep
 // theirs, or they have failed as often as a write may.
-bool WriteOut::find_other_way(Slot* slot) {
+bool WriteOut::find_other_way(Slot* slot, bool gives_up) {
   BlockIo& io = slot->io;
   if (io.result == EOPNOTSUPP) {
     (io.op == BlockOp::kPunchHole ? can_punch_ : can_zero_) = false;
@@ -57,8 +59,10 @@ bool WriteOut::find_other_way(Slot* slot) {
     io.op = BlockOp::kPunchHole;
     device_->submit(&io);
     return true;
-  } else if (slot->attempts < kAttempts && !gives_up()) {
+  } else if (slot->attempts < kAttempts && !gives_up) {
     return false;
+  } else {
+    zeros_failed_in_row_++;
   }
   try {
     unmade_.push_back({slot->begin, io.len, io.result});
@@ -74,8 +78,9 @@ void WriteOut::on_failed(Slot* slot) {
   const bool refused = makes_zeros(slot->io.op) && slot->io.result == EOPNOTSUPP;
   if (!refused) done_.failed_ios++;
   slot->attempts++;
-  if (makes_zeros(slot->io.op) && find_other_way(slot)) return;
-  if (slot->attempts < kAttempts && !gives_up()) return device_->submit(&slot->io);
+  const bool up = gives_up();  // once: another thread may change it
+  if (makes_zeros(slot->io.op) && find_other_way(slot, up)) return;
+  if (slot->attempts < kAttempts && !up) return device_->submit(&slot->io);
   PCACHE_DCHECK(!makes_zeros(slot->io.op));
   failed_in_row_++;
   last_error_ = slot->io.result;
@@ -166,7 +171,9 @@ void WriteOut::prefetch(const DirtyBatch& batch, const DirtyBatch::Piece& piece)
 }
 
 BlockOp WriteOut::op_for(const media::Key& key) const {
-  if (!(key.flags & media::kKeyZeros)) return BlockOp::kWrite;
+  // A device that fails all of them is not asked for more: what is written tells whether it works.
+  if (!(key.flags & media::kKeyZeros) || zeros_failed_in_row_ >= kMostFailedInARow)
+    return BlockOp::kWrite;
   if (key.flags & media::kKeyHole && can_punch_) return BlockOp::kPunchHole;
   return can_zero_ ? BlockOp::kZero : BlockOp::kWrite;
 }
@@ -244,8 +251,8 @@ void WriteOut::write_unmade(const DirtyBatch& batch) {
       }
       range.begin = {from.piece + 1, 0};
     }
+    submit_current();  // the next range is no neighbour of it
   }
-  submit_current();
 }
 
 // The pieces, and parts of them, that `len` bytes from there on are.
@@ -269,7 +276,7 @@ WriteOut::Done WriteOut::write(const DirtyBatch& batch, std::span<const DirtyBat
   next_ = {};
   failed_.clear();
   unmade_.clear();
-  failed_in_row_ = 0;
+  failed_in_row_ = zeros_failed_in_row_ = 0;
   last_error_ = EIO;
   done_ = {};
   bool no_memory = false;

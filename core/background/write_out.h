@@ -71,6 +71,7 @@ class WriteOut {
   // Called from write().
   struct Hooks {
     std::function<void(uint64_t bytes)> written = nullptr;  // a write of so many has succeeded
+    std::function<void(uint64_t bytes)> zeroed = nullptr;   // likewise of zeros, without data
     std::function<void()> before_wait = nullptr;  // the device has all that is to be done now
   };
   static Result<std::unique_ptr<WriteOut>> create(const Media& media, Hooks hooks);
@@ -131,7 +132,7 @@ class WriteOut {
   void tell_left(Cursor from, uint64_t len, std::vector<DirtyBatch::Piece>* to) const;
   static void on_done(BlockIo* io);
   void on_failed(Slot* slot);
-  bool find_other_way(Slot* slot);
+  bool find_other_way(Slot* slot, bool gives_up);
   void write_unmade(const DirtyBatch& batch);
 
   const Media media_;
@@ -151,12 +152,13 @@ class WriteOut {
   std::vector<Failed> failed_;
   std::vector<Failed> unmade_;  // zeros that the device does not make: to be written
   uint32_t zeroing_ = 0;        // in flight
-  uint32_t failed_in_row_ = 0;
+  uint32_t failed_in_row_ = 0, zeros_failed_in_row_ = 0;
   int last_error_ = 0;
   std::vector<Verdict> verdicts_;
   Done done_;
   std::atomic<bool> given_up_{false};
-  bool can_punch_ = true, can_zero_ = true;  // until it has refused
+  bool can_punch_;        // until it has refused; false: it is known to
+  bool can_zero_ = true;  // likewise
 
   BlockIo flush_;
   bool flushing_ = false;

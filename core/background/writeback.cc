@@ -24,6 +24,8 @@ Result<std::unique_ptr<Writeback>> Writeback::create(const Parts& parts, const O
       {parts.pmem, parts.segments, parts.backing, parts.data_crc},
       {.written = [self = writeback.get()](uint64_t bytes)
                       NO_THREAD_SAFETY_ANALYSIS { self->note_written(bytes); },
+       .zeroed = [self = writeback.get()](uint64_t bytes)
+                     NO_THREAD_SAFETY_ANALYSIS { self->note_done(bytes); },
        .before_wait = [self = writeback.get()]() NO_THREAD_SAFETY_ANALYSIS { self->tell_kept(); }});
   if (!out) return out.error();
   writeback->out_ = out.take();
@@ -62,6 +64,10 @@ Counter& Writeback::written_for(WriteReason reason) {
 void Writeback::note_written(uint64_t bytes) {
   counters_.written_bytes.add(bytes);  // at once: who waits for a slow device sees that it works
   written_for(reason_).add(bytes);
+  note_done(bytes);
+}
+
+void Writeback::note_done(uint64_t bytes) {
   if (hazard(Hazard::kBatchNotWaitedFor) && writing_ == under_way_.size()) return;
   PCACHE_CHECK(writing_ < under_way_.size());
   Batch& batch = under_way_[writing_];

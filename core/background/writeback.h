@@ -178,6 +178,7 @@ class Writeback {
   Error what_is_left(const Batch& batch, int error) const;
   void tell_repeats(uint64_t failed_before) REQUIRES(mu_);
   void note_written(uint64_t bytes) REQUIRES(mu_);
+  void note_done(uint64_t bytes) REQUIRES(mu_);
   Counter& written_for(WriteReason reason);
   void note_marked(size_t part, size_t all) REQUIRES(mu_);
   void note_progress(Batch& batch, uint64_t appended_bytes) REQUIRES(mu_);

@@ -157,7 +157,7 @@ TEST_P(ZerosTest, WhereThereIsNoRoomForZerosAHoleWillDo) {
 // A device that has to write them cannot be asked to give a request up.
 TEST_P(ZerosTest, OfZerosFewAreInFlightAndNoneIsLong) {
   RigOptions o;
-  o.logical_bytes = uint64_t{1} << 30;
+  o.logical_bytes = o.batch_bytes = uint64_t{1} << 30;
   begin(o);
   rig_->zeros(0, 512 << 20, kKeyZeros, 1 << 20);
   rig_->close();

@@ -220,4 +220,23 @@ Result<BackingFile> open_backing_file(const BlockDeviceOptions& options, const L
   return file;
 }
 
+bool is_hole(const BackingFile& file, uint64_t off, uint64_t* end) {
+  PCACHE_DCHECK(off < file.size_bytes);
+  const auto up_to = [&](off_t found) {
+    *end = found < 0 || static_cast<uint64_t>(found) > file.size_bytes
+               ? file.size_bytes
+               : static_cast<uint64_t>(found);
+  };
+  const off_t from = static_cast<off_t>(off);
+  const off_t data = lseek(file.fd.get(), from, SEEK_DATA);
+  if (data > from || (data < 0 && errno == ENXIO)) {
+    up_to(data);
+    return true;
+  }
+  // A file system, or a disk, that cannot tell has data everywhere.
+  const off_t hole = data < 0 ? data : lseek(file.fd.get(), from, SEEK_HOLE);
+  up_to(hole > from ? hole : -1);
+  return false;
+}
+
 }  // namespace pcache

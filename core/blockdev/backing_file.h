@@ -27,6 +27,9 @@ struct BackingFile {
   bool makes_holes = true;  // as far as can be known before it is asked to
 };
 
+// As BlockDevice::is_hole().
+bool is_hole(const BackingFile& file, uint64_t off, uint64_t* end);
+
 // Buffers for direct I/O, here and in the tools, are aligned to this and have room for its blocks.
 inline constexpr uint32_t kMostDirectIoBytes = 64 << 10;
 // EINVAL: no power of two, or more than that.

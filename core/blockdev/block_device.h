@@ -108,6 +108,9 @@ class BlockDevice {
   virtual const char* io_mode_name() const = 0;  // "io_uring" or "threads"
   // Whether kPunchHole costs next to nothing, as far as is known; else it may have to be written.
   virtual bool makes_holes() const = 0;
+  // Whether it has nothing but zeros from `off` on, as far as is known without a read, and no room
+  // for them; `end`, behind `off`: up to where it is the same. Any thread.
+  virtual bool is_hole(uint64_t off, uint64_t* end) const = 0;
   // `depth` (1 or more) requests run at a time.
   virtual Result<std::unique_ptr<BlockQueue>> open_queue(unsigned depth) = 0;
 };

@@ -157,6 +157,9 @@ class ThreadDevice final : public BlockDevice {
   const DeviceIdentity& identity() const override { return file_.identity; }
   const char* io_mode_name() const override { return "threads"; }
   bool makes_holes() const override { return file_.makes_holes; }
+  bool is_hole(uint64_t off, uint64_t* end) const override {
+    return pcache::is_hole(file_, off, end);
+  }
   Result<std::unique_ptr<BlockQueue>> open_queue(unsigned depth) override {
     UniqueFd event(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (!event.valid())

@@ -18,6 +18,9 @@ class UringDevice final : public BlockDevice {
   const DeviceIdentity& identity() const override { return file_.identity; }
   const char* io_mode_name() const override { return "io_uring"; }
   bool makes_holes() const override { return file_.makes_holes; }
+  bool is_hole(uint64_t off, uint64_t* end) const override {
+    return pcache::is_hole(file_, off, end);
+  }
   Result<std::unique_ptr<BlockQueue>> open_queue(unsigned depth) override {
     auto queue = UringQueue::open(file_, depth, init_);
     if (!queue) return queue.error();

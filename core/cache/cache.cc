@@ -272,7 +272,7 @@ Status Cache::wire_background() {
   writing.strict = options_.strict_order;
   writing.progress = [this](uint64_t bytes) {
     requests_->pace().grant(bytes);
-    requests_->deferred().run();
+    requests_->deferred().run_writes();
   };
   writing.data_lost = [this](int error) {
     media_errors_.data_lost();
@@ -427,7 +427,9 @@ SpaceWatch::Sample Cache::sample_space(Worker::State state) const {
   const SegmentCounts segments = recovered_.segments->counts();
   return {.waits = requests_->counters().waits.load(),
           .waiting = requests_->deferred().count(),
-          .written_bytes = writeback_->counters().written_bytes.load(),
+          .written_bytes = writeback_->counters().written_bytes.load() +
+                           writeback_->counters().zeroed_bytes.load() +
+                           writeback_->counters().hole_bytes.load(),
           .passed_bytes = writeback_->passed_dirty_bytes(),
           .dirty_bytes = dirty().live_bytes,
           .free_segments = segments.free,

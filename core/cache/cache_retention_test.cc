@@ -27,6 +27,7 @@ class LentDevice : public BlockDevice {
   const DeviceIdentity& identity() const override { return device_.identity(); }
   const char* io_mode_name() const override { return device_.io_mode_name(); }
   bool makes_holes() const override { return device_.makes_holes(); }
+  bool is_hole(uint64_t off, uint64_t* end) const override { return device_.is_hole(off, end); }
   Result<std::unique_ptr<BlockQueue>> open_queue(unsigned depth) override {
     return device_.open_queue(depth);
   }

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The C ABI over Cache and Queue. No exception passes it.
+#include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdio>
 #include <cstdlib>
@@ -8,6 +10,7 @@
 
 #include "base/sized.h"
 #include "cache/cache.h"
+#include "cache/map.h"
 #include "cache/status.h"
 #include "capi/error.h"
 #include "capi/fork_guard.h"
@@ -162,6 +165,31 @@ PCACHE_EXPORT int pcache_get_info(const pcache_cache* cache, pcache_info* info) 
   snprintf(all.io_mode, sizeof all.io_mode, "%s", c.backing().io_mode_name());
   pcache::give_sized(all, info);
   return 0;
+}
+
+PCACHE_EXPORT int pcache_map(const pcache_cache* cache, uint64_t off, uint64_t len,
+                             pcache_extent* extents, uint32_t count) {
+  if (cache->foreign()) return -EPERM;
+  const pcache::Cache& c = *cache->cache;
+  const uint64_t size = c.backing().size_bytes();
+  if (len == 0 || count == 0) return -EINVAL;
+  if (off > size || len > size - off) return -ENXIO;
+  int n = 0;
+  for (pcache::Extent left{off, len}; left.len > 0 && static_cast<uint32_t>(n) < count;) {
+    std::array<pcache::MappedExtent, 16> found;
+    const size_t most = std::min<size_t>(found.size(), count - static_cast<uint32_t>(n));
+    const size_t got = pcache::map_range(c.index(), c.backing(), left, {found.data(), most});
+    for (size_t i = 0; i < got; i++) {
+      const pcache::MappedExtent& one = found[i];
+      const uint32_t flags =
+          (one.cached ? PCACHE_EXTENT_CACHED : 0) | (one.dirty ? PCACHE_EXTENT_DIRTY : 0) |
+          (one.zeros ? PCACHE_EXTENT_ZEROS : 0) | (one.hole ? PCACHE_EXTENT_HOLE : 0);
+      extents[n++] = {one.extent.off, one.extent.len, flags, 0};
+    }
+    const uint64_t end = found[got - 1].extent.end();
+    left = {end, left.end() - end};
+  }
+  return n;
 }
 
 PCACHE_EXPORT char* pcache_get_status(pcache_cache* cache, pcache_status_format format) {

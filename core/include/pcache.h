@@ -260,6 +260,27 @@ struct pcache_info {
 };
 int pcache_get_info(const pcache_cache* cache, struct pcache_info* info);
 
+/* Of a part of the device; never grows. */
+#define PCACHE_EXTENT_CACHED 1u
+#define PCACHE_EXTENT_DIRTY 2u /* cached, and newer than on the backing device */
+#define PCACHE_EXTENT_ZEROS 4u /* reads as zeros, which is known without a read */
+#define PCACHE_EXTENT_HOLE 8u  /* not cached, zeros, and the backing device has no room for it */
+struct pcache_extent {
+  uint64_t off;
+  uint64_t len;
+  uint32_t flags; /* PCACHE_EXTENT_*; 0: data that the backing device alone has */
+  uint32_t reserved;
+};
+
+/*
+ * What the range is made of, from `off` on, in ascending order without gaps: at most `count`
+ * extents, which is 1 or more, so it may end before the range does. How many, or a negative errno:
+ * -EINVAL, `len` or `count` is 0; -ENXIO, the range is not in the device; -EPERM in a forked child.
+ * Of a moment: what requests do meanwhile may be in it or not. Any thread; no request waits for it.
+ */
+int pcache_map(const pcache_cache* cache, uint64_t off, uint64_t len, struct pcache_extent* extents,
+               uint32_t count);
+
 /*
  * The status as a malloc'd string, to be freed with free(); NULL when memory is out, or in a forked
  * child.

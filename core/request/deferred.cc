@@ -19,10 +19,9 @@ int Deferred::add(QueueState& queue, pcache_request* request, const WriteProgres
   return 0;
 }
 
-void Deferred::push(PendingRequest* pending) {
+void Deferred::push(PendingRequest* pending, bool to_writes) {
   MutexLock lock(mu_);
-  if (writes_zeros(*pending->request)) {
-    if (zeros_.empty()) for_writeback_.store(true, std::memory_order_relaxed);
+  if (writes_zeros(*pending->request) && !to_writes) {
     zeros_.push_back(pending);
     zeros_count_.fetch_add(1, std::memory_order_release);
     return;
@@ -74,25 +73,49 @@ void Deferred::fail_all(int error) NO_THREAD_SAFETY_ANALYSIS {  // of the lists'
 }
 
 void Deferred::run() {
-  while (count() > 0 && run_some()) {
+  if (count() == 0) return;
+  bool more = false;
+  {
+    MutexLock running(run_mu_);
+    run_list();
+    more = run_zeros();
+  }
+  if (more) wake();
+}
+
+void Deferred::run_writes() {
+  if (empty()) return;
+  MutexLock running(run_mu_);
+  run_list();
+}
+
+void Deferred::run_list() NO_THREAD_SAFETY_ANALYSIS {  // of the lists' addresses
+  while (PendingRequest* pending = front(list_)) {
+    if (!admit(*pending)) return;
+    const int result = resume(*pending);
+    if (result == -ENOSPC) return;
+    if (result == -EAGAIN || result == -EBUSY) {  // of zeros that had waited for space
+      pop_front(&list_);
+      push(pending);
+    } else {
+      finish_front(&list_, pending, -result);
+    }
   }
 }
 
-bool Deferred::run_some() NO_THREAD_SAFETY_ANALYSIS {  // likewise
-  MutexLock running(run_mu_);
-  while (PendingRequest* pending = front(list_)) {
-    if (!admit(*pending)) return false;
-    const int result = resume(*pending);
-    if (result == -ENOSPC) return false;
-    finish_front(&list_, pending, -result);
+bool Deferred::run_zeros() NO_THREAD_SAFETY_ANALYSIS {  // likewise
+  PendingRequest* const pending = front(zeros_);
+  if (pending == nullptr) return false;
+  const int result = admit(*pending) ? resume(*pending) : -ENOSPC;
+  if (result == -EAGAIN) return true;
+  if (result == -EBUSY) return false;
+  if (result == -ENOSPC) {
+    pop_front(&zeros_);
+    push(pending, true);
+  } else {
+    finish_front(&zeros_, pending, -result);
   }
-  PendingRequest* const zeros = front(zeros_);
-  if (zeros == nullptr || !admit(*zeros)) return false;
-  const int result = resume(*zeros);
-  for_writeback_.store(result != -ENOSPC, std::memory_order_relaxed);
-  if (result == -ENOSPC || result == -EBUSY) return false;
-  if (result != -EAGAIN) finish_front(&zeros_, zeros, -result);
-  return true;
+  return zeros_wait();
 }
 
 // Keeps the others.
@@ -121,7 +144,7 @@ uint32_t Deferred::cancel(const QueueState& queue) {
   };
   give_up(writes, count_);
   give_up(zeros, zeros_count_);
-  if (count() > 0 && wake_) wake_();  // who was behind one of them may be able to go on
+  wake();  // who was behind one of them may be able to go on
   return n;
 }
 

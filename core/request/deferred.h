@@ -36,9 +36,7 @@ class Deferred {
   bool empty() const { return count_.load(std::memory_order_acquire) == 0; }
   bool zeros_wait() const { return zeros_count_.load(std::memory_order_relaxed) > 0; }
   // All that wait do so for writeback, and for no space.
-  bool waits_for_writeback() const {
-    return waiting_writes() == 0 && zeros_wait() && for_writeback_.load(std::memory_order_relaxed);
-  }
+  bool waits_for_writeback() const { return waiting_writes() == 0 && zeros_wait(); }
   uint32_t count() const { return waiting_writes() + zeros_count_.load(std::memory_order_relaxed); }
   // From now on empty() is false. So each write comes to Deferred, which fails it because the log
   // has failed. A write that is done at once needs no test for that.
@@ -49,6 +47,12 @@ class Deferred {
   // Lets them go on, one after the other, until one finds no space, or what else it waits for,
   // again. Any thread.
   void run() EXCLUDES(run_mu_, mu_);
+  // The same of writes and flushes, for a thread that has something else to do.
+  void run_writes() EXCLUDES(run_mu_, mu_);
+  // Whoever waits may be able to go on.
+  void wake() {
+    if (count() > 0 && wake_) wake_();
+  }
   // Takes out those of `queue` and completes them with ECANCELED; any part may have been written.
   // How many. Any thread.
   uint32_t cancel(const QueueState& queue) EXCLUDES(run_mu_, mu_);
@@ -58,13 +62,15 @@ class Deferred {
  private:
   static constexpr uint32_t kClosed = 1u << 31;
   uint32_t waiting_writes() const { return count_.load(std::memory_order_relaxed) & ~kClosed; }
-  void push(PendingRequest* pending) EXCLUDES(mu_);
+  // To its list's end; zeros, to that of the writes if `to_writes`.
+  void push(PendingRequest* pending, bool to_writes = false) EXCLUDES(mu_);
   PendingRequest* front(const PendingList& list) EXCLUDES(mu_);
   bool admit(PendingRequest& pending);
   void pop_front(PendingList* list) EXCLUDES(mu_);
   void finish_front(PendingList* list, PendingRequest* pending, int error) EXCLUDES(mu_);
-  // True: to be called again, once others have had run_mu_.
-  bool run_some() EXCLUDES(run_mu_, mu_);
+  void run_list() REQUIRES(run_mu_);
+  // True: there is more of it to be done at once.
+  bool run_zeros() REQUIRES(run_mu_);
   PendingList take_of(const QueueState& queue, PendingList* list) REQUIRES(mu_);
   // One attempt: 0 or a negative errno, as Op::resume().
   int resume(PendingRequest& pending);
@@ -74,9 +80,8 @@ class Deferred {
   Mutex run_mu_{LockRank::kStalled};
   Mutex mu_ ACQUIRED_AFTER(run_mu_);
   PendingList list_ GUARDED_BY(mu_), zeros_ GUARDED_BY(mu_);
-  std::atomic<uint32_t> count_{0};          // of list_
-  std::atomic<uint32_t> zeros_count_{0};    // of zeros_
-  std::atomic<bool> for_writeback_{false};  // the first of zeros_, as far as is known
+  std::atomic<uint32_t> count_{0};        // of list_
+  std::atomic<uint32_t> zeros_count_{0};  // of zeros_
 };
 
 }  // namespace pcache

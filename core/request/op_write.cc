@@ -107,6 +107,7 @@ int submit_zeros(QueueState& queue, pcache_request* request) {
   count_zeros(queue.counters, *request);
   if (result == -ENOSPC || result == -EBUSY || result == -EAGAIN)
     return queue.cache.deferred().add(queue, request, progress);
+  if (result) queue.cache.deferred().wake();  // it has given back what it had taken of the backlog
   return queue.complete_at_once(request, result, LatencyClass::kZeros, since_ns);
 }
 

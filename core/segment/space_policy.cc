@@ -65,6 +65,8 @@ bool cleans(const SpaceCounts& now) {
 bool waits_for_ever(const SpaceCounts& now) {
   if (now.waiting_requests == 0) return false;
   if (now.log_damaged) return true;
+  // What is to be written back then may be on its way into the log.
+  if (now.waits_for_writeback) return false;
   return now.all_passed && !now.reclaimable && (now.retired_segments > 0 || now.damaged_data_left);
 }
 
@@ -120,7 +122,8 @@ SpaceActions decide(const SpaceLimits& limits, const SpaceCounts& now) {
                    : hurry         ? WriteReason::kSpace
                    : actions.clean ? WriteReason::kDirtyLimit
                                    : WriteReason::kIdle;
-  actions.bytes_per_second = now.draining || hurry ? 0 : now.dirty_limits.bytes_per_second;
+  const bool for_space = hurry && !(for_writeback && !wanted);
+  actions.bytes_per_second = now.draining || for_space ? 0 : now.dirty_limits.bytes_per_second;
   actions.fail_waiting = waits_for_ever(now);
   actions.batch_bytes = now.draining ? limits.drain_batch_bytes
                         : hurry      ? when_short.batch_bytes

@@ -33,6 +33,10 @@ class MemoryDevice : public BlockDevice {
   const DeviceIdentity& identity() const override { return identity_; }
   const char* io_mode_name() const override { return "memory"; }
   bool makes_holes() const override { return true; }
+  bool is_hole(uint64_t, uint64_t* end) const override {
+    *end = size_;
+    return false;
+  }
   Result<std::unique_ptr<BlockQueue>> open_queue(unsigned depth) override;
 
   void set_identity(std::string text) { identity_.text = std::move(text); }

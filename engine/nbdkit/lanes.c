@@ -168,6 +168,24 @@ static int zero_part(uint64_t bytes, uint64_t off) {
   return status;
 }
 
+/* So much at a time: who writes a part of a block waits for no more. */
+#define ZERO_BYTES (64u << 20)
+
+static int zero_middle(uint64_t bytes, uint64_t off, bool hole) {
+  int status = 0;
+
+  while (!status && bytes) {
+    uint64_t some = bytes < ZERO_BYTES ? bytes : ZERO_BYTES;
+
+    pthread_rwlock_rdlock(&writing);
+    status = zero_blocks(some, off, hole);
+    pthread_rwlock_unlock(&writing);
+    off += some;
+    bytes -= some;
+  }
+  return status;
+}
+
 /* The parts of blocks at its ends run alone, one after the other, and what is between beside
  * writes. */
 int lanes_zero(uint64_t bytes, uint64_t off, bool hole, bool fua) {
@@ -177,11 +195,7 @@ int lanes_zero(uint64_t bytes, uint64_t off, bool hole, bool fua) {
   if (head > bytes) head = bytes;
   tail = (bytes - head) % block;
   if (head) status = zero_part(head, off);
-  if (!status && bytes - head - tail) {
-    pthread_rwlock_rdlock(&writing);
-    status = zero_blocks(bytes - head - tail, off + head, hole);
-    pthread_rwlock_unlock(&writing);
-  }
+  if (!status) status = zero_middle(bytes - head - tail, off + head, hole);
   if (!status && tail) status = zero_part(tail, off + bytes - tail);
   return status || !fua ? status : lanes_flush();
 }

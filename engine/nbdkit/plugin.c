@@ -231,6 +231,30 @@ static int pcache_zero(void* handle, uint32_t count, uint64_t offset, uint32_t f
               "writing zeros", count, offset);
 }
 
+/* What is cached is data, but for zeros; of the rest the backing device knows its holes. */
+static int pcache_extents(void* handle, uint32_t count, uint64_t offset, uint32_t flags,
+                          struct nbdkit_extents* extents) {
+  uint64_t end = offset + count;
+
+  (void)handle;
+  while (offset < end) {
+    struct pcache_extent found[64];
+    bool one = flags & NBDKIT_FLAG_REQ_ONE;
+    int n = pcache_map(cache, offset, end - offset, found, one ? 1 : 64);
+
+    if (n < 0) return told(n, "mapping", count, offset);
+    for (int i = 0; i < n; i++) {
+      uint32_t type = (found[i].flags & PCACHE_EXTENT_ZEROS ? NBDKIT_EXTENT_ZERO : 0) |
+                      (found[i].flags & PCACHE_EXTENT_HOLE ? NBDKIT_EXTENT_HOLE : 0);
+
+      if (nbdkit_add_extent(extents, found[i].off, found[i].len, type) == -1) return -1;
+    }
+    offset = found[n - 1].off + found[n - 1].len;
+    if (one) break;
+  }
+  return 0;
+}
+
 /* Of all that has completed, on whichever connection: by that multi-conn holds. */
 static int pcache_flush(void* handle, uint32_t flags) {
   (void)handle;
@@ -255,6 +279,7 @@ static struct nbdkit_plugin plugin = {
     .can_trim = pcache_can_trim,
     .can_zero = yes,
     .can_fast_zero = yes,
+    .can_extents = yes,
     .can_multi_conn = yes,
     .can_fua = native_fua,
     .pread = pcache_pread,
@@ -262,6 +287,7 @@ static struct nbdkit_plugin plugin = {
     .flush = pcache_flush,
     .trim = pcache_trim,
     .zero = pcache_zero,
+    .extents = pcache_extents,
     .errno_is_preserved = 0,
 };
 
