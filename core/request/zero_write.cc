@@ -16,7 +16,7 @@ constexpr uint64_t kKeysOfAPlace = 1024;
 
 alignas(4096) constexpr std::byte kZeros[kLeastExtentBytes]{};
 
-bool store_zeros(const Parts& parts, const Place& place) {
+bool put_zeros(const Parts& parts, const Place& place) {
   for (uint32_t at = 0; at < place.len; at += kLeastExtentBytes)
     if (!parts.pmem.store(parts.segments.media(place.pos + at), kZeros,
                           std::min(kLeastExtentBytes, place.len - at)))
@@ -34,7 +34,7 @@ Place take_place(const Parts& parts, DataHead& head, uint32_t wanted_bytes) {
     if (!place) return {};
     if (place.len < least) {
       parts.segments.drop_refs(place.pos.seg);
-    } else if (store_zeros(parts, place)) {
+    } else if (put_zeros(parts, place)) {
       return place;
     } else {
       give_up_place(parts, head, place.pos.seg);

@@ -8,6 +8,7 @@
 
 #include "format/codec.h"
 #include "request/request_for_test.h"
+#include "testing/crash_states.h"
 
 namespace pcache {
 namespace {
@@ -209,6 +210,35 @@ TEST_P(ZeroWrite, WhatWaitsForTheDeviceIsCounted) {
   EXPECT_EQ(few.take(4096, 8192, 4096), 4096u) << "but that is all it wants";
   few.give_back(1 << 20);
   EXPECT_EQ(few.bytes(), 0u);
+}
+
+// We never look at them, but the kernel target does: what a key of zeros names is zeros, durably.
+TEST_P(ZeroWrite, TheirPlaceHoldsZerosAfterEveryCrash) {
+  begin();
+  // Of the segment's earlier life.
+  const Bytes garbage(256 << 10, std::byte{0x77});
+  for (uint32_t seg = 0; seg < table_->size(); seg++)
+    if (seg != log_start_.seg.v)
+      image_->memory().poke(table_->media({SegId{seg}, 0}), garbage.data(), garbage.size());
+  image_->memory().checkpoint();
+  ASSERT_EQ(discard(0, 128 << 10, PCACHE_REQ_FUA), 0);
+  const Journal journal = image_->memory().journal();
+  size_t states_with_keys = 0;
+  for_each_crash_state(journal, {}, [&](std::span<const KeptStore> kept, const std::string& what) {
+    const auto image = image_->memory().crash_image(kept);
+    LogCursor cursor(image->pmem(), *table_, log_start_);
+    for (;;) {
+      const auto item = cursor.next();
+      if (!item.ok() || item.value().kind == LogItem::Kind::kEnd) break;
+      for (const Key& key : item.value().keys) {
+        states_with_keys++;
+        Bytes data(key.len);
+        ASSERT_TRUE(image->pmem().load(data.data(), table_->media(place(key)), data.size()));
+        ASSERT_EQ(data, Bytes(key.len)) << what;
+      }
+    }
+  });
+  EXPECT_GT(states_with_keys, 0u);
 }
 
 // Nobody looks at its data.
