@@ -61,6 +61,35 @@ TEST_P(Rules, WholePageJoinsSplitPage) {
   m_.verify_all();
 }
 
+// In a whole page and in a split one; a neighbour of the same place that is data is no part of it.
+TEST(Zeros, StayZerosWhateverBecomesOfThePage) {
+  for (const bool with_crc : {false, true}) {
+    const auto index =
+        Index::create({.device_bytes = kDevice, .stripes = 2, .with_crc = with_crc}).take();
+    const IndexAlone alone;
+    ASSERT_TRUE(index->insert(sectors(0, 16), {place(1, 0), false, 1, true}).ok());
+    ASSERT_TRUE(index->insert(sectors(16, 8), {place(1, 16), false, 1, false}).ok());
+    ASSERT_TRUE(index->insert(sectors(3, 1), {place(2, 0), false, 2, false}).ok());
+    const auto kinds = [&] {
+      std::string text;
+      for (uint64_t s = 0; s < 24; s++) {
+        const Piece piece = look(*index, sectors(s, 1)).at(0);
+        text += piece.kind != Piece::Kind::kHit ? '.' : piece.zeros ? '0' : 'd';
+      }
+      return text;
+    };
+    EXPECT_EQ(kinds(), "000d000000000000dddddddd");
+    index->mark_clean(sectors(0, 16), place(1, 0));
+    if (with_crc) index->set_crc(sectors(16, 8), place(1, 16), 7);
+    EXPECT_EQ(kinds(), "000d000000000000dddddddd");
+    EXPECT_TRUE(look(*index, sectors(0, 3)).at(0).clean);
+    EXPECT_EQ(index->remove(sectors(0, 16), place(1, 0)), 15 * kSectorBytes);
+    EXPECT_EQ(kinds(), "...d............dddddddd");
+    ASSERT_TRUE(index->insert(sectors(0, 8), {place(3, 0), false, 1, true}).ok());
+    EXPECT_EQ(kinds(), "00000000........dddddddd");
+  }
+}
+
 TEST_P(Rules, EightContiguousSectorsJoinUnlessTheyVerifyApart) {
   for (uint32_t i = 0; i < 8; ++i) m_.insert(sectors(80 + i, 1), {place(1, 40 + i), false, 9});
   EXPECT_EQ(m_.verify(sectors(80, 8)), GetParam() ? 8u : 1u);
