@@ -271,8 +271,10 @@ class Judge:
         if any(off <= sector * SECTOR < off + length and not (completed and completed < begun)
                for off, length, completed, _ in noted.zeros.values()):
             return
-        if self.state[sector] or begun:
+        if self.state[sector]:
             raise Failed(f"sector {sector} holds zeros, which no write of this round has left there; {newest}")
+        if begun:
+            raise Failed(f"sector {sector} holds zeros of an earlier round; {newest}")
 
 
 def content_of(cache, size):

@@ -75,7 +75,8 @@ std::unique_ptr<Image> near_segment_end(bool data_crc) {
   return image;
 }
 
-// Things that the cache does not write: dead keys, LAST behind LAST, a key appended twice.
+// Things that the cache does not write: dead keys, LAST behind LAST, a key appended twice, keys of
+// zeros over data.
 std::unique_ptr<Image> crafted() {
   constexpr SegId kDead{9}, kLive{5}, kOther{20};
   FormatOptions options;
@@ -94,11 +95,14 @@ std::unique_ptr<Image> crafted() {
   at = image->kset(at, {page(0, {kDead, 0}, 2, 0), page(1, {kDead, 4096}, 2, 0)});
   at = image->last(at, SegId{1});
   at = image->last(at, SegId{30});
-  at = image->kset(at, {page(1, {kLive, 0}, 1, 0), page(1928, {kLive, 4096}, 1, 2)});
+  at = image->kset(at, {page(1, {kLive, 0}, 1, 0), page(1928, {kLive, 4096}, 1, 2),
+                        page(5, {kLive, 12288}, 1, media::kKeyZeros)});
   at = image->last(at, SegId{2});
   image->dirty_tail(at);
   const Key again = page(7, {kOther, 0}, 0, 0);
-  at = image->kset(at, {again, page(1, {kOther, 4096}, 0, 0), page(3, {kLive, 8192}, 1, 0)});
+  at = image->kset(at, {again, page(1, {kOther, 4096}, 0, 0), page(3, {kLive, 8192}, 1, 0),
+                        page(9, {kOther, 20480}, 0, media::kKeyZeros | media::kKeyHole),
+                        page(10, {kOther, 20480}, 0, media::kKeyZeros)});
   at = image->kset(at, {again});
   image->kset(at,
               {page(1025, {kOther, 8192}, 0, 0), page(2, {kOther, 16384}, 0, media::kKeyClean)});
