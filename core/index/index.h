@@ -127,9 +127,9 @@ class Index {
     for (const auto& item : items) prefetch(off(item));
   }
 
-  // lookup() of the whole page that `off` is in. True: it is cached in one piece. `page` has its
-  // slot, and with data_crc its check word; it counts if still_valid() confirms `snapshot`. False:
-  // it is not cached in one piece, or only lookup() can tell.
+  // lookup() of the whole page that `off` is in. True: it is cached in one piece, as data. `page`
+  // has its slot, and with data_crc its check word; it counts if still_valid() confirms `snapshot`.
+  // False: it is not cached in one piece, or only lookup() can tell.
   using Page = index_impl::Cell;
   bool find_page(uint64_t off, Page* page, Snapshot* snapshot) const;
 
@@ -343,7 +343,7 @@ inline bool Index::find_page(uint64_t off, Page* page, Snapshot* snapshot) const
   if (seq % 2 != 0 || block_handle == 0) [[unlikely]]
     return false;
   const Cell cell = load_cell(block(block_handle), off / kPageBytes % kSlotsPerBlock);
-  if (!cell.slot.is_mapped()) return false;
+  if (!cell.slot.is_data()) return false;
   *page = cell;
   *snapshot = Snapshot{s, shard_handle, seq, range};
   return true;

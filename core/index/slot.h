@@ -55,6 +55,10 @@ struct Slot {
   bool is_mapped() const { return state() == kMapped; }
   bool is_split() const { return state() == kSplit; }
   bool is_fill() const { return state() == kFill; }
+  // Mapped, and to be read at its place.
+  bool is_data() const {
+    return (bits & (3ull << kStateShift | kZerosBit)) == kMapped << kStateShift;
+  }
   bool clean() const { return bits & kCleanBit; }
   bool zeros() const { return bits & kZerosBit; }                              // of a mapped one
   bool is_dirty() const { return bits >> (kStateShift - 1) == kMapped << 1; }  // mapped, not clean

@@ -21,7 +21,7 @@ constexpr size_t kPieces = 8;
   if (in_page + len_bytes > kPageBytes) return false;
   Index::Page page;
   Index::Snapshot snapshot;
-  if (!parts.index.find_page(off, &page, &snapshot) || page.slot.zeros()) [[unlikely]]
+  if (!parts.index.find_page(off, &page, &snapshot)) [[unlikely]]
     return false;
   // Taken before page.after(): a lookup that has lost a race may name the last sector of a segment,
   // and page.after() would then name the next one.
