@@ -2,6 +2,7 @@
 """What a range is made of: pcache_map(), and NBD's extents by nbdinfo and nbdcopy."""
 
 import json
+import os
 
 import pytest
 
@@ -41,6 +42,19 @@ def test_each_kind(cache_file, disk):
         assert cache.map(0, SIZE, count=2) == [(0, MIB, "zh"), (MIB, PAGE, "c")]
         cache.drain()
         assert cache.map(6 * MIB, 5 * MIB) == [(6 * MIB, 5 * MIB, "zh")], "the device has them, and the index has not"
+
+
+def test_a_file_that_was_cut_has_no_hole_there(cache_file, disk):
+    """A read of it fails: a copy must not take it for zeros."""
+    backing = sparse(disk / "backing")
+    with Cache(cache_file, backing) as cache:
+        if cache.map(0, SIZE) != [(0, SIZE, "zh")]:
+            pytest.skip("the file system cannot tell holes")
+        os.truncate(backing, 8 * MIB)
+        assert cache.map(0, SIZE) == [(0, 8 * MIB, "zh"), (8 * MIB, 8 * MIB, "")]
+        with pytest.raises(OSError, match="Input/output"):
+            cache.read(12 * MIB, PAGE)
+        os.truncate(backing, SIZE)
 
 
 @pytest.mark.parametrize("off,length,count,text", [

@@ -229,9 +229,16 @@ bool is_hole(const BackingFile& file, uint64_t off, uint64_t* end) {
   };
   const off_t from = static_cast<off_t>(off);
   const off_t data = lseek(file.fd.get(), from, SEEK_DATA);
-  if (data > from || (data < 0 && errno == ENXIO)) {
+  if (data > from) {
     up_to(data);
     return true;
+  }
+  if (data < 0 && errno == ENXIO) {
+    // A hole up to the end; or the file has been cut, and a read fails there.
+    const off_t real_end = lseek(file.fd.get(), 0, SEEK_END);
+    const bool is_there = real_end > from;
+    up_to(is_there ? real_end : -1);
+    return is_there;
   }
   // A file system, or a disk, that cannot tell has data everywhere.
   const off_t hole = data < 0 ? data : lseek(file.fd.get(), from, SEEK_HOLE);
