@@ -145,7 +145,7 @@ def test_nobody_waits_for_a_long_one(cache_file, disk):
             assert other.submit(request) and request.result == 0
         cache.queue.cancel()
         assert cache.queue.reap() == [long] and long.result in (0, -errno.ECANCELED)
-        assert cache.status["events"]["waits_on_full"] == 1
+        assert cache.status["events"]["waits_on_full"] == 0, "none waited for space"
 
 
 @pytest.mark.parametrize("data_crc", [0, 1])

@@ -18,9 +18,9 @@ DeviceIdentity file_identity(int fd, ino_t inode);
 // "disk wwid=...", "disk serial=...", "disk dm=...", "disk md=...", "disk loop=<file>", with
 // " start=<sector>" for a partition; else "disk maj:min=<n>:<n>", which is not stable.
 // `sysfs_dev_block` is /sys/dev/block, but not in tests.
+DeviceIdentity disk_identity(const std::string& sysfs_dev_block, unsigned major, unsigned minor);
+
 // Whether a disk makes a range zeros without being given them, as sysfs has it.
 bool disk_makes_holes(const std::string& sysfs_dev_block, unsigned major, unsigned minor);
-
-DeviceIdentity disk_identity(const std::string& sysfs_dev_block, unsigned major, unsigned minor);
 
 }  // namespace pcache

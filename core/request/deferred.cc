@@ -13,7 +13,6 @@ int Deferred::add(QueueState& queue, pcache_request* request, const WriteProgres
   PendingRequest* const pending = queue.in_flight.take(request, queue.ops[request->op]);
   queue.in_flight.note_waits_for_space(pending);
   pending->write = progress;
-  cache_.counters().waits.add();
   push(pending);
   if (wake_) wake_();
   return 0;
@@ -26,6 +25,7 @@ void Deferred::push(PendingRequest* pending, bool to_writes) {
     zeros_count_.fetch_add(1, std::memory_order_release);
     return;
   }
+  cache_.counters().waits.add();
   if (hazard(Hazard::kLastInFirstOut))
     list_.push_front(pending);
   else

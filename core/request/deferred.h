@@ -4,13 +4,13 @@
 // or are long.
 //
 // Invariants
-// - While one waits, a write that arrives later waits behind it, and fills take no space.
+// - While a write waits, one that arrives later waits behind it, and fills take no space.
 // - Nobody waits in a loop or for a timer: add() wakes whoever makes room, and who has made room
 //   calls run(), in its own thread. A request that run() has let through is handed to its queue's
 //   CompletionQueue.
-// - A request for zeros waits behind others of its kind alone, and nobody waits behind it: it may
-// be
-//   as long as the device. No thread runs more than a part of one without letting run_mu_ go.
+// - A request for zeros that waits for writeback waits behind others of its kind alone, and nobody
+//   waits behind it: it may be as long as the device. Each run() does one part of it at most. When
+//   it finds no space, or no credit, it takes its turn behind the writes.
 // - A request is in its list until it is complete; its progress is touched by run() alone.
 // Locks: run_mu_ comes before a stripe's and the log's; mu_ is a leaf.
 #pragma once
