@@ -300,9 +300,10 @@ class Promise:
                 sizes.append(max(sizes[-1], off + length))
             elif kind == TRUNCATE:
                 sizes.append(off)
-            # Zeros: what is made so, what is cut and grown again, what lies behind an earlier end.
+            # Zeros: what is made so, what is cut and grown again, what lies behind an earlier end. There ext4 may
+            # know the new size before the data is written, as on a plain disk.
             zeros = {PUNCH: (off, off + length), ZERO: (off, off + length), TRUNCATE: (min(off, *sizes), len(got)),
-                     WRITE: (min(sizes), off), MAP: (0, 0)}[kind]
+                     WRITE: (min(sizes), off + length), MAP: (0, 0)}[kind]
             if zeros[1] > zeros[0]:
                 fits[zeros[0]:zeros[1]] |= got[zeros[0]:zeros[1]] == 0
         if not min(sizes) <= len(got) <= max(sizes):
