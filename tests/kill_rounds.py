@@ -3,7 +3,8 @@
 """SIGKILL under overload, round after round over one cache, each judged sector by sector.
 
     tests/kill_rounds.py [--rounds N] [--seed S] [--data-crc 0|1] [--gc-percent N] [--size-mib N]
-                         [--backing-order strict|relaxed] [--dir DIR] [--shm DIR] [--longest SECONDS] [--keep-image]
+                         [--backing-order strict|relaxed] [--cache-mode MODE|switching] [--dir DIR] [--shm DIR]
+                         [--longest SECONDS] [--keep-image]
 
 A round: a process of six writers (a queue each, up to 8 requests in flight, 512 B to 1 MiB, a third of it in 32 MiB
 that all fight for; discards and writes of zeros, flushes, FUA, PREFLUSH, reads, drains, changes of gc_percent) is
@@ -17,6 +18,8 @@ completion), so nothing is assumed about the order of requests that were in flig
   or completed before a FLUSH (or PREFLUSH) began that completed;
 - what a check has found counts as durable in the next round.
 Every third round the cache is drained too, and the backing file alone must hold the same bytes.
+In a mode that acknowledges writes on the backing device what has completed is durable, and the backing file alone is
+judged first, as the killed process left it. With --cache-mode switching the writers change the mode now and then.
 """
 
 import argparse
@@ -43,6 +46,8 @@ from measure.libpcache import (DISCARD, FLUSH, FUA, MIB, PREFLUSH, READ, WRITE, 
 
 SECTOR = 512
 CACHE_BYTES = 512 * MIB
+MODES = ("writeback", "writethrough", "writearound", "writeonly", "passthrough")
+ON_DEVICE = ("writethrough", "writearound", "passthrough")
 DEPTHS = (1, 1, 1, 4, 4, 8)  # requests in flight, of each writer
 SIZES = (512, 4096, 4096, 4096, 16384, 65536, 69632, 262144, MIB, MIB)
 HOT = 32 * MIB
@@ -82,7 +87,7 @@ class Writer:
     def __init__(self, cache, log, number, want, serial):
         self.cache, self.serial, self.number = cache, serial, number
         self.rng = random.Random(f"{want['seed']} {number}")
-        self.size, self.gc_percent = want["size"], want["gc_percent"]
+        self.size, self.gc_percent, self.switches = want["size"], want["gc_percent"], want["switches"]
         self.queue = cache.new_queue()
         self.log, self.record = log, 512 + number * RECORDS * RECORD
         self.end = self.record + RECORDS * RECORD
@@ -140,6 +145,8 @@ class Writer:
             if self.rng.random() < 0.001:
                 self.cache.set_gc_percent(self.rng.randrange(91))
                 self.cache.set_gc_percent(self.gc_percent)
+            if self.switches and self.rng.random() < 0.01:
+                self.cache.set("cache_mode", self.rng.choice(MODES))
             request = self.free.pop()
             self.prepare(request)
             if self.queue.submit(request):
@@ -175,9 +182,9 @@ class Failed(Exception):
 
 
 class Round:
-    """What the writers of one round have noted."""
+    """What the writers of one round have noted. `all_durable`: whatever has completed is."""
 
-    def __init__(self, log):
+    def __init__(self, log, all_durable=False):
         self.writes, flushes = {}, []  # tag -> (off, length, completed or None, whether of zeros)
         durable = []
         self.serial = 0
@@ -194,7 +201,7 @@ class Round:
                 if kind & KIND_FLUSH:
                     continue
                 self.writes[before] = (off, length, after or None, bool(kind & KIND_ZEROS))
-                if kind & FUA and after:
+                if (all_durable or kind & FUA) and after:
                     durable.append(before)
         barrier = max(flushes, default=0)  # what had completed before this is durable
         self.flushes = len(flushes)
@@ -306,12 +313,14 @@ class Run:
     """A cache and its backing file under `shm` and `disk`, and the rounds over them."""
 
     def __init__(self, shm, disk, seed=0, data_crc=0, gc_percent=70, size=1024 * MIB, longest=2.5,
-                 keep_image=False, cache_path=None, backing_order="strict"):
+                 keep_image=False, cache_path=None, backing_order="strict", cache_mode="writeback"):
         self.cache_path, self.backing_path = cache_path or shm / "cache", disk / "backing"
         self.log_path, self.image_path = shm / "log", shm / "cache-as-killed"
         self.seed, self.size, self.longest, self.keep_image = seed, size, longest, keep_image
         self.gc_percent = gc_percent
-        self.options = {"data_crc": data_crc, "gc_percent": gc_percent, "backing_order": backing_order}
+        self.switches, self.on_device = cache_mode == "switching", cache_mode in ON_DEVICE
+        self.options = {"data_crc": data_crc, "gc_percent": gc_percent, "backing_order": backing_order,
+                        "cache_mode": "media" if self.switches else cache_mode}
         self.judge, self.serial, self.drained, self.round = Judge(size), 1, 0, 0
         if not self.cache_path.exists():
             with open(self.cache_path, "wb") as f:
@@ -320,12 +329,12 @@ class Run:
             for first in range(0, size // SECTOR, MIB // SECTOR):
                 f.write(expand(words_of(first, MIB // SECTOR, 0)))
 
-    def open(self):
+    def open(self, **options):
         """The kernel may still have I/O of the killed process under way, which holds the locks."""
         deadline = time.monotonic() + 60
         while True:
             try:
-                return Cache(self.cache_path, self.backing_path, **self.options)
+                return Cache(self.cache_path, self.backing_path, **(options or self.options))
             except PcacheError as error:
                 if error.code != errno.EBUSY or time.monotonic() > deadline:
                     raise
@@ -341,7 +350,7 @@ class Run:
                 "size": self.size, "seed": rng.random(), "serial": self.serial,
                 "options": {**self.options, "flush_delay_ms": rng.choice((10, 1000, 60000)),
                             "writeback_interval_ms": rng.choice((20, 5000))},
-                "gc_percent": self.gc_percent}
+                "gc_percent": self.gc_percent, "switches": self.switches}
         early = rng.random() < 0.15  # in or right after the attach
         moment = rng.uniform(0, 0.05) if early else rng.uniform(0, self.longest)
         process = subprocess.Popen([sys.executable, "-B", __file__, "--child", json.dumps(want)])
@@ -376,15 +385,17 @@ class Run:
         """One round; returns a line about it, raises Failed."""
         rng = random.Random(f"{self.seed} {self.round}")
         begin = time.monotonic()
-        noted = Round(self.life(rng))
+        noted = Round(self.life(rng), self.on_device)
         killed = time.monotonic()
         self.serial = max(self.serial, noted.serial + 1)
         if self.keep_image:
             shutil.copy(self.cache_path, self.image_path)
+        if self.on_device:
+            self.judge_backing(noted)
         cache = self.open()
         try:
             other = self.judge.check(content_of(cache, self.size), noted)
-            if self.round % 3 == 2:
+            if self.on_device or self.round % 3 == 2:
                 cache.drain()
                 self.check_backing()
                 self.drained += 1
@@ -397,6 +408,23 @@ class Run:
                 f"{killed - begin:.1f} s; {replay['ksets']} ksets, {replay['dirty_bytes'] >> 20} MiB dirty, "
                 f"torn tail: {'yes' if replay['torn_tail'] else 'no'}; {other} sectors newer than durable"
                 f"{', drained' if self.round % 3 == 0 else ''}; checked in {time.monotonic() - killed:.1f} s")
+
+    def judge_backing(self, noted):
+        """The backing file alone has what was acknowledged on it; it was drained before this round."""
+        self.open(readonly=1).close()  # the kernel is done with what the process had in flight, and nothing is written
+        alone = Judge(self.size)
+        alone.state = self.judge.state[:]
+        try:
+            alone.check(self.backing_content(), noted)
+        except Failed as failed:
+            raise Failed(f"the backing file alone: {failed}") from None
+
+    def backing_content(self):
+        with open(self.backing_path, "rb", buffering=0) as f:
+            for first in range(0, self.size // SECTOR, MIB // SECTOR):
+                words = array("Q")
+                words.frombytes(f.read(MIB))
+                yield first, words
 
     def check_backing(self):
         """The backing file alone holds what the check has read through the cache."""
@@ -431,6 +459,7 @@ def main():
     parser.add_argument("--data-crc", type=int, choices=(0, 1), default=0)
     parser.add_argument("--gc-percent", type=int, default=70)
     parser.add_argument("--backing-order", choices=("strict", "relaxed"), default="strict")
+    parser.add_argument("--cache-mode", choices=(*MODES, "switching"), default="writeback")
     parser.add_argument("--size-mib", type=int, default=1024, help="of the backing file")
     parser.add_argument("--longest", type=float, default=2.5, help="a life's seconds at most")
     parser.add_argument("--dir", default=os.environ.get("PCACHE_TEST_DIR", tempfile.gettempdir()))
@@ -441,7 +470,7 @@ def main():
                for parent in (args.shm, args.dir)]
     run = Run(*folders, seed=args.seed, data_crc=args.data_crc, gc_percent=args.gc_percent,
               size=args.size_mib * MIB, longest=args.longest, keep_image=args.keep_image,
-              backing_order=args.backing_order)
+              backing_order=args.backing_order, cache_mode=args.cache_mode)
     passed = 0
     try:
         passed = run.rounds(args.rounds, lambda line: print(line, flush=True))

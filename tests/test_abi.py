@@ -60,7 +60,7 @@ NOTICED, GROWN = True, False
     ("an option more", "pcache_options.def", None, OPTION, GROWN),
     ("an option in between", "pcache_options.def", "PCACHE_OPTION(drain,", OPTION + "PCACHE_OPTION(drain,", NOTICED),
     ("an option of another kind", "pcache_options.def", "(persist, NAME", "(persist, NUMBER", NOTICED),
-    ("a field more", "pcache.h", "reserved;\n};\nint pcache_g", "reserved; uint64_t more;\n};\nint pcache_g", GROWN),
+    ("a field more", "pcache.h", "pcache_cache_mode */\n};", "pcache_cache_mode */ uint64_t more;\n};", GROWN),
     ("a field in between", "pcache.h", "uint32_t segments;", "uint64_t more; uint32_t segments;", NOTICED),
     ("a field of another name", "pcache.h", "char io_mode[16];", "char mode_io[16];", NOTICED),
     ("a larger request", "pcache.h", "void* user; /*", "void* user; void* more; /*", NOTICED),

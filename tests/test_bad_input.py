@@ -238,8 +238,8 @@ def newest_info(path):
 @pytest.mark.parametrize("field,value,word", [
     (8, struct.pack("<I", 31), "segment 31"), (8, struct.pack("<I", 2 ** 32 - 1), "cache_info"),
     (12, struct.pack("<I", 0), "cache_info"), (12, struct.pack("<I", 32), "32 segments"),
-    (16, struct.pack("<I", 70 << 6 | 1 << 2 | 2), "mode 1"), (16, struct.pack("<I", 70 << 6), "init_done")],
-    ids=["seg_id 31", "seg_id huge", "n_segs 0", "n_segs 32", "mode writethrough", "init not done"])
+    (16, struct.pack("<I", 70 << 6 | 5 << 2 | 2), "mode 5"), (16, struct.pack("<I", 70 << 6), "init_done")],
+    ids=["seg_id 31", "seg_id huge", "n_segs 0", "n_segs 32", "mode unknown", "init not done"])
 def test_bad_cache_info_under_a_valid_crc(used, field, value, word):
     at = CACHE_INFO + newest_info(used.cache_path) * PAGE
     record = peek(used.cache_path, at, 24)

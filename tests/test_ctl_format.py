@@ -42,7 +42,8 @@ def test_equals_the_kernels_over_old_content(ctl, golden, cache_file):
 def test_options_are_what_attach_sees(ctl, pair, data_crc, percent):
     options = (["--data-crc"] if data_crc else []) + ([] if percent is None else ["--gc-percent", percent])
     told = ctl.json("format", pair.cache_path, "--force", *options)
-    assert told == {"segments": 31, "data_crc": data_crc, "gc_percent": 70 if percent is None else percent}
+    assert told == {"segments": 31, "data_crc": data_crc, "gc_percent": 70 if percent is None else percent,
+                    "cache_mode": "writeback"}
     with pair.open() as cache:
         assert cache.info.data_crc == data_crc and cache.info.gc_percent == told["gc_percent"]
         assert read_all(cache) == pair.backing_path.read_bytes()

@@ -173,7 +173,7 @@ NUMBERS = {
     "set VALUE": (["set", "CACHE", "gc_percent", "N"], "50", "a number from 0 to 90"),
 }
 # What has a value of another kind: a path, or words.
-NO_NUMBERS = {"CACHE", "--backing", "--to", "--keep", "--restore", "--what", "set NAME"}
+NO_NUMBERS = {"CACHE", "--backing", "--to", "--keep", "--restore", "--what", "--cache-mode", "set NAME"}
 TESTED_ATTACHED = {"status --interval", "status --count"}  # test_control.py
 # 2^63, 2^64 and their neighbours by unit; what C's own functions take for numbers.
 NONE_OF_THEM = ["-1", "-0", "-512", "-1G", "-9223372036854775808", "+1", "9223372036854775808", "18446744073709551104",

@@ -60,13 +60,14 @@ def test_an_option_of_another_engine_is_to_be_deleted(fio, option):
 # ---- Each does what it says ----
 
 def test_options_reach_the_library(fio):
-    fio.run(data_crc=1, gc_percent=42, persist="flushcache", io_mode="threads", **SMALL)
+    fio.run(data_crc=1, gc_percent=42, persist="flushcache", io_mode="threads", cache_mode="writeonly", **SMALL)
     stats = fio.stats
     assert stats["cache"] == {"pmem_kind": "emulated", "persist": "flushcache", "readonly": False,
-                              "data_crc": True, "gc_percent": 42}
+                              "data_crc": True, "gc_percent": 42, "mode": "writeonly"}
     assert stats["backing"]["io_mode"] == "threads"
     fio.run(**SMALL)  # taken from the media
     assert fio.stats["cache"]["data_crc"] is True and fio.stats["cache"]["gc_percent"] == 42
+    assert fio.stats["cache"]["mode"] == "writeonly"
 
 
 @pytest.mark.parametrize("text,size", [("512m", 512 * MIB), ("536870912", 512 * MIB), ("1g", 1024 * MIB)])

@@ -24,6 +24,10 @@ SIZE = 1024 * MIB
 JOBS = 4
 ALL_KINDS = [(crc, gc) for crc in (0, 1) for gc in (0, 70, 90)]
 VERIFIED_KINDS = ALL_KINDS if LONG else [(0, 0), (1, 70), (0, 90)]
+MODES = ("writeback", "writethrough", "writearound", "writeonly", "passthrough")
+# mode, data_crc, whether each block is trimmed before it is written
+ALL_MODES = [(mode, crc, trims) for mode in MODES for crc in (0, 1) for trims in (False, True)]
+MODE_KINDS = ALL_MODES if LONG else [("writethrough", 0, True), ("writearound", 1, False), ("passthrough", 0, False)]
 COMPARED_KINDS = ALL_KINDS if LONG else [(0, 70), (1, 0)]
 OVERLOAD = dict(rw="randwrite", bsrange="4k-1m", numjobs=JOBS, size=SIZE // JOBS, offset_increment=SIZE // JOBS,
                 iodepth=16, fsync=64, randrepeat=1, randseed=20, thread=1)
@@ -85,6 +89,29 @@ def test_verified_under_overload(big, data_crc, gc_percent):
     assert stats["requests"]["errors"] == 0 and stats["writeback"]["errors"] == 0
     assert stats["writeback"]["flushes"] <= stats["writeback"]["batches"] + 1, "one may be under way"
     assert check_backing(big.pair)["replay"]["dirty_bytes"] <= CACHE_BYTES
+
+
+@pytest.mark.parametrize("mode,data_crc,trims", MODE_KINDS)
+def test_verified_in_each_mode(big, mode, data_crc, trims):
+    """Four times the cache; before the cache is read the backing file alone has all of it, if the mode says so."""
+    options = dict(OVERLOAD, loops=2, verify="crc32c", verify_fatal=1, data_crc=data_crc, cache_mode=mode)
+    if trims:
+        options.update(rw="randtrimwrite")
+    jobs = run(big, **options)
+    assert total(jobs, "write") == 2 * SIZE >= 4 * CACHE_BYTES
+    assert total(jobs, "read") == total(jobs, "write"), "not all of it was verified"
+    assert total(jobs, "trim") == (total(jobs, "write") if trims else 0)
+    stats = big.stats
+    assert stats["cache"]["mode"] == mode and stats["requests"]["errors"] == 0 and stats["writeback"]["errors"] == 0
+    if mode in ("writethrough", "writearound", "passthrough"):
+        assert stats["dirty"]["live_bytes"] == 0
+        assert stats["latency"]["write_through"]["count"] == stats["requests"]["writes"]
+        with open(big.pair.backing_path, "rb", buffering=0) as f:
+            content = [f.read(MIB) for _ in range(SIZE // MIB)]
+        with big.pair.open(readonly=1) as cache:
+            for number, chunk in enumerate(content):
+                assert cache.read(number * MIB, MIB) == chunk, f"in MiB {number}"
+    check_backing(big.pair)
 
 
 @pytest.mark.parametrize("data_crc,gc_percent", COMPARED_KINDS)

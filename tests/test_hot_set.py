@@ -14,7 +14,8 @@ CACHE = 512 * MIB
 # Of what the user writes, where none of it has to go to the disk. Not 0: what cannot be moved in time is written, and
 # what is cheaper is measured. Without the cache's doing all goes there that the cache does not hold, more than half.
 FEW = 0.01
-REASONS = {"written_idle_bytes", "written_for_space_bytes", "written_at_limit_bytes", "written_in_drain_bytes"}
+REASONS = {"written_idle_bytes", "written_for_space_bytes", "written_through_bytes", "written_at_limit_bytes",
+           "written_in_drain_bytes"}
 
 
 def expect_written_for(reason, writeback):

@@ -25,6 +25,18 @@ def test_killed_under_overload(cache_file, shm, disk, data_crc, gc_percent, orde
     assert run.drained == 1
 
 
+@pytest.mark.parametrize("mode,data_crc", [("writethrough", 1), ("writearound", 0), ("passthrough", 0),
+                                           ("switching", 0)])
+def test_killed_in_other_modes(cache_file, shm, disk, mode, data_crc):
+    """What was acknowledged on the backing device is in the backing file alone.
+
+    Hazards acknowledged-before-device, superseded-not-on-device."""
+    run = Run(shm, disk, seed=mode, data_crc=data_crc, size=640 * MIB, longest=1.6, cache_path=cache_file,
+              cache_mode=mode)
+    lines = []
+    assert run.rounds(3, lines.append) == 3, "\n".join(lines)
+
+
 class Noted:
     """A log as the writers leave it: of writer 0, requests given as (before, off, length, kind, after)."""
 
@@ -34,12 +46,11 @@ class Noted:
             at = 512 + number * RECORD
             self.words[at:at + 4] = array("Q", [before, off, length | kind << 32, after])
 
-    @property
-    def round(self):
-        return Round(memoryview(self.words))
+    def round(self, all_durable=False):
+        return Round(memoryview(self.words), all_durable)
 
 
-def judged(records, changes, before=()):
+def judged(records, changes, before=(), all_durable=False):
     """The judge's verdict on 1 MiB with some sectors' words changed."""
     judge = Judge(MIB)
     for sector, tag in before:
@@ -47,7 +58,7 @@ def judged(records, changes, before=()):
     content = expand(judge.state)
     for sector, word in changes:
         content[sector * 64:sector * 64 + 64] = array("Q", [word]) * 64
-    return judge.check([(0, content)], Noted(*records).round)
+    return judge.check([(0, content)], Noted(*records).round(all_durable))
 
 
 def word(sector, tag):
@@ -76,7 +87,16 @@ def test_judge_refuses_a_torn_sector():
     content = expand(judge.state)
     content[3 * 64 + 63] = word(3, 5)
     with pytest.raises(Failed, match="sector 3 is torn"):
-        judge.check([(0, content)], Noted((5, 0, 4096, 0, 6)).round)
+        judge.check([(0, content)], Noted((5, 0, 4096, 0, 6)).round())
+
+
+def test_judge_refuses_what_was_acknowledged_on_the_device_alone():
+    """Without a flush; as judge_backing() asks."""
+    records = [(5, 0, 512, 0, 6), (7, 512, 512, 0, 0)]
+    assert judged(records, [(0, word(0, 5)), (1, word(1, 7))], all_durable=True) == 1
+    assert judged(records, []) == 0
+    with pytest.raises(Failed, match="the newest durable write of it is 5"):
+        judged(records, [], all_durable=True)
 
 
 @pytest.mark.parametrize("records,changes,others", [

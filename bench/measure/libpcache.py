@@ -87,7 +87,7 @@ class _Info(c.Structure):
         ("pmem_kind", c.c_char * 16),
         ("io_mode", c.c_char * 16),
         ("makes_holes", c.c_int32),
-        ("reserved", c.c_uint32),
+        ("cache_mode", c.c_int32),
     ]
 
 

@@ -72,6 +72,7 @@ class Rig {
     table->set_events({[this](SegId seg) { forget_marks(seg); }});
     parts->retention = retention.get();
     parts->hit_marks = retention ? retention->marks() : nullptr;
+    parts->mode = &mode;
     parts->max_extent_bytes = o.data_crc ? kCrcExtentBytes : kRangeBytes;
     writeback = Writeback::create(*parts, o.writeback).take();
     reclaim = std::make_unique<Reclaim>(*parts);
@@ -196,6 +197,7 @@ class Rig {
   }
 
   const RigOptions o;
+  ModeSwitch mode;
   Pmem& pmem;
   MemoryDevice& device;
   LogLines lines;

@@ -81,6 +81,7 @@ Status Settler::keep_damaged(const BatchPlan& plan, const WrittenBatch& written)
 void Settler::mark_clean(const BatchPlan& plan, const WrittenBatch& written,
                          std::span<const uint32_t> order) {
   const auto off = [&plan](uint32_t piece) { return plan.pieces[piece].extent.off; };
+  const bool keeps = parts_.mode->answers().keeps_writes;
   for (size_t at = 0; at < order.size();) {
     const auto run = parts_.stripes.run_from(order, at, off);
     parts_.index.prefetch_each(run, off);
@@ -91,8 +92,8 @@ void Settler::mark_clean(const BatchPlan& plan, const WrittenBatch& written,
         if (std::binary_search(written.bad_keys.begin(), written.bad_keys.end(), piece.key))
           continue;
         parts_.index.mark_clean(piece.extent, plan.batch.place(piece));
-        // Of a large range they would fill the DRAM, and a read of the device costs as much.
-        if (plan.batch.keys()[piece.key].flags & media::kKeyZeros)
+        // Of a large range zeros would fill the DRAM, and a read of the device costs as much.
+        if (!keeps || plan.batch.keys()[piece.key].flags & media::kKeyZeros)
           (void)parts_.index.remove(piece.extent, plan.batch.place(piece));
       }
     }

@@ -4,7 +4,7 @@
 // What settle() does, and what a crash after each line leaves:
 //   1. keys whose data is damaged are appended again   twice in the log: the later one counts
 //   2. the index says of what was written: clean, and
-//      forgets what is zeros                           (DRAM only)
+//      forgets what is zeros, or all, as the mode says (DRAM only)
 //   3. dirty_tail is moved, durably                    done
 //
 // Invariants

@@ -86,9 +86,12 @@ SpaceCounts Worker::counts() const {
   now.retired_segments = segments.retired;
   now.waiting_requests = options_.waiting_requests();
   now.waits_for_writeback = options_.waits_for_writeback && options_.waits_for_writeback();
+  now.device_awaited = options_.waits && options_.waits->any();
   now.gc_percent = gc_percent();
   now.dirty_bytes = parts_.index.dirty_bytes();
   now.dirty_limits = dirty_limits();
+  if (parts_.mode->answers().acks_on_device)
+    now.dirty_limits.high_percent = now.dirty_limits.low_percent = 0;
   now.cleaning = cleaning();
   now.moving_pays = writeback_.moving_pays();
   now.reclaimable = parts_.tails.key_tail() != parts_.tails.dirty_tail();
@@ -121,11 +124,16 @@ void Worker::space_freed() {
   now.throttled = true;  // if it is not, turning it off changes nothing
   if (!decide(options_.limits, now).throttle) options_.set_pace(false);
   if (now.waiting_requests > 0 && !hazard(Hazard::kFreedSpaceWakesNobody)) wake(main_, room_id_);
+  if (now.device_awaited) wake(writing_, writeback_id_);  // the log had no room for their ksets
 }
 
 void Worker::request_waits() {
   if (!hazard(Hazard::kNobodyWakes)) wake(main_, room_id_);
 }
+
+void Worker::device_awaited() { wake(writing_, writeback_id_); }
+
+void Worker::mode_changed() { wake(writing_, writeback_id_); }
 
 void Worker::set_gc_percent(uint32_t percent) {
   PCACHE_CHECK(percent <= media::kGcPercentMax);
@@ -242,7 +250,25 @@ void Worker::writeback_tick() {
   writeback_task();
 }
 
+void Worker::close_awaited(LogMark* head) {
+  if (!options_.waits || !options_.waits->take_arrived()) return;
+  const Status closed = parts_.stripes.close_open();
+  *head = parts_.log.mark();
+  if (closed)
+    options_.waits->mark(head->ksets);
+  else if (parts_.log.failed())
+    options_.waits->fail(EIO);
+}
+
+bool Worker::others_await(const LogMark& head) {
+  if (!options_.waits) return false;
+  // What is left of it is damaged, which their own data is not: data_lost() would have failed them.
+  if (!writeback_.behind(head) || writeback_.stuck(head)) options_.waits->passed(head.ksets);
+  return options_.waits->has_arrived();
+}
+
 void Worker::writeback_task() {
+  if (writeback_.log_damaged() && options_.waits) options_.waits->fail(EIO);
   if (retries() && writing_.now() < retry_at_) {
     // Running now has used up the wake that note_failure() asked for.
     writing_.wake(writeback_id_, retry_at_ - writing_.now());
@@ -252,6 +278,7 @@ void Worker::writeback_task() {
   LogMark head = parts_.log.mark();
   bool closed = false;
   while (const std::optional<SpaceActions> actions = next_step()) {
+    close_awaited(&head);
     const bool wanted = actions->write_back || retries();
     const Writeback::Counters& counters = writeback_.counters();
     const uint64_t written = given_bytes(counters), flushes = counters.flushes.load();
@@ -269,6 +296,7 @@ void Worker::writeback_task() {
       if (decided().reclaim || options_.waiting_requests() > 0) wake(main_, room_id_);
       continue;
     }
+    if (others_await(head)) continue;
     if (actions->live == LiveData::kLeaveAll) return;  // reclaim asks again
     // Keys that are still in DRAM can only be passed once they are in the log.
     if (closed || !decided().write_back) {
@@ -335,6 +363,8 @@ void Worker::note_failure(const Error& error) {
     }
   }
   failing_.store(true, std::memory_order_relaxed);
+  if (options_.waits && error.code != ENOMEM)
+    options_.waits->fail(writeback_.log_damaged() ? EIO : error.code);
   if (writeback_.log_damaged()) wake(main_, room_id_);
   options_.set_pace(false);  // no credit comes: what space is left is for who comes first
   options_.retry_requests();

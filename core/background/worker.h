@@ -14,6 +14,9 @@
 // throttled writeback grants them credit as it goes along (see Pace); when writeback fails, or has
 // nothing more to do, throttling is turned off.
 //
+// Writes that wait for the device (DeviceWaits) wake writeback, which closes their ksets; a device
+// that fails fails them. In a mode in which they do, all that is dirty is written back at once.
+//
 // A failing backing device: what could not be written stays dirty and is tried again after 100 ms,
 // twice as long each time that nothing could, 10 s at most; no wake shortens that (hazard
 // retry-without-delay). It works again when it has been flushed. Writeback that finds no memory
@@ -50,6 +53,7 @@ class Worker {
     std::function<void(int)> fail_requests;
     // Whether requests are to be let in at the pace of writeback.
     std::function<void(bool)> set_pace;
+    DeviceWaits* waits = nullptr;  // as in Writeback::Options
   };
   // `main` and `writing` may be the same.
   Worker(const Parts& parts, Writeback& writeback, Reclaim& reclaim, Executor& main,
@@ -66,6 +70,9 @@ class Worker {
   void space_taken();
   void space_freed();
   void request_waits();
+  void device_awaited();
+  // The mode of the cache has changed.
+  void mode_changed();
   void set_gc_percent(uint32_t percent);
   uint32_t gc_percent() const { return gc_percent_.load(std::memory_order_relaxed); }
   void set_dirty_limits(const DirtyLimits& limits);
@@ -111,6 +118,10 @@ class Worker {
   void make_room_task();
   void ask_for_writeback();
   void note_reclaim_failed(const Error& error);
+  // What waits for the device is passed only once its keys are in the log. `head`: of the log then.
+  void close_awaited(LogMark* head);
+  // After a step that has found nothing left before `head`. True: others have come to wait.
+  bool others_await(const LogMark& head);
   void writeback_tick();
   void writeback_task();
   // What the next step is to do, up to `until` if it says more than that there is time; nothing:

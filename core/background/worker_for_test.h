@@ -40,6 +40,7 @@ class WorkerTest : public BackgroundTest {
     };
     w.set_pace = [this](bool on) { paced_ = on; };
     w.fail_requests = [this](int error) { failed_ = error; };
+    w.waits = options_.writeback.waits;
     const SpaceLimits::Shortage shortage{throttle_segments_, move_segments_, options_.batch_bytes};
     w.limits = {.writing = shortage, .moving = shortage, .idle_batch_bytes = 64 << 20};
     worker_ = std::make_unique<Worker>(*rig_->parts, *rig_->writeback, *rig_->reclaim, *main_,

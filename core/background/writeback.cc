@@ -50,6 +50,8 @@ Counter& Writeback::written_for(WriteReason reason) {
       return counters_.idle_bytes;
     case WriteReason::kSpace:
       return counters_.space_bytes;
+    case WriteReason::kAwaited:
+      return counters_.awaited_bytes;
     case WriteReason::kDirtyLimit:
       return counters_.limit_bytes;
     case WriteReason::kDrain:
@@ -270,8 +272,11 @@ bool Writeback::secure(const BatchPlan& plan, const LogMark& until, LiveData liv
 Result<bool> Writeback::make_passable(const PlanOptions& options, const LogMark& until,
                                       LiveData live, BatchPlan* plan) {
   const bool moves_none = live == LiveData::kWrite || live == LiveData::kDrain;
+  const bool awaited =
+      options_.waits && options_.waits->holds() && !hazard(Hazard::kSupersededNotOnDevice);
   // A log that has failed takes nothing that could supersede.
-  const bool passes_none = drains_ > (live == LiveData::kDrain ? 1u : 0u) || parts_.log.failed();
+  const bool passes_none =
+      awaited || drains_ > (live == LiveData::kDrain ? 1u : 0u) || parts_.log.failed();
   if (!moves_none && !passes_none) {
     if (auto made = plan_as(options, until, Pass::kMoved, plan); !made) return made.error();
     if (live == LiveData::kLeaveAll && !(plan->moves.empty() && plan->batch.keys().empty()))
@@ -439,6 +444,7 @@ Status Writeback::settle_first() {
   PCACHE_CHECK(end.ksets > passed_ksets() && end.dirty_bytes >= passed_dirty_bytes());
   passed_bytes_.store(end.dirty_bytes, std::memory_order_release);
   passed_.store(end.ksets, std::memory_order_release);
+  if (options_.waits) options_.waits->passed(end.ksets);
   note_progress(batch, batch.plan.freed_bytes());
   if (parts_.zeros)
     parts_.zeros->give_back(batch.plan.zero_bytes + batch.plan.superseded_zero_bytes);

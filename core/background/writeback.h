@@ -20,6 +20,7 @@
 //   a batch the newest data of a sector is written.
 // - Batches that are under way at the same time are of one epoch and write different sectors; they
 //   may be written in any order, and are settled in that of the log.
+// - While writes wait for the device, nothing is passed that is not on it, see DeviceAcks.
 // - dirty_tail moves only when everything before it is on the device and flushed (hazard
 //   dirty-tail-ahead-of-disk), or has a later key that is durable: since it was superseded (see
 //   Superseded), moved (see Mover), or is damaged. Data that is damaged is appended again, stays
@@ -40,6 +41,7 @@
 #include "background/superseded.h"
 #include "base/counter.h"
 #include "base/mutex.h"
+#include "parts/device_waits.h"
 
 namespace pcache {
 
@@ -52,6 +54,7 @@ class Writeback {
     std::function<void(uint64_t)> progress = nullptr;
     // Acknowledged data turned out to be damaged (positive errno).
     std::function<void(int)> data_lost = nullptr;
+    DeviceWaits* waits = nullptr;  // is told what has been passed; nullptr: nobody waits
     // The backing device alone is at any moment a state that the user's barriers allow. Otherwise
     // only the cache and the device together are.
     bool strict = true;
@@ -122,6 +125,7 @@ class Writeback {
   X(zeroed_bytes, "zeroed_bytes", "of them, that became zeros")                                \
   X(idle_bytes, "written_idle_bytes", "of these: there was time")                              \
   X(space_bytes, "written_for_space_bytes", "space was short")                                 \
+  X(awaited_bytes, "written_through_bytes", "writes waited for it")                            \
   X(limit_bytes, "written_at_limit_bytes", "there was more dirty data than the options allow") \
   X(drain_bytes, "written_in_drain_bytes", "a drain")                                          \
   X(flushes, "flushes", "of the backing device")

@@ -67,6 +67,8 @@ constexpr struct {
     {"kept-without-end", Hazard::kKeptWithoutEnd},
     {"zeros-come-back", Hazard::kZerosComeBack},
     {"zeros-not-flushed", Hazard::kZerosNotFlushed},
+    {"acknowledged-before-device", Hazard::kAcknowledgedBeforeDevice},
+    {"superseded-not-on-device", Hazard::kSupersededNotOnDevice},
 };
 
 std::optional<Hazard> hazard_named(std::string_view name) {

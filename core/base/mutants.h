@@ -56,6 +56,8 @@ enum class Hazard : uint8_t {
   kKeptWithoutEnd,
   kZerosComeBack,
   kZerosNotFlushed,
+  kAcknowledgedBeforeDevice,
+  kSupersededNotOnDevice,
 };
 
 // A place in the code that stores to media or fences. A function that does this for several callers

@@ -190,6 +190,8 @@ Status Cache::load_frame_and_options() {
         "out or format anew",
         *options_.data_crc, frame_.info.data_crc);
   if (options_.gc_percent) frame_.info.gc_percent = *options_.gc_percent;
+  if (options_.mode) frame_.info.mode = *options_.mode;
+  mode_.set(frame_.info.mode);
   return {};
 }
 
@@ -197,6 +199,7 @@ FormatOptions Cache::format_options() const {
   FormatOptions format;
   format.data_crc = options_.data_crc.value_or(false);
   format.gc_percent = options_.gc_percent.value_or(media::kGcPercentDefault);
+  format.mode = options_.mode.value_or(CacheMode::kWriteback);
   return format;
 }
 
@@ -260,9 +263,11 @@ Status Cache::wire() {
             .max_extent_bytes = frame_.info.data_crc ? kCrcExtentBytes : kRangeBytes,
             .retention = retention_.get(),
             .hit_marks = retention_ ? retention_->marks() : nullptr,
-            .zeros = zeros_.get()});
+            .zeros = zeros_.get(),
+            .mode = &mode_});
   requests_ = std::make_unique<RequestState>(*parts_, data_heads(frame_.info.n_segs));
   requests_->set_seq_cutoff_bytes(options_.seq_cutoff_bytes);
+  requests_->deferred().set_to_device(mode_.answers().acks_on_device);
   return wire_background();
 }
 
@@ -277,7 +282,9 @@ Status Cache::wire_background() {
   writing.data_lost = [this](int error) {
     media_errors_.data_lost();
     requests_->data_lost(error);
+    requests_->acks().data_lost();
   };
+  writing.waits = &requests_->acks();
   auto writeback = Writeback::create(*parts_, writing);
   if (!writeback) return writeback.error();
   writeback_ = writeback.take();
@@ -293,10 +300,12 @@ Status Cache::wire_background() {
   working.retry_requests = [this] { requests_->deferred().run(); };
   working.fail_requests = [this](int error) { requests_->deferred().fail_all(error); };
   working.set_pace = [this](bool on) { requests_->pace().set(on); };
+  working.waits = &requests_->acks();
   Executor& main = *devices_.executor;
   Executor& write = devices_.writeback_executor ? *devices_.writeback_executor : main;
   worker_ = std::make_unique<Worker>(*parts_, *writeback_, *reclaim_, main, write, working);
   requests_->deferred().set_wake([this] { worker_->request_waits(); });
+  requests_->acks().set_wake([this] { worker_->device_awaited(); });
   recovered_.segments->set_events(
       {[this](SegId seg) {
          if (retention_)
@@ -340,6 +349,7 @@ Status Cache::begin_log() {
   log_->set_on_failed([this](const Error& error) {
     requests_->deferred().close();
     worker_->request_waits();
+    worker_->device_awaited();
     media_errors_.log_failed(error);
   });
   return {};
@@ -467,7 +477,7 @@ Status Cache::close() {
     ~NoEvents() { segments.set_events({}); }
   } const no_events{*recovered_.segments};
   worker_->stop();
-  PCACHE_CHECK(requests_->deferred().count() == 0);
+  PCACHE_CHECK(requests_->deferred().count() == 0 && requests_->acks().count() == 0);
   // If the attach failed or is readonly, nothing is written or drained.
   if (!attached_.load(std::memory_order_acquire)) return {};
   space_watch_.close(sample_space({}));  // without an error's text, which takes memory

@@ -71,6 +71,8 @@ class Cache {
   Result<bool> move_step() { return worker_->move_step(); }
   Status set_gc_percent(int64_t percent) EXCLUDES(frame_mu_);
   uint32_t gc_percent() const { return worker_->gc_percent(); }
+  Status set_mode(CacheMode mode) EXCLUDES(frame_mu_);
+  CacheMode mode() const { return mode_.mode(); }
   // As pcache_set().
   Status set(const char* name, const char* text) EXCLUDES(frame_mu_, dirty_mu_);
 
@@ -135,6 +137,9 @@ class Cache {
   void choose_persist();
   Status close_ksets();
   Status set_dirty_option(int64_t DirtyOptions::*option, int64_t value) EXCLUDES(dirty_mu_);
+  // Durable, or an error, and `info` is as before.
+  template <typename T>
+  Status change_info(T CacheInfoFields::*field, T value) REQUIRES(frame_mu_);
   Status refuse_if_readonly(const char* what) const;
   SpaceWatch::Sample sample_space(Worker::State state) const;
 
@@ -148,7 +153,7 @@ class Cache {
   bool first_page_is_ours_ = true;               // we may write to it
   std::atomic<bool> attached_{false};            // all steps are done; not with `readonly`
   std::optional<Calibration> calibration_;
-  // Constant, but for gc_percent and info_record, which only set_gc_percent() changes later.
+  // Constant, but for gc_percent, mode and info_record, which only change_info() changes later.
   DeviceFrame frame_;
   Mutex frame_mu_;
   Mutex dirty_mu_;
@@ -161,6 +166,7 @@ class Cache {
   std::unique_ptr<Stripes> stripes_;
   std::unique_ptr<policy::Retention> retention_;  // nullptr: first in, first out
   std::unique_ptr<ZeroBacklog> zeros_;
+  ModeSwitch mode_;
   std::unique_ptr<const Parts> parts_;
   std::unique_ptr<RequestState> requests_;
   std::unique_ptr<Writeback> writeback_;

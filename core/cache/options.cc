@@ -14,6 +14,11 @@ namespace {
 static_assert(static_cast<int>(policy::PolicyKind::kFifo) == PCACHE_POLICY_FIFO &&
               static_cast<int>(policy::PolicyKind::kSecondChance) == PCACHE_POLICY_SECOND_CHANCE &&
               static_cast<int>(policy::PolicyKind::kAdaptive) == PCACHE_POLICY_ADAPTIVE);
+static_assert(static_cast<int>(CacheMode::kWriteback) == PCACHE_MODE_WRITEBACK &&
+              static_cast<int>(CacheMode::kWritethrough) == PCACHE_MODE_WRITETHROUGH &&
+              static_cast<int>(CacheMode::kWritearound) == PCACHE_MODE_WRITEAROUND &&
+              static_cast<int>(CacheMode::kWriteonly) == PCACHE_MODE_WRITEONLY &&
+              static_cast<int>(CacheMode::kPassthrough) == PCACHE_MODE_PASSTHROUGH);
 
 Status check_cache_size(const pcache_options& raw) {
   if (raw.cache_size == 0 || raw.emulate_pmem) return {};
@@ -26,6 +31,7 @@ Status check_readonly(const pcache_options& raw) {
   if (!raw.readonly) return {};
   const char* against = raw.drain                             ? "drain"
                         : raw.gc_percent != PCACHE_FROM_MEDIA ? "gc_percent"
+                        : raw.cache_mode != PCACHE_FROM_MEDIA ? "cache_mode"
                                                               : nullptr;
   if (!against) return {};
   return make_error(EINVAL,
@@ -79,6 +85,7 @@ Result<Options> check_options(const pcache_options& given) {
   if (raw.data_crc != PCACHE_FROM_MEDIA) options.data_crc = raw.data_crc;
   if (raw.gc_percent != PCACHE_FROM_MEDIA)
     options.gc_percent = static_cast<uint32_t>(raw.gc_percent);
+  if (raw.cache_mode != PCACHE_FROM_MEDIA) options.mode = static_cast<CacheMode>(raw.cache_mode);
   options.force = raw.force;
   options.flush_delay_ms = static_cast<uint32_t>(raw.flush_delay_ms);
   options.writeback_interval_ms = static_cast<uint32_t>(raw.writeback_interval_ms);

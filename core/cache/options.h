@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/result.h"
 #include "blockdev/block_device.h"
+#include "format/cache_mode.h"
 #include "pcache.h"
 #include "pmem/pmem.h"
 #include "policy/eviction_policy.h"
@@ -28,6 +29,7 @@ struct Options {
   BlockDeviceOptions backing;
   std::optional<bool> data_crc;        // nothing: what the media says
   std::optional<uint32_t> gc_percent;  // nothing: what the media says
+  std::optional<CacheMode> mode;       // likewise
   bool force = false;
   uint32_t flush_delay_ms = 1000;
   uint32_t writeback_interval_ms = 5000;

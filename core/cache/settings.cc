@@ -8,20 +8,34 @@
 
 namespace pcache {
 
+template <typename T>
+Status Cache::change_info(T CacheInfoFields::*field, T value) {
+  const T before = std::exchange(frame_.info.*field, value);
+  auto written = write_cache_info(*devices_.pmem, frame_);
+  if (!written) frame_.info.*field = before;
+  return written;
+}
+
 Status Cache::set_gc_percent(int64_t percent) {
   if (auto writable = refuse_if_readonly("gc_percent"); !writable) return writable;
   if (percent < 0 || percent > media::kGcPercentMax)
     return make_error(EINVAL, "gc_percent: %lld is not in 0..%u", static_cast<long long>(percent),
                       media::kGcPercentMax);
-  {
-    MutexLock lock(frame_mu_);
-    const uint32_t before = std::exchange(frame_.info.gc_percent, static_cast<uint32_t>(percent));
-    if (auto written = write_cache_info(*devices_.pmem, frame_); !written) {
-      frame_.info.gc_percent = before;
-      return written;
-    }
-  }
+  MutexLock lock(frame_mu_);
+  if (auto changed = change_info(&CacheInfoFields::gc_percent, static_cast<uint32_t>(percent));
+      !changed)
+    return changed;
   worker_->set_gc_percent(static_cast<uint32_t>(percent));
+  return {};
+}
+
+// With the lock until all know it, so that what they do is what the media says.
+Status Cache::set_mode(CacheMode mode) {
+  MutexLock lock(frame_mu_);
+  if (auto changed = change_info(&CacheInfoFields::mode, mode); !changed) return changed;
+  mode_.set(mode);
+  requests_->deferred().set_to_device(answers_of(mode).acks_on_device);
+  worker_->mode_changed();
   return {};
 }
 
@@ -45,10 +59,15 @@ Status Cache::set(const char* name, const char* text) {
     if (options.gc_percent == PCACHE_FROM_MEDIA) return {};  // so it is
     return set_gc_percent(options.gc_percent);
   }
-  return make_error(EINVAL,
-                    "option %s: an open cache keeps it; gc_percent, dirty_high_percent, "
-                    "dirty_low_percent, writeback_rate and seq_cutoff can be changed",
-                    name);
+  if (option == "cache_mode") {
+    if (options.cache_mode == PCACHE_FROM_MEDIA) return {};  // likewise
+    return set_mode(static_cast<CacheMode>(options.cache_mode));
+  }
+  return make_error(
+      EINVAL,
+      "option %s: an open cache keeps it; gc_percent, cache_mode, dirty_high_percent, "
+      "dirty_low_percent, writeback_rate and seq_cutoff can be changed",
+      name);
 }
 
 Status Cache::set_dirty_option(int64_t DirtyOptions::*option, int64_t value) {

@@ -95,6 +95,8 @@ void add_devices(Fields* fields) {
   fields->add("cache", "gc_percent",
               "garbage collection starts with so much of the segments in use",
               [](View& v) { return Json(v.cache.gc_percent()); });
+  fields->add("cache", "mode", "when a write is acknowledged, and what is cached",
+              [](View& v) { return Json(answers_of(v.cache.mode()).name); });
   fields->add("backing", "bytes", "size of the backing device",
               [](View& v) { return Json(v.cache.backing().size_bytes()); });
   fields->add("backing", "block_size", "alignment of requests, bytes",
@@ -232,6 +234,8 @@ void add_requests(Fields* fields) {
                   [=](View& v) { return (v.requests.*counter.member).load(); });
   fields->add("requests", "waiting_for_space", "now",
               [](View& v) { return Json(v.cache.requests().deferred().count()); });
+  fields->add("requests", "waiting_for_device", "now, to be acknowledged",
+              [](View& v) { return Json(v.cache.requests().acks().count()); });
   for (size_t i = 0; i < kLatencyClasses; i++)
     fields->push_back(
         {{"latency", kLatencyNames[i].name, kLatencyNames[i].text, StatusKind::kLatency},

@@ -155,6 +155,7 @@ PCACHE_EXPORT int pcache_get_info(const pcache_cache* cache, pcache_info* info) 
   all.segments = c.segments().size();
   all.data_crc = c.frame().info.data_crc;
   all.gc_percent = static_cast<int32_t>(c.gc_percent());
+  all.cache_mode = static_cast<int32_t>(c.mode());
   all.makes_holes = c.backing().makes_holes();
   all.emulated = c.pmem().kind() == pcache::PmemKind::kEmulated;
   PCACHE_DCHECK(strlen(c.pmem().persist_name()) < sizeof all.persist);

@@ -75,7 +75,7 @@ void print_frame(const Printer& out, const std::set<std::string>& what, const Ch
               {"first_segment", info.first_seg},
               {"segments", info.n_segs},
               {"data_crc", info.data_crc},
-              {"mode", info.mode},
+              {"mode", static_cast<uint32_t>(info.mode)},
               {"gc_percent", info.gc_percent},
               {"replicas", replicas(frame.info_record)}});
   if (what.contains("tails")) {

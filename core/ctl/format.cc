@@ -20,6 +20,7 @@ struct Options {
   uint64_t size_bytes = 0;
   bool data_crc = false;
   uint32_t gc_percent = media::kGcPercentDefault;
+  CacheMode mode = CacheMode::kWriteback;
 };
 
 Status take_from_table(Options* options) {
@@ -29,6 +30,8 @@ Status take_from_table(Options* options) {
   options->data_crc = given.value().data_crc == 1;  // a new cache has no media to ask
   if (given.value().gc_percent != PCACHE_FROM_MEDIA)
     options->gc_percent = static_cast<uint32_t>(given.value().gc_percent);
+  if (given.value().cache_mode != PCACHE_FROM_MEDIA)
+    options->mode = static_cast<CacheMode>(given.value().cache_mode);
   return {};
 }
 
@@ -116,6 +119,7 @@ int run(Options& options) {
   FormatOptions format;
   format.data_crc = options.data_crc;
   format.gc_percent = options.gc_percent;
+  format.mode = options.mode;
   Status made = format_device(*pmem.value(), format);
   if (made) made = write_identity_of(*pmem.value(), identity);
   if (!made)
@@ -125,10 +129,12 @@ int run(Options& options) {
   if (options.image.json)
     print({{"segments", segments},
            {"data_crc", options.data_crc},
-           {"gc_percent", options.gc_percent}});
+           {"gc_percent", options.gc_percent},
+           {"cache_mode", answers_of(options.mode).name}});
   else
-    printf("%s: formatted, %u segments of 16 MiB, data_crc %s, gc_percent %u\n", path.c_str(),
-           segments, options.data_crc ? "on" : "off", options.gc_percent);
+    printf("%s: formatted, %u segments of 16 MiB, data_crc %s, gc_percent %u, %s\n", path.c_str(),
+           segments, options.data_crc ? "on" : "off", options.gc_percent,
+           answers_of(options.mode).name);
   return kDone;
 }
 

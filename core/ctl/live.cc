@@ -174,6 +174,7 @@ std::string state_of(const Json& status) {
     return "failing: " + text(status, "writeback", "last_error");
   const std::string reclaim = text(status, "reclaim", "state");
   if (reclaim != "ok") return "reclaim: " + reclaim;
+  if (number(status, "requests", "waiting_for_device") > 0) return "writes through";
   if (number(status, "requests", "waiting_for_space") > 0) return "waits for the backing device";
   if (flag(status, "writeback", "cleaning")) return "cleaning";
   return "ok";
@@ -347,10 +348,10 @@ int run_live_status(ControlClient client, const Image& image, bool line) {
   printf("backing:   %s, \"%s\", %s, %s\n", text_in(i, "backing").c_str(),
          text(s, "backing", "identity").c_str(), bytes("backing", "bytes").c_str(),
          text(s, "backing", "io_mode").c_str());
-  printf("segments:  %.0f of %.0f in use (%.0f log, %.0f data), gc_percent %.0f\n",
+  printf("segments:  %.0f of %.0f in use (%.0f log, %.0f data), gc_percent %.0f, %s\n",
          number(s, "segments", "used"), number(s, "segments", "total"),
          number(s, "segments", "log"), number(s, "segments", "data"),
-         number(s, "cache", "gc_percent"));
+         number(s, "cache", "gc_percent"), text(s, "cache", "mode").c_str());
   printf("dirty:     %s; cached: %s\n", bytes("dirty", "live_bytes").c_str(),
          bytes("index", "mapped_bytes").c_str());
   printf(

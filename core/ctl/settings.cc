@@ -3,6 +3,7 @@
 #include <time.h>
 
 #include <cinttypes>
+#include <utility>
 
 #include "ctl/common.h"
 #include "ctl/content.h"
@@ -40,6 +41,14 @@ std::string settable() {
   return names;
 }
 
+// Returns what was there.
+Json change(const pcache_options& given, CacheInfoFields* info) {
+  if (given.cache_mode == PCACHE_FROM_MEDIA)
+    return std::exchange(info->gc_percent, static_cast<uint32_t>(given.gc_percent));
+  const auto mode = static_cast<CacheMode>(given.cache_mode);
+  return answers_of(std::exchange(info->mode, mode)).name;
+}
+
 int run_set(const SetOptions& options) {
   auto live = find_live(options.image.cache);
   if (!live) return fail(live.error());
@@ -53,25 +62,27 @@ int run_set(const SetOptions& options) {
   init_options(&given, sizeof given);
   if (auto set = set_option(&given, entry->name, options.value.c_str()); !set)
     return fail(set.error());
-  if (given.gc_percent == PCACHE_FROM_MEDIA)
-    return fail(make_error(EINVAL, "set: gc_percent=%s is what the media says already",
-                           options.value.c_str()));
-  const auto value = static_cast<uint32_t>(given.gc_percent);
+  if (given.gc_percent == PCACHE_FROM_MEDIA && given.cache_mode == PCACHE_FROM_MEDIA)
+    return fail(make_error(EINVAL, "set: %s=%s is what the media says already",
+                           options.name.c_str(), options.value.c_str()));
   auto open = open_to_change(options.image);
   if (!open) return fail(open.error());
   Pmem& pmem = *open.value().pmem;
   auto frame = load_frame(pmem, Log());
   if (!frame) return fail(frame.error());
-  const uint32_t before = frame.value().info.gc_percent;
-  frame.value().info.gc_percent = value;
+  const Json before = change(given, &frame.value().info);
   if (const auto written = write_cache_info(pmem, frame.value()); !written)
     return fail(written.error());
   if (const auto synced = sync_cache(options.image.cache, pmem); !synced)
     return fail(synced.error());
+  const Json now = change(given, &frame.value().info);
+  const auto text = [](const Json& value) {
+    return value.is_string() ? value.get<std::string>() : value.dump();
+  };
   if (options.image.json)
-    print({{"gc_percent", value}, {"before", before}});
+    print({{options.name, now}, {"before", before}});
   else
-    printf("gc_percent: %u (was %u)\n", value, before);
+    printf("%s: %s (was %s)\n", options.name.c_str(), text(now).c_str(), text(before).c_str());
   return kDone;
 }
 

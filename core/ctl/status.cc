@@ -42,8 +42,9 @@ void print_text(const Image& image, const CheckReport& report) {
   const FrameSurvey& frame = report.frame;
   const CacheInfoFields& info = frame.frame.info;
   const LogSurvey& log = report.log;
-  printf("cache:     %s, %u segments of 16 MiB, data_crc %s, gc_percent %u\n", image.cache.c_str(),
-         info.n_segs, info.data_crc ? "on" : "off", info.gc_percent);
+  printf("cache:     %s, %u segments of 16 MiB, data_crc %s, gc_percent %u, %s\n",
+         image.cache.c_str(), info.n_segs, info.data_crc ? "on" : "off", info.gc_percent,
+         answers_of(info.mode).name);
   print_unused(frame);
   if (frame.identity)
     printf("backing:   \"%s\", %s\n", frame.identity->backing,
@@ -75,6 +76,7 @@ Json to_json(const CheckReport& report) {
           {"attaches", report.attaches},
           {"data_crc", info.data_crc},
           {"gc_percent", info.gc_percent},
+          {"cache_mode", answers_of(info.mode).name},
           {"backing", backing},
           {"logical_bytes", report.logical_bytes},
           {"segments", {{"total", info.n_segs}, {"used", log.segments_in_use()}}},

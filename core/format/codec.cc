@@ -77,12 +77,12 @@ Result<SuperblockState> validate_superblock(const Superblock& sb, uint64_t devic
 }
 
 CacheInfo make_cache_info(const CacheInfoFields& fields) {
-  PCACHE_CHECK(fields.mode <= kInfoModeMask && fields.gc_percent <= kInfoGcMask);
+  PCACHE_CHECK(fields.gc_percent <= kInfoGcMask);
   CacheInfo info{};
   info.seg_id = fields.first_seg;
   info.n_segs = fields.n_segs;
   info.flags = (fields.data_crc ? kInfoDataCrc : 0) | (fields.init_done ? kInfoInitDone : 0) |
-               (fields.mode & kInfoModeMask) << kInfoModeShift |
+               static_cast<uint32_t>(fields.mode) << kInfoModeShift |
                (fields.gc_percent & kInfoGcMask) << kInfoGcShift;
   return info;
 }
@@ -93,7 +93,7 @@ Result<CacheInfoFields> parse_cache_info(const CacheInfo& info, uint32_t seg_num
   fields.n_segs = info.n_segs;
   fields.data_crc = info.flags & kInfoDataCrc;
   fields.init_done = info.flags & kInfoInitDone;
-  fields.mode = info.flags >> kInfoModeShift & kInfoModeMask;
+  const uint32_t mode = info.flags >> kInfoModeShift & kInfoModeMask;
   fields.gc_percent = info.flags >> kInfoGcShift & kInfoGcMask;
   if (fields.n_segs == 0 || fields.n_segs > seg_num || fields.first_seg >= seg_num)
     return make_error(
@@ -101,9 +101,11 @@ Result<CacheInfoFields> parse_cache_info(const CacheInfo& info, uint32_t seg_num
         fields.n_segs, fields.first_seg, seg_num);
   if (!fields.init_done)
     return make_error(EUCLEAN, "cache_info: init_done is not set: its formatting was not finished");
-  if (fields.mode != kModeWriteback)
-    return make_error(EUCLEAN, "cache_info: cache mode %u, only 0 (writeback) is supported",
-                      fields.mode);
+  if (mode >= kCacheModes)
+    return make_error(EUCLEAN,
+                      "cache_info: cache mode %u, known are 0 (writeback) to %u (passthrough)",
+                      mode, kCacheModes - 1);
+  fields.mode = static_cast<CacheMode>(mode);
   if (fields.gc_percent > kGcPercentMax) {
     fields.gc_percent = kGcPercentMax;
     fields.gc_percent_clamped = true;

@@ -9,6 +9,7 @@
 #include "base/crc32c.h"
 #include "base/ids.h"
 #include "base/result.h"
+#include "format/cache_mode.h"
 #include "format/media.h"
 
 namespace pcache {
@@ -44,7 +45,7 @@ struct CacheInfoFields {
   uint32_t n_segs = 0;
   bool data_crc = false;
   bool init_done = false;
-  uint32_t mode = media::kModeWriteback;
+  CacheMode mode = CacheMode::kWriteback;
   uint32_t gc_percent = media::kGcPercentDefault;
   bool gc_percent_clamped = false;  // the media has more than 90
 };

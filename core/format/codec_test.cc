@@ -148,7 +148,9 @@ TEST(CacheInfo, Table) {
       {"one too many", 0, 32, kDone, "32 segments"},
       {"2^32 - 1", 0, ~0u, kDone, "4294967295 segments"},
       {"init_done missing", 0, 31, 0, "init_done"},
-      {"writethrough", 0, 31, kDone | 1u << kInfoModeShift, "cache mode 1"},
+      {"writethrough", 0, 31, kDone | 1u << kInfoModeShift, "ok"},
+      {"passthrough", 0, 31, kDone | 4u << kInfoModeShift, "ok"},
+      {"mode 5", 0, 31, kDone | 5u << kInfoModeShift, "cache mode 5"},
       {"mode 15", 0, 31, kDone | 15u << kInfoModeShift, "cache mode 15"},
       {"unknown flag bits", 0, 31, kDone | 1u << 13 | 1u << 31, "ok"},
   };

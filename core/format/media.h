@@ -63,7 +63,6 @@ inline constexpr uint32_t kInfoDataCrc = 1u << 0;
 inline constexpr uint32_t kInfoInitDone = 1u << 1;
 inline constexpr uint32_t kInfoModeShift = 2, kInfoModeMask = 0xf;
 inline constexpr uint32_t kInfoGcShift = 6, kInfoGcMask = 0x7f;
-inline constexpr uint32_t kModeWriteback = 0;
 inline constexpr uint32_t kGcPercentMax = 90, kGcPercentDefault = 70;
 
 struct CacheInfo {

@@ -77,6 +77,19 @@ enum pcache_policy {
                                       are not cached */
 };
 
+/*
+ * When a write is acknowledged, what becomes of its data, and whether misses are cached. Every
+ * write goes through the log in pmem all the same: the modes differ in no crash. "On the backing
+ * device" is: written there, and flushed.
+ */
+enum pcache_cache_mode {
+  PCACHE_MODE_WRITEBACK = 0,    /* in pmem; it stays in the cache; misses are cached */
+  PCACHE_MODE_WRITETHROUGH = 1, /* on the backing device; it stays; they are */
+  PCACHE_MODE_WRITEAROUND = 2,  /* on the backing device; it leaves the cache; they are */
+  PCACHE_MODE_WRITEONLY = 3,    /* in pmem; it stays; they are not */
+  PCACHE_MODE_PASSTHROUGH = 4,  /* on the backing device; it leaves the cache; they are not */
+};
+
 /* When the pages of a cache file in memory (tmpfs) are mapped: a first touch costs as much as a
  * write. */
 enum pcache_prefault {
@@ -235,10 +248,12 @@ int pcache_drain(pcache_cache* cache, struct pcache_error* err);
 int pcache_set_gc_percent(pcache_cache* cache, int32_t percent, struct pcache_error* err);
 
 /*
- * Changes an option of an open cache: gc_percent, which is kept on the media, dirty_high_percent,
- * dirty_low_percent, writeback_rate and seq_cutoff, until it is closed. `text` as for
- * pcache_options_set(); it holds at once. Any thread. On failure nothing has changed: -EINVAL,
- * -ENOENT as there, and -EINVAL for all other options; -EROFS with the option `readonly`.
+ * Changes an option of an open cache: gc_percent and cache_mode, which are kept on the media,
+ * dirty_high_percent, dirty_low_percent, writeback_rate and seq_cutoff, until it is closed. `text`
+ * as for pcache_options_set(); it holds for every request that is submitted when this has returned.
+ * A mode that acknowledges on the backing device makes what is dirty go there, beside:
+ * pcache_drain() waits for that. Any thread. On failure nothing has changed: -EINVAL, -ENOENT as
+ * there, and -EINVAL for all other options; -EROFS with the option `readonly`.
  */
 int pcache_set(pcache_cache* cache, const char* name, const char* text, struct pcache_error* err);
 
@@ -256,7 +271,7 @@ struct pcache_info {
   char io_mode[16];
   int32_t makes_holes; /* a DISCARD becomes a hole in the backing device; 0: it may have to be
                           written */
-  uint32_t reserved;
+  int32_t cache_mode;  /* enum pcache_cache_mode */
 };
 int pcache_get_info(const pcache_cache* cache, struct pcache_info* info);
 

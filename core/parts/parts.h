@@ -10,6 +10,7 @@
 #include "index/index.h"
 #include "keylog/key_log.h"
 #include "keylog/tails.h"
+#include "parts/mode_switch.h"
 #include "parts/zero_backlog.h"
 #include "pmem/pmem.h"
 #include "policy/retention.h"
@@ -37,6 +38,7 @@ struct Parts {
   policy::Retention* retention = nullptr;           // nullptr: first in, first out
   const std::atomic<uint8_t>* hit_marks = nullptr;  // the retention's
   ZeroBacklog* zeros = nullptr;                     // nullptr: without a bound
+  const ModeSwitch* mode = &kAlwaysWriteback;
 };
 
 // A page: random reads of what was written in one piece were 2.5 times as fast as with 16 KiB, long

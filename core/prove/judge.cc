@@ -98,6 +98,7 @@ void Judge::look(const CrashPoint& point, const Oracle& oracle) {
   std::string wrong = read_device(point.device, device_sectors(point.device), &on_device);
   // Under backing_order=relaxed only the cache and the device together are in order.
   if (wrong.empty() && base_.strict) wrong = oracle.judge_device(on_device, time);
+  if (wrong.empty()) wrong = oracle.judge_on_device(on_device, time);
   if (!wrong.empty()) throw Failure(wrong);
   bool formatted = false;
   Oracle::Found found;
@@ -201,6 +202,7 @@ void Judge::go_on(const CrashPoint& at, const Oracle::Found& found, const Oracle
     Oracle::Found on_device;
     std::string wrong = read_device(point.device, device_sectors(point.device), &on_device);
     if (wrong.empty() && base_.strict) wrong = oracle.judge_device(on_device, time);
+    if (wrong.empty()) wrong = oracle.judge_on_device(on_device, time);
     if (wrong.empty()) wrong = oracle.judge(now, time);
     if (!wrong.empty()) throw Failure(wrong + " (after recovery and a second crash)");
   });

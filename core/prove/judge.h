@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Judge: examines one state that a crash has left, and reports what is wrong with it.
 //
-// In every state: the backing device alone is in order; check finds only what a crash may leave,
-// and stores nothing; the state attaches; every sector that the workload knows can be read and has
-// a version that the oracle allows. In some: a crash inside that attach, and inside the next one,
-// leaves the same content; what is written then is there after one more crash; after a drain and
-// reclaim the device alone has the same content, check finds only replicas that were torn then, and
-// all other sectors of the logical device are unchanged.
+// In every state: the backing device alone is in order, and has what was acknowledged on it; check
+// finds only what a crash may leave, and stores nothing; the state attaches; every sector that the
+// workload knows can be read and has a version that the oracle allows. In some: a crash inside that
+// attach, and inside the next one, leaves the same content; what is written then is there after one
+// more crash; after a drain and reclaim the device alone has the same content, check finds only
+// replicas that were torn then, and all other sectors of the logical device are unchanged.
 #pragma once
 
 #include <random>

@@ -65,14 +65,15 @@ VersionId Oracle::begin_write(const Extent& extent, Time time, bool preflush, bo
   return id;
 }
 
-void Oracle::end_write(VersionId version, bool durable, Time time) {
+void Oracle::end_write(VersionId version, bool durable, Time time, bool on_device) {
   acknowledged_.push_back(version);
   const Extent& extent = writes_.at(version);
   for (uint64_t at = extent.off; at < extent.end(); at += kSectorBytes)
     for (Version& v : versions_.at(at / kSectorBytes)) {
       if (v.id != version) continue;
       v.acknowledged = true;
-      if (durable) v.durable = std::min(v.durable, time);
+      if (durable || on_device) v.durable = std::min(v.durable, time);
+      if (on_device) v.on_device = std::min(v.on_device, time);
     }
 }
 
@@ -197,6 +198,20 @@ std::string Oracle::judge_device(const Found& found, Time time) const {
   return {};
 }
 
+std::string Oracle::judge_on_device(const Found& found, Time time) const {
+  for (const auto& [sector, id] : found) {
+    const auto known = versions_.find(sector);
+    if (known == versions_.end()) continue;
+    const auto& versions = known->second;
+    const size_t index = index_of(versions, id, time);
+    for (size_t i = index + 1; i < versions.size(); i++)
+      if (versions[i].on_device <= time)
+        return "lost: the device has of sector " + std::to_string(sector) + " " + name(id) +
+               ", and " + name(versions[i].id) + " was acknowledged on it";
+  }
+  return {};
+}
+
 void Oracle::collapse(const Found& found, Time now) {
   for (auto& [sector, versions] : versions_) {
     const auto there = found.find(sector);
@@ -210,6 +225,7 @@ void Oracle::collapse(const Found& found, Time now) {
       if (version.submitted == INT64_MIN) continue;
       version.durable = std::min(version.durable, now) - now - 1;
       version.submitted -= now + 1;
+      if (version.on_device != kNever) version.on_device -= now + 1;
     }
   }
   writes_.clear();

@@ -42,8 +42,9 @@ class Oracle {
   using Time = int64_t;
   // Requests of one sector do not overlap in time.
   VersionId begin_write(const Extent& extent, Time time, bool preflush = false, bool zeros = false);
-  // The write is acknowledged; `durable`: it was FUA.
-  void end_write(VersionId version, bool durable, Time time);
+  // The write is acknowledged; `durable`: it was FUA, or `on_device`: the backing device has it,
+  // flushed.
+  void end_write(VersionId version, bool durable, Time time, bool on_device = false);
   // A FLUSH is acknowledged now; when it was submitted covers() was `covered`.
   using Covered = size_t;
   Covered covers() const { return acknowledged_.size(); }
@@ -59,6 +60,8 @@ class Oracle {
   // "lost: " or "resurrected: ".
   std::string judge(const Found& found, Time time) const;
   std::string judge_device(const Found& found, Time time) const;
+  // Whatever the order: what was acknowledged on the device is there.
+  std::string judge_on_device(const Found& found, Time time) const;
 
   // A format: until `begun` all may still be as in `before`; until `done` the cache may be refused.
   void note_format(const Found& before, Time begun, Time done) {
@@ -80,6 +83,7 @@ class Oracle {
     Time durable;  // kNever: not yet
     bool acknowledged;
     bool zeros = false;
+    Time on_device = kNever;
   };
   static constexpr Time kNever = INT64_MAX;
   std::string judge_preflush(const Found& found) const;

@@ -92,6 +92,7 @@ int Session::write(const Extent& extent, uint32_t flags, uint32_t op) {
   const Oracle::Time before = mark();
   Oracle::Covered covered = 0;
   VersionId version = 1;
+  const bool on_device = answers_of(cache_->mode()).acks_on_device;
   if (options_.oracle) {
     covered = options_.oracle->covers();
     version = options_.oracle->begin_write(extent, before, flags & PCACHE_REQ_PREFLUSH,
@@ -103,7 +104,7 @@ int Session::write(const Extent& extent, uint32_t flags, uint32_t op) {
   if (result == 0 && options_.oracle) {
     const Oracle::Time after = mark();
     if (flags & PCACHE_REQ_PREFLUSH) options_.oracle->end_flush(covered, after);
-    options_.oracle->end_write(version, flags & PCACHE_REQ_FUA, after);
+    options_.oracle->end_write(version, flags & PCACHE_REQ_FUA, after, on_device);
   }
   return -result;
 }

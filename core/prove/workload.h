@@ -44,6 +44,7 @@ class Workload {
   void expect_done(const std::string& what, int error);
   bool excused();
   void read(const Extent& extent);
+  void set_mode(CacheMode mode);
   void format();
   void lose_power(PowerLoss::Survive survive);
   void detach();

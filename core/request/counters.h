@@ -39,6 +39,7 @@ enum class LatencyClass : uint8_t {
   kWrite,
   kWriteFua,
   kWriteWaited,
+  kWriteThrough,
   kFlush,
   kZeros,
 };
@@ -51,6 +52,7 @@ inline constexpr struct {
     {"write", "WRITEs that completed at once", true},
     {"write_fua", "WRITEs with FUA that completed at once", true},
     {"write_waited", "WRITEs that waited for space", false},
+    {"write_through", "WRITEs that waited until the backing device had them", false},
     {"flush", "FLUSHes", true},
     {"zeros", "DISCARDs and WRITE_ZEROES, those that waited, too", false},
 };

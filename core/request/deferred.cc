@@ -11,7 +11,7 @@ namespace pcache {
 int Deferred::add(QueueState& queue, pcache_request* request, const WriteProgress& progress) {
   PCACHE_DCHECK(progress.done_bytes <= request->len);
   PendingRequest* const pending = queue.in_flight.take(request, queue.ops[request->op]);
-  queue.in_flight.note_waits_for_space(pending);
+  queue.in_flight.note_waits_elsewhere(pending);
   pending->write = progress;
   push(pending);
   if (wake_) wake_();
@@ -45,9 +45,12 @@ void Deferred::pop_front(PendingList* list) {
   (list == &list_ ? count_ : zeros_count_).fetch_sub(1, std::memory_order_release);
 }
 
-void Deferred::finish_front(PendingList* list, PendingRequest* pending, int error) {
+void Deferred::finish_front(PendingList* list, PendingRequest* pending, int result) {
   pop_front(list);
-  pending->queue->completions.complete(pending, error);
+  if (result == -EINPROGRESS)
+    cache_.acks().add(pending);
+  else
+    pending->queue->completions.complete(pending, -result);
 }
 
 bool Deferred::admit(PendingRequest& pending) {
@@ -69,7 +72,7 @@ int Deferred::resume(PendingRequest& pending) {
 void Deferred::fail_all(int error) NO_THREAD_SAFETY_ANALYSIS {  // of the lists' addresses
   MutexLock running(run_mu_);
   for (PendingList* list : {&list_, &zeros_})
-    while (PendingRequest* pending = front(*list)) finish_front(list, pending, error);
+    while (PendingRequest* pending = front(*list)) finish_front(list, pending, -error);
 }
 
 void Deferred::run() {
@@ -98,7 +101,7 @@ void Deferred::run_list() NO_THREAD_SAFETY_ANALYSIS {  // of the lists' addresse
       pop_front(&list_);
       push(pending);
     } else {
-      finish_front(&list_, pending, -result);
+      finish_front(&list_, pending, result);
     }
   }
 }
@@ -113,18 +116,9 @@ bool Deferred::run_zeros() NO_THREAD_SAFETY_ANALYSIS {  // likewise
     pop_front(&zeros_);
     push(pending, true);
   } else {
-    finish_front(&zeros_, pending, -result);
+    finish_front(&zeros_, pending, result);
   }
   return zeros_wait();
-}
-
-// Keeps the others.
-PendingList Deferred::take_of(const QueueState& queue, PendingList* list) {
-  PendingList taken, kept;
-  while (PendingRequest* pending = list->pop_front())
-    (pending->queue == &queue ? taken : kept).push_back(pending);
-  *list = kept;
-  return taken;
 }
 
 uint32_t Deferred::cancel(const QueueState& queue) {
@@ -132,8 +126,8 @@ uint32_t Deferred::cancel(const QueueState& queue) {
   PendingList writes, zeros;
   {
     MutexLock lock(mu_);
-    writes = take_of(queue, &list_);
-    zeros = take_of(queue, &zeros_);
+    writes = list_.take_of(queue);
+    zeros = zeros_.take_of(queue);
   }
   uint32_t n = 0;
   const auto give_up = [&n](PendingList& list, std::atomic<uint32_t>& count) {

@@ -33,7 +33,9 @@ class Deferred {
   void set_wake(std::function<void()> wake) { wake_ = std::move(wake); }
 
   // No write has to wait behind another.
-  bool empty() const { return count_.load(std::memory_order_acquire) == 0; }
+  bool empty() const { return (count_.load(std::memory_order_acquire) & ~kToDevice) == 0; }
+  // Likewise, and a write is complete when it is in pmem.
+  bool lets_all_pass() const { return count_.load(std::memory_order_acquire) == 0; }
   bool zeros_wait() const { return zeros_count_.load(std::memory_order_relaxed) > 0; }
   // All that wait do so for writeback, and for no space.
   bool waits_for_writeback() const { return waiting_writes() == 0 && zeros_wait(); }
@@ -41,6 +43,12 @@ class Deferred {
   // From now on empty() is false. So each write comes to Deferred, which fails it because the log
   // has failed. A write that is done at once needs no test for that.
   void close() { count_.fetch_or(kClosed, std::memory_order_release); }
+  // Whether writes are acknowledged on the backing device. A write that is done at once needs no
+  // test for that either.
+  void set_to_device(bool on) {
+    on ? count_.fetch_or(kToDevice, std::memory_order_release)
+       : count_.fetch_and(~kToDevice, std::memory_order_release);
+  }
   // From here on the request is in flight in `queue`, which is not full, and waits with what it has
   // done already. Called by the queue's thread; returns what submit() does, 0.
   int add(QueueState& queue, pcache_request* request, const WriteProgress& progress) EXCLUDES(mu_);
@@ -60,18 +68,20 @@ class Deferred {
   void fail_all(int error) EXCLUDES(run_mu_, mu_);
 
  private:
-  static constexpr uint32_t kClosed = 1u << 31;
-  uint32_t waiting_writes() const { return count_.load(std::memory_order_relaxed) & ~kClosed; }
+  static constexpr uint32_t kClosed = 1u << 31, kToDevice = 1u << 30;
+  uint32_t waiting_writes() const {
+    return count_.load(std::memory_order_relaxed) & ~(kClosed | kToDevice);
+  }
   // To its list's end; zeros, to that of the writes if `to_writes`.
   void push(PendingRequest* pending, bool to_writes = false) EXCLUDES(mu_);
   PendingRequest* front(const PendingList& list) EXCLUDES(mu_);
   bool admit(PendingRequest& pending);
   void pop_front(PendingList* list) EXCLUDES(mu_);
-  void finish_front(PendingList* list, PendingRequest* pending, int error) EXCLUDES(mu_);
+  // With -EINPROGRESS: to DeviceAcks.
+  void finish_front(PendingList* list, PendingRequest* pending, int result) EXCLUDES(mu_);
   void run_list() REQUIRES(run_mu_);
   // True: there is more of it to be done at once.
   bool run_zeros() REQUIRES(run_mu_);
-  PendingList take_of(const QueueState& queue, PendingList* list) REQUIRES(mu_);
   // One attempt: 0 or a negative errno, as Op::resume().
   int resume(PendingRequest& pending);
 

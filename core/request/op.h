@@ -19,8 +19,8 @@ struct Op {
   // CompletionQueue; -EAGAIN, it was not taken, and nothing has changed.
   int (*submit)(QueueState& queue, pcache_request* request);
   // Goes on with one that waits in Deferred, in any thread. Returns 0 or a negative errno; -ENOSPC:
-  // there is still no space; -EBUSY: too little is written back; -EAGAIN: call it again. nullptr:
-  // this one never waits there.
+  // there is still no space; -EBUSY: too little is written back; -EAGAIN: call it again;
+  // -EINPROGRESS: it waits in DeviceAcks from now on. nullptr: this one never waits there.
   int (*resume)(PendingRequest& pending);
   bool has_range;        // off and len say where
   bool has_buffer;       // buf says what

@@ -98,6 +98,7 @@ int copy_hits(RequestState& cache, ReadProgress* at, Found* found, const Piece**
 // Whether a miss is cached.
 bool keeps(QueueState& queue, const Extent& miss) {
   const RequestState& cache = queue.cache;
+  if (!cache.parts().mode->answers().fills) return false;
   const uint64_t cutoff = cache.seq_cutoff_bytes();
   if (cutoff != 0 && queue.sequential_misses.run_bytes(miss) > cutoff) return false;
   return !cache.parts().retention || cache.parts().retention->admits(miss);

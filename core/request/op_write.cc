@@ -28,8 +28,8 @@ int write_some_zeros(const Parts& parts, DataHead& head, const pcache_request& r
 // written. -ENOSPC: no segment is free; to be called again when one is, with the same `progress`.
 // -EBUSY: likewise, when more is written back; -EAGAIN: likewise, at once.
 // -EIO: the media is bad where the log goes on, or in all segments that there are.
-int run(RequestState& cache, DataHead& head, const pcache_request& request,
-        WriteProgress* progress) {
+int write_into_cache(RequestState& cache, DataHead& head, const pcache_request& request,
+                     WriteProgress* progress) {
   PCACHE_DCHECK(progress->admitted && progress->done_bytes <= request.len);
   if (cache.parts().log.failed()) return -EIO;  // it would never be durable
   if (request.flags & PCACHE_REQ_PREFLUSH && !progress->flushed_before) {
@@ -54,6 +54,16 @@ int run(RequestState& cache, DataHead& head, const pcache_request& request,
   return request.flags & PCACHE_REQ_FUA ? flush(cache) : 0;
 }
 
+// The same; -EINPROGRESS: all of it is in the cache, and DeviceAcks is to acknowledge it.
+int run(RequestState& cache, DataHead& head, const pcache_request& request, WriteProgress* progress,
+        DeviceTicket* ticket) {
+  *ticket = cache.acks().begin();
+  const int result = write_into_cache(cache, head, request, progress);
+  if (result == 0 && ticket->waits) return -EINPROGRESS;
+  cache.acks().end(*ticket);
+  return result;
+}
+
 // With a barrier, timed, in its turn behind others, or of several extents. noinline: what it needs
 // of the stack is not needed by most writes.
 [[gnu::noinline]] int submit_any_write(QueueState& queue, pcache_request* request,
@@ -63,12 +73,14 @@ int run(RequestState& cache, DataHead& head, const pcache_request& request,
   if (queue.cache.parts().retention)
     queue.cache.parts().retention->wrote(request->off, request->len);
   progress.admitted = queue.cache.admit(request->len);
+  DeviceTicket ticket;
   const int result =
-      progress.admitted ? run(queue.cache, queue.head, *request, &progress) : -ENOSPC;
+      progress.admitted ? run(queue.cache, queue.head, *request, &progress, &ticket) : -ENOSPC;
   queue.counters.writes.add_alone();
   queue.counters.write_bytes.add_alone(request->len);
   if (fua) queue.counters.fua.add_alone();
   if (result == -ENOSPC) return queue.cache.deferred().add(queue, request, progress);
+  if (result == -EINPROGRESS) return queue.cache.acks().add(queue, request, ticket);
   return queue.complete_at_once(request, result,
                                 fua ? LatencyClass::kWriteFua : LatencyClass::kWrite, since_ns);
 }
@@ -103,8 +115,10 @@ int submit_zeros(QueueState& queue, pcache_request* request) {
   const uint64_t since_ns = now_ns();
   progress.admitted = queue.cache.admit(credit_bytes(*request));
   const bool in_turn = progress.admitted && !queue.cache.deferred().zeros_wait();
-  const int result = in_turn ? run(queue.cache, queue.head, *request, &progress) : -ENOSPC;
+  DeviceTicket ticket;
+  const int result = in_turn ? run(queue.cache, queue.head, *request, &progress, &ticket) : -ENOSPC;
   count_zeros(queue.counters, *request);
+  if (result == -EINPROGRESS) return queue.cache.acks().add(queue, request, ticket);
   if (result == -ENOSPC || result == -EBUSY || result == -EAGAIN)
     return queue.cache.deferred().add(queue, request, progress);
   if (result) queue.cache.deferred().wake();  // it has given back what it had taken of the backlog
@@ -112,7 +126,8 @@ int submit_zeros(QueueState& queue, pcache_request* request) {
 }
 
 int resume_write(PendingRequest& pending) {
-  return run(pending.queue->cache, pending.queue->head, *pending.request, &pending.write);
+  return run(pending.queue->cache, pending.queue->head, *pending.request, &pending.write,
+             &pending.ticket);
 }
 
 }  // namespace pcache

@@ -47,16 +47,25 @@ inline uint64_t credit_bytes(const pcache_request& request) {
   return writes_zeros(request) ? std::min(request.len, kOfZeros) : request.len;
 }
 
+// Of a write: whether it waits until the backing device has it (DeviceAcks).
+struct DeviceTicket {
+  bool waits = false;
+  uint32_t losses = 0;  // of acknowledged data, when it was made
+};
+
 struct PendingRequest {
   QueueState* queue = nullptr;
   pcache_request* request = nullptr;
   const Op* op = nullptr;
+  LatencyClass latency = {};
   // Of a read: a part for each fill it waits for, and one while not all of it has been looked at.
   std::atomic<uint32_t> parts_to_come{0};
   std::atomic<int> error{0};     // positive errno, the first
   bool joined = false;           // a read: waits for another queue's fill
-  bool waits_for_space = false;  // a write or flush: is in Deferred
+  bool waits_elsewhere = false;  // a write or flush: is in Deferred, or in DeviceAcks
   WriteProgress write;
+  DeviceTicket ticket;
+  uint64_t in_ksets = 0;  // a write in DeviceAcks: how much of the log has it, once that is known
   ReadProgress read;
   PendingRequest* next = nullptr;  // in the one list that it is in
   uint64_t since_ns = 0;           // when it began to wait
@@ -77,6 +86,21 @@ class PendingList {
     pending->next = first_;
     if (first_ == nullptr) last_ = pending;
     first_ = pending;
+  }
+  // All of `other`, which is empty then.
+  void append(PendingList* other) {
+    if (other->empty()) return;
+    (first_ != nullptr ? last_->next : first_) = other->first_;
+    last_ = other->last_;
+    *other = {};
+  }
+  // Those of one queue, in order; keeps the others.
+  PendingList take_of(const QueueState& queue) {
+    PendingList taken, kept;
+    while (PendingRequest* pending = pop_front())
+      (pending->queue == &queue ? taken : kept).push_back(pending);
+    *this = kept;
+    return taken;
   }
   // nullptr: it is empty.
   PendingRequest* pop_front() {
@@ -102,7 +126,7 @@ class InFlightTable {
   }
   bool full() const { return count_ >= depth_; }
   uint32_t count() const { return count_; }
-  uint32_t waiting_for_space() const { return waiting_for_space_; }
+  uint32_t waiting_elsewhere() const { return waiting_elsewhere_; }
   uint32_t joined() const { return joined_; }
 
   // When it is not full. The request has one part, to be finished by who has looked at all of it.
@@ -112,17 +136,18 @@ class InFlightTable {
     count_++;
     pending->request = request;
     pending->op = &op;
+    pending->latency = op.latency;
     pending->joined = false;
-    pending->waits_for_space = false;
+    pending->waits_elsewhere = false;
     pending->since_ns = now_ns();
     pending->error.store(0, std::memory_order_relaxed);
     pending->parts_to_come.store(1, std::memory_order_relaxed);
     return pending;
   }
-  void note_waits_for_space(PendingRequest* pending) {
-    PCACHE_DCHECK(!pending->waits_for_space && pending->op->resume != nullptr);
-    pending->waits_for_space = true;
-    waiting_for_space_++;
+  void note_waits_elsewhere(PendingRequest* pending) {
+    PCACHE_DCHECK(!pending->waits_elsewhere && pending->op->resume != nullptr);
+    pending->waits_elsewhere = true;
+    waiting_elsewhere_++;
   }
   // It waits for another queue's fill.
   void note_joined(PendingRequest* pending) {
@@ -130,16 +155,16 @@ class InFlightTable {
   }
   void give_back(PendingRequest* pending) {
     PCACHE_DCHECK(count_ > 0 && (!pending->joined || joined_ > 0) &&
-                  (!pending->waits_for_space || waiting_for_space_ > 0));
+                  (!pending->waits_elsewhere || waiting_elsewhere_ > 0));
     if (pending->joined) joined_--;
-    if (pending->waits_for_space) waiting_for_space_--;
+    if (pending->waits_elsewhere) waiting_elsewhere_--;
     count_--;
     free_.push_front(pending);
   }
 
  private:
   const uint32_t depth_;
-  uint32_t count_ = 0, waiting_for_space_ = 0, joined_ = 0;
+  uint32_t count_ = 0, waiting_elsewhere_ = 0, joined_ = 0;
   const std::unique_ptr<PendingRequest[]> all_;
   PendingList free_;
 };

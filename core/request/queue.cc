@@ -30,7 +30,7 @@ Queue::~Queue() {
   cancel_parked_reads(state_);
   pcache_request* done[16];
   while (in_flight() > 0) reap(done, 1, 16, -1);
-  PCACHE_CHECK(state_.parked_reads.empty() && state_.in_flight.waiting_for_space() == 0);
+  PCACHE_CHECK(state_.parked_reads.empty() && state_.in_flight.waiting_elsewhere() == 0);
   set_.remove(&state_);
 }
 
@@ -74,7 +74,7 @@ uint32_t Queue::take_done(pcache_request** done, uint32_t max) {
     PCACHE_DCHECK(pending->op->resume != nullptr || pending->parts_to_come.load() == 0);
     request->result = -pending->error.load(std::memory_order_relaxed);
     if (request->result) state_.counters.errors.add_alone();
-    state_.counters.note_latency(pending->op->latency, pending->since_ns);
+    state_.counters.note_latency(pending->latency, pending->since_ns);
     state_.in_flight.give_back(pending);
     done[n++] = request;
   }
@@ -125,7 +125,7 @@ Result<int> Queue::ready_fd() {
 }
 
 void Queue::wait(int64_t timeout_ns) {
-  if (state_.in_flight.joined() > 0 || state_.in_flight.waiting_for_space() > 0)
+  if (state_.in_flight.joined() > 0 || state_.in_flight.waiting_elsewhere() > 0)
     wait_for_wake(timeout_ns);
   else
     state_.device->wait(timeout_ns);

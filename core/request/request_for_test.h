@@ -58,7 +58,8 @@ class RequestTest : public ::testing::Test {
               .logical_bytes = o.logical_bytes,
               .block_bytes = o.block_bytes,
               .max_extent_bytes = o.data_crc ? kCrcExtentBytes : kRangeBytes,
-              .zeros = zeros_.get()},
+              .zeros = zeros_.get(),
+              .mode = &mode_},
         1);
     queue_ = make_queue();
     image_->memory().checkpoint();
@@ -82,6 +83,11 @@ class RequestTest : public ::testing::Test {
   int write(uint64_t off, const Bytes& data, uint32_t flags = 0) {
     return submit_now({PCACHE_OP_WRITE, flags, off, data.size(),
                        const_cast<std::byte*>(data.data()), 0, 0, nullptr});
+  }
+  // As Cache::set_mode(), which keeps it on the media besides.
+  void set_mode(CacheMode mode) {
+    mode_.set(mode);
+    state_->deferred().set_to_device(answers_of(mode).acks_on_device);
   }
   int flush() { return submit_now({PCACHE_OP_FLUSH, 0, 0, 0, nullptr, 0, 0, nullptr}); }
 
@@ -183,6 +189,7 @@ class RequestTest : public ::testing::Test {
   Tails tails_;  // never loaded: no request looks at them
   std::unique_ptr<Stripes> stripes_;
   std::unique_ptr<ZeroBacklog> zeros_;
+  ModeSwitch mode_;
   std::unique_ptr<RequestState> state_;
   QueueSet set_;
   std::unique_ptr<Queue> queue_;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // RequestState: what the requests of a cache share and change, whichever queue they come by: data
-// heads, admission (Pace), the requests that wait for space, counters. Any thread.
+// heads, admission (Pace), the requests that wait for space, or for the backing device, counters.
+// Any thread.
 #pragma once
 
 #include <atomic>
@@ -11,6 +12,7 @@
 #include "parts/parts.h"
 #include "request/counters.h"
 #include "request/deferred.h"
+#include "request/device_acks.h"
 #include "request/pace.h"
 #include "segment/data_head.h"
 
@@ -28,10 +30,11 @@ class RequestState {
   void close_heads() { heads_.clear(); }
   Pace& pace() { return pace_; }
   Deferred& deferred() { return deferred_; }
+  DeviceAcks& acks() { return acks_; }
   SharedCounters& counters() { return counters_; }
 
-  // Whether a write need not wait for its turn, nor for credit.
-  bool admits_at_once() const { return deferred_.empty() && !pace_.on(); }
+  // Whether a write need not wait for its turn, nor for credit, nor for the backing device.
+  bool admits_at_once() const { return deferred_.lets_all_pass() && !pace_.on(); }
   // Otherwise it takes its credit.
   bool admit(uint64_t len_bytes) { return deferred_.empty() && pace_.take(len_bytes); }
 
@@ -52,6 +55,7 @@ class RequestState {
   const Parts parts_;  // a copy of the references: one load less on each way
   Pace pace_;
   Deferred deferred_{*this};
+  DeviceAcks acks_{*parts_.mode};
   std::atomic<int> lost_{0};
   std::atomic<uint64_t> seq_cutoff_{0};
   std::vector<std::unique_ptr<DataHead>> heads_;

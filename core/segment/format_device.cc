@@ -62,6 +62,7 @@ CacheInfoFields fresh_cache_info(uint32_t seg_num, const FormatOptions& options)
   fields.n_segs = seg_num;
   fields.data_crc = options.data_crc;
   fields.gc_percent = options.gc_percent;
+  fields.mode = options.mode;
   fields.init_done = true;
   return fields;
 }
@@ -319,8 +320,8 @@ Status write_cache_info(Pmem& pmem, DeviceFrame& frame) {
   const MediaOff at = record.slot(1 - record.newest());
   if (!record.write(pmem, make_cache_info(frame.info)))
     return make_error(EIO,
-                      "cache_info: media error in its replica at %llu: what it says (gc_percent) "
-                      "cannot be changed any more",
+                      "cache_info: media error in its replica at %llu: what it says "
+                      "(gc_percent, cache_mode) cannot be changed any more",
                       static_cast<unsigned long long>(at.v));
   pmem.fence();
   return {};

@@ -20,6 +20,7 @@ namespace pcache {
 struct FormatOptions {
   bool data_crc = false;
   uint32_t gc_percent = media::kGcPercentDefault;
+  CacheMode mode = CacheMode::kWriteback;
 };
 
 // Writes the empty cache that the kernel target would write, byte for byte.

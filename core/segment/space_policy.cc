@@ -108,9 +108,10 @@ SpaceActions decide(const SpaceLimits& limits, const SpaceCounts& now) {
   actions.clean = cleans(now);
   actions.throttle = throttles(limits, now);
   actions.reclaim = wanted || in_use_from(now, now.gc_percent);
-  actions.write_back = (hurry || actions.clean) && !now.all_passed && !now.log_damaged;
+  actions.write_back =
+      (hurry || actions.clean || now.device_awaited) && !now.all_passed && !now.log_damaged;
   // Where no space comes free the device is all that is left.
-  const bool writes = !hurry || actions.clean || now.reclaim_stands_still;
+  const bool writes = !hurry || actions.clean || now.device_awaited || now.reclaim_stands_still;
   // Reclaim, which is at work, asks again when it has come to dirty_tail.
   const bool leaves_all = now.moving_pays && now.reclaimable && actions.reclaim;
   actions.live = now.draining ? LiveData::kDrain
@@ -118,12 +119,14 @@ SpaceActions decide(const SpaceLimits& limits, const SpaceCounts& now) {
                  : leaves_all ? LiveData::kLeaveAll
                  : soon       ? LiveData::kMove
                               : LiveData::kLeave;
-  actions.reason = now.draining    ? WriteReason::kDrain
-                   : hurry         ? WriteReason::kSpace
-                   : actions.clean ? WriteReason::kDirtyLimit
-                                   : WriteReason::kIdle;
+  actions.reason = now.draining         ? WriteReason::kDrain
+                   : hurry              ? WriteReason::kSpace
+                   : now.device_awaited ? WriteReason::kAwaited
+                   : actions.clean      ? WriteReason::kDirtyLimit
+                                        : WriteReason::kIdle;
   const bool for_space = hurry && !(for_writeback && !wanted);
-  actions.bytes_per_second = now.draining || for_space ? 0 : now.dirty_limits.bytes_per_second;
+  actions.bytes_per_second =
+      now.draining || for_space || now.device_awaited ? 0 : now.dirty_limits.bytes_per_second;
   actions.fail_waiting = waits_for_ever(now);
   actions.batch_bytes = now.draining ? limits.drain_batch_bytes
                         : hurry      ? when_short.batch_bytes

@@ -132,6 +132,7 @@ struct SpaceCounts {
   uint32_t retired_segments = 0;      // with a bad page
   uint32_t waiting_requests = 0;      // that found no space, or no credit
   bool waits_for_writeback = false;   // the first of these does, and for no space
+  bool device_awaited = false;        // writes wait until the backing device has them
   uint32_t gc_percent = media::kGcPercentDefault;
   uint64_t dirty_bytes = 0;  // each byte once
   DirtyLimits dirty_limits{};
@@ -164,7 +165,7 @@ enum class LiveData : uint8_t {
 };
 
 // Why data is written to the backing device.
-enum class WriteReason : uint8_t { kIdle, kSpace, kDirtyLimit, kDrain };
+enum class WriteReason : uint8_t { kIdle, kSpace, kAwaited, kDirtyLimit, kDrain };
 
 // What is to be done now.
 struct SpaceActions {

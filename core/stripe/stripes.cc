@@ -97,6 +97,14 @@ Status Stripes::close_all() {
   return log_.commit(log_.last_sealed());
 }
 
+Status Stripes::close_open() {
+  each_open([this](Stripe& stripe) {
+    BorrowedLock lock(stripe.mu);
+    if (stripe.open_keys.load(std::memory_order_relaxed) > 0) seal(stripe);
+  });
+  return log_.commit_borrowing(log_.last_sealed());
+}
+
 Status Stripes::close(const Set& numbers) {
   for (uint32_t i = 0; i < count(); i++) {
     if (!numbers[i]) continue;

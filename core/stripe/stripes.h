@@ -145,7 +145,9 @@ class Stripes {
 
   // Seals every open kset, and makes durable all that was appended before.
   Status close_all();
-  // The same for some stripes, in the background: it borrows their locks.
+  // The same in the background: it borrows the stripes' locks.
+  Status close_open();
+  // Likewise for some stripes.
   using Set = std::bitset<kMost>;
   Status close(const Set& numbers);
   // The same for a barrier of the user: it ends the epoch of what was appended before.
