@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""core/base/MUTANTS.md against mutants, tests and citations; what a document or comment refers to is in the tree."""
+"""core/base/MUTANTS.md against mutants, tests and citations; what a document or comment refers to is in the tree.
+
+And README.md's table of other caches against its sources, core/PEERS.md, and the tests.
+"""
 
 import functools
 import re
@@ -11,6 +14,8 @@ from measure.libpcache import ROOT
 
 MUTANTS = "core/base/MUTANTS.md"
 FORMAT = "core/format/FORMAT.md"
+PEERS = "core/PEERS.md"
+PEERS_TABLE = "## Beside other caches"
 WITHOUT = "## Without a mutant"
 # A word of its own, of two parts or more: "stale-kset". Prose has hyphens, too, but not behind "hazard" or "rule".
 NAME = r"[a-z]+(?:-[a-z]+)+"
@@ -98,25 +103,59 @@ def test_each_mutant_can_be_switched_on():
         assert f"hazard(Hazard::{enumerator})" in code, f"nothing looks at {enumerator}"
 
 
+@functools.cache
+def unit_tests():
+    """All of C++, as "Suite.Test"."""
+    unit = "".join(text for name, text in texts().items() if name.endswith(("_test.cc", "for_test.h")))
+    return {f"{suite}.{test}" for suite, test in re.findall(r"TEST(?:_[FP])?\((\w+),\s*(\w+)\)", unit)}
+
+
+def is_test(cited_as):
+    """test_x.py::test_y, a file by its path or name, Suite.* or Suite.Test."""
+    if found := re.fullmatch(r"(test_\w+\.py)::(\w+)", cited_as):
+        return f"def {found[2]}(" in texts().get(f"tests/{found[1]}", "")
+    if re.fullmatch(r"[\w/]+\.(py|cc)", cited_as):
+        return cited_as in texts() or cited_as in {name.split("/")[-1] for name in texts()}
+    if cited_as.endswith(".*"):
+        return any(test.startswith(cited_as[:-1]) for test in unit_tests())
+    return cited_as in unit_tests()
+
+
 def test_the_tests_that_are_to_notice_exist():
-    unit = "".join(text for name, text in texts().items() if name.endswith("_test.cc"))
-    unit += "".join(text for name, text in texts().items() if name.endswith("for_test.h"))
-    known = {f"{suite}.{test}" for suite, test in re.findall(r"TEST(?:_[FP])?\((\w+),\s*(\w+)\)", unit)}
-    suites = {test.split(".")[0] for test in known}
-    files = {name.split("/")[-1] for name in texts()}
     for name, _, noticed in sum(hazards(), []):
         tests = re.findall(r"`([^`]+)`", noticed)
         assert tests, name
         for test in tests:
-            if found := re.fullmatch(r"(test_\w+\.py)::(\w+)", test):
-                text = texts().get(f"tests/{found[1]}", "")
-                assert f"def {found[2]}(" in text, f"{name}: no {test}"
-            elif re.fullmatch(r"[\w/]+\.(py|cc)", test):
-                assert test in texts() or test in files, f"{name}: no {test}"
-            elif test.endswith(".*"):
-                assert test[:-2] in suites, f"{name}: no {test}"
-            else:
-                assert test in known, f"{name}: no {test}"
+            assert is_test(test), f"{name}: no {test}"
+
+
+@pytest.mark.parametrize("cited_as,there", [
+    ("test_documents.py", True), ("test_nothing.py", False), ("test_documents.py::test_how_a_test_is_found", True),
+    ("test_documents.py::test_nothing", False), ("core/pmem/pmem_test.cc", True), ("pmem_test.cc", True),
+    ("nothing_test.cc", False), ("PmemFile.*", True), ("PmemFil.*", False), ("PmemFile.ReadOnly", True),
+    ("PmemFile.Nothing", False)])
+def test_how_a_test_is_found(cited_as, there):
+    assert is_test(cited_as) == there
+
+
+def test_the_table_of_other_caches_has_its_tests_and_sources():
+    """Of each row a section with a line for each cache; of ours the tests that the table names, down to functions."""
+    table = texts()["README.md"].split(PEERS_TABLE)[1].split("\n## ")[0]
+    head, _, *table = [[cell.strip() for cell in line.strip("|").split(" | ")]
+                       for line in table.splitlines() if line.startswith("|")]
+    ours, shown_by, *peers = head[1:]
+    assert (ours, shown_by) == ("pcache", "shown by") and len(table) > 10
+    sections = dict(re.findall(r"^### (.+)\n((?:(?!#).*\n)+)", texts()[PEERS], re.MULTILINE))
+    assert list(sections) == [row[0] for row in table]
+    for name, _, shown, *_ in table:
+        lines = re.findall(r"^- ([^:\n]+): ", sections[name], re.MULTILINE)
+        assert lines == [ours, *peers], name
+        files = re.findall(r"`([^`]+)`", shown)
+        cited_as = re.findall(r"`(\w+\.(?:py|cc)(?:::\w+)?|[A-Z]\w+\.\w+)`", sections[name])
+        in_files = {test.split("::")[0] for test in cited_as if re.search(r"\.(py|cc)\b", test)}
+        assert files and in_files == set(files), name
+        for test in files + cited_as:
+            assert is_test(test), f"{name}: no {test}"
 
 
 @pytest.mark.parametrize("word,where", [("hazard", MUTANTS), ("rule", FORMAT)])
