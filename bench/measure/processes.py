@@ -5,6 +5,7 @@ its time is over, and when whoever waits for it fails.
 Python hears a signal that comes just before a wait only behind it, and drops what a handler raises within a destructor.
 So nothing here waits for longer than HEARD_S without looking whether we were told to end.
 """
+import contextlib
 import ctypes
 import os
 import pathlib
@@ -68,6 +69,27 @@ def run(command, *, cwd=None, timeout_s=None, show_stderr=False, end_with=signal
         finally:
             _reap(child)
         return subprocess.CompletedProcess(command, child.returncode, _text(out), _text(err))
+
+
+@contextlib.contextmanager
+def running(command, *, cwd=None):
+    """Runs a program beside us, until the block ends: then it is told to end. MeasureError: it cannot be run; or it has
+    ended before, with the last line of what it said."""
+    command = [str(part) for part in command]
+    with tempfile.TemporaryFile() as said:
+        child = _start(command, cwd, said, said, signal.SIGTERM)
+
+        def is_running():
+            raise_if_told()
+            if os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                return True
+            last = (_text(said).splitlines() or ["it said nothing"])[-1]
+            raise MeasureError(f"{name_of(command)}: has ended: {last}")
+        try:
+            yield is_running
+        finally:
+            _end(child, signal.SIGTERM)
+            _reap(child)
 
 
 def end_all():
