@@ -3,7 +3,8 @@
 """File systems on a cache, round after round: files are exercised, all is killed, and what was promised is there.
 
     tests/fs_rounds.py [--fs ext4|xfs|btrfs] [--rounds N] [--seed S] [--data-crc 0|1] [--gc-percent N]
-                       [--backing-order strict|relaxed] [--discard 0|1] [--longest SECONDS] [--dir DIR] [--shm DIR]
+                       [--backing-order strict|relaxed] [--cache-mode MODE] [--discard 0|1] [--longest SECONDS]
+                       [--dir DIR] [--shm DIR]
 
 The device: nbdkit's plugin, a file of it by nbdfuse, a loop device on that. A round: a process writes, truncates,
 maps, punches holes, zeroes, trims the file system, fsyncs and reads back (each read against a model; a part of them
@@ -316,7 +317,7 @@ class Promise:
 
 class Run:
     def __init__(self, disk, shm, fs="ext4", seed=0, data_crc=0, gc_percent=70, backing_order="strict", discard=1,
-                 longest=3.0, size=1024 * MIB):
+                 longest=3.0, size=1024 * MIB, cache_mode="writeback"):
         self.folder, self.log, self.seed, self.longest, self.fs = disk, shm / "log", seed, longest, fs
         self.mkfs, discards, self.check = FILE_SYSTEMS[fs]
         self.mount_options = discards if discard else "rw"
@@ -325,7 +326,8 @@ class Run:
         with open(disk / "disk", "wb") as f:
             f.truncate(size)
         self.stack = Stack(disk, shm / "cache", ["cache_size=512m", f"data_crc={data_crc}", f"gc_percent={gc_percent}",
-                                                 f"backing_order={backing_order}", "writeback_interval_ms=500"])
+                                                 f"backing_order={backing_order}", f"cache_mode={cache_mode}",
+                                                 "writeback_interval_ms=500"])
 
     def files(self):
         return [self.stack.mnt / str(n) for n in range(FILES)]
@@ -433,6 +435,7 @@ def main():
     parser.add_argument("--data-crc", type=int, choices=(0, 1), default=0)
     parser.add_argument("--gc-percent", type=int, default=70)
     parser.add_argument("--backing-order", choices=("strict", "relaxed"), default="strict")
+    parser.add_argument("--cache-mode", default="writeback")
     parser.add_argument("--discard", type=int, choices=(0, 1), default=1, help="mount with online discards")
     parser.add_argument("--longest", type=float, default=3.0, help="a life's seconds at most")
     parser.add_argument("--dir", default=os.environ.get("PCACHE_TEST_DIR", "/var/tmp"))
@@ -444,7 +447,8 @@ def main():
     folders = [pathlib.Path(tempfile.mkdtemp(prefix=f"pcache-fs-{os.getpid()}-", dir=parent))
                for parent in (args.dir, args.shm)]
     run = Run(*folders, fs=args.fs, seed=args.seed, data_crc=args.data_crc, gc_percent=args.gc_percent,
-              backing_order=args.backing_order, discard=args.discard, longest=args.longest)
+              backing_order=args.backing_order, discard=args.discard, longest=args.longest,
+              cache_mode=args.cache_mode)
     passed = run.rounds(args.rounds)
     if passed == args.rounds:
         for folder in folders:
@@ -454,7 +458,7 @@ def main():
     print(f"{passed} passed, 1 failed; its files are in {folders[0]} and {folders[1]}; again:\n"
           f"{sys.argv[0]} --fs {args.fs} --rounds {passed + 1} --seed {args.seed} --data-crc {args.data_crc} "
           f"--gc-percent {args.gc_percent} --backing-order {args.backing_order} --discard {args.discard} "
-          f"--longest {args.longest}")
+          f"--longest {args.longest} --cache-mode {args.cache_mode}")
     return 1
 
 

@@ -74,9 +74,12 @@ def test_options_are_changed_while_it_runs(ctl, pair):
         for name, value, where in (("gc_percent", "50", ("cache", "gc_percent")),
                                    ("dirty_high_percent", "40", ("writeback", "dirty_high_percent")),
                                    ("writeback_rate", "10m", ("writeback", "bytes_per_second")),
-                                   ("seq_cutoff", "64k", ("policy", "seq_cutoff"))):
+                                   ("seq_cutoff", "64k", ("policy", "seq_cutoff")),
+                                   ("cache_mode", "writearound", ("cache", "mode")),
+                                   ("backing_order", "relaxed", ("writeback", "backing_order"))):
             assert ctl.run("set", pair.cache_path, name, value).stdout == f"{name}: {value}\n"
-            assert cache.status[where[0]][where[1]] == {"10m": 10 * MIB, "64k": 65536}.get(value) or int(value)
+            assert cache.status[where[0]][where[1]] == {"10m": 10 * MIB, "64k": 65536}.get(
+                value, int(value) if value.isdigit() else value)
         before = cache.status
         for name, value, told in (("gc_percent", "91", "91"), ("data_crc", "1", "keeps it"), ("none", "1", "none"),
                                   ("dirty_low_percent", "99", "dirty_high_percent"), ("gc_percent", "", "blanks"),

@@ -32,6 +32,7 @@ class OneWaits final : public DeviceWaits {
   void fail(int error) override {
     if (any()) state = State::kFailed, failed_with = error;
   }
+  void data_lost() override { fail(EIO); }
 
   bool always_holds = false;
   State state = State::kNone;
@@ -165,6 +166,46 @@ TEST_F(AwaitedTest, ADamagedLogFailsItAndAllThatComeLater) {
     EXPECT_EQ(waits_.state, State::kFailed) << i;
     EXPECT_EQ(waits_.failed_with, EIO);
   }
+}
+
+// The kset stands behind one of data that is known to be damaged, and kept.
+TEST_F(AwaitedTest, ADamagedLogBehindDamagedDataFailsIt) {
+  begin({.data_crc = true});
+  rig_->write(0, 4096, 1);
+  rig_->close();
+  damage(0);
+  advance(kInterval);
+  ASSERT_EQ(rig_->writeback->damaged_extents(), 1u);
+  const CachePos next = rig_->log->head();
+  rig_->write(8192, 4096, 1);
+  rig_->close();
+  rig_->write(12288, 4096, 1);
+  rig_->close();
+  image_->memory().flip_bit(rig_->table->media(next + sizeof(media::KsetHeader)));
+  for (int i = 0; i < 3; i++) {
+    write_and_wait(16384, 4096, 2);
+    advance(milliseconds(200));
+    EXPECT_EQ(waits_.state, State::kFailed) << i;
+    EXPECT_NE(rig_->device_value(16384), 2);
+  }
+  EXPECT_TRUE(rig_->writeback->log_damaged());
+}
+
+// Nobody can read it any more, and what has superseded it may stay in the cache.
+TEST_F(AwaitedTest, ItsOwnDataIsDamagedAndSuperseded) {
+  begin({.data_crc = true});
+  ASSERT_TRUE(rig_->write(0, 4096, 1));
+  waits_.arrive();
+  ASSERT_TRUE(waits_.take_arrived());
+  rig_->close();
+  const LogMark until = rig_->log->mark();
+  waits_.mark(until.ksets);
+  damage(0);
+  ASSERT_TRUE(rig_->write(0, 4096, 2));
+  ASSERT_TRUE(rig_->writeback->step(until, rig_->batch()).value());
+  EXPECT_EQ(waits_.state, State::kFailed);
+  EXPECT_EQ(waits_.failed_with, EIO);
+  EXPECT_EQ(rig_->value(0), 2);
 }
 
 // Damaged data is appended again, and so is always left. It is not what waits.

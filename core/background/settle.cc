@@ -37,7 +37,11 @@ Status Settler::settle(const BatchPlan& plan, const WrittenBatch& written,
                (plan.end.pos.seg != plan.begin.pos.seg || plan.end.pos.off > plan.begin.pos.off));
   PCACHE_CHECK(plan.end.ksets <= farthest_end());
   appended_for_ = plan.end.ksets;
-  if (auto kept = keep_damaged(plan, written); !kept) return kept;
+  if (auto kept = keep_damaged(plan, written); !kept) {
+    // Not for want of space on the device, which has it.
+    if (kept.error().code != ENOSPC) return kept;
+    return make_error(EAGAIN, "%s", kept.error().text.c_str());
+  }
   mark_clean(plan, written, order);
   const bool had_failed = parts_.tails.failed();
   const Status moved = parts_.tails.set_dirty_tail(parts_.pmem, plan.end.pos);

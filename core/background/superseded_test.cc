@@ -116,6 +116,24 @@ TEST_F(SupersededTest, AcrossABarrierItIsNotWrittenWhereOrderIsRelaxed) {
   EXPECT_EQ(rig_->device_value(0), 2);
 }
 
+// A change holds from the next step on. What was dirty is a mixture until all of it is there.
+TEST_F(SupersededTest, TheOrderMayChangeBetweenSteps) {
+  start();
+  rig_->writeback->set_strict(false);
+  rig_->write(0, 4096, 1);
+  rig_->flush();
+  write_kset(0, 2);
+  EXPECT_EQ(rig_->write_back(), 1);
+  EXPECT_THAT(done(), ElementsAre("0+8", "flush"));
+  rig_->writeback->set_strict(true);
+  rig_->write(8192, 4096, 3);
+  rig_->flush();
+  write_kset(8192, 4);
+  EXPECT_EQ(rig_->write_back(), 2);
+  EXPECT_THAT(done(), ElementsAre("0+8", "flush", "16+8", "flush", "16+8", "flush"));
+  EXPECT_EQ(rig_->device_value(8192), 4);
+}
+
 // The device has what was written before the drain, or what is newer.
 TEST_F(SupersededTest, ByWhatComesBehindADrainItIsWritten) {
   start();

@@ -67,6 +67,7 @@ void Worker::start() {
   dirty_at_tick_ = parts_.log.mark().dirty_bytes;
   stopping_.store(false, std::memory_order_release);
   if (decided().reclaim) wake(main_, room_id_);
+  if (decided().clean) wake(writing_, writeback_id_);
 }
 
 void Worker::stop() {
@@ -256,7 +257,7 @@ void Worker::close_awaited(LogMark* head) {
   *head = parts_.log.mark();
   if (closed)
     options_.waits->mark(head->ksets);
-  else if (parts_.log.failed())
+  else if (parts_.log.failed() || reclaim_stands_still())
     options_.waits->fail(EIO);
 }
 
@@ -341,7 +342,7 @@ void Worker::note_failure(const Error& error) {
   const uint64_t written = given_bytes(counters) + counters.hole_bytes.load();
   const bool nothing_written = written == written_at_failure_;
   written_at_failure_ = written;
-  device_failed_ |= error.code != ENOMEM;
+  device_failed_ |= error.code != ENOMEM && error.code != EAGAIN;
   {
     MutexLock lock(state_mu_);
     if (!state_.failing)
@@ -363,7 +364,7 @@ void Worker::note_failure(const Error& error) {
     }
   }
   failing_.store(true, std::memory_order_relaxed);
-  if (options_.waits && error.code != ENOMEM)
+  if (options_.waits && error.code != ENOMEM && error.code != EAGAIN)
     options_.waits->fail(writeback_.log_damaged() ? EIO : error.code);
   if (writeback_.log_damaged()) wake(main_, room_id_);
   options_.set_pace(false);  // no credit comes: what space is left is for who comes first

@@ -39,7 +39,8 @@ Writeback::Writeback(const Parts& parts, const Options& options)
                        .marked = [this](size_t part, size_t all)
                                      NO_THREAD_SAFETY_ANALYSIS { note_marked(part, all); }}),
       superseded_(parts),
-      mover_(parts, options.stored) {
+      mover_(parts, options.stored),
+      wants_strict_(options.strict) {
   PCACHE_CHECK(options.most_under_way >= 1);
   under_way_.reserve(options.most_under_way);
 }
@@ -136,6 +137,7 @@ Result<bool> Writeback::step(const LogMark& until, const Size& size) {
 Result<bool> Writeback::step_once(const LogMark& until, const Size& size) {
   if (!behind(until)) return false;
   reason_ = size.reason;
+  strict_ = strict();
   if (written_unknown_) forget();
   if (auto planned = plan_batches(until, size); !planned) return failed(planned.error());
   if (under_way_.empty()) return false;
@@ -169,11 +171,11 @@ std::optional<PlanOptions> Writeback::next_plan(const LogMark& until, uint64_t b
   options.from = under_way_.empty() ? settler_.settled() : under_way_.back().plan.end;
   options.end_ksets = until.ksets;
   options.batch_bytes = batch_bytes;
-  options.strict = options_.strict;
+  options.strict = strict_;
   options.zeros_count = !out_->makes_holes();
   // Asked again: a FLUSH may have ended an epoch that was open when the first was planned.
   for (const Batch& batch : under_way_)
-    if (options_.strict && batch.plan.epoch_from != BatchPlan::kNoEpoch) {
+    if (strict_ && batch.plan.epoch_from != BatchPlan::kNoEpoch) {
       options.end_ksets =
           std::min(options.end_ksets, parts_.log.epoch_end_after(batch.plan.epoch_from));
       break;
@@ -216,9 +218,7 @@ void Writeback::ask_fates(PlanOptions* options, Pass pass) {
 
 // Nobody can say of keys in ksets before that one whether what superseded them is of their epoch.
 uint64_t Writeback::passable_from() const {
-  return options_.strict && !hazard(Hazard::kSupersededAcrossABarrier)
-             ? parts_.log.last_epoch_from()
-             : 0;
+  return strict_ && !hazard(Hazard::kSupersededAcrossABarrier) ? parts_.log.last_epoch_from() : 0;
 }
 
 Status Writeback::plan_as(PlanOptions options, const LogMark& until, Pass pass, BatchPlan* plan) {
@@ -310,7 +310,10 @@ Result<bool> Writeback::plan_one(const LogMark& until, const Size& size) {
   if (!made) {
     if (hazard(Hazard::kMediaErrorIsClean)) return false;
     // Ksets that were acknowledged cannot be read any more.
-    if (is_first && !log_damaged_.exchange(true) && options_.data_lost) options_.data_lost(EIO);
+    if (is_first && !log_damaged_.exchange(true)) {
+      if (options_.data_lost) options_.data_lost(EIO);
+      if (options_.waits) options_.waits->data_lost();
+    }
     return made.error();
   }
   if (!made.value()) {
@@ -318,7 +321,10 @@ Result<bool> Writeback::plan_one(const LogMark& until, const Size& size) {
     return false;
   }
   PCACHE_CHECK(!is_first || !plan.empty());  // nothing is in its way
-  if (plan.empty() || (plan.has_only_damaged() && !settler_.has_appended())) {
+  // With more behind it, what is damaged is passed, so that the next step meets that first: it may
+  // be a kset that cannot be read.
+  const bool is_all = plan.end.ksets == options->end_ksets;
+  if (plan.empty() || (plan.has_only_damaged() && is_all && !settler_.has_appended())) {
     if (is_first) stuck_at_.store(until.ksets, std::memory_order_relaxed);
     spare_ = std::move(plan);
     return false;
@@ -444,7 +450,11 @@ Status Writeback::settle_first() {
   PCACHE_CHECK(end.ksets > passed_ksets() && end.dirty_bytes >= passed_dirty_bytes());
   passed_bytes_.store(end.dirty_bytes, std::memory_order_release);
   passed_.store(end.ksets, std::memory_order_release);
-  if (options_.waits) options_.waits->passed(end.ksets);
+  if (options_.waits) {
+    // Also what is superseded since: its superseder need not be on the device.
+    if (!batch.written.bad_keys.empty()) options_.waits->data_lost();
+    options_.waits->passed(end.ksets);
+  }
   note_progress(batch, batch.plan.freed_bytes());
   if (parts_.zeros)
     parts_.zeros->give_back(batch.plan.zero_bytes + batch.plan.superseded_zero_bytes);

@@ -15,7 +15,7 @@
 //   5. dirty_tail is moved, durably, batch by batch       done
 //
 // Invariants
-// - With Options::strict, what a batch writes is of one epoch (see KeyLog), and what it passes of
+// - While it is strict, what a batch writes is of one epoch (see KeyLog), and what it passes of
 //   the last one: at any moment the device alone is a state that the user's barriers allow. Within
 //   a batch the newest data of a sector is written.
 // - Batches that are under way at the same time are of one epoch and write different sectors; they
@@ -56,7 +56,7 @@ class Writeback {
     std::function<void(int)> data_lost = nullptr;
     DeviceWaits* waits = nullptr;  // is told what has been passed; nullptr: nobody waits
     // The backing device alone is at any moment a state that the user's barriers allow. Otherwise
-    // only the cache and the device together are.
+    // only the cache and the device together are. At first: see set_strict().
     bool strict = true;
     // So many batches may be under way: of one, a place that cannot be written keeps what is behind
     // it in the log from being written.
@@ -97,6 +97,10 @@ class Writeback {
   // A step under way ends at once, as one that fails, and so does each later one; or does no more.
   // Any thread, also while a step has the lock: it only sets an atomic.
   void give_up(bool on) NO_THREAD_SAFETY_ANALYSIS { out_->give_up(on); }
+  // From the next step on. That the device alone is in order holds when all is written back that
+  // was dirty then. Any thread.
+  void set_strict(bool on) { wants_strict_.store(on, std::memory_order_relaxed); }
+  bool strict() const { return wants_strict_.load(std::memory_order_relaxed); }
   // Whether ksets before `until` are left.
   bool behind(const LogMark& until) const { return passed_ksets() < until.ksets; }
   // Dirty data that is known to be damaged, and not overwritten since.
@@ -161,7 +165,7 @@ class Writeback {
   Status plan_as(PlanOptions options, const LogMark& until, Pass pass, BatchPlan* plan)
       REQUIRES(mu_);
   void ask_fates(PlanOptions* options, Pass pass) REQUIRES(mu_);
-  uint64_t passable_from() const;  // in ksets
+  uint64_t passable_from() const REQUIRES(mu_);  // in ksets
   // True: what the plan passes is durable elsewhere in the log, in an epoch that allows it.
   bool secure(const BatchPlan& plan, const LogMark& until, LiveData live) REQUIRES(mu_);
   bool move(const BatchPlan& plan) REQUIRES(mu_);
@@ -209,8 +213,10 @@ class Writeback {
   // Of the keys behind the batches under way: whose data is moved already. To a new plan they are
   // superseded, by the copies.
   uint64_t copied_ahead_ GUARDED_BY(mu_) = 0;
+  bool strict_ GUARDED_BY(mu_) = true;  // in this step
   bool repeats_told_ GUARDED_BY(mu_) = false;
   WriteReason reason_ GUARDED_BY(mu_) = WriteReason::kIdle;  // of the step
+  std::atomic<bool> wants_strict_;
   std::atomic<bool> log_damaged_{false};
   std::atomic<bool> moving_pays_{false};
   std::atomic<uint64_t> stuck_at_{UINT64_MAX};

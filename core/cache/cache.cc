@@ -282,7 +282,6 @@ Status Cache::wire_background() {
   writing.data_lost = [this](int error) {
     media_errors_.data_lost();
     requests_->data_lost(error);
-    requests_->acks().data_lost();
   };
   writing.waits = &requests_->acks();
   auto writeback = Writeback::create(*parts_, writing);
@@ -437,6 +436,7 @@ SpaceWatch::Sample Cache::sample_space(Worker::State state) const {
   const SegmentCounts segments = recovered_.segments->counts();
   return {.waits = requests_->counters().waits.load(),
           .waiting = requests_->deferred().count(),
+          .awaited = requests_->acks().count(),
           .written_bytes = writeback_->counters().written_bytes.load() +
                            writeback_->counters().zeroed_bytes.load() +
                            writeback_->counters().hole_bytes.load(),

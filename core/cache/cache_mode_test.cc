@@ -52,6 +52,17 @@ TEST_F(CacheModeTest, AnAttachMayChangeIt) {
   detach();
 }
 
+TEST_F(CacheModeTest, WhatIsDirtyAtTheAttachGoesToTheDeviceAtOnce) {
+  attach();
+  ASSERT_EQ(write(0, 4096, 1, PCACHE_REQ_FUA), 0);
+  detach();
+  options_.mode = CacheMode::kWritearound;
+  attach();
+  executor_->advance(milliseconds(0));
+  EXPECT_EQ(device_value(0), 1);
+  detach();
+}
+
 TEST_F(CacheModeTest, ChangesWhileItIsOpen) {
   attach();
   ASSERT_EQ(write(0, 4096, 1), 0);

@@ -55,6 +55,10 @@ Status Cache::set(const char* name, const char* text) {
     requests_->set_seq_cutoff_bytes(static_cast<uint64_t>(options.seq_cutoff));
     return {};
   }
+  if (option == "backing_order") {
+    writeback_->set_strict(options.backing_order == PCACHE_ORDER_STRICT);
+    return {};
+  }
   if (option == "gc_percent") {
     if (options.gc_percent == PCACHE_FROM_MEDIA) return {};  // so it is
     return set_gc_percent(options.gc_percent);
@@ -65,8 +69,8 @@ Status Cache::set(const char* name, const char* text) {
   }
   return make_error(
       EINVAL,
-      "option %s: an open cache keeps it; gc_percent, cache_mode, dirty_high_percent, "
-      "dirty_low_percent, writeback_rate and seq_cutoff can be changed",
+      "option %s: an open cache keeps it; gc_percent, cache_mode, backing_order, "
+      "dirty_high_percent, dirty_low_percent, writeback_rate and seq_cutoff can be changed",
       name);
 }
 

@@ -24,14 +24,16 @@ void SpaceWatch::look(const Sample& sample) {
   quiet_ = waits ? 0 : quiet_ + 1;
   looks_++;
   since_said_++;
-  const bool stands = waits && !sample.failing && sample.written_bytes == last_.written_bytes &&
+  const bool awaited = sample.awaited > 0;
+  const bool stands = (waits || awaited) && !sample.failing &&
+                      sample.written_bytes == last_.written_bytes &&
                       sample.passed_bytes == last_.passed_bytes;
   stalled_ = stands ? stalled_ + 1 : 0;
   if (!said_ && busy_ >= kBegin && since_said_ > kBetween) say_begin(sample);
-  if (said_ && stalled_ == kHung) {
+  if ((said_ || awaited) && stalled_ == kHung) {
     messages_.print(LogLevel::kNotice,
-                    "requests wait for space, and the backing device %s has taken nothing for %u s",
-                    device_.c_str(), stalled_);
+                    "requests wait for %s, and the backing device %s has taken nothing for %u s",
+                    said_ ? "space" : "it", device_.c_str(), stalled_);
   }
   if (said_ && quiet_ == kEnd) say_end(sample);
   last_ = sample;

@@ -5,6 +5,7 @@
 // - A wait now and then gives no message: one comes only when requests have waited in each of
 //   kBegin looks in a row, which are kLook apart. The waiting has ended after kEnd looks without a
 //   wait.
+// - Writes that wait for the device itself give one only when it takes nothing.
 // - Messages are rare: at least kBetween looks pass from one beginning to the next.
 // One thread at a time.
 #pragma once
@@ -26,6 +27,7 @@ class SpaceWatch {
   struct Sample {
     uint64_t waits = 0;          // requests that have waited, ever
     uint32_t waiting = 0;        // now
+    uint32_t awaited = 0;        // writes that wait until the backing device has them, now
     uint64_t written_bytes = 0;  // to the backing device, ever
     uint64_t passed_bytes = 0;   // by dirty_tail, ever
     uint64_t dirty_bytes = 0;

@@ -55,6 +55,19 @@ TEST_F(SpaceWatchTest, OneLineWhenTheyBeginAndOneWhenItEnds) {
   EXPECT_THAT(lines_.back(), AllOf(HasSubstr("2000 did, in 20 s"), HasSubstr("0 MiB are dirty")));
 }
 
+// They do so all the time in some modes.
+TEST_F(SpaceWatchTest, WritesThatWaitForTheDeviceAreToldWhenItTakesNothing) {
+  now_.awaited = 3;
+  look(100, 0);
+  EXPECT_THAT(lines_, IsEmpty());
+  mib_written_ = 0;
+  look(SpaceWatch::kHung - 1, 0);
+  EXPECT_THAT(lines_, IsEmpty());
+  look(50, 0);
+  EXPECT_THAT(lines_, ElementsAre(HasSubstr("requests wait for it, and the backing device disk has "
+                                            "taken nothing for 10 s")));
+}
+
 TEST_F(SpaceWatchTest, OneThatWaitsOnCounts) {
   now_.waits = 1;
   now_.waiting = 1;

@@ -249,11 +249,13 @@ int pcache_set_gc_percent(pcache_cache* cache, int32_t percent, struct pcache_er
 
 /*
  * Changes an option of an open cache: gc_percent and cache_mode, which are kept on the media,
- * dirty_high_percent, dirty_low_percent, writeback_rate and seq_cutoff, until it is closed. `text`
- * as for pcache_options_set(); it holds for every request that is submitted when this has returned.
- * A mode that acknowledges on the backing device makes what is dirty go there, beside:
- * pcache_drain() waits for that. Any thread. On failure nothing has changed: -EINVAL, -ENOENT as
- * there, and -EINVAL for all other options; -EROFS with the option `readonly`.
+ * backing_order, dirty_high_percent, dirty_low_percent, writeback_rate and seq_cutoff, until it is
+ * closed. `text` as for pcache_options_set(); it holds for every request that is submitted when
+ * this has returned. A WRITE that was submitted before, in a mode that acknowledges on the backing
+ * device, is acknowledged there still. Such a mode makes what is dirty go there, and the first
+ * WRITE in it waits for all of that: call pcache_drain() before. backing_order=strict holds when
+ * what was dirty then is on the device. Any thread. On failure nothing has changed: -EINVAL,
+ * -ENOENT as there, and -EINVAL for all other options; -EROFS with the option `readonly`.
  */
 int pcache_set(pcache_cache* cache, const char* name, const char* text, struct pcache_error* err);
 
@@ -338,7 +340,9 @@ enum pcache_op {
  * durable after a later FLUSH (of any queue), or on completion with PCACHE_REQ_FUA: durable in
  * pmem, whether it is written back or not, so a failing backing device fails no FLUSH. A FLUSH
  * fails with -EIO, once, when data that an earlier one had made durable turned out to be damaged in
- * pmem.
+ * pmem. With a cache_mode that acknowledges on the backing device a WRITE is there, flushed, when
+ * it completes. A device that fails fails it then, with its errno; its data is in the cache all the
+ * same, is read, and is tried again.
  *
  * What holds for a WRITE holds for a DISCARD and a WRITE_ZEROES: its range reads as zeros from its
  * completion on, durably after a FLUSH. It may be as long as the device. It takes little room in
@@ -368,9 +372,9 @@ int pcache_queue_create(pcache_cache* cache, uint32_t depth, pcache_queue** out,
                         struct pcache_error* err);
 
 /*
- * Waits for what is in flight and drops its completions; a WRITE that waits for space is given up
- * (-ECANCELED, any part of it may have been written), and so is a READ that has not begun all of
- * its I/O. NULL is allowed.
+ * Waits for what is in flight and drops its completions; a WRITE that waits for space, or to be
+ * acknowledged on the backing device, is given up (-ECANCELED, any part of it may have been
+ * written), and so is a READ that has not begun all of its I/O. NULL is allowed.
  */
 void pcache_queue_destroy(pcache_queue* queue);
 
@@ -394,7 +398,8 @@ int pcache_reap(pcache_queue* queue, struct pcache_request** done, uint32_t min,
  * Gives up the requests of this queue that wait for space: they come out of pcache_reap() with
  * -ECANCELED, also of one that is waiting in another thread. Of a WRITE any part may have been
  * written; what other requests have written stays dirty in pmem, and safe. Requests at the backing
- * device are not touched. Returns how many it were. Any thread, before pcache_queue_destroy().
+ * device are not touched, nor WRITEs that wait to be acknowledged there. Returns how many it were.
+ * Any thread, before pcache_queue_destroy().
  */
 int pcache_queue_cancel(pcache_queue* queue);
 

@@ -26,6 +26,9 @@ class DeviceWaits {
   virtual void passed(uint64_t ksets) = 0;
   // All that wait fail with this errno. Their data stays in the cache, and dirty.
   virtual void fail(int error) = 0;
+  // Acknowledged data is damaged: it may be that of a write that waits, or is on its way. Before
+  // passed() of it.
+  virtual void data_lost() = 0;
 };
 
 }  // namespace pcache

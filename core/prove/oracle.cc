@@ -225,7 +225,7 @@ void Oracle::collapse(const Found& found, Time now) {
       if (version.submitted == INT64_MIN) continue;
       version.durable = std::min(version.durable, now) - now - 1;
       version.submitted -= now + 1;
-      if (version.on_device != kNever) version.on_device -= now + 1;
+      version.on_device = version.on_device <= now ? version.on_device - now - 1 : kNever;
     }
   }
   writes_.clear();

@@ -2,35 +2,40 @@
 #include "request/device_acks.h"
 
 #include <cerrno>
+#include <utility>
 
 #include "base/mutants.h"
 #include "request/queue_state.h"
 
 namespace pcache {
 
-DeviceTicket DeviceAcks::begin_waiting() {
+bool DeviceAcks::begin(WriteProgress* progress) {
+  if (!std::exchange(progress->begun, true))
+    progress->losses = losses_.load(std::memory_order_acquire);
+  if (!progress->to_device && !promises()) [[likely]]
+    return false;
   begun_.fetch_add(1, std::memory_order_seq_cst);
-  if (mode_.acks_on_device()) return {true, losses_.load(std::memory_order_acquire)};
-  begun_.fetch_sub(1, std::memory_order_release);
-  return {};
+  progress->to_device |= mode_.acks_on_device();
+  if (!progress->to_device) end();
+  return progress->to_device;
 }
 
-int DeviceAcks::add(QueueState& queue, pcache_request* request, const DeviceTicket& ticket) {
+int DeviceAcks::add(QueueState& queue, pcache_request* request, const WriteProgress& progress) {
   PendingRequest* const pending = queue.in_flight.take(request, queue.ops[request->op]);
   queue.in_flight.note_waits_elsewhere(pending);
-  pending->ticket = ticket;
+  pending->write = progress;
   add(pending);
   return 0;
 }
 
 void DeviceAcks::add(PendingRequest* pending) {
-  PCACHE_DCHECK(pending->ticket.waits && begun_.load(std::memory_order_relaxed) > 0);
+  PCACHE_DCHECK(pending->write.to_device && begun_.load(std::memory_order_relaxed) > 0);
   if (pending->request->op == PCACHE_OP_WRITE) pending->latency = LatencyClass::kWriteThrough;
   {
     MutexLock lock(mu_);
     waiting_.fetch_add(1, std::memory_order_relaxed);
     // It was on its way when what is in the log turned out to be damaged.
-    if (pending->ticket.losses != losses_.load(std::memory_order_relaxed))
+    if (pending->write.losses != losses_.load(std::memory_order_relaxed))
       return finish(pending, EIO);
     if (hazard(Hazard::kAcknowledgedBeforeDevice)) return finish(pending, 0);
     arrived_.push_back(pending);

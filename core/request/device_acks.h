@@ -3,15 +3,18 @@
 // some modes is when a write is acknowledged (format/cache_mode.h).
 //
 // Invariants
-// - A write says begin() before it enters the log, and add() or end() behind that. From begin() on,
-//   if it said that the write waits, holds() is true until the write is acknowledged, however the
-//   mode changes: no key of it, and none that it supersedes, is passed without being on the device.
-//   The two look at the mode and at the count in opposite order, so one of them sees the other.
+// - A write has an Entry while it enters the log. If that says that the write waits, holds() is
+// true
+//   from then on until the write is acknowledged, however the mode changes: no key of it, and none
+//   that it supersedes, is passed without being on the device. An Entry looks at the mode behind
+//   its count, and holds() at the count behind the mode, so one of them sees the other.
+// - A write that was submitted in a mode in which it waits does so, also when it goes on in
+// another.
 // - A write is acknowledged when all of the log up to its last kset is passed: it, and all that was
 //   written before, is on the device.
 // - Nobody waits behind one, and none waits for a timer: add() wakes writeback.
-// - When acknowledged data turns out to be damaged, all that wait fail, and all that are on their
-//   way: one of them may be it.
+// - When data turns out to be damaged, all that wait fail, and all that are on their way, with a
+//   part in the log: one of them may be it.
 // Lock: mu_ comes before a CompletionQueue's alone.
 #pragma once
 
@@ -33,20 +36,27 @@ class DeviceAcks final : public DeviceWaits {
   // Called after each add(). Set while one thread has the cache.
   void set_wake(std::function<void()> wake) { wake_ = std::move(wake); }
 
-  // Of a write that is about to enter the log.
-  DeviceTicket begin() {
-    if (!mode_.answers().acks_on_device) [[likely]]
-      return {};
-    return begin_waiting();
-  }
-  // It does not wait after all.
-  void end(const DeviceTicket& ticket) {
-    if (ticket.waits) begun_.fetch_sub(1, std::memory_order_release);
-  }
-  // Acknowledged data is damaged: it may be that of a write that waits, or is on its way.
-  void data_lost() EXCLUDES(mu_);
+  // Whether a write that is submitted now waits.
+  bool promises() const { return mode_.answers().acks_on_device; }
+  // While a write enters the log. It notes in the write's progress what it has been promised.
+  class Entry {
+   public:
+    Entry(DeviceAcks& acks, WriteProgress* progress) : acks_(acks), waits_(acks.begin(progress)) {}
+    ~Entry() {
+      if (waits_) acks_.end();
+    }
+    Entry(const Entry&) = delete;
+    Entry& operator=(const Entry&) = delete;
+    bool waits() const { return waits_; }
+    // It is in the log; add() follows.
+    void to_be_added() { waits_ = false; }
+
+   private:
+    DeviceAcks& acks_;
+    bool waits_;
+  };
   // It is in the log, is in no list, and waits. For the queue's thread what submit() returns, 0.
-  int add(QueueState& queue, pcache_request* request, const DeviceTicket& ticket) EXCLUDES(mu_);
+  int add(QueueState& queue, pcache_request* request, const WriteProgress& progress) EXCLUDES(mu_);
   void add(PendingRequest* pending) EXCLUDES(mu_);
   // Takes out those of `queue` and completes them with ECANCELED. How many.
   uint32_t cancel(const QueueState& queue) EXCLUDES(mu_);
@@ -61,9 +71,11 @@ class DeviceAcks final : public DeviceWaits {
   void mark(uint64_t ksets) override EXCLUDES(mu_);
   void passed(uint64_t ksets) override EXCLUDES(mu_);
   void fail(int error) override EXCLUDES(mu_);
+  void data_lost() override EXCLUDES(mu_);
 
  private:
-  [[gnu::noinline]] DeviceTicket begin_waiting();
+  bool begin(WriteProgress* progress);
+  void end() { begun_.fetch_sub(1, std::memory_order_release); }
   void finish(PendingRequest* pending, int error) REQUIRES(mu_);
   void fail_all(int error) REQUIRES(mu_);
 

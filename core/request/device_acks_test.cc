@@ -153,14 +153,51 @@ TEST_F(DeviceAcksTest, AChangeOfTheModeKeepsThePromise) {
 
 TEST_F(DeviceAcksTest, OneThatIsOnItsWayIntoTheLogHolds) {
   begin();
-  const DeviceTicket ticket = acks().begin();
-  EXPECT_TRUE(ticket.waits);
-  set_mode(CacheMode::kWriteback);
+  WriteProgress progress, other;
+  {
+    const DeviceAcks::Entry entry(acks(), &progress);
+    EXPECT_TRUE(entry.waits());
+    set_mode(CacheMode::kWriteback);
+    EXPECT_TRUE(acks().holds());
+  }
+  EXPECT_FALSE(acks().holds()) << "it found no space, or memory";
+  const DeviceAcks::Entry again(acks(), &progress);
+  EXPECT_TRUE(again.waits()) << "as it was promised";
   EXPECT_TRUE(acks().holds());
-  acks().end(ticket);
-  EXPECT_FALSE(acks().holds());
-  EXPECT_FALSE(acks().begin().waits);
-  EXPECT_FALSE(acks().holds());
+  const DeviceAcks::Entry later(acks(), &other);
+  EXPECT_FALSE(later.waits());
+}
+
+// Submitted in a mode in which it waits for the device, and let in in another one.
+TEST_F(DeviceAcksTest, AChangeWhileItWaitsForCreditKeepsThePromise) {
+  begin();
+  state_->pace().set(true);
+  Read* const one = submit(0, 4096, 1);
+  Read* const zeros = submit(*queue_, PCACHE_OP_DISCARD, 8192, 4096, 0);
+  set_mode(CacheMode::kWriteback);
+  Read* const later = submit(4096, 512, 2);
+  state_->pace().grant(1 << 20);
+  state_->deferred().run();
+  EXPECT_THAT(reap_all(), ElementsAre(&later->request));
+  acks().passed(close());
+  EXPECT_THAT(reap_all(), ElementsAre(&one->request, &zeros->request));
+}
+
+// A FLUSH ends an epoch, and so a batch of writeback: each FUA write would be a flush of the
+// device.
+TEST_F(DeviceAcksTest, FuaClosesNothing) {
+  begin();
+  ASSERT_EQ(submit(0, 512, 1, PCACHE_REQ_FUA)->submitted, 0);
+  ASSERT_EQ(submit(512, 512, 2, PCACHE_REQ_FUA)->submitted, 0);
+  EXPECT_EQ(log_->mark().ksets, 0u);
+  EXPECT_EQ(log_->last_epoch_from(), 0u);
+  state_->data_lost(EIO);
+  Read* const told = submit(1024, 512, 3, PCACHE_REQ_FUA);
+  EXPECT_EQ(told->submitted, 1);
+  EXPECT_EQ(told->request.result, -EIO) << "as a FLUSH would be";
+  set_mode(CacheMode::kWriteback);
+  ASSERT_EQ(submit(0, 512, 4, PCACHE_REQ_FUA)->submitted, 1);
+  EXPECT_GT(log_->mark().ksets, 0u);
 }
 
 TEST_F(DeviceAcksTest, ADeviceThatFailsFailsAllThatWait) {
@@ -180,33 +217,45 @@ TEST_F(DeviceAcksTest, ADeviceThatFailsFailsAllThatWait) {
   EXPECT_EQ(fourth->request.result, 0);
 }
 
-// One that is in the log, and not among those that wait yet, may be what was damaged.
+// Of a DISCARD a part is in the log, and the rest waits for writeback: that part may be it.
 TEST_F(DeviceAcksTest, LostDataFailsWhoIsOnItsWay) {
-  begin();
-  Read* const waits = submit(0, 512, 1);
-  PendingRequest on_its_way;
-  on_its_way.ticket = acks().begin();
-  acks().data_lost();
-  EXPECT_THAT(reap_all(), ElementsAre(&waits->request));
-  EXPECT_EQ(waits->request.result, -EIO);
-  EXPECT_NE(on_its_way.ticket.losses, acks().begin().losses);
-  acks().end(on_its_way.ticket);
+  for (const CacheMode first : {CacheMode::kWriteback, CacheMode::kWritethrough}) {
+    begin(first, {.logical_bytes = 256 << 20});
+    Read* const on_its_way = submit(*queue_, PCACHE_OP_DISCARD, 0, 200 << 20, 0);
+    ASSERT_EQ(on_its_way->submitted, 0);
+    ASSERT_EQ(state_->deferred().count(), 1u);
+    EXPECT_GT(zeros_->bytes(), 0u) << "a part is in the log";
+    set_mode(CacheMode::kWritethrough);
+    Read* const waits = submit(0, 512, 1);
+    acks().data_lost();
+    EXPECT_THAT(reap_all(), ElementsAre(&waits->request));
+    EXPECT_EQ(waits->request.result, -EIO);
+    zeros_->give_back(zeros_->bytes());
+    state_->deferred().run();
+    EXPECT_THAT(reap_all(), ElementsAre(&on_its_way->request));
+    EXPECT_EQ(on_its_way->request.result, -EIO);
+    Read* const later = submit(0, 512, 2);
+    acks().passed(close());
+    EXPECT_THAT(reap_all(), ElementsAre(&later->request));
+    EXPECT_EQ(later->request.result, 0);
+  }
 }
 
-TEST_F(DeviceAcksTest, CancelGivesUpThoseOfAQueue) {
+TEST_F(DeviceAcksTest, AQueueThatIsDestroyedGivesUpItsOwn) {
   begin();
   auto other = make_queue();
   Read* const first = submit(0, 512, 1);
   Read* const others = submit(*other, PCACHE_OP_WRITE, 0, 512, 2);
-  close();
-  Read* const second = submit(0, 512, 3);
-  EXPECT_EQ(queue_->cancel(), 2u);
-  EXPECT_FALSE(acks().has_arrived());
-  EXPECT_THAT(reap_all(), ElementsAre(&first->request, &second->request));
-  EXPECT_EQ(first->request.result, -ECANCELED);
-  EXPECT_THAT(reap_all(*other), IsEmpty());
+  const uint64_t ksets = close();
+  Read* const second = submit(*other, PCACHE_OP_WRITE, 0, 512, 3);
+  EXPECT_EQ(other->cancel(), 0u) << "they do not wait for space";
   other.reset();
-  EXPECT_EQ(others->request.result, -ECANCELED) << "a queue that is destroyed gives up, too";
+  EXPECT_EQ(others->request.result, -ECANCELED);
+  EXPECT_EQ(second->request.result, -ECANCELED);
+  EXPECT_FALSE(acks().has_arrived());
+  EXPECT_EQ(acks().count(), 1u);
+  acks().passed(ksets);
+  EXPECT_THAT(reap_all(), ElementsAre(&first->request));
   EXPECT_FALSE(acks().any());
 }
 

@@ -29,7 +29,7 @@ int write_some_zeros(const Parts& parts, DataHead& head, const pcache_request& r
 // -EBUSY: likewise, when more is written back; -EAGAIN: likewise, at once.
 // -EIO: the media is bad where the log goes on, or in all segments that there are.
 int write_into_cache(RequestState& cache, DataHead& head, const pcache_request& request,
-                     WriteProgress* progress) {
+                     bool to_device, WriteProgress* progress) {
   PCACHE_DCHECK(progress->admitted && progress->done_bytes <= request.len);
   if (cache.parts().log.failed()) return -EIO;  // it would never be durable
   if (request.flags & PCACHE_REQ_PREFLUSH && !progress->flushed_before) {
@@ -51,17 +51,19 @@ int write_into_cache(RequestState& cache, DataHead& head, const pcache_request& 
       return result;
   }
   if (hazard(Hazard::kFuaForgotten)) return 0;
-  return request.flags & PCACHE_REQ_FUA ? flush(cache) : 0;
+  if (!(request.flags & PCACHE_REQ_FUA)) return 0;
+  // What the device has is durable: a flush here would only end an epoch, and so a batch.
+  return to_device ? -cache.take_lost() : flush(cache);
 }
 
 // The same; -EINPROGRESS: all of it is in the cache, and DeviceAcks is to acknowledge it.
-int run(RequestState& cache, DataHead& head, const pcache_request& request, WriteProgress* progress,
-        DeviceTicket* ticket) {
-  *ticket = cache.acks().begin();
-  const int result = write_into_cache(cache, head, request, progress);
-  if (result == 0 && ticket->waits) return -EINPROGRESS;
-  cache.acks().end(*ticket);
-  return result;
+int run(RequestState& cache, DataHead& head, const pcache_request& request,
+        WriteProgress* progress) {
+  DeviceAcks::Entry entry(cache.acks(), progress);
+  const int result = write_into_cache(cache, head, request, entry.waits(), progress);
+  if (result != 0 || !entry.waits()) return result;
+  entry.to_be_added();
+  return -EINPROGRESS;
 }
 
 // With a barrier, timed, in its turn behind others, or of several extents. noinline: what it needs
@@ -72,15 +74,15 @@ int run(RequestState& cache, DataHead& head, const pcache_request& request, Writ
   const uint64_t since_ns = is_timed(queue.counters.writes) ? now_ns() : 0;
   if (queue.cache.parts().retention)
     queue.cache.parts().retention->wrote(request->off, request->len);
+  progress.to_device = queue.cache.acks().promises();
   progress.admitted = queue.cache.admit(request->len);
-  DeviceTicket ticket;
   const int result =
-      progress.admitted ? run(queue.cache, queue.head, *request, &progress, &ticket) : -ENOSPC;
+      progress.admitted ? run(queue.cache, queue.head, *request, &progress) : -ENOSPC;
   queue.counters.writes.add_alone();
   queue.counters.write_bytes.add_alone(request->len);
   if (fua) queue.counters.fua.add_alone();
   if (result == -ENOSPC) return queue.cache.deferred().add(queue, request, progress);
-  if (result == -EINPROGRESS) return queue.cache.acks().add(queue, request, ticket);
+  if (result == -EINPROGRESS) return queue.cache.acks().add(queue, request, progress);
   return queue.complete_at_once(request, result,
                                 fua ? LatencyClass::kWriteFua : LatencyClass::kWrite, since_ns);
 }
@@ -113,12 +115,12 @@ int submit_write(QueueState& queue, pcache_request* request) {
 int submit_zeros(QueueState& queue, pcache_request* request) {
   WriteProgress progress;
   const uint64_t since_ns = now_ns();
+  progress.to_device = queue.cache.acks().promises();
   progress.admitted = queue.cache.admit(credit_bytes(*request));
   const bool in_turn = progress.admitted && !queue.cache.deferred().zeros_wait();
-  DeviceTicket ticket;
-  const int result = in_turn ? run(queue.cache, queue.head, *request, &progress, &ticket) : -ENOSPC;
+  const int result = in_turn ? run(queue.cache, queue.head, *request, &progress) : -ENOSPC;
   count_zeros(queue.counters, *request);
-  if (result == -EINPROGRESS) return queue.cache.acks().add(queue, request, ticket);
+  if (result == -EINPROGRESS) return queue.cache.acks().add(queue, request, progress);
   if (result == -ENOSPC || result == -EBUSY || result == -EAGAIN)
     return queue.cache.deferred().add(queue, request, progress);
   if (result) queue.cache.deferred().wake();  // it has given back what it had taken of the backlog
@@ -126,8 +128,7 @@ int submit_zeros(QueueState& queue, pcache_request* request) {
 }
 
 int resume_write(PendingRequest& pending) {
-  return run(pending.queue->cache, pending.queue->head, *pending.request, &pending.write,
-             &pending.ticket);
+  return run(pending.queue->cache, pending.queue->head, *pending.request, &pending.write);
 }
 
 }  // namespace pcache

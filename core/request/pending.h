@@ -36,6 +36,11 @@ struct WriteProgress {
   bool flushed_before = false;  // PREFLUSH is done
   bool try_whole = true;        // write_extent() is to be tried, once
   uint64_t done_bytes = 0;      // from the request's start
+  // For DeviceAcks: it has begun to enter the log; so much data had turned out to be damaged then;
+  // it waits until the backing device has it.
+  bool begun = false;
+  uint32_t losses = 0;
+  bool to_device = false;
 };
 
 inline bool writes_zeros(const pcache_request& request) {
@@ -46,12 +51,6 @@ inline uint64_t credit_bytes(const pcache_request& request) {
   constexpr uint64_t kOfZeros = 64 << 10;
   return writes_zeros(request) ? std::min(request.len, kOfZeros) : request.len;
 }
-
-// Of a write: whether it waits until the backing device has it (DeviceAcks).
-struct DeviceTicket {
-  bool waits = false;
-  uint32_t losses = 0;  // of acknowledged data, when it was made
-};
 
 struct PendingRequest {
   QueueState* queue = nullptr;
@@ -64,7 +63,6 @@ struct PendingRequest {
   bool joined = false;           // a read: waits for another queue's fill
   bool waits_elsewhere = false;  // a write or flush: is in Deferred, or in DeviceAcks
   WriteProgress write;
-  DeviceTicket ticket;
   uint64_t in_ksets = 0;  // a write in DeviceAcks: how much of the log has it, once that is known
   ReadProgress read;
   PendingRequest* next = nullptr;  // in the one list that it is in

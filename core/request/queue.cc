@@ -27,6 +27,7 @@ Queue::Queue(RequestState& cache, QueueSet& set, uint32_t depth, std::unique_ptr
 
 Queue::~Queue() {
   cancel();
+  state_.cache.acks().cancel(state_);  // behind that: what no longer waits for space may be there
   cancel_parked_reads(state_);
   pcache_request* done[16];
   while (in_flight() > 0) reap(done, 1, 16, -1);

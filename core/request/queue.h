@@ -9,8 +9,8 @@
 // - A request that is complete when submit() returns never comes out of reap().
 // - A read that joined another queue's fill does not depend on that queue's thread: while it waits,
 //   its own thread polls all queues' rings (help).
-// - A write or flush that waits for space is in Deferred, a write that waits for the backing device
-//   in DeviceAcks; cancel() and the destructor give it up.
+// - A write or flush that waits for space is in Deferred; cancel() and the destructor give it up. A
+//   write that waits for the backing device is in DeviceAcks; the destructor gives it up.
 // - All memory that its requests need on their way is there from create() on: a PendingRequest for
 //   each of `depth`, and fills_for(depth) fills. Between submit() and reap() nothing is allocated,
 //   so what has begun ends, and what it holds comes back, however short memory is.
@@ -36,11 +36,8 @@ class Queue {
 
   int submit(pcache_request* request);
   int reap(pcache_request** done, uint32_t min, uint32_t max, int64_t timeout_ns);
-  // Gives up what waits for space, or for the backing device: it comes out of reap() with
-  // -ECANCELED. How many. Any thread.
-  uint32_t cancel() {
-    return state_.cache.deferred().cancel(state_) + state_.cache.acks().cancel(state_);
-  }
+  // Gives up what waits for space: it comes out of reap() with -ECANCELED. How many. Any thread.
+  uint32_t cancel() { return state_.cache.deferred().cancel(state_); }
   // Readable while reap() has something to do; made when it is first asked for. From the queue's
   // thread.
   Result<int> ready_fd();
