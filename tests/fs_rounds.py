@@ -16,7 +16,6 @@ Takes root, loop devices and FUSE. Prints a line a round and `N passed, M failed
 prints the command that repeats it.
 """
 
-import argparse
 import contextlib
 import ctypes
 import errno
@@ -31,14 +30,11 @@ import signal
 import struct
 import subprocess
 import sys
-import tempfile
-import time
 
 import numpy as np
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-BUILD = pathlib.Path(os.environ.get("PCACHE_BUILD", ROOT / "build"))
-MIB = 1 << 20
+from device_stack import MIB, Failed, Rounds, Stack, argument_parser, cached, good, missing, run_rounds, wait_for
+
 FILES, MOST = 6, 3 * MIB  # of a file
 OPS = 20000
 ENTRY = struct.Struct("=QQQQQQ")  # state, file, kind, offset, length, tag
@@ -55,10 +51,6 @@ FILE_SYSTEMS = {
     "xfs": (["mkfs.xfs", "-q", "-f"], "discard", ["xfs_repair", "-n"]),
     "btrfs": (["mkfs.btrfs", "-q", "-f"], "discard=sync", ["btrfs", "check", "--readonly"]),
 }
-
-
-class Failed(Exception):
-    pass
 
 
 def data_of(tag, off, length):
@@ -181,84 +173,6 @@ class Exerciser:
             os._exit(4)  # the device is gone: told by the parent from what happens too early
 
 
-# ---- The device ----
-
-def good(*command, timeout=120):
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=timeout)
-    if done.returncode != 0:
-        raise Failed(f"{' '.join(map(str, command))}: exit status {done.returncode}: "
-                     f"{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return done.stdout
-
-
-def wait_for(what, condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise Failed(f"waited {seconds} s until {what}")
-        time.sleep(0.01)
-
-
-def is_mounted(path):
-    return f" {path} " in pathlib.Path("/proc/self/mounts").read_text()
-
-
-class Stack:
-    """pmem and disk -> nbdkit's socket -> nbdfuse's file -> a loop device -> a mounted file system."""
-
-    def __init__(self, folder, cache, options):
-        self.folder, self.cache = folder, cache
-        self.options = options
-        self.nbd, self.mnt, self.socket = folder / "nbd", folder / "mnt", folder / "socket"
-        for path in (self.nbd, self.mnt):
-            path.mkdir(exist_ok=True)
-        self.server = self.fuse = self.device = None
-
-    def start(self, *command):
-        with open(self.folder / f"{command[0]}.log", "ab") as log:
-            return subprocess.Popen(command, stdout=log, stderr=log)
-
-    def up(self):
-        self.socket.unlink(missing_ok=True)
-        command = ["nbdkit", "--foreground", "--unix", self.socket, BUILD / "lib/nbdkit-pcache-plugin.so",
-                   f"cache_dev={self.cache}", f"backing={self.folder / 'disk'}", "emulate_pmem=1", "control=off"]
-        self.server = self.start(*command, *self.options)
-        wait_for("nbdkit listens", lambda: self.socket.exists() or self.server.poll() is not None)
-        if self.server.poll() is not None:
-            raise Failed(f"nbdkit: {(self.folder / 'nbdkit.log').read_text()[-2000:]}")
-        self.fuse = self.start("nbdfuse", self.nbd, f"nbd+unix:///?socket={self.socket}")
-        wait_for("nbdfuse has its file", lambda: (self.nbd / "nbd").exists() or self.fuse.poll() is not None)
-        self.device = good("losetup", "--find", "--show", "--direct-io=on", self.nbd / "nbd").strip()
-
-    def mount(self, options):
-        good("mount", "-o", options, self.device, self.mnt)
-
-    def kill_server(self):
-        self.server.kill()
-        self.server.wait()
-
-    def umount(self):
-        if is_mounted(self.mnt):
-            good("umount", self.mnt)
-
-    def down(self):
-        """From the top, whatever is left of it."""
-        def freed(path):
-            subprocess.run(["umount", path], capture_output=True, check=False)
-            return not is_mounted(path)
-
-        wait_for("the file system is unmounted", lambda: freed(self.mnt))
-        if self.device:
-            subprocess.run(["losetup", "--detach", self.device], capture_output=True, check=False)
-            self.device = None
-        wait_for("the file of nbdfuse is free", lambda: freed(self.nbd))
-        if self.server and self.server.poll() is None:
-            self.server.terminate()
-            self.server.wait(60)
-        if self.fuse:
-            self.fuse.wait(60)
-
-
 # ---- The judge ----
 
 def read_log(path):
@@ -315,7 +229,7 @@ class Promise:
                          f"the {len(self.later)} requests since has put it there; {int((~fits).sum())} such bytes")
 
 
-class Run:
+class Run(Rounds):
     def __init__(self, disk, shm, fs="ext4", seed=0, data_crc=0, gc_percent=70, backing_order="strict", discard=1,
                  longest=3.0, size=1024 * MIB, cache_mode="writeback"):
         self.folder, self.log, self.seed, self.longest, self.fs = disk, shm / "log", seed, longest, fs
@@ -325,9 +239,7 @@ class Run:
         self.promises = None
         with open(disk / "disk", "wb") as f:
             f.truncate(size)
-        self.stack = Stack(disk, shm / "cache", ["cache_size=512m", f"data_crc={data_crc}", f"gc_percent={gc_percent}",
-                                                 f"backing_order={backing_order}", f"cache_mode={cache_mode}",
-                                                 "writeback_interval_ms=500"])
+        self.stack = Stack(disk, cached(disk / "disk", shm, data_crc, gc_percent, backing_order, cache_mode))
 
     def files(self):
         return [self.stack.mnt / str(n) for n in range(FILES)]
@@ -385,33 +297,6 @@ class Run:
         kinds = [entry[2] for entry in entries]
         return f"{len(entries)} requests, {kinds.count(FSYNC)} fsyncs, {kinds.count(TRIM)} trims"
 
-    def rounds(self, count, say=print):
-        """Returns how many passed; ends at the first that fails."""
-        number = 0
-        try:
-            for number in range(count):
-                say(f"round {number}: ok, {self.step()}")
-            return count
-        except (Failed, OSError, subprocess.SubprocessError) as error:
-            say(f"round {number}: FAILED: {error}")
-            return number
-        finally:
-            if self.stack.server:
-                self.stack.down()
-
-
-def missing():
-    """Why it cannot be run here; nothing: it can."""
-    if os.geteuid() != 0:
-        return "takes root: it mounts"
-    for path in ("/dev/fuse", "/dev/loop-control"):
-        if not os.path.exists(path):
-            return f"there is no {path}: this kernel or container is without it"
-    for tool in ("nbdkit", "nbdfuse", "losetup"):
-        if not shutil.which(tool):
-            return f"{tool} is missing: scripts/setup"
-    return None
-
 
 def missing_for(fs):
     for command in (FILE_SYSTEMS[fs][0], FILE_SYSTEMS[fs][2]):
@@ -428,38 +313,13 @@ def main():
     if sys.argv[1:2] == ["--child"]:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         return Exerciser(json.loads(sys.argv[2])).main()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--fs", choices=FILE_SYSTEMS, default="ext4")
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--data-crc", type=int, choices=(0, 1), default=0)
-    parser.add_argument("--gc-percent", type=int, default=70)
-    parser.add_argument("--backing-order", choices=("strict", "relaxed"), default="strict")
-    parser.add_argument("--cache-mode", default="writeback")
-    parser.add_argument("--discard", type=int, choices=(0, 1), default=1, help="mount with online discards")
-    parser.add_argument("--longest", type=float, default=3.0, help="a life's seconds at most")
-    parser.add_argument("--dir", default=os.environ.get("PCACHE_TEST_DIR", "/var/tmp"))
-    parser.add_argument("--shm", default="/dev/shm")
     args = parser.parse_args()
     why = missing() or missing_for(args.fs)
     if why:
         parser.error(why)
-    folders = [pathlib.Path(tempfile.mkdtemp(prefix=f"pcache-fs-{os.getpid()}-", dir=parent))
-               for parent in (args.dir, args.shm)]
-    run = Run(*folders, fs=args.fs, seed=args.seed, data_crc=args.data_crc, gc_percent=args.gc_percent,
-              backing_order=args.backing_order, discard=args.discard, longest=args.longest,
-              cache_mode=args.cache_mode)
-    passed = run.rounds(args.rounds)
-    if passed == args.rounds:
-        for folder in folders:
-            shutil.rmtree(folder)
-        print(f"{passed} passed, 0 failed")
-        return 0
-    print(f"{passed} passed, 1 failed; its files are in {folders[0]} and {folders[1]}; again:\n"
-          f"{sys.argv[0]} --fs {args.fs} --rounds {passed + 1} --seed {args.seed} --data-crc {args.data_crc} "
-          f"--gc-percent {args.gc_percent} --backing-order {args.backing_order} --discard {args.discard} "
-          f"--longest {args.longest} --cache-mode {args.cache_mode}")
-    return 1
+    return run_rounds(args, "pcache-fs", Run)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import fs_rounds
-from fs_rounds import DONE, FSYNC, PUNCH, TRUNCATE, WRITE, Failed, Promise, data_of
+from device_stack import Failed, missing
+from fs_rounds import DONE, FSYNC, PUNCH, TRUNCATE, WRITE, Promise, data_of
 
 CASES = [("ext4", dict(data_crc=0, gc_percent=70, discard=1)), ("ext4", dict(data_crc=1, gc_percent=0, discard=0)),
          ("xfs", dict(data_crc=1, gc_percent=70, discard=1, backing_order="relaxed")),
@@ -13,7 +14,7 @@ CASES = [("ext4", dict(data_crc=0, gc_percent=70, discard=1)), ("ext4", dict(dat
 
 
 def run_of(fs, disk, shm, **options):
-    why = fs_rounds.missing() or fs_rounds.missing_for(fs)
+    why = missing() or fs_rounds.missing_for(fs)
     if why:
         pytest.skip(why)
     return fs_rounds.Run(disk, shm, fs=fs, longest=1.5, **options)
@@ -33,7 +34,7 @@ def test_a_cache_that_has_lost_all_is_noticed(disk, shm):
             for _ in range(3):  # one kill may come before the first fsync
                 run.step(between=(shm / "cache").unlink)
     finally:
-        run.stack.down()
+        run.end()
 
 
 def test_the_judge():
