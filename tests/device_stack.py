@@ -76,14 +76,21 @@ class Stack:
         with open(self.folder / f"{command[0]}.log", "ab") as log:
             return subprocess.Popen(command, stdout=log, stderr=log)
 
+    def wait_started(self, name, process, condition):
+        wait_for(f"{name} has started", lambda: condition() or process.poll() is not None)
+        if process.poll() is not None:
+            said = (self.folder / f"{name}.log").read_text(errors="replace")
+            raise Failed(f"{name} ended with {process.returncode}: {said[-2000:]}")
+
     def up(self):
-        self.socket.unlink(missing_ok=True)
-        self.server = self.start("nbdkit", "--foreground", "--unix", self.socket, *self.server_arguments)
-        wait_for("nbdkit listens", lambda: self.socket.exists() or self.server.poll() is not None)
-        if self.server.poll() is not None:
-            raise Failed(f"nbdkit: {(self.folder / 'nbdkit.log').read_text()[-2000:]}")
+        started = self.folder / "nbdkit.pid"  # written when it listens; the socket is there before that
+        for path in (self.socket, started):
+            path.unlink(missing_ok=True)
+        self.server = self.start("nbdkit", "--foreground", "--pidfile", started, "--unix", self.socket,
+                                 *self.server_arguments)
+        self.wait_started("nbdkit", self.server, started.exists)
         self.fuse = self.start("nbdfuse", self.nbd, f"nbd+unix:///?socket={self.socket}")
-        wait_for("nbdfuse has its file", lambda: (self.nbd / "nbd").exists() or self.fuse.poll() is not None)
+        self.wait_started("nbdfuse", self.fuse, (self.nbd / "nbd").exists)
         self.device = good("losetup", "--find", "--show", "--direct-io=on", self.nbd / "nbd").strip()
 
     def mount(self, options):
