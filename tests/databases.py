@@ -214,8 +214,9 @@ class Numbered(threading.Thread):
         return False
 
     def end(self):
-        self.psql.kill()
+        """When the server is gone. psql first says all that it was answered."""
         self.join(60)
+        self.psql.kill()
         self.psql.communicate(timeout=60)
 
 
@@ -228,9 +229,9 @@ class Postgresql:
     ALWAYS = ["listen_addresses=", "fsync=on", "full_page_writes=on", "dynamic_shared_memory_type=sysv",
               "log_checkpoints=off"]
 
-    def __init__(self, folder, sockets, log_path, scale=5, settings=None):
+    def __init__(self, folder, sockets, log_path, scale=5, busy=True):
         self.data, self.sockets, self.log_path, self.scale = folder / "data", sockets, log_path, scale
-        self.settings = self.ALWAYS + (self.BUSY if settings is None else settings)
+        self.busy, self.settings = busy, self.ALWAYS + (self.BUSY if busy else [])
         self.bin = postgresql_bin()
         self.last = self.history = 0  # as judged: the last numbered transaction, pgbench's transactions
         self.numbered = self.benched = 0  # acknowledged: the last numbered transaction, pgbench's since then
@@ -242,7 +243,7 @@ class Postgresql:
         return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", self.bin / name, *arguments]
 
     def client_of(self, name, *arguments):
-        return [self.bin / name, "-h", self.sockets, "-U", "postgres", *arguments]
+        return ["env", "LC_ALL=C", self.bin / name, "-h", self.sockets, "-U", "postgres", *arguments]
 
     def sql(self, text):
         """The rows of the answer, each a list of its columns' text."""
@@ -252,8 +253,9 @@ class Postgresql:
     def create(self):
         self.data.mkdir()
         shutil.chown(self.data, "postgres", "postgres")
-        good(*self.program("initdb", "-D", self.data, "--data-checksums", "--wal-segsize=1", "--auth=trust",
-                           "--no-sync", "--no-instructions", "--locale=C", "--encoding=UTF8"), cwd="/")
+        segments = ["--wal-segsize=1"] if self.busy else []
+        good(*self.program("initdb", "-D", self.data, "--data-checksums", *segments, "--auth=trust", "--no-sync",
+                           "--no-instructions", "--locale=C", "--encoding=UTF8"), cwd="/")
         self.start()
         self.wait_ready()
         good(*self.client_of("pgbench", "-i", "-q", "-s", self.scale, "postgres"), timeout=600)

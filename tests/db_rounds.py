@@ -104,10 +104,12 @@ class Run(Rounds):
         return said + (", killed while it recovered, too" if stumbles else "")
 
     def end(self):
-        self.database.kill()
-        super().end()
-        if not is_mounted(self.stack.mnt):
-            shutil.rmtree(self.place, ignore_errors=True)
+        try:
+            self.database.kill()
+        finally:
+            super().end()
+            if not is_mounted(self.stack.mnt):
+                shutil.rmtree(self.place, ignore_errors=True)
 
 
 def main():
