@@ -43,11 +43,11 @@ def commands(folder, shm, args):
             "file": ["file", f"file={shm / 'file'}"]}
 
 
-def wait_for(socket, is_running):
+def wait_for(started, is_running):
     deadline = time.monotonic() + READY_S
-    while is_running() and not socket.exists():
+    while is_running() and not started.exists():
         if time.monotonic() > deadline:
-            raise MeasureError(f"nbdkit: no socket after {READY_S} s")
+            raise MeasureError(f"nbdkit: does not listen after {READY_S} s")
         time.sleep(0.01)
 
 
@@ -101,9 +101,10 @@ def main(arguments=None):
         sockets = {}
         for server, command in commands(folder, shm, args).items():
             sockets[server] = folder / server
+            started = folder / f"{server}.pid"  # written when it listens; the socket is there before that
             is_running = stack.enter_context(processes.running(
-                ["nbdkit", "--foreground", "--unix", sockets[server], *command]))
-            wait_for(sockets[server], is_running)
+                ["nbdkit", "--foreground", "--pidfile", started, "--unix", sockets[server], *command]))
+            wait_for(started, is_running)
             warm(sockets[server], folder, args)
         figures = {workload: {server: {} for server in SERVERS} for workload in WORKLOADS}
         for number in range(args.rounds):
