@@ -2,18 +2,13 @@
 #include "request/device_acks.h"
 
 #include <cerrno>
-#include <utility>
 
 #include "base/mutants.h"
 #include "request/queue_state.h"
 
 namespace pcache {
 
-bool DeviceAcks::begin(WriteProgress* progress) {
-  if (!std::exchange(progress->begun, true))
-    progress->losses = losses_.load(std::memory_order_acquire);
-  if (!progress->to_device && !promises()) [[likely]]
-    return false;
+bool DeviceAcks::begin_waiting(WriteProgress* progress) {
   begun_.fetch_add(1, std::memory_order_seq_cst);
   progress->to_device |= mode_.acks_on_device();
   if (!progress->to_device) end();

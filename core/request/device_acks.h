@@ -74,7 +74,16 @@ class DeviceAcks final : public DeviceWaits {
   void data_lost() override EXCLUDES(mu_);
 
  private:
-  bool begin(WriteProgress* progress);
+  [[gnu::always_inline]] bool begin(WriteProgress* progress) {
+    if (!progress->begun) {
+      progress->begun = true;
+      progress->losses = losses_.load(std::memory_order_acquire);
+    }
+    if (!progress->to_device && !promises()) [[likely]]
+      return false;
+    return begin_waiting(progress);
+  }
+  [[gnu::noinline]] bool begin_waiting(WriteProgress* progress);
   void end() { begun_.fetch_sub(1, std::memory_order_release); }
   void finish(PendingRequest* pending, int error) REQUIRES(mu_);
   void fail_all(int error) REQUIRES(mu_);

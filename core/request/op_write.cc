@@ -28,8 +28,9 @@ int write_some_zeros(const Parts& parts, DataHead& head, const pcache_request& r
 // written. -ENOSPC: no segment is free; to be called again when one is, with the same `progress`.
 // -EBUSY: likewise, when more is written back; -EAGAIN: likewise, at once.
 // -EIO: the media is bad where the log goes on, or in all segments that there are.
-int write_into_cache(RequestState& cache, DataHead& head, const pcache_request& request,
-                     bool to_device, WriteProgress* progress) {
+[[gnu::always_inline]] inline int write_into_cache(RequestState& cache, DataHead& head,
+                                                   const pcache_request& request, bool to_device,
+                                                   WriteProgress* progress) {
   PCACHE_DCHECK(progress->admitted && progress->done_bytes <= request.len);
   if (cache.parts().log.failed()) return -EIO;  // it would never be durable
   if (request.flags & PCACHE_REQ_PREFLUSH && !progress->flushed_before) {
@@ -68,8 +69,9 @@ int run(RequestState& cache, DataHead& head, const pcache_request& request,
 
 // With a barrier, timed, in its turn behind others, or of several extents. noinline: what it needs
 // of the stack is not needed by most writes.
-[[gnu::noinline]] int submit_any_write(QueueState& queue, pcache_request* request,
-                                       WriteProgress progress) {
+[[gnu::noinline]] int submit_any_write(QueueState& queue, pcache_request* request, bool try_whole) {
+  WriteProgress progress;
+  progress.try_whole = try_whole;
   const bool fua = request->flags & PCACHE_REQ_FUA;
   const uint64_t since_ns = is_timed(queue.counters.writes) ? now_ns() : 0;
   if (queue.cache.parts().retention)
@@ -96,7 +98,7 @@ void count_zeros(QueueCounters& counters, const pcache_request& request) {
 }  // namespace
 
 int submit_write(QueueState& queue, pcache_request* request) {
-  WriteProgress progress;
+  bool try_whole = true;
   if (request->flags == 0 && queue.cache.admits_at_once() && !is_timed(queue.counters.writes))
       [[likely]] {
     if (write_extent(queue.cache.parts(), queue.head, request->off, request->len, request->buf))
@@ -107,9 +109,9 @@ int submit_write(QueueState& queue, pcache_request* request) {
       queue.counters.write_bytes.add_alone(request->len);
       return 1;
     }
-    progress.try_whole = false;
+    try_whole = false;
   }
-  return submit_any_write(queue, request, progress);
+  return submit_any_write(queue, request, try_whole);
 }
 
 int submit_zeros(QueueState& queue, pcache_request* request) {
