@@ -4,6 +4,8 @@
 import contextlib
 import functools
 import hashlib
+import importlib.machinery
+import importlib.util
 import json
 import os
 import pathlib
@@ -244,6 +246,17 @@ def system_tool(name, package):
     if not path:
         pytest.skip(f"{name} is missing: scripts/setup installs {package}")
     return path
+
+
+def libnbd():
+    """libnbd's module nbd, which bench/nbd.py hides where bench is on the path; a test without it is skipped."""
+    others = [folder for folder in sys.path if pathlib.Path(folder).resolve() != ROOT / "bench"]
+    spec = importlib.machinery.PathFinder.find_spec("nbd", others)
+    if not spec or not spec.loader:
+        pytest.skip("python3-libnbd is missing: scripts/setup installs it")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 TESTDATA = ROOT / "tests" / "testdata"

@@ -11,7 +11,7 @@ import pytest
 
 from measure.libpcache import (BUILD, DISCARD, FUA, IO_THREADS, IO_URING, MIB, ROOT, WRITE, WRITE_ZEROES, Cache,
                                Request)
-from support import PAGE, SECTOR, make_backing, read_all, stamp
+from support import PAGE, SECTOR, libnbd, make_backing, read_all, stamp
 from test_nbdkit import content, good, served, tool
 
 SIZE = 16 * MIB
@@ -172,7 +172,7 @@ def test_fio_trims_and_writes_what_it_has_trimmed(fio):
 
 def test_nbd_trims_and_zeros_of_any_length_and_offset(pair, tmp_path):
     """A hole that a client punches arrives as a trim, and its callers rely on zeros, at odd ends, too."""
-    nbd = pytest.importorskip("nbd", reason="python3-libnbd is missing: scripts/setup installs it")
+    nbd = libnbd()
     draw = random.Random(7)
     model = bytearray(pair.backing_path.read_bytes())
     with served(pair, tmp_path) as (uri, _):
