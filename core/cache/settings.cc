@@ -21,20 +21,24 @@ Status Cache::set_gc_percent(int64_t percent) {
   if (percent < 0 || percent > media::kGcPercentMax)
     return make_error(EINVAL, "gc_percent: %lld is not in 0..%u", static_cast<long long>(percent),
                       media::kGcPercentMax);
-  MutexLock lock(frame_mu_);
-  if (auto changed = change_info(&CacheInfoFields::gc_percent, static_cast<uint32_t>(percent));
-      !changed)
-    return changed;
+  {
+    MutexLock lock(frame_mu_);
+    if (auto changed = change_info(&CacheInfoFields::gc_percent, static_cast<uint32_t>(percent));
+        !changed)
+      return changed;
+  }
   worker_->set_gc_percent(static_cast<uint32_t>(percent));
   return {};
 }
 
-// With the lock until all know it, so that what they do is what the media says.
+// With the lock until requests know it, so that what they do is what the media says.
 Status Cache::set_mode(CacheMode mode) {
-  MutexLock lock(frame_mu_);
-  if (auto changed = change_info(&CacheInfoFields::mode, mode); !changed) return changed;
-  mode_.set(mode);
-  requests_->deferred().set_to_device(answers_of(mode).acks_on_device);
+  {
+    MutexLock lock(frame_mu_);
+    if (auto changed = change_info(&CacheInfoFields::mode, mode); !changed) return changed;
+    mode_.set(mode);
+    requests_->deferred().set_to_device(answers_of(mode).acks_on_device);
+  }
   worker_->mode_changed();
   return {};
 }

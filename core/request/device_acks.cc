@@ -26,17 +26,22 @@ int DeviceAcks::add(QueueState& queue, pcache_request* request, const WriteProgr
 void DeviceAcks::add(PendingRequest* pending) {
   PCACHE_DCHECK(pending->write.to_device && begun_.load(std::memory_order_relaxed) > 0);
   if (pending->request->op == PCACHE_OP_WRITE) pending->latency = LatencyClass::kWriteThrough;
+  waiting_.fetch_add(1, std::memory_order_relaxed);
+  bool is_lost = false;
   {
     MutexLock lock(mu_);
-    waiting_.fetch_add(1, std::memory_order_relaxed);
     // It was on its way when what is in the log turned out to be damaged.
-    if (pending->write.losses != losses_.load(std::memory_order_relaxed))
-      return finish(pending, EIO);
-    if (hazard(Hazard::kAcknowledgedBeforeDevice)) return finish(pending, 0);
-    arrived_.push_back(pending);
-    arrived_count_.fetch_add(1, std::memory_order_release);
+    is_lost = pending->write.losses != losses_.load(std::memory_order_relaxed);
+    if (!is_lost && !hazard(Hazard::kAcknowledgedBeforeDevice)) {
+      arrived_.push_back(pending);
+      arrived_count_.fetch_add(1, std::memory_order_release);
+      pending = nullptr;
+    }
   }
-  if (wake_) wake_();
+  if (pending != nullptr)
+    finish(pending, is_lost ? EIO : 0);
+  else if (wake_)
+    wake_();
 }
 
 void DeviceAcks::finish(PendingRequest* pending, int error) {
@@ -44,6 +49,12 @@ void DeviceAcks::finish(PendingRequest* pending, int error) {
   waiting_.fetch_sub(1, std::memory_order_relaxed);
   begun_.fetch_sub(1, std::memory_order_release);
   pending->queue->completions.complete(pending, error);
+}
+
+uint32_t DeviceAcks::finish_all(PendingList* list, int error) {
+  uint32_t n = 0;
+  for (; PendingRequest* const pending = list->pop_front(); n++) finish(pending, error);
+  return n;
 }
 
 bool DeviceAcks::take_arrived() {
@@ -62,39 +73,47 @@ void DeviceAcks::mark(uint64_t ksets) {
 
 void DeviceAcks::passed(uint64_t ksets) {
   if (!any()) return;
-  MutexLock lock(mu_);
-  while (marked_.front() != nullptr && marked_.front()->in_ksets <= ksets)
-    finish(marked_.pop_front(), 0);
+  PendingList done;
+  {
+    MutexLock lock(mu_);
+    while (marked_.front() != nullptr && marked_.front()->in_ksets <= ksets)
+      done.push_back(marked_.pop_front());
+  }
+  finish_all(&done, 0);
 }
 
 void DeviceAcks::fail(int error) {
-  MutexLock lock(mu_);
-  fail_all(error);
+  PendingList all = take_all(false);
+  finish_all(&all, error);
 }
 
 void DeviceAcks::data_lost() {
-  MutexLock lock(mu_);
-  losses_.fetch_add(1, std::memory_order_release);
-  fail_all(EIO);
+  PendingList all = take_all(true);
+  finish_all(&all, EIO);
 }
 
-void DeviceAcks::fail_all(int error) {
+PendingList DeviceAcks::take_all(bool for_loss) {
+  MutexLock lock(mu_);
+  if (for_loss) losses_.fetch_add(1, std::memory_order_release);
   arrived_count_.store(0, std::memory_order_relaxed);
-  for (PendingList* list : {&marked_, &closing_, &arrived_})
-    while (PendingRequest* const pending = list->pop_front()) finish(pending, error);
+  PendingList all;
+  for (PendingList* list : {&marked_, &closing_, &arrived_}) all.append(list);
+  return all;
 }
 
 uint32_t DeviceAcks::cancel(const QueueState& queue) {
-  MutexLock lock(mu_);
-  uint32_t n = 0;
-  for (PendingList* list : {&marked_, &closing_, &arrived_}) {
-    PendingList taken = list->take_of(queue);
-    for (; PendingRequest* const pending = taken.pop_front(); n++) {
-      if (list == &arrived_) arrived_count_.fetch_sub(1, std::memory_order_relaxed);
-      finish(pending, ECANCELED);
+  PendingList taken;
+  {
+    MutexLock lock(mu_);
+    for (PendingList* list : {&marked_, &closing_, &arrived_}) {
+      PendingList of_it = list->take_of(queue);
+      taken.append(&of_it);
     }
+    uint32_t arrived = 0;
+    for (const PendingRequest* at = arrived_.front(); at != nullptr; at = at->next) arrived++;
+    arrived_count_.store(arrived, std::memory_order_relaxed);
   }
-  return n;
+  return finish_all(&taken, ECANCELED);
 }
 
 }  // namespace pcache

@@ -15,7 +15,7 @@
 // - Nobody waits behind one, and none waits for a timer: add() wakes writeback.
 // - When data turns out to be damaged, all that wait fail, and all that are on their way, with a
 //   part in the log: one of them may be it.
-// Lock: mu_ comes before a CompletionQueue's alone.
+// Lock: mu_ is a leaf.
 #pragma once
 
 #include <atomic>
@@ -85,8 +85,9 @@ class DeviceAcks final : public DeviceWaits {
   }
   [[gnu::noinline]] bool begin_waiting(WriteProgress* progress);
   void end() { begun_.fetch_sub(1, std::memory_order_release); }
-  void finish(PendingRequest* pending, int error) REQUIRES(mu_);
-  void fail_all(int error) REQUIRES(mu_);
+  void finish(PendingRequest* pending, int error);
+  uint32_t finish_all(PendingList* list, int error);
+  PendingList take_all(bool for_loss) EXCLUDES(mu_);
 
   const ModeSwitch& mode_;
   std::function<void()> wake_;
