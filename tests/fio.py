@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import subprocess
 
 import pytest
@@ -22,6 +23,12 @@ def require_engine():
         pytest.fail(f"{FIO} is missing: run scripts/setup", pytrace=False)
     if not ENGINE.exists():
         pytest.fail(f"{ENGINE} is missing: build it, or set PCACHE_BUILD", pytrace=False)
+
+
+def fio_version():
+    """Of the fio that runs, (3, 33)."""
+    said = subprocess.run([FIO, "--version"], capture_output=True, text=True, check=True).stdout
+    return tuple(int(number) for number in re.match(r"fio-(\d+)\.(\d+)", said).groups())
 
 
 def environment(**more):
