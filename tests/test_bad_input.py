@@ -429,7 +429,7 @@ def test_cache_and_backing_are_one_file(pair):
 # ---- In use ----
 
 def test_two_opens_in_one_process(pair, disk):
-    with pair.open() as cache:
+    with pair.open(writeback_interval_ms=3_600_000) as cache:  # writeback would change the cache
         cache.write(0, b"1" * PAGE, flags=FUA)
         refused(pair, errno.EBUSY, "in use")
         other = Pair(pair.cache_path, make_backing(disk / "other", 16 * MIB))
