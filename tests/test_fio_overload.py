@@ -95,8 +95,8 @@ def test_verified_under_overload(big, data_crc, gc_percent):
 def test_verified_in_each_mode(big, mode, data_crc, trims):
     """Four times the cache; before the cache is read the backing file alone has all of it, if the mode says so."""
     options = dict(OVERLOAD, loops=2, verify="crc32c", verify_fatal=1, data_crc=data_crc, cache_mode=mode)
-    if trims:
-        options.update(rw="randtrimwrite")
+    if trims:  # with an offset fio 3.33 trims once and writes nothing: one job
+        options.update(rw="randtrimwrite", numjobs=1, size=SIZE, offset_increment=0)
     jobs = run(big, **options)
     assert total(jobs, "write") == 2 * SIZE >= 4 * CACHE_BYTES
     assert total(jobs, "read") == total(jobs, "write"), "not all of it was verified"

@@ -348,7 +348,8 @@ enum pcache_op {
  * completion on, durably after a FLUSH. It may be as long as the device. It takes little room in
  * the cache: 1 MiB for each GiB, 64 KiB for one that is shorter than 64 MiB, and its keys. So what
  * is discarded and not on the backing device yet is bounded by what it names: as much as the
- * cache's size may be. What comes then waits, behind others of its kind alone. On the device a
+ * cache's size may be. What comes then waits, behind others of its kind alone; a WRITE waits behind
+ * one that it overlaps. On the device a
  * DISCARD becomes a hole, and a WRITE_ZEROES a range of zeros; where it makes neither, zeros are
  * written.
  *

@@ -8,9 +8,11 @@
 // - Nobody waits in a loop or for a timer: add() wakes whoever makes room, and who has made room
 //   calls run(), in its own thread. A request that run() has let through is handed to its queue's
 //   CompletionQueue.
-// - A request for zeros that waits for writeback waits behind others of its kind alone, and nobody
-//   waits behind it: it may be as long as the device. Each run() does one part of it at most. When
-//   it finds no space, or no credit, it takes its turn behind the writes.
+// - A request for zeros that waits for writeback waits behind others of its kind, and only who
+//   overlaps it waits behind it, in its list: it may be as long as the device. Each run() does one
+//   part of it at most. When it finds no space, or no credit, it takes its turn among the writes.
+// - Both lists are in the order of arrival, and of two requests that overlap the one that has come
+//   first goes first, whichever list they are in.
 // - A request is in its list until it is complete; its progress is touched by run() alone.
 // Locks: run_mu_ comes before a stripe's and the log's; mu_ is a leaf.
 #pragma once
@@ -33,10 +35,14 @@ class Deferred {
   void set_wake(std::function<void()> wake) { wake_ = std::move(wake); }
 
   // No write has to wait behind another.
-  bool empty() const { return (count_.load(std::memory_order_acquire) & ~kToDevice) == 0; }
-  // Likewise, and a write is complete when it is in pmem.
+  bool empty() const {
+    return (count_.load(std::memory_order_acquire) & ~(kToDevice | kZerosWait)) == 0;
+  }
+  // Likewise, nor behind zeros, and a write is complete when it is in pmem.
   bool lets_all_pass() const { return count_.load(std::memory_order_acquire) == 0; }
   bool zeros_wait() const { return zeros_count_.load(std::memory_order_relaxed) > 0; }
+  // The request has to wait behind zeros that wait, or behind one that does.
+  bool is_behind_zeros(const pcache_request& request) EXCLUDES(mu_);
   // All that wait do so for writeback, and for no space.
   bool waits_for_writeback() const { return waiting_writes() == 0 && zeros_wait(); }
   uint32_t count() const { return waiting_writes() + zeros_count_.load(std::memory_order_relaxed); }
@@ -68,12 +74,16 @@ class Deferred {
   void fail_all(int error) EXCLUDES(run_mu_, mu_);
 
  private:
-  static constexpr uint32_t kClosed = 1u << 31, kToDevice = 1u << 30;
+  static constexpr uint32_t kClosed = 1u << 31, kToDevice = 1u << 30, kZerosWait = 1u << 29;
   uint32_t waiting_writes() const {
-    return count_.load(std::memory_order_relaxed) & ~(kClosed | kToDevice);
+    return count_.load(std::memory_order_relaxed) & ~(kClosed | kToDevice | kZerosWait);
   }
-  // To its list's end; zeros, to that of the writes if `to_writes`.
-  void push(PendingRequest* pending, bool to_writes = false) EXCLUDES(mu_);
+  void insert(PendingList* list, PendingRequest* pending) REQUIRES(mu_);
+  void note_zeros_left(uint32_t n) REQUIRES(mu_);
+  // From one list's front to its place in the other.
+  void move_front(PendingList* from, PendingList* to) EXCLUDES(mu_);
+  // One that overlaps it and has come before it is in the list.
+  bool has_earlier(const PendingList& list, const PendingRequest& pending) EXCLUDES(mu_);
   PendingRequest* front(const PendingList& list) EXCLUDES(mu_);
   bool admit(PendingRequest& pending);
   void pop_front(PendingList* list) EXCLUDES(mu_);
@@ -90,7 +100,8 @@ class Deferred {
   Mutex run_mu_{LockRank::kStalled};
   Mutex mu_ ACQUIRED_AFTER(run_mu_);
   PendingList list_ GUARDED_BY(mu_), zeros_ GUARDED_BY(mu_);
-  std::atomic<uint32_t> count_{0};        // of list_
+  uint64_t serial_ GUARDED_BY(mu_) = 0;
+  std::atomic<uint32_t> count_{0};        // of list_, and the bits above
   std::atomic<uint32_t> zeros_count_{0};  // of zeros_
 };
 

@@ -100,6 +100,41 @@ TEST_F(DeferredTest, WaitingWritesKeepTheirOrderAndNobodyOvertakes) {
   EXPECT_EQ(read_sectors(0, 512), "4");
 }
 
+// A DISCARD of which a part waits for writeback: who overlaps it comes behind it, and nobody else.
+TEST_F(DeferredTest, WhoOverlapsZerosThatWaitGoesBehindThem) {
+  start({.logical_bytes = 256 << 20});
+  Read* const zeros = submit(PCACHE_OP_DISCARD, 0, 200 << 20, 0);
+  ASSERT_EQ(zeros->submitted, 0);
+  Read* const over = submit(PCACHE_OP_WRITE, 150 << 20, 4096, 5);
+  EXPECT_EQ(over->submitted, 0);
+  Read* const over_both = submit(PCACHE_OP_WRITE, (150 << 20) + 512, 512, 6);
+  EXPECT_EQ(over_both->submitted, 0) << "behind the one before";
+  EXPECT_EQ(submit(PCACHE_OP_WRITE, 210 << 20, 4096, 7)->submitted, 1);
+  EXPECT_EQ(state_->deferred().count(), 3u);
+  EXPECT_TRUE(state_->deferred().empty()) << "no other write waits behind them";
+  zeros_->give_back(zeros_->bytes());
+  for (int i = 0; i < 5; i++) state_->deferred().run();
+  EXPECT_THAT(reap_all(), ElementsAre(&zeros->request, &over->request, &over_both->request));
+  EXPECT_EQ(read_sectors(150 << 20, 4096), "56555555");
+  EXPECT_EQ(read_sectors((150 << 20) - 512, 512), "0");
+  EXPECT_EQ(submit(PCACHE_OP_WRITE, 0, 512, 1)->submitted, 1) << "nothing is left of it";
+}
+
+TEST_F(DeferredTest, ZerosGoBehindAWriteThatTheyOverlap) {
+  start_full();
+  const uint64_t last = waiting_->request.off + (1 << 20) - 4096;  // that part is not in yet
+  Read* const zeros = submit(PCACHE_OP_DISCARD, last, 4096, 0);
+  ASSERT_EQ(zeros->submitted, 0);
+  Read* const write = submit(PCACHE_OP_WRITE, last, 512, 2);
+  ASSERT_EQ(write->submitted, 0);
+  state_->deferred().run();
+  EXPECT_TRUE(reap_all().empty());
+  free_data();
+  for (int i = 0; i < 5; i++) state_->deferred().run();
+  EXPECT_THAT(reap_all(), ElementsAre(&waiting_->request, &zeros->request, &write->request));
+  EXPECT_EQ(read_sectors(last, 4096), "20000000");
+}
+
 // Hazard trimmed-too-early: what a waiting write will overwrite stays readable until it is in.
 TEST_F(DeferredTest, AWaitingWriteIsNotSeenAndTakesNothingAway) {
   start_full();

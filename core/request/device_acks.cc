@@ -109,9 +109,7 @@ uint32_t DeviceAcks::cancel(const QueueState& queue) {
       PendingList of_it = list->take_of(queue);
       taken.append(&of_it);
     }
-    uint32_t arrived = 0;
-    for (const PendingRequest* at = arrived_.front(); at != nullptr; at = at->next) arrived++;
-    arrived_count_.store(arrived, std::memory_order_relaxed);
+    arrived_count_.store(arrived_.count(), std::memory_order_relaxed);
   }
   return finish_all(&taken, ECANCELED);
 }

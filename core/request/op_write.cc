@@ -77,7 +77,8 @@ int run(RequestState& cache, DataHead& head, const pcache_request& request,
   if (queue.cache.parts().retention)
     queue.cache.parts().retention->wrote(request->off, request->len);
   progress.to_device = queue.cache.acks().promises();
-  progress.admitted = queue.cache.admit(request->len);
+  progress.admitted =
+      !queue.cache.deferred().is_behind_zeros(*request) && queue.cache.admit(request->len);
   const int result =
       progress.admitted ? run(queue.cache, queue.head, *request, &progress) : -ENOSPC;
   queue.counters.writes.add_alone();

@@ -67,6 +67,8 @@ struct PendingRequest {
   ReadProgress read;
   PendingRequest* next = nullptr;  // in the one list that it is in
   uint64_t since_ns = 0;           // when it began to wait
+  // In Deferred, under its mu_: the order of arrival; and how much is done at least.
+  uint64_t serial = 0, noted_bytes = 0;
 };
 
 // First in, first out.
@@ -74,6 +76,11 @@ class PendingList {
  public:
   bool empty() const { return first_ == nullptr; }
   PendingRequest* front() const { return first_; }
+  uint32_t count() const {
+    uint32_t n = 0;
+    for (const PendingRequest* at = first_; at != nullptr; at = at->next) n++;
+    return n;
+  }
   void push_back(PendingRequest* pending) {
     PCACHE_DCHECK(pending != nullptr && pending != last_in());
     pending->next = nullptr;
@@ -84,6 +91,14 @@ class PendingList {
     pending->next = first_;
     if (first_ == nullptr) last_ = pending;
     first_ = pending;
+  }
+  // Of a list in the order of `serial`.
+  void insert(PendingRequest* pending) {
+    if (empty() || last_->serial < pending->serial) return push_back(pending);
+    PendingRequest** at = &first_;
+    while ((*at)->serial < pending->serial) at = &(*at)->next;
+    pending->next = *at;
+    *at = pending;
   }
   // All of `other`, which is empty then.
   void append(PendingList* other) {
