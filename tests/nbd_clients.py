@@ -24,8 +24,8 @@ import sys
 import tempfile
 import time
 
-from fs_rounds import (BUILD, FILE_SYSTEMS, KEEP_SIZE, MIB, PUNCH_HOLE, ZERO_RANGE, Failed, Stack, fallocate, good,
-                       missing, missing_for, wait_for)
+from device_stack import BUILD, MIB, Failed, Stack, cached, good, missing, wait_for
+from fs_rounds import FILE_SYSTEMS, KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate, missing_for
 
 SIZE = 64 * MIB
 DATA = {0: 4 * MIB, 32 * MIB: 4 * MIB}  # of the source; from 48 MiB on 4 MiB of zeros, the rest is a hole
@@ -133,9 +133,10 @@ class Served(Stack):
     """A fresh cache and disk behind the log filter; the loop device only when up() is called."""
 
     def __init__(self, folder, shm, size=SIZE, delay=()):
-        super().__init__(folder, shm / "cache", ["cache_size=512m", "flush_delay_ms=60000",
-                                                 f"logfile={folder / 'requests'}", *delay])
-        self.filters = ["--filter=log", *(["--filter=delay"] if delay else [])]
+        filters = ["--filter=log", *(["--filter=delay"] if delay else [])]
+        super().__init__(folder, [*filters, *cached(folder / "disk", shm), "flush_delay_ms=60000",
+                                  f"logfile={folder / 'requests'}", *delay])
+        self.cache = shm / "cache"
         self.uri = f"nbd+unix:///?socket={self.socket}"
         self.cache.unlink(missing_ok=True)
         (folder / "requests").unlink(missing_ok=True)
@@ -144,18 +145,17 @@ class Served(Stack):
             f.truncate(size)
 
     def serve(self):
-        self.socket.unlink(missing_ok=True)
-        self.server = self.start("nbdkit", "--foreground", "--threads", "64", *self.filters, "--unix", self.socket,
-                                 BUILD / "lib/nbdkit-pcache-plugin.so", f"cache_dev={self.cache}", "control=off",
-                                 f"backing={self.folder / 'disk'}", "emulate_pmem=1", *self.options)
-        wait_for("nbdkit listens", lambda: self.socket.exists() or self.server.poll() is not None)
-        if self.server.poll() is not None:
-            raise Failed(f"nbdkit: {(self.folder / 'nbdkit.log').read_text()[-2000:]}")
+        started = self.folder / "nbdkit.pid"
+        for path in (self.socket, started):
+            path.unlink(missing_ok=True)
+        self.server = self.start("nbdkit", "--foreground", "--threads", "64", "--pidfile", started, "--unix",
+                                 self.socket, *self.server_arguments)
+        self.wait_started("nbdkit", self.server, started.exists)
         self.log = Log(self.folder / "requests")
 
     def mount_file(self):
         self.fuse = self.start("nbdfuse", self.nbd, self.uri)
-        wait_for("nbdfuse has its file", lambda: (self.nbd / "nbd").exists() or self.fuse.poll() is not None)
+        self.wait_started("nbdfuse", self.fuse, (self.nbd / "nbd").exists)
 
     def lost(self, source):
         """How much of the source's blocks is not there; the server is dead."""

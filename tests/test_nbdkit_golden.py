@@ -9,9 +9,9 @@ import subprocess
 import pytest
 
 import fs_rounds
-from fs_rounds import Stack
+from device_stack import Stack, cached, missing
 from measure.libpcache import MIB
-from support import PAGE, file_state, golden_damaged, golden_images, libnbd, wait_until
+from support import PAGE, file_state, golden_damaged, golden_images, libnbd
 from test_nbdkit import PLUGIN, command, good, served, tool
 
 
@@ -96,12 +96,12 @@ FIRST, LATER = b"first" * 300_000, b"later" * 1000
 
 def crashed(fs, shm, disk):
     """A stack whose server was killed. On ext4 `first` is where it belongs, and `later`, fsynced, in the journal."""
-    why = fs_rounds.missing() or fs_rounds.missing_for(fs)
+    why = missing() or fs_rounds.missing_for(fs)
     if why:
         pytest.skip(why)
     with open(disk / "disk", "wb") as f:
         f.truncate(512 * MIB)
-    stack = Stack(disk, shm / "cache", ["cache_size=512m"])
+    stack = Stack(disk, cached(disk / "disk", shm))
     try:
         stack.up()
         good(*fs_rounds.FILE_SYSTEMS[fs][0], stack.device)
@@ -117,19 +117,19 @@ def crashed(fs, shm, disk):
 
 
 @contextlib.contextmanager
-def mounted(stack, options, *filters):
+def mounted(stack, shm, options, *filters):
     """The files of the image, which does not change. Not of `Stack.up()`: that one's loop device may write."""
-    paths = stack.cache, stack.folder / "disk"
+    cache, backing = paths = shm / "cache", stack.folder / "disk"
     before = [file_state(path) for path in paths]
+    started = stack.folder / "readonly.pid"
     stack.socket.unlink(missing_ok=True)
-    stack.server = stack.start("nbdkit", "--foreground", *filters, "--unix", stack.socket, PLUGIN,
-                               f"cache_dev={stack.cache}", f"backing={stack.folder / 'disk'}", "emulate_pmem=1",
-                               "readonly=1")
+    stack.server = stack.start("nbdkit", "--foreground", *filters, "--pidfile", started, "--unix", stack.socket, PLUGIN,
+                               f"cache_dev={cache}", f"backing={backing}", "emulate_pmem=1", "readonly=1")
     try:
-        wait_until(lambda: stack.socket.exists() or stack.server.poll() is not None)
+        stack.wait_started("nbdkit", stack.server, started.exists)
         only = [] if filters else ["-r"]
         stack.fuse = stack.start("nbdfuse", *only, stack.nbd, f"nbd+unix:///?socket={stack.socket}")
-        wait_until(lambda: (stack.nbd / "nbd").exists() or stack.fuse.poll() is not None)
+        stack.wait_started("nbdfuse", stack.fuse, (stack.nbd / "nbd").exists)
         stack.device = good("losetup", *only, "--find", "--show", stack.nbd / "nbd").strip()
         good("mount", "-o", options, stack.device, stack.mnt)
         yield stack.mnt
@@ -141,7 +141,7 @@ def mounted(stack, options, *filters):
 @pytest.mark.parametrize("fs", fs_rounds.FILE_SYSTEMS)
 def test_files_of_a_crash_image(shm, disk, fs):
     """The journal is replayed into the cow filter's file."""
-    with mounted(crashed(fs, shm, disk), "rw", "--filter=cow") as folder:
+    with mounted(crashed(fs, shm, disk), shm, "rw", "--filter=cow") as folder:
         assert (folder / "first").read_bytes() == FIRST
         assert (folder / "later").read_bytes() == LATER
         (folder / "first").write_bytes(LATER)
@@ -149,6 +149,6 @@ def test_files_of_a_crash_image(shm, disk, fs):
 
 
 def test_files_of_a_crash_image_but_those_of_the_journal(shm, disk):
-    with mounted(crashed("ext4", shm, disk), "ro,noload") as folder:
+    with mounted(crashed("ext4", shm, disk), shm, "ro,noload") as folder:
         assert (folder / "first").read_bytes() == FIRST
         assert not (folder / "later").exists()

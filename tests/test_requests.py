@@ -343,7 +343,7 @@ def test_counters(cache):
     assert got == {"writes": 2, "write_bytes": 2 * PAGE, "reads": 3, "read_bytes": 4 * PAGE,
                    "read_hits": 1, "read_partial_hits": 1, "read_misses": 1, "flushes": 1,
                    "fua_writes": 1, "discards": 1, "discard_bytes": MIB, "write_zeroes": 1,
-                   "write_zeroes_bytes": SECTOR, "errors": 0, "waiting_for_space": 0}
+                   "write_zeroes_bytes": SECTOR, "errors": 0, "waiting_for_space": 0, "waiting_for_device": 0}
 
 
 @pytest.mark.damages_image
