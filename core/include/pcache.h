@@ -349,9 +349,8 @@ enum pcache_op {
  * the cache: 1 MiB for each GiB, 64 KiB for one that is shorter than 64 MiB, and its keys. So what
  * is discarded and not on the backing device yet is bounded by what it names: as much as the
  * cache's size may be. What comes then waits, behind others of its kind alone; a WRITE waits behind
- * one that it overlaps. On the device a
- * DISCARD becomes a hole, and a WRITE_ZEROES a range of zeros; where it makes neither, zeros are
- * written.
+ * one that it overlaps. On the device a DISCARD becomes a hole, and a WRITE_ZEROES a range of
+ * zeros; where it makes neither, zeros are written.
  *
  * A full cache is no error: a WRITE that finds no space waits, in order of arrival, until writeback
  * and reclaim have made some. While the backing device fails that may be long; see
