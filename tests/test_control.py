@@ -76,6 +76,7 @@ def test_options_are_changed_while_it_runs(ctl, pair):
                                    ("writeback_rate", "10m", ("writeback", "bytes_per_second")),
                                    ("seq_cutoff", "64k", ("policy", "seq_cutoff")),
                                    ("cache_mode", "writearound", ("cache", "mode")),
+                                   ("policy", "fifo", ("policy", "rule")), ("policy", "adaptive", ("policy", "kind")),
                                    ("backing_order", "relaxed", ("writeback", "backing_order"))):
             assert ctl.run("set", pair.cache_path, name, value).stdout == f"{name}: {value}\n"
             assert cache.status[where[0]][where[1]] == {"10m": 10 * MIB, "64k": 65536}.get(
@@ -89,6 +90,13 @@ def test_options_are_changed_while_it_runs(ctl, pair):
             assert cache.status[group] == before[group]
     with pair.open() as cache:
         assert cache.status["cache"]["gc_percent"] == 50 and cache.status["policy"]["seq_cutoff"] == 0
+
+
+@pytest.mark.parametrize("attached,asked", [("fifo", "adaptive"), ("second_chance", "adaptive")])
+def test_a_policy_without_its_record_is_refused(ctl, pair, attached, asked):
+    with pair.open(policy=attached) as cache:
+        assert f"attach it again with policy={asked}" in ctl.refused("set", pair.cache_path, "policy", asked)
+        assert cache.status["policy"]["kind"] == attached
 
 
 def test_drained_and_flushed(ctl, pair):

@@ -72,6 +72,7 @@ class Cache {
   Status set_gc_percent(int64_t percent) EXCLUDES(frame_mu_);
   uint32_t gc_percent() const { return worker_->gc_percent(); }
   Status set_mode(CacheMode mode) EXCLUDES(frame_mu_);
+  Status set_policy(policy::PolicyKind kind);
   CacheMode mode() const { return mode_.mode(); }
   // As pcache_set().
   Status set(const char* name, const char* text) EXCLUDES(frame_mu_, dirty_mu_);

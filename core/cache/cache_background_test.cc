@@ -188,9 +188,10 @@ TEST_F(CacheBackground, OptionsChangeWhileItIsOpen) {
   EXPECT_EQ(error("gc_percent", "80"), "ok");
   EXPECT_EQ(cache_->gc_percent(), 80u);
   EXPECT_THAT(error("gc_percent", "91"), HasSubstr("option gc_percent=91: expected"));
-  EXPECT_EQ(error("data_crc", "1"),
-            "option data_crc: an open cache keeps it; gc_percent, cache_mode, backing_order, "
-            "dirty_high_percent, dirty_low_percent, writeback_rate and seq_cutoff can be changed");
+  EXPECT_EQ(
+      error("data_crc", "1"),
+      "option data_crc: an open cache keeps it; gc_percent, cache_mode, backing_order, policy, "
+      "dirty_high_percent, dirty_low_percent, writeback_rate and seq_cutoff can be changed");
   EXPECT_THAT(error("dirty", "1"), HasSubstr("option dirty: there is none of this name"));
   detach();
 }

@@ -71,11 +71,22 @@ Status Cache::set(const char* name, const char* text) {
     if (options.cache_mode == PCACHE_FROM_MEDIA) return {};  // likewise
     return set_mode(static_cast<CacheMode>(options.cache_mode));
   }
+  if (option == "policy") return set_policy(static_cast<policy::PolicyKind>(options.policy));
   return make_error(
       EINVAL,
-      "option %s: an open cache keeps it; gc_percent, cache_mode, backing_order, "
+      "option %s: an open cache keeps it; gc_percent, cache_mode, backing_order, policy, "
       "dirty_high_percent, dirty_low_percent, writeback_rate and seq_cutoff can be changed",
       name);
+}
+
+// What a policy goes by is in memory that a cache has from its attach, or has not.
+Status Cache::set_policy(policy::PolicyKind kind) {
+  const policy::PolicyKind now = retention_ ? retention_->kind() : policy::PolicyKind::kFifo;
+  if (kind == now || (retention_ && retention_->set_kind(kind))) return {};
+  return make_error(EINVAL,
+                    "option policy: the cache was attached with %s, which keeps no record of what "
+                    "%s goes by: attach it again with policy=%s",
+                    policy::name_of(options_.policy), policy::name_of(kind), policy::name_of(kind));
 }
 
 Status Cache::set_dirty_option(int64_t DirtyOptions::*option, int64_t value) {

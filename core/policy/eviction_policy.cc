@@ -8,15 +8,15 @@ std::unique_ptr<EvictionPolicy> EvictionPolicy::make(PolicyKind kind, uint64_t c
 }
 
 EvictionPolicy::EvictionPolicy(PolicyKind kind, uint64_t capacity_pages)
-    : fixed_rule_(kind == PolicyKind::kFifo ? Rule::kFifo : Rule::kSecondChance),
-      keeper_(capacity_pages, kind == PolicyKind::kAdaptive) {
+    : kind_(kind), keeper_(capacity_pages, kind == PolicyKind::kAdaptive) {
   if (kind == PolicyKind::kAdaptive) duel_ = std::make_unique<SampledDuel>(capacity_pages);
 }
 
 bool EvictionPolicy::admits(uint64_t page, uint64_t pages, bool has_room) {
   if (duel_ == nullptr) return true;
   (void)show_sample(page, pages, /*write=*/false, has_room);
-  return keeper_.admits(duel_->leader(), page, page_hash(page), pages) || has_room;
+  return kind() != PolicyKind::kAdaptive ||
+         keeper_.admits(duel_->leader(), page, page_hash(page), pages) || has_room;
 }
 
 Mark EvictionPolicy::told_of_hit(uint64_t page, bool has_room) {

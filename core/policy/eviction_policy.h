@@ -6,8 +6,8 @@
 //   - that a read has hit it, if its mark asks for that (told_of_hit())
 //   - that it is clean and has come to the tail (stays()): is it appended once more, or given up?
 //
-// kFifo and kSecondChance follow one rule for ever (keeper.h). kAdaptive follows the rule that
-// would have missed least of a sample of the accesses (sampled_duel.h).
+// kFifo and kSecondChance follow one rule (keeper.h). kAdaptive follows the rule that would have
+// missed least of a sample of the accesses (sampled_duel.h).
 //
 // A mark is a byte that the cache has for each page of the log. It is all that a read hit touches:
 //
@@ -24,6 +24,7 @@
 // answers the same sequence of calls with the same answers.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 
@@ -70,8 +71,21 @@ class EvictionPolicy {
   // Writes of pages whose sample_place() is at most that need be told, of others not.
   uint64_t sample_limit() const { return duel_ != nullptr ? duel_->sample_limit() : 0; }
 
+  PolicyKind kind() const { return kind_.load(std::memory_order_relaxed); }
+  // Follows another from now on; what was made as kAdaptive goes on with the sample meanwhile.
+  // False: kAdaptive, and it was not made so. Any thread.
+  bool set_kind(PolicyKind kind) {
+    if (kind == PolicyKind::kAdaptive && duel_ == nullptr) return false;
+    kind_.store(kind, std::memory_order_relaxed);
+    return true;
+  }
+
   // What it follows now, and how often that has changed. Any thread.
-  Rule rule() const { return duel_ != nullptr ? duel_->leader() : fixed_rule_; }
+  Rule rule() const {
+    const PolicyKind now = kind();
+    if (now == PolicyKind::kAdaptive) return duel_->leader();
+    return now == PolicyKind::kFifo ? Rule::kFifo : Rule::kSecondChance;
+  }
   uint64_t changes() const { return duel_ != nullptr ? duel_->changes() : 0; }
 
  private:
@@ -87,9 +101,9 @@ class EvictionPolicy {
     return any;
   }
 
-  const Rule fixed_rule_;
+  std::atomic<PolicyKind> kind_;
   Keeper keeper_;
-  std::unique_ptr<SampledDuel> duel_;  // of kAdaptive
+  std::unique_ptr<SampledDuel> duel_;  // if made as kAdaptive
 };
 
 // For a status.

@@ -60,6 +60,22 @@ TEST(EvictionPolicy, AdaptiveIsToldOfAPageOnceAndOfItsSampleEachTime) {
   EXPECT_FALSE(policy->stays(Mark::kNotHit));
 }
 
+TEST(EvictionPolicy, AnotherIsFollowedFromThenOn) {
+  auto policy = EvictionPolicy::make(PolicyKind::kAdaptive, kLarge);
+  ASSERT_TRUE(policy->set_kind(PolicyKind::kFifo));
+  for (uint64_t page = 0; page < 10'000; page++) EXPECT_TRUE(policy->admits(page, 1, false));
+  EXPECT_FALSE(policy->stays(Mark::kHit));
+  ASSERT_TRUE(policy->set_kind(PolicyKind::kSecondChance));
+  EXPECT_TRUE(policy->stays(Mark::kHit));
+  ASSERT_TRUE(policy->set_kind(PolicyKind::kAdaptive));
+  uint64_t admitted = 0;
+  for (uint64_t page = 0; page < 10'000; page++) admitted += policy->admits(page, 1, false);
+  EXPECT_LT(admitted, 1000u);
+  auto fifo = EvictionPolicy::make(PolicyKind::kFifo, 100);
+  EXPECT_FALSE(fifo->set_kind(PolicyKind::kAdaptive));
+  EXPECT_EQ(fifo->kind(), PolicyKind::kFifo);
+}
+
 TEST(EvictionPolicy, ACapacityOfOnePageWorks) {
   for (auto kind : {PolicyKind::kFifo, PolicyKind::kSecondChance, PolicyKind::kAdaptive}) {
     LogModel log(kind, 1);

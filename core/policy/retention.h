@@ -30,8 +30,7 @@ class Retention {
  public:
   // `capacity_bytes`: of the data that the cache keeps, about. Throws std::bad_alloc.
   Retention(PolicyKind kind, uint64_t media_bytes, uint64_t capacity_bytes)
-      : kind_(kind),
-        policy_(EvictionPolicy::make(kind, std::max<uint64_t>(capacity_bytes / kPageBytes, 1))),
+      : policy_(EvictionPolicy::make(kind, std::max<uint64_t>(capacity_bytes / kPageBytes, 1))),
         sample_limit_(policy_->sample_limit()),
         marks_(std::make_unique<std::atomic<uint8_t>[]>(media_bytes / kPageBytes + 1)),
         capacity_bytes_(capacity_bytes),
@@ -95,7 +94,8 @@ class Retention {
     return policy_->stays(mark, (len_bytes + kPageBytes - 1) / kPageBytes, in_a_hurry);
   }
 
-  PolicyKind kind() const { return kind_; }
+  PolicyKind kind() const { return policy_->kind(); }
+  bool set_kind(PolicyKind kind) { return policy_->set_kind(kind); }  // as the policy's
   Rule rule() const { return policy_->rule(); }
   uint64_t changes() const { return policy_->changes(); }
 
@@ -112,7 +112,6 @@ class Retention {
     policy_->wrote(off / kPageBytes, pages_of({off, len_bytes}));
   }
 
-  const PolicyKind kind_;
   const std::unique_ptr<EvictionPolicy> policy_;
   const uint64_t sample_limit_;  // of the policy
   const std::unique_ptr<std::atomic<uint8_t>[]> marks_;
