@@ -4,6 +4,8 @@
 #include <sys/stat.h>
 
 #include "blockdev/backing_file.h"
+#include "blockdev/nbd_device.h"
+#include "blockdev/nbd_uri.h"
 #include "blockdev/thread_device.h"
 #include "blockdev/uring_device.h"
 
@@ -29,10 +31,13 @@ Result<std::unique_ptr<BlockDevice>> open_block_device_with(const BlockDeviceOpt
 
 Result<std::unique_ptr<BlockDevice>> open_block_device(const BlockDeviceOptions& options,
                                                        const Log& log) {
+  if (is_nbd_uri(options.path)) return open_nbd_device(options, log);
   return open_block_device_with(options, log, &io_uring_queue_init_params);
 }
 
 bool is_same_device(const std::string& a, const std::string& b) {
+  if (is_nbd_uri(a) || is_nbd_uri(b))
+    return is_nbd_uri(a) && is_nbd_uri(b) && nbd_device_name(a) == nbd_device_name(b);
   struct stat first, second;
   if (stat(a.c_str(), &first) != 0 || stat(b.c_str(), &second) != 0) return false;
   if (S_ISBLK(first.st_mode) && S_ISBLK(second.st_mode)) return first.st_rdev == second.st_rdev;

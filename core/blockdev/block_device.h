@@ -16,6 +16,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/log.h"
@@ -49,6 +50,8 @@ struct BlockIo {
   BlockIo* next = nullptr;
   BlockQueue* queue = nullptr;
   void* bounce = nullptr;
+  void* carrier = nullptr;  // the connection that has it, of a device behind a server
+  uint64_t mark = 0;        // of a flush there: what had been written when it was sent
   uint32_t progress = 0;
   uint32_t retries = 0;
 };
@@ -99,25 +102,37 @@ struct BlockDeviceOptions {
   unsigned busy_timeout_ms = 1000;
 };
 
+// How a device on a server is reached.
+struct BlockLink {
+  unsigned connections = 0, up = 0;  // how many there are, and of these are connected
+  unsigned waiting = 0;              // requests, for a connection
+  uint64_t lost = 0;                 // connections that ended, since it was opened
+  std::string why;                   // one is not up; empty: all are
+};
+
 class BlockDevice {
  public:
   virtual ~BlockDevice() = default;
   virtual uint64_t size_bytes() const = 0;           // rounded down to logical_block_bytes()
   virtual uint32_t logical_block_bytes() const = 0;  // 512 or more, a power of two
   virtual const DeviceIdentity& identity() const = 0;
-  virtual const char* io_mode_name() const = 0;  // "io_uring" or "threads"
+  virtual const char* io_mode_name() const = 0;  // "io_uring", "threads" or "nbd"
   // Whether kPunchHole costs next to nothing, as far as is known; else it may have to be written.
   virtual bool makes_holes() const = 0;
   // Whether it has nothing but zeros from `off` on, as far as is known without a read, and no room
   // for them; `end`, behind `off`: up to where it is the same. Any thread.
   virtual bool is_hole(uint64_t off, uint64_t* end) const = 0;
+  // Nothing: it is here. Any thread.
+  virtual std::optional<BlockLink> link() const { return std::nullopt; }
+  // From now on what waits for a server that is away fails (ENOTCONN). Any thread.
+  virtual void give_up() {}
   // `depth` (1 or more) requests run at a time.
   virtual Result<std::unique_ptr<BlockQueue>> open_queue(unsigned depth) = 0;
 };
 
-// Opens with O_DIRECT (a file system without it is an error) and takes an exclusive lock, or a
-// shared one if read_only. Takes a regular file or a block device, nothing else. kAuto uses
-// threads, with a warning, where there is no io_uring.
+// Of a regular file or a block device: opens with O_DIRECT (a file system without it is an error)
+// and takes an exclusive lock, or a shared one if read_only. kAuto uses threads, with a warning,
+// where there is no io_uring. A path that is a URI of NBD (nbd_uri.h) names a device on a server.
 Result<std::unique_ptr<BlockDevice>> open_block_device(const BlockDeviceOptions& options,
                                                        const Log& log);
 

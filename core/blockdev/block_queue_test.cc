@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What every BlockQueue promises, for both ways to do I/O.
+// What every BlockQueue promises, for each way to do I/O.
 #include <poll.h>
 
 #include <algorithm>
@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "blockdev/block_device.h"
+#include "blockdev/nbd_server_for_test.h"
 #include "blockdev/temp_file_for_test.h"
 
 namespace pcache {
@@ -33,16 +34,40 @@ void count_done(BlockIo* io) { static_cast<std::atomic<unsigned>*>(io->ctx)->fet
 
 char pattern(uint64_t off) { return static_cast<char>(off * 2654435761u >> 13 ^ off / kBlock * 7); }
 
-class BlockQueueTest : public testing::TestWithParam<IoMode> {
+enum class Way {
+  kUring,
+  kThreads,
+  kNbd,        // a connection for each queue
+  kNbdShared,  // one for all
+};
+
+class BlockQueueTest : public testing::TestWithParam<Way> {
  protected:
   void SetUp() override {
     BlockDeviceOptions options;
     options.path = file_.path();
-    options.io_mode = GetParam();
+    switch (GetParam()) {
+      case Way::kUring:
+        options.io_mode = IoMode::kUring;
+        return open_device(options, "io_uring");
+      case Way::kThreads:
+        options.io_mode = IoMode::kThreads;
+        return open_device(options, "threads");
+      case Way::kNbdShared:
+        server_.start({"--filter=multi-conn", "file", file_.path(), "multi-conn-mode=disable"});
+        break;
+      case Way::kNbd:
+        server_.start({"file", file_.path()});
+    }
+    options.path = server_.uri();
+    open_device(options, "nbd");
+  }
+
+  void open_device(const BlockDeviceOptions& options, const char* io_mode) {
     auto device = open_block_device(options, Log());
     ASSERT_TRUE(device.ok()) << device.error().text;
     device_ = device.take();
-    EXPECT_STREQ(device_->io_mode_name(), GetParam() == IoMode::kUring ? "io_uring" : "threads");
+    EXPECT_STREQ(device_->io_mode_name(), io_mode);
   }
 
   std::unique_ptr<BlockQueue> open_queue(unsigned depth) {
@@ -73,6 +98,7 @@ class BlockQueueTest : public testing::TestWithParam<IoMode> {
   }
 
   TempFile file_{kFileBytes};
+  NbdServerForTest server_;
   std::unique_ptr<BlockDevice> device_;
   std::atomic<unsigned> done_{0};
 };
@@ -337,10 +363,14 @@ TEST_P(BlockQueueTest, QueuesOfOneDeviceAreIndependent) {
   EXPECT_EQ(done_.load(), 2u);
 }
 
-INSTANTIATE_TEST_SUITE_P(Modes, BlockQueueTest, testing::Values(IoMode::kUring, IoMode::kThreads),
-                         [](const auto& info) {
-                           return info.param == IoMode::kUring ? "uring" : "threads";
-                         });
+std::string name_of(const testing::TestParamInfo<Way>& info) {
+  constexpr const char* kNames[] = {"uring", "threads", "nbd", "nbd_shared"};
+  return kNames[static_cast<int>(info.param)];
+}
+
+INSTANTIATE_TEST_SUITE_P(Ways, BlockQueueTest,
+                         testing::Values(Way::kUring, Way::kThreads, Way::kNbd, Way::kNbdShared),
+                         name_of);
 
 }  // namespace
 }  // namespace pcache

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The address of a backing device that a server of NBD (network block device) holds, as libnbd and
+// the NBD project's document of URIs have it: nbd://HOST[:PORT]/EXPORT,
+// nbd+unix:///EXPORT?socket=PATH, nbd+vsock://CID[:PORT]/EXPORT, and nbds... of each, with TLS.
+#pragma once
+
+#include <string>
+
+namespace pcache {
+
+bool is_nbd_uri(const std::string& path);
+
+// What of it says which device it is, the same for each way to write it: no user, no options of
+// TLS, the port always. For the identity block, and for messages.
+std::string nbd_device_name(const std::string& uri);
+
+}  // namespace pcache
