@@ -34,15 +34,11 @@ Status sync_cache(const std::string& path, const Pmem& pmem) {
   return {};
 }
 
-Result<BackingFile> open_backing(const std::string& path, const std::string& cache) {
+Result<BackingReader> open_backing(const std::string& path, const std::string& cache) {
   if (is_same_device(path, cache))
     return make_error(EINVAL, "%s: is given both as the cache device and as the backing device",
                       path.c_str());
-  BlockDeviceOptions options;
-  options.path = path;
-  options.read_only = true;
-  options.any_file_system = true;
-  return open_backing_file(options, Log());
+  return BackingReader::open(path, Log());
 }
 
 void add_image(CLI::App* command, Image* image, Backing backing) {
@@ -94,7 +90,7 @@ Result<OpenImage> open_image(const Image& image, bool write) {
     if (!backing) return backing.error();
     open.backing = backing.take();
     checking.backing = identity_of(*open.backing);
-    if (!image.any_block) checking.block_bytes = open.backing->align.block_bytes;
+    if (!image.any_block) checking.block_bytes = open.backing->block_bytes();
   }
   auto pmem = open_cache(image.cache, write);
   if (!pmem) return pmem.error();

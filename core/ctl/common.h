@@ -8,7 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "blockdev/backing_file.h"
+#include "blockdev/backing_reader.h"
 #include "cache/option_table.h"
 #include "inspect/check.h"
 #include "pmem/pmem.h"
@@ -49,10 +49,10 @@ int fail(const Error& error);
 Result<std::unique_ptr<Pmem>> open_cache(const std::string& path, bool write);
 Status sync_cache(const std::string& path, const Pmem& pmem);
 // For reading. EINVAL: it is the cache device itself.
-Result<BackingFile> open_backing(const std::string& path, const std::string& cache);
+Result<BackingReader> open_backing(const std::string& path, const std::string& cache);
 
-inline BackingIdentity identity_of(const BackingFile& backing) {
-  return {backing.identity.text, backing.size_bytes};
+inline BackingIdentity identity_of(const BackingReader& backing) {
+  return {backing.identity().text, backing.size_bytes()};
 }
 
 // The image a command is about: CACHE, --backing, --ignore-identity, --json.
@@ -85,7 +85,7 @@ class TableOptions {
 
 // The image, checked, and locked until it is closed. `write`: it may be changed after the check.
 struct OpenImage {
-  std::optional<BackingFile> backing;
+  std::optional<BackingReader> backing;
   std::unique_ptr<Pmem> pmem;
   CheckReport report;
 };

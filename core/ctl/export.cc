@@ -60,7 +60,7 @@ int run(const Options& options) {
   auto open = open_image(options.image);
   if (!open) return fail(open.error());
   CheckReport& report = open.value().report;
-  const BackingFile& backing = *open.value().backing;
+  const BackingReader& backing = *open.value().backing;
   RescueOptions rescuing;
   rescuing.to = options.to == "-" ? "stdout" : options.to;
   rescuing.stream = stream.value().get();
@@ -81,14 +81,14 @@ int run(const Options& options) {
   const RescueResult& result = done.value();
   if (options.image.json)
     print(told, {{"to", options.to},
-                 {"bytes", backing.size_bytes},
+                 {"bytes", backing.size_bytes()},
                  {"cached_bytes", result.cached_bytes},
                  {"dirty_bytes", result.dirty_bytes},
                  {"lost_bytes", result.lost_bytes},
                  {"lost", lost}});
   else
     fprintf(told, "%s%s: %s, of them %s from the cache (%s dirty)\n", prefix, rescuing.to.c_str(),
-            bytes_text(backing.size_bytes).c_str(), bytes_text(result.cached_bytes).c_str(),
+            bytes_text(backing.size_bytes()).c_str(), bytes_text(result.cached_bytes).c_str(),
             bytes_text(result.dirty_bytes).c_str());
   return report.exit_code() == kUntrusted ? kUntrusted : kDone;
 }

@@ -6,6 +6,7 @@
 #include <cinttypes>
 #include <filesystem>
 
+#include "blockdev/nbd_uri.h"
 #include "ctl/common.h"
 #include "ctl/live.h"
 
@@ -162,16 +163,21 @@ int run_table(const Image& image) {
   if (!open) return fail(open.error());
   const CheckReport& report = open.value().report;
   if (const auto usable = require_attachable(image, report); !usable) return fail(usable.error());
+  if (is_nbd_uri(image.backing))
+    return fail(make_error(EINVAL,
+                           "--backing %s: the kernel target takes a block device: attach the "
+                           "server's with nbd-client, and name that",
+                           image.backing.c_str()));
   // The kernel needs absolute paths.
   const auto path = [](const std::string& p) { return std::filesystem::absolute(p).string(); };
   for (const std::string* p : {&image.cache, &image.backing})
     if (p->find_first_of(" \t\n\\") != std::string::npos)
       return fail(
           make_error(EINVAL, "%s: a table line cannot hold a path with blanks", p->c_str()));
-  const std::string line = "0 " + std::to_string(open.value().backing->size_bytes / kSectorBytes) +
-                           " pcache " + path(image.cache) + " " + path(image.backing) +
-                           " 4 cache_mode writeback data_crc " +
-                           (report.frame.frame.info.data_crc ? "true" : "false");
+  const std::string line =
+      "0 " + std::to_string(open.value().backing->size_bytes() / kSectorBytes) + " pcache " +
+      path(image.cache) + " " + path(image.backing) + " 4 cache_mode writeback data_crc " +
+      (report.frame.frame.info.data_crc ? "true" : "false");
   if (image.json)
     print({{"table", line}});
   else

@@ -32,7 +32,7 @@ bool has_torn_replica(const RecordView& view) {
 
 class Planner {
  public:
-  Planner(const Pmem& pmem, const CheckReport& report, const BackingFile* backing)
+  Planner(const Pmem& pmem, const CheckReport& report, const BackingReader* backing)
       : pmem_(pmem), report_(report), backing_(backing) {}
 
   RepairPlan run() {
@@ -174,12 +174,12 @@ class Planner {
     std::unique_ptr<void, decltype(&free)> buffer(
         std::aligned_alloc(kMostDirectIoBytes, kRangeBytes + 2 * kMostDirectIoBytes), &free);
     // O_DIRECT needs whole blocks.
-    const uint64_t block = std::max(kPageBytes, backing_->align.block_bytes);
+    const uint64_t block = std::max<uint64_t>(kPageBytes, backing_->block_bytes());
     const uint64_t from = key.off / block * block;
     const uint64_t ahead = key.off - from;
     const uint64_t len =
-        std::min((ahead + key.len + block - 1) / block * block, backing_->size_bytes - from);
-    const ssize_t n = pread(backing_->fd.get(), buffer.get(), len, static_cast<off_t>(from));
+        std::min((ahead + key.len + block - 1) / block * block, backing_->size_bytes() - from);
+    const int64_t n = backing_->read(from, buffer.get(), len);
     if (n < 0 || static_cast<uint64_t>(n) < ahead + key.len) {
       left_over("damaged clean data of " + range + ": the backing device cannot be read there");
       return;
@@ -200,14 +200,14 @@ class Planner {
 
   const Pmem& pmem_;
   const CheckReport& report_;
-  const BackingFile* const backing_;
+  const BackingReader* const backing_;
   RepairPlan plan_;
   uint64_t data_bytes_ = 0;
 };
 
 }  // namespace
 
-RepairPlan plan_repair(const Pmem& pmem, const CheckReport& report, const BackingFile* backing) {
+RepairPlan plan_repair(const Pmem& pmem, const CheckReport& report, const BackingReader* backing) {
   return Planner(pmem, report, backing).run();
 }
 

@@ -15,7 +15,7 @@
 // half a repair makes no image worse. Run it again.
 #pragma once
 
-#include "blockdev/backing_file.h"
+#include "blockdev/backing_reader.h"
 #include "inspect/check.h"
 
 namespace pcache {
@@ -33,7 +33,7 @@ struct RepairPlan {
 };
 
 // `report`: of check_image(). `backing`: nullptr if there is none. Writes nothing.
-RepairPlan plan_repair(const Pmem& pmem, const CheckReport& report, const BackingFile* backing);
+RepairPlan plan_repair(const Pmem& pmem, const CheckReport& report, const BackingReader* backing);
 
 // Does the steps. Each is durable before the next: by pmem's fence, and by `sync` where a fence is
 // not enough (a plain file). The caller keeps the old content.

@@ -21,7 +21,7 @@ class RepairTest : public ImageTest {
  protected:
   explicit RepairTest(const FormatOptions& options = {}) : ImageTest(options) {}
 
-  RepairPlan plan(const BackingFile* backing = nullptr) {
+  RepairPlan plan(const BackingReader* backing = nullptr) {
     const CheckReport report = check();
     return plan_repair(image_.pmem(), report, backing);
   }
@@ -120,18 +120,21 @@ class RepairDataTest : public RepairTest {
  protected:
   RepairDataTest() : RepairTest(FormatOptions{true}) {
     char name[] = "/tmp/pcache-repair-XXXXXX";
-    file_.fd = UniqueFd(mkstemp(name));
+    fd_ = mkstemp(name);
     unlink(name);
-    file_.size_bytes = kLogicalBytes;
-    EXPECT_EQ(ftruncate(file_.fd.get(), kLogicalBytes), 0);
+    EXPECT_EQ(ftruncate(fd_, kLogicalBytes), 0);
+    BackingFile file;
+    file.fd = UniqueFd(fd_);
+    file.size_bytes = kLogicalBytes;
+    backing_.emplace(std::move(file));
   }
   void on_device(uint64_t page, std::byte value) {
     const std::vector<std::byte> bytes(kPageBytes, value);
-    EXPECT_EQ(
-        pwrite(file_.fd.get(), bytes.data(), kPageBytes, static_cast<off_t>(page * kPageBytes)),
-        kPageBytes);
+    EXPECT_EQ(pwrite(fd_, bytes.data(), kPageBytes, static_cast<off_t>(page * kPageBytes)),
+              kPageBytes);
   }
-  BackingFile file_;
+  int fd_ = -1;  // of backing_
+  std::optional<BackingReader> backing_;
 };
 
 TEST_F(RepairDataTest, CleanDataComesFromTheDevice) {
@@ -139,7 +142,7 @@ TEST_F(RepairDataTest, CleanDataComesFromTheDevice) {
   on_device(1, letter({kA, 4096}));
   image_.memory().flip_bit(image_.off({kA, 4096 + 100}));
   EXPECT_THAT(plan().left, SizeIs(1)) << "the device is not at hand";
-  const RepairPlan steps = plan(&file_);
+  const RepairPlan steps = plan(&*backing_);
   EXPECT_THAT(steps.left, IsEmpty());
   ASSERT_THAT(steps.steps, SizeIs(1));
   ASSERT_TRUE(apply_repair(image_.pmem(), steps).ok());
@@ -150,7 +153,7 @@ TEST_F(RepairDataTest, NewerDataOnTheDeviceIsNotTaken) {
   image_.kset({}, {page(1, {kA, 4096}, kKeyClean)});
   on_device(1, std::byte{99});
   image_.memory().flip_bit(image_.off({kA, 4096 + 100}));
-  const RepairPlan steps = plan(&file_);
+  const RepairPlan steps = plan(&*backing_);
   EXPECT_THAT(steps.steps, IsEmpty());
   EXPECT_THAT(steps.left, testing::ElementsAre(HasSubstr("attach drops it by itself")));
 }
@@ -159,7 +162,7 @@ TEST_F(RepairDataTest, DirtyDataIsNotMadeUp) {
   image_.kset({}, {page(1, {kA, 4096})});
   on_device(1, letter({kA, 4096}));
   image_.memory().flip_bit(image_.off({kA, 4096 + 100}));
-  const RepairPlan steps = plan(&file_);
+  const RepairPlan steps = plan(&*backing_);
   EXPECT_THAT(steps.steps, IsEmpty());
   EXPECT_THAT(steps.left, testing::ElementsAre(HasSubstr("exists nowhere else")));
 }

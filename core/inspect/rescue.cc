@@ -68,7 +68,8 @@ class Stream {
 
 class Rescuer {
  public:
-  Rescuer(Pmem& pmem, const BackingFile& backing, CheckReport* report, const RescueOptions& options)
+  Rescuer(Pmem& pmem, const BackingReader& backing, CheckReport* report,
+          const RescueOptions& options)
       : pmem_(pmem), backing_(backing), report_(*report), options_(options) {}
 
   Result<RescueResult> run() {
@@ -90,7 +91,7 @@ class Rescuer {
   Status to_file() {
     auto file = NewFile::create(options_.to);
     if (!file) return file.error();
-    if (auto sized = file.value().resize(backing_.size_bytes); !sized) return sized;
+    if (auto sized = file.value().resize(backing_.size_bytes()); !sized) return sized;
     const auto write = [&](uint64_t off, const std::byte* data, size_t len_bytes) {
       return file.value().write(off, data, len_bytes);
     };
@@ -105,7 +106,7 @@ class Rescuer {
       return stream.write(off, data, len_bytes);
     };
     if (auto copied = copy_all(write); !copied) return copied;
-    if (auto padded = stream.pad(backing_.size_bytes); !padded) return padded;
+    if (auto padded = stream.pad(backing_.size_bytes()); !padded) return padded;
     return refuse_loss("what was written is not whole");
   }
 
@@ -142,13 +143,13 @@ class Rescuer {
     }
     if (!report_.log.segments) return {};
     with_crc_ = report_.frame.frame.info.data_crc;
-    auto index = Index::create({backing_.size_bytes, 4, with_crc_});
+    auto index = Index::create({backing_.size_bytes(), 4, with_crc_});
     if (!index) return index.error();
     own_index_ = index.take();
     Findings again;  // known already
     Status inserted;
     const Bounds bounds{static_cast<uint32_t>(report_.frame.frame.chain.size()),
-                        backing_.size_bytes, kSectorBytes};
+                        backing_.size_bytes(), kSectorBytes};
     own_log_ = survey_log(pmem_, report_.frame, bounds, &again, [&](const SurveyedKset& kset) {
       for (const SurveyedKey& k : kset.keys)
         if (inserted) inserted = apply(k);
@@ -184,7 +185,7 @@ class Rescuer {
     media::Key elsewhere = k.key;  // checks the range alone
     elsewhere.cache_seg_id = elsewhere.cache_seg_off = elsewhere.flags = 0;
     elsewhere.seg_gen = 0;
-    if (!validate_key(elsewhere, {1, backing_.size_bytes})) return {};
+    if (!validate_key(elsewhere, {1, backing_.size_bytes()})) return {};
     if (k.dirty) {
       result_.lost_bytes += k.key.len;
       report_.findings.add(Severity::kLost, "lost-range", "range",
@@ -199,10 +200,7 @@ class Rescuer {
 
   // The start of the next chunk that the backing file or the cache has data for.
   uint64_t next_content(uint64_t off) {
-    if (next_data_ <= off) {
-      const off_t data = lseek(backing_.fd.get(), static_cast<off_t>(off), SEEK_DATA);
-      next_data_ = data >= 0 ? static_cast<uint64_t>(data) : errno == ENXIO ? UINT64_MAX : off;
-    }
+    if (next_data_ <= off) next_data_ = backing_.next_data(off);
     uint64_t next = next_data_ / kChunkBytes * kChunkBytes;
     const std::set<uint64_t>& ranges = own_index_ ? own_log_.ranges : report_.log.ranges;
     const auto cached = index_ ? ranges.lower_bound(off / kChunkBytes) : ranges.end();
@@ -213,38 +211,35 @@ class Rescuer {
   Status copy_all(const Write& write) {
     buffer_.reset(static_cast<std::byte*>(std::aligned_alloc(kMostDirectIoBytes, kChunkBytes)));
     if (!buffer_) return make_error(ENOMEM, "no memory for a buffer");
-    for (uint64_t off = next_content(0); off < backing_.size_bytes;
+    for (uint64_t off = next_content(0); off < backing_.size_bytes();
          off = next_content(off + kChunkBytes)) {
-      const Extent chunk{off, std::min(kChunkBytes, backing_.size_bytes - off)};
+      const Extent chunk{off, std::min(kChunkBytes, backing_.size_bytes() - off)};
       PCACHE_CHECK(chunk.off % kRangeBytes == 0);
       if (auto read = read_backing(chunk); !read) return read;
       if (index_) overlay(chunk);
       if (auto written = write_sparse(write, chunk); !written) return written;
-      if (options_.progress) options_.progress(chunk.end(), backing_.size_bytes);
+      if (options_.progress) options_.progress(chunk.end(), backing_.size_bytes());
     }
     return {};
   }
 
   Status read_backing(const Extent& chunk) {
     memset(buffer_.get(), 0, chunk.len);
-    const off_t data = lseek(backing_.fd.get(), static_cast<off_t>(chunk.off), SEEK_DATA);
-    if (data < 0 ? errno == ENXIO : static_cast<uint64_t>(data) >= chunk.end())
-      return {};  // a hole
-    const uint64_t block = std::max(kPageBytes, backing_.align.block_bytes);
+    if (backing_.next_data(chunk.off) >= chunk.end()) return {};  // a hole
+    const uint64_t block = std::max<uint64_t>(kPageBytes, backing_.block_bytes());
     for (uint64_t done = 0, step = chunk.len; done < chunk.len;) {
-      const ssize_t n =
-          pread(backing_.fd.get(), buffer_.get() + done, std::min(step, chunk.len - done),
-                static_cast<off_t>(chunk.off + done));
-      if (n < 0 && errno == EINTR) continue;
+      const int64_t n =
+          backing_.read(chunk.off + done, buffer_.get() + done, std::min(step, chunk.len - done));
+      if (n == -EINTR) continue;
       if (n > 0) {
         done += static_cast<uint64_t>(n);
         continue;
       }
-      const int error = n < 0 ? errno : EIO;
+      const int error = n < 0 ? static_cast<int>(-n) : EIO;
       const auto at = static_cast<unsigned long long>(chunk.off + done);
       if (!options_.force)
         return error_errno(error, "backing device %s: cannot be read at %llu",
-                           backing_.path.c_str(), at);
+                           backing_.path().c_str(), at);
       if (step > block) {  // block by block from here
         step = block;
         continue;
@@ -316,7 +311,7 @@ class Rescuer {
   }
 
   Pmem& pmem_;
-  const BackingFile& backing_;
+  const BackingReader& backing_;
   CheckReport& report_;
   const RescueOptions& options_;
   std::unique_ptr<Index> own_index_;
@@ -333,7 +328,7 @@ class Rescuer {
 
 }  // namespace
 
-Result<RescueResult> rescue(Pmem& pmem, const BackingFile& backing, CheckReport* report,
+Result<RescueResult> rescue(Pmem& pmem, const BackingReader& backing, CheckReport* report,
                             const RescueOptions& options) {
   return Rescuer(pmem, backing, report, options).run();
 }

@@ -7,7 +7,7 @@
 // what is missing. Writes to neither device. One thread.
 #pragma once
 
-#include "blockdev/backing_file.h"
+#include "blockdev/backing_reader.h"
 #include "inspect/check.h"
 
 namespace pcache {
@@ -30,7 +30,7 @@ struct RescueResult {
 // file appears at the end, whole and durable, or not at all; an error says that a stream is not
 // whole. EUCLEAN: the image cannot be trusted and `force` is not set. EEXIST, ENOSPC, EIO, ...: the
 // file, or the backing device.
-Result<RescueResult> rescue(Pmem& pmem, const BackingFile& backing, CheckReport* report,
+Result<RescueResult> rescue(Pmem& pmem, const BackingReader& backing, CheckReport* report,
                             const RescueOptions& options);
 
 }  // namespace pcache

@@ -37,14 +37,16 @@ class Folder {
 class RescueTest : public ImageTest {
  protected:
   RescueTest() : ImageTest() {
-    file_.path = "backing";
-    file_.fd = UniqueFd(open("/tmp", O_TMPFILE | O_RDWR, 0600));
-    file_.size_bytes = kLogicalBytes;
-    EXPECT_EQ(ftruncate(file_.fd.get(), kLogicalBytes), 0);
+    BackingFile file;
+    file.path = "backing";
+    file.fd = UniqueFd(open("/tmp", O_TMPFILE | O_RDWR, 0600));
+    file.size_bytes = kLogicalBytes;
+    EXPECT_EQ(ftruncate(file.fd.get(), kLogicalBytes), 0);
     const std::vector<std::byte> page(kPageBytes, kOnDevice);
     for (uint64_t n : {1, 5000})
-      EXPECT_EQ(pwrite(file_.fd.get(), page.data(), kPageBytes, static_cast<off_t>(n * kPageBytes)),
+      EXPECT_EQ(pwrite(file.fd.get(), page.data(), kPageBytes, static_cast<off_t>(n * kPageBytes)),
                 kPageBytes);
+    backing_.emplace(std::move(file));
   }
   Result<RescueResult> run(bool force = false) {
     CheckReport report = check();
@@ -52,7 +54,7 @@ class RescueTest : public ImageTest {
     options.to = to_;
     options.force = force;
     image_.memory().forbid_stores();
-    auto result = rescue(image_.pmem(), file_, &report, options);
+    auto result = rescue(image_.pmem(), *backing_, &report, options);
     image_.memory().allow_stores();
     lost_ = report.findings.count(Severity::kLost);
     return result;
@@ -70,7 +72,7 @@ class RescueTest : public ImageTest {
   static constexpr std::byte kOnDevice{0xdd};
   Folder folder_;
   const std::string to_ = folder_ / "whole";
-  BackingFile file_;
+  std::optional<BackingReader> backing_;
   uint64_t lost_ = 0;
 };
 
@@ -155,7 +157,7 @@ TEST_F(RescueTest, AStreamIsWrittenInOrderWithItsZeros) {
   RescueOptions options;
   options.to = "stream";
   options.stream = stream.get();
-  const auto result = rescue(image_.pmem(), file_, &report, options);
+  const auto result = rescue(image_.pmem(), *backing_, &report, options);
   ASSERT_TRUE(result.ok()) << result.error().text;
   std::ifstream file(to_, std::ios::binary);
   std::vector<char> a(kLogicalBytes), b(kLogicalBytes + 1);
@@ -182,7 +184,7 @@ TEST_F(RescueTest, AStreamThatTakesNoMoreForNowIsWaitedFor) {
     for (ssize_t n; (n = read(from.get(), bytes.data(), bytes.size())) > 0;)
       taken += static_cast<uint64_t>(n);
   });
-  const auto result = rescue(image_.pmem(), file_, &report, options);
+  const auto result = rescue(image_.pmem(), *backing_, &report, options);
   into = UniqueFd();
   reader.join();
   ASSERT_TRUE(result.ok()) << result.error().text;
@@ -236,7 +238,7 @@ class MessagesTest : public RescueTest {
       RescueOptions to;
       to.to = to_;
       to.force = force;
-      const auto exported = rescue(image_.pmem(), file_, &report, to);
+      const auto exported = rescue(image_.pmem(), *backing_, &report, to);
       if (!exported) messages.push_back(exported.error().text);
       std::filesystem::remove(to_);
     }
