@@ -24,7 +24,8 @@ struct View {
         segs(of.segments().counts()),
         log(of.log().counters()),
         dirty(of.dirty()),
-        worker(of.worker().state()) {
+        worker(of.worker().state()),
+        link(of.backing().link()) {
     of.queues().each_counters([&](const QueueCounters& counters) {
       for (const auto& counter : kQueueCounters)
         (requests.*counter.member).add((counters.*counter.member).load());
@@ -36,6 +37,7 @@ struct View {
   const KeyLog::Counters log;
   const Cache::Dirty dirty;
   const Worker::State worker;
+  const std::optional<BlockLink> link;
   std::chrono::system_clock::time_point counted_since;
   QueueCounters requests;  // of all queues
 };
@@ -105,6 +107,19 @@ void add_devices(Fields* fields) {
               [](View& v) { return Json(v.cache.backing().io_mode_name()); });
   fields->add("backing", "identity", "what it is recognised by",
               [](View& v) { return Json(v.cache.backing().identity().text); });
+  fields->add("backing", "connected", "of a server's: all its connections are up; else null",
+              [](View& v) {
+                const auto& link = v.link;
+                return link ? Json(link->up == link->connections) : Json();
+              });
+  fields->add("backing", "connections", "of a server's: connections; else 0",
+              [](View& v) { return Json(v.link ? v.link->connections : 0); });
+  fields->add("backing", "lost_connections", "of a server's: that ended, since the attach; else 0",
+              [](View& v) { return Json(v.link ? v.link->lost : 0); });
+  fields->add("backing", "waiting_for_server", "requests that wait until a server is back",
+              [](View& v) { return Json(v.link ? v.link->waiting : 0); });
+  fields->add("backing", "why_not_connected", "a connection of a server's is not up; else empty",
+              [](View& v) { return Json(v.link ? v.link->why : std::string()); });
 }
 
 void add_segments_and_log(Fields* fields) {

@@ -170,6 +170,9 @@ bool flag(const Json& status, const char* object, const char* name) {
 
 // Why requests wait, or what background work does: the one thing that is most worth knowing.
 std::string state_of(const Json& status) {
+  if (number(status, "backing", "waiting_for_server") > 0)
+    return "waits for the server of the backing device: " +
+           text(status, "backing", "why_not_connected");
   if (text(status, "writeback", "state") == "failing")
     return "failing: " + text(status, "writeback", "last_error");
   const std::string reclaim = text(status, "reclaim", "state");
