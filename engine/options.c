@@ -207,6 +207,10 @@ int check_filename(const struct thread_data* td) {
 
   if (!o->filename && !o->read_iolog_file)
     why = "filename= is missing: name the backing device";
+  else if (td->files_index != 1 && o->filename && strstr(o->filename, "://"))
+    why =
+        "filename= takes several names with colons between them: write each colon of a server's "
+        "address as \\:, such as filename=nbd\\://host/disk";
   else if (td->files_index != 1)
     why =
         "filename= must name exactly one backing device for a job (one in [global] adds up "

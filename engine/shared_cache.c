@@ -55,6 +55,9 @@ static bool same_file(struct file_id a, struct file_id b) {
   return a.known && b.known && a.dev == b.dev && a.ino == b.ino;
 }
 
+/* A device on a server, which no file stands for: the same if it is written the same. */
+static bool same_server(const char* a, const char* b) { return strstr(a, "://") && !strcmp(a, b); }
+
 static void log_line(void* ctx, enum pcache_log_level level, const char* line) {
   static const char* const prefix[] = {"error: ", "warning: ", ""};
 
@@ -135,7 +138,8 @@ static int find(const struct cache_wishes* wishes, struct file_id cache_id,
   *out = NULL;
   for (struct shared_cache* s = caches; s; s = s->next) {
     bool cache = same_file(s->cache_id, cache_id);
-    bool backing = same_file(s->backing_id, backing_id);
+    bool backing = same_file(s->backing_id, backing_id) ||
+                   same_server(s->wishes.options.backing_path, wishes->options.backing_path);
 
     if (cache && backing) {
       *out = s;

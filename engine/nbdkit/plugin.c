@@ -78,8 +78,9 @@ __attribute__((constructor)) static void prepare(void) {
   plugin.config_help = make_help();
 }
 
-/* It has a meaning of its own, and is no path. */
-static bool is_choice(const struct pcache_option_info* option, const char* value) {
+/* It has a meaning of its own, or is a server's address, and is no path. */
+static bool is_no_path(const struct pcache_option_info* option, const char* value) {
+  if (strstr(value, "://")) return true;
   for (uint32_t i = 0; i < option->choice_count; i++)
     if (!strcmp(option->choices[i].name, value)) return true;
   return false;
@@ -91,7 +92,7 @@ static int pcache_config(const char* key, const char* value) {
 
   for (uint32_t i = 0; describe(i, &option); i++) {
     if (!*key_of(&option) || strcmp(key_of(&option), key)) continue;
-    if (option.type == PCACHE_OPTION_TEXT && !is_choice(&option, value)) {
+    if (option.type == PCACHE_OPTION_TEXT && !is_no_path(&option, value)) {
       value = nbdkit_absolute_path(value); /* nbdkit goes to / ; never freed */
       if (!value) return -1;
     }
