@@ -132,7 +132,7 @@ def test_fio_engine_exports_only_the_engine():
 
 def test_needs_are_debian_packages_of_the_readme():
     """Nothing from beyond the base and what scripts/setup installs."""
-    allowed = r"lib(pmem2|uring|isal|stdc\+\+|gcc_s|c|m|pthread)\.so\.\d+|ld-linux-x86-64\.so\.2"
+    allowed = r"lib(pmem2|uring|nbd|isal|stdc\+\+|gcc_s|c|m|pthread)\.so\.\d+|ld-linux-x86-64\.so\.2"
     odd = [name for name in dynamic(LIBS / "libpcache.so", "NEEDED") if not re.fullmatch(allowed, name)]
     assert not odd
 

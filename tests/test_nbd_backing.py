@@ -153,6 +153,64 @@ def test_no_byte_is_lost_with_a_server_that_loses_what_it_has_not_flushed(server
     server.volatile(*options)
 
 
+def test_a_drain_goes_on_with_the_server_that_comes_back(server, remote):
+    server.volatile()
+    draw = random.Random(3)
+    with remote.open(writeback_interval_ms=60000) as cache:
+        for number in range(10):
+            for off in range(0, SIZE, 4 * MIB):
+                cache.write(off, stamp(off, MIB, number))
+
+            def kill_and_start():
+                stop.wait(draw.uniform(0, 0.1))
+                server.kill()
+                server.volatile()
+
+            stop = threading.Event()
+            killer = threading.Thread(target=kill_and_start)
+            killer.start()
+            cache.drain()
+            killer.join()
+        assert cache.status["backing"]["lost_connections"] > 0
+        server.kill()
+        with open(server.path, "rb") as f:
+            for off in range(0, SIZE, 4 * MIB):
+                f.seek(off)
+                assert f.read(MIB) == stamp(off, MIB, 9)
+        server.volatile()
+
+
+def test_no_write_that_waits_for_the_device_fails_with_its_server(server, remote):
+    """writethrough: each is acknowledged when the server has flushed it, however often that was lost before."""
+    server.volatile()
+    model = bytearray(server.path.read_bytes())
+    draw = random.Random(9)
+    stop = threading.Event()
+
+    def kill_and_start():
+        while not stop.wait(draw.uniform(0.05, 0.2)):
+            server.kill()
+            server.volatile()
+
+    cache = remote.open(cache_mode="writethrough")
+    killer = threading.Thread(target=kill_and_start)
+    killer.start()
+    try:
+        number = 0
+        while cache.status["backing"]["lost_connections"] < 15:
+            number += 1
+            off = draw.randrange(SIZE // PAGE) * PAGE
+            data = stamp(off, PAGE, number)
+            cache.write(off, data)
+            model[off:off + PAGE] = data
+    finally:
+        stop.set()
+        killer.join()
+    server.kill()
+    check_file(server, model)
+    server.volatile()
+
+
 @pytest.mark.parametrize("option", ["--garbage-after=30", "--hang-up-after=30"])
 def test_a_server_that_misbehaves_costs_a_connection(server, remote, option):
     server.volatile(option)
@@ -293,7 +351,8 @@ def test_the_plugin_stands_on_a_server(server, cache_file, tmp_path):
 @pytest.mark.parametrize("uri,words", [
     ("nbd+unix:///?socket=/nowhere/socket", ("cannot connect", "No such file")),
     ("nbd://127.0.0.1:1/disk", ("cannot connect", "refused")),
-    ("nbd+unix:///", ("cannot connect",)),
+    ("nbd+unix:///", ("expected one socket=PATH",)),
+    ("nbd+unix:///?socket=run/x", ("is not absolute",)),
 ])
 def test_a_server_that_is_not_there_is_refused_in_one_line(cache_file, uri, words):
     with pytest.raises(PcacheError) as refused:

@@ -410,7 +410,8 @@ Status Worker::drain(const std::atomic<bool>* given_up) {
     if (!moved) {
       const uint64_t left = writeback_.unwritten_bytes();
       vain = left < unwritten ? 0 : vain + 1;
-      if (left == 0 || vain == kVainSteps) return undrained(moved.error(), until);
+      const bool lost = moved.error().code == kWritesLost;
+      if ((left == 0 && !lost) || vain == kVainSteps) return undrained(moved.error(), until);
       unwritten = left;
       continue;
     }

@@ -15,6 +15,8 @@ namespace {
 
 // How often data is moved that writes cut meanwhile, before it is written instead.
 constexpr int kMostTries = 3;
+// How often all is written again at once that a server may have lost.
+constexpr int kMostLosses = 16;
 
 }  // namespace
 
@@ -125,10 +127,14 @@ uint64_t Writeback::damaged_extents() {
 Result<bool> Writeback::step(const LogMark& until, const Size& size) {
   MutexLock lock(mu_);
   Result<bool> result = false;
-  try {
-    result = step_once(until, size);
-  } catch (const std::bad_alloc&) {
-    result = failed(out_of_memory());
+  for (int losses = 0;; losses++) {
+    try {
+      result = step_once(until, size);
+    } catch (const std::bad_alloc&) {
+      result = failed(out_of_memory());
+    }
+    // A server that is back takes what it has lost.
+    if (result || result.error().code != kWritesLost || losses == kMostLosses) break;
   }
   tell_kept();
   return result;

@@ -14,6 +14,7 @@
 // - A queue is empty (in_flight() == 0) when it is destroyed, and is destroyed before its device.
 #pragma once
 
+#include <cerrno>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -29,11 +30,14 @@ class BlockQueue;
 enum class BlockOp : uint8_t {
   kRead,
   kWrite,
-  kFlush,      // makes what completed before its submit() durable; it orders nothing else
+  // Makes what completed before its submit() durable; it orders nothing else. kWritesLost: some of
+  // that may be lost, with the server that had it. Written again and flushed, it is durable.
+  kFlush,
   kZero,       // reads as zeros afterwards; the device keeps its room for it where it can
   kPunchHole,  // the same; the device gives its room back where it can
 };
 inline constexpr size_t kBlockOps = 5;
+inline constexpr int kWritesLost = ESTALE;
 constexpr bool has_data(BlockOp op) { return op == BlockOp::kRead || op == BlockOp::kWrite; }
 // The last two: EOPNOTSUPP where the device has no such request.
 constexpr bool makes_zeros(BlockOp op) { return op == BlockOp::kZero || op == BlockOp::kPunchHole; }
@@ -51,6 +55,7 @@ struct BlockIo {
   BlockQueue* queue = nullptr;
   void* bounce = nullptr;
   void* carrier = nullptr;  // the connection that has it, of a device behind a server
+  int64_t cookie = 0;       // its number there
   uint64_t mark = 0;        // of a flush there: what had been written when it was sent
   uint32_t progress = 0;
   uint32_t retries = 0;

@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "blockdev/nbd_connection.h"
 
+#include <fcntl.h>
 #include <libnbd.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/timerfd.h>
 #include <time.h>
 
@@ -18,6 +23,17 @@ namespace {
 
 constexpr int64_t kSecondNs = 1'000'000'000;
 constexpr int64_t kShortestPauseNs = kSecondNs / 100, kLongestPauseNs = 2 * kSecondNs;
+// Of one pump(): a server that never ends its answer does not keep the lock for ever.
+constexpr int kMostRounds = 4096;
+// A host is gone when it has not answered the kernel's probes for a minute. One that merely hangs
+// answers them.
+struct SocketOption {
+  int level, option, value;
+};
+constexpr SocketOption kKeepAlive[] = {{SOL_SOCKET, SO_KEEPALIVE, 1},
+                                       {IPPROTO_TCP, TCP_KEEPIDLE, 30},
+                                       {IPPROTO_TCP, TCP_KEEPINTVL, 10},
+                                       {IPPROTO_TCP, TCP_KEEPCNT, 3}};
 constexpr int64_t kAttemptNs = 30 * kSecondNs;  // of one attempt, until the server has answered
 
 int64_t now_ns() {
@@ -76,7 +92,14 @@ int NbdConnection::on_answer(void* request, int* error) NO_THREAD_SAFETY_ANALYSI
   auto* io = static_cast<BlockIo*>(request);
   io->result = *error;
   static_cast<NbdConnection*>(io->carrier)->answers_.push(io);
-  return 1;  // nobody asks for it by its number
+  return 0;  // see retire()
+}
+
+// libnbd keeps an answered request until it is asked for by its number. To let it go in
+// on_answer(), by returning 1, would be to have it freed while libnbd 1.14 still looks at it, if
+// the connection ends while the request is sent.
+void NbdConnection::retire(BlockIo* io) {
+  if (handle_) (void)nbd_aio_command_completed(handle_.get(), io->cookie);
 }
 
 bool NbdConnection::is_over() const {
@@ -112,7 +135,8 @@ void NbdConnection::issue(BlockIo* io) {
   if (makes_zeros(io->op) && !export_.makes_zeros) return finish(io, EOPNOTSUPP);
   io->carrier = this;
   issued_++;
-  if (give(io) >= 0) return;
+  io->cookie = give(io);
+  if (io->cookie >= 0) return;
   issued_--;
   const int code = nbd_get_errno();
   if (is_over()) return keep(io);
@@ -124,7 +148,9 @@ void NbdConnection::finish(BlockIo* io, int error) {
   finished_(io);
 }
 
+// From its beginning: what this server has of it may be lost with it.
 void NbdConnection::keep(BlockIo* io) {
+  io->progress = 0;
   if (server_.given_up()) return finish(io, ENOTCONN);
   waiting_.push(io);
   waiting_count_++;
@@ -133,6 +159,8 @@ void NbdConnection::keep(BlockIo* io) {
 void NbdConnection::take_answer(BlockIo* io, int error) {
   PCACHE_CHECK(issued_ > 0);
   issued_--;
+  retire(io);
+  if (!is_lost(error)) pause_ns_ = 0;  // it is a server that answers
   if (is_lost(error)) {
     if (state_ == State::kUp) state_ = State::kLeaving;
     return keep(io);
@@ -188,7 +216,10 @@ void NbdConnection::come_up() {
   set_timer(0);
   why_.clear();
   told_.clear();
-  pause_ns_ = 0;
+  // A host that is gone ends no connection. Of a UNIX socket this is refused, and not needed.
+  const int fd = nbd_aio_get_fd(handle_.get());
+  for (const auto& [level, option, value] : kKeepAlive)
+    (void)setsockopt(fd, level, option, &value, sizeof value);
   if (down_since_ns_ != 0)
     server_.log().print(LogLevel::kNotice, "backing device %s: connected again after %.1f s",
                         server_.name().c_str(),
@@ -203,8 +234,8 @@ void NbdConnection::go_down(int code, std::string why) {
   const bool was_up = state_ == State::kUp || state_ == State::kLeaving;
   take_answers();
   PCACHE_CHECK(issued_ == 0);
-  handle_.reset();  // with its socket, which the epoll forgets
-  watched_fd_ = -1;
+  watch_nothing();
+  handle_.reset();
   state_ = State::kDown;
   why_code_ = code;
   why_ = std::move(why);
@@ -236,6 +267,7 @@ void NbdConnection::look_at_handle() {
 }
 
 void NbdConnection::pump() {
+  look_at_handle();
   if (state_ != State::kUp && timer_is_over()) {
     if (state_ == State::kConnecting) go_down(ETIMEDOUT, "the server does not answer");
     if (state_ == State::kDown) connect();
@@ -247,7 +279,7 @@ void NbdConnection::pump() {
   }
   // libnbd is told only of what is: without it, a socket that still connects looks connected to it,
   // and a handle that is told of an answer that has not come holds what it is given until one has.
-  while (handle_) {
+  for (int rounds = 0; handle_ && rounds < kMostRounds; rounds++) {
     pollfd socket = {nbd_aio_get_fd(handle_.get()), socket_events(), 0};
     if (::poll(&socket, 1, 0) <= 0) break;
     const bool broken = socket.revents & (POLLERR | POLLHUP | POLLNVAL);
@@ -293,18 +325,37 @@ short NbdConnection::socket_events() const {
   return events;
 }
 
+void NbdConnection::watch_nothing() {
+  if (watched_.valid()) (void)epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, watched_.get(), nullptr);
+  watched_ = UniqueFd();
+}
+
+// A copy of the descriptor is watched. libnbd closes its own, but what the epoll watches lives on
+// in a child that was forked meanwhile, and only who has the descriptor can take it out.
 void NbdConnection::watch_socket() {
   static_assert(EPOLLIN == POLLIN && EPOLLOUT == POLLOUT);
   if (!handle_) return;
   const int fd = nbd_aio_get_fd(handle_.get());
   const auto events = static_cast<uint32_t>(socket_events());
+  if (fd < 0) return watch_nothing();
   // While it connects, it may close a socket and take another by the same number.
-  const bool may_differ = state_ == State::kConnecting || fd != watched_fd_;
-  if (fd < 0 || (!may_differ && events == watched_events_)) return;
-  epoll_event event = {events, {.fd = fd}};
-  if (epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, fd, &event) != 0)
-    PCACHE_CHECK(errno == ENOENT && epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) == 0);
-  watched_fd_ = fd;
+  if (!watched_.valid() || state_ == State::kConnecting) {
+    struct stat now = {}, before = {};
+    const bool same = watched_.valid() && fstat(fd, &now) == 0 &&
+                      fstat(watched_.get(), &before) == 0 && now.st_ino == before.st_ino;
+    if (!same) {
+      watch_nothing();
+      watched_ = UniqueFd(fcntl(fd, F_DUPFD_CLOEXEC, 0));
+      watched_events_ = 0;
+      epoll_event none = {0, {.fd = watched_.get()}};
+      if (watched_.valid() && epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, watched_.get(), &none) != 0)
+        watched_ = UniqueFd();
+    }
+  }
+  epoll_event event = {events, {.fd = watched_.get()}};
+  if (!watched_.valid()) return set_timer(kShortestPauseNs);  // until there is room for it
+  if (events == watched_events_) return;
+  PCACHE_CHECK(epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, watched_.get(), &event) == 0);
   watched_events_ = events;
 }
 

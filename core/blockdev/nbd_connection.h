@@ -12,7 +12,8 @@
 //   ends it. So a server that hangs is waited for, as a disk that hangs is. A server that may end a
 //   connection and go on with what came by it (a host that is cut off and not dead) must serve one
 //   connection at a time.
-// - A request of which the connection ended is asked again. Whether a flush may succeed then is the
+// - A request of which the connection ended is asked again, from its beginning. Whether a flush may
+// succeed then is the
 //   queue's to say (NbdServer).
 #pragma once
 
@@ -70,6 +71,7 @@ class NbdConnection {
   bool is_over() const REQUIRES(mu);  // of the handle: it does nothing any more
   uint32_t length_of(const BlockIo* io) const REQUIRES(mu);
   int64_t give(BlockIo* io) REQUIRES(mu);
+  void retire(BlockIo* io) REQUIRES(mu);
   void issue(BlockIo* io) REQUIRES(mu);
   void finish(BlockIo* io, int error) REQUIRES(mu);
   void take_answer(BlockIo* io, int error) REQUIRES(mu);
@@ -83,6 +85,7 @@ class NbdConnection {
   bool timer_is_over() REQUIRES(mu);
   short socket_events() const REQUIRES(mu);  // of poll(2), that libnbd waits for
   void watch_socket() REQUIRES(mu);
+  void watch_nothing() REQUIRES(mu);
 
   NbdServer& server_;
   const Finished finished_;
@@ -94,8 +97,7 @@ class NbdConnection {
   BlockIoList answers_ GUARDED_BY(mu);  // came while libnbd ran; their `result` is the error
   BlockIoList waiting_ GUARDED_BY(mu);
   unsigned issued_ GUARDED_BY(mu) = 0, waiting_count_ GUARDED_BY(mu) = 0;
-  // What the epoll watches of the handle's socket.
-  int watched_fd_ GUARDED_BY(mu) = -1;
+  UniqueFd watched_ GUARDED_BY(mu);  // of the handle's socket, by the epoll
   uint32_t watched_events_ GUARDED_BY(mu) = 0;
   int64_t pause_ns_ GUARDED_BY(mu) = 0;       // before the next attempt
   int64_t down_since_ns_ GUARDED_BY(mu) = 0;  // 0: it was never up, or is

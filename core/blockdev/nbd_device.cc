@@ -96,6 +96,7 @@ Status check_options(const BlockDeviceOptions& options, const std::string& name)
 
 Result<std::unique_ptr<BlockDevice>> open_nbd_device(const BlockDeviceOptions& options,
                                                      const Log& log) {
+  if (Status address = check_nbd_uri(options.path); !address) return address.error();
   const std::string name = nbd_device_name(options.path);
   if (Status fits = check_options(options, name); !fits) return fits.error();
   auto server = std::make_unique<NbdServer>(options.path, name, options.read_only, log);

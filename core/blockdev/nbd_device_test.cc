@@ -2,7 +2,9 @@
 // A backing device on a server that dies, hangs, comes back as itself or as another, has no flush.
 #include "blockdev/nbd_device.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
+#include <poll.h>
 
 #include <memory>
 #include <string>
@@ -239,7 +241,7 @@ TEST_F(NbdDeviceTest, AFlushBehindALossFailsOnce) {
   ASSERT_EQ(write('a'), 0);
   server_.stop();
   serve_file();
-  EXPECT_EQ(flush(), EIO);
+  EXPECT_EQ(flush(), kWritesLost);
   ASSERT_EQ(write('a'), 0);
   EXPECT_EQ(flush(), 0);
 }
@@ -254,7 +256,7 @@ TEST_F(NbdDeviceTest, ALossThatHappensUnderTheFlushFailsIt) {
   server_.stop();
   serve_file();
   finish();
-  EXPECT_EQ(io.result, EIO);
+  EXPECT_EQ(io.result, kWritesLost);
 }
 
 TEST_F(NbdDeviceTest, ALossWithNothingUnflushedFailsNoFlush) {
@@ -267,6 +269,61 @@ TEST_F(NbdDeviceTest, ALossWithNothingUnflushedFailsNoFlush) {
   EXPECT_EQ(flush(), 0);
 }
 
+// The server had a part of it, and not flushed that.
+TEST_F(NbdDeviceTest, ALongWriteIsRepeatedFromItsBeginning) {
+  const std::vector<std::string> small = {"--filter=blocksize-policy", "blocksize-maximum=65536",
+                                          "blocksize-error-policy=error"};
+  std::vector<std::string> slow = small;
+  slow.insert(slow.begin() + 1, "--filter=delay");
+  slow.push_back("delay-write=100ms");
+  serve_file(slow);
+  open_queue();
+  std::vector<char> data(4 * 65536, 'x');
+  BlockIo io;
+  submit(&io, BlockOp::kWrite, 0, data.size(), data.data());
+  while (io.progress == 0) queue_->wait(kShortNs / 10);
+  ASSERT_LT(io.progress, data.size());
+  server_.stop();
+  const UniqueFd fd(::open(file_.path().c_str(), O_RDWR));
+  ASSERT_EQ(ftruncate(fd.get(), 0), 0);  // what it had is lost
+  file_.resize(kFileBytes);
+  serve_file(small);
+  finish();
+  EXPECT_EQ(io.result, 0);
+  EXPECT_EQ(flush(), 0);
+  std::vector<char> back(data.size());
+  ASSERT_EQ(pread(fd.get(), back.data(), back.size(), 0), static_cast<ssize_t>(back.size()));
+  EXPECT_EQ(back, data);
+}
+
+// A child that was forked has the socket, too.
+TEST_F(NbdDeviceTest, ALostConnectionIsNotWatchedThroughAChild) {
+  serve_file();
+  open_queue();
+  ASSERT_EQ(write('a'), 0);
+  const pid_t child = fork();
+  if (child == 0) {
+    pause();
+    _exit(0);
+  }
+  server_.stop();
+  BlockIo io;
+  std::vector<char> data(kBlock, 'x');
+  submit(&io, BlockOp::kWrite, 0, kBlock, data.data());
+  wait_for_line("the connection is lost");
+  unsigned looks = 0;
+  for (int i = 0; i < 10; i++) {
+    pollfd ready = {queue_->fd(), POLLIN, 0};
+    looks += ::poll(&ready, 1, 20) > 0;
+    if (ready.revents) queue_->poll();
+  }
+  EXPECT_LT(looks, 10u) << "its fd is always readable";
+  serve_file();
+  finish();
+  kill(child, SIGKILL);
+  waitpid(child, nullptr, 0);
+}
+
 // Also of those that had no write themselves: they may flush for others.
 TEST_F(NbdDeviceTest, EachQueueIsToldOfALoss) {
   serve_file();
@@ -276,9 +333,9 @@ TEST_F(NbdDeviceTest, EachQueueIsToldOfALoss) {
   ASSERT_EQ(write('a'), 0);
   server_.stop();
   serve_file();
-  EXPECT_EQ(flush(), EIO);
+  EXPECT_EQ(flush(), kWritesLost);
   queue_ = other.take();
-  EXPECT_EQ(flush(), EIO);
+  EXPECT_EQ(flush(), kWritesLost);
   EXPECT_EQ(flush(), 0);
 }
 

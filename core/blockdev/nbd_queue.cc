@@ -87,7 +87,7 @@ void NbdQueue::add_finished(BlockIo* io) {
   running_--;
   if (io->op == BlockOp::kFlush && io->result == 0 && losses_told_ != server_.losses()) {
     losses_told_ = server_.losses();
-    io->result = EIO;
+    io->result = kWritesLost;
   }
   finished_.push(io);
   if (!pumping_) signal();

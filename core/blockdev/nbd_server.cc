@@ -38,6 +38,8 @@ Result<NbdHandle> NbdServer::begin_connect() const {
   // The address comes from the user who runs us, so it may name files of keys.
   if (!handle || nbd_set_uri_allow_local_file(handle.get(), true) != 0 ||
       nbd_set_pread_initialize(handle.get(), false) != 0 ||
+      // A structured reply may leave out a part of what was asked for, and libnbd takes it.
+      nbd_set_request_structured_replies(handle.get(), false) != 0 ||
       nbd_aio_connect_uri(handle.get(), uri_.c_str()) != 0) {
     const int code = nbd_get_errno();
     return make_error(code ? code : EIO, "backing device %s: cannot connect: %s", name_.c_str(),

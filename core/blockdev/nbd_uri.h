@@ -6,9 +6,15 @@
 
 #include <string>
 
+#include "base/result.h"
+
 namespace pcache {
 
 bool is_nbd_uri(const std::string& path);
+
+// EINVAL: one that libnbd and nbd_device_name() might take for two devices, or for another one in
+// another folder.
+Status check_nbd_uri(const std::string& uri);
 
 // What of it says which device it is, the same for each way to write it: no user, no options of
 // TLS, the port always. For the identity block, and for messages.

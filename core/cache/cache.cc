@@ -476,7 +476,7 @@ Status Cache::close() {
     SegmentTable& segments;
     ~NoEvents() { segments.set_events({}); }
   } const no_events{*recovered_.segments};
-  devices_.backing->give_up();  // what a lost server was to do is dirty, and stays so
+  give_up_device();  // what a lost server was to do is dirty, and stays so
   worker_->stop();
   PCACHE_CHECK(requests_->deferred().count() == 0 && requests_->acks().count() == 0);
   // If the attach failed or is readonly, nothing is written or drained.

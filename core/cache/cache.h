@@ -61,6 +61,8 @@ class Cache {
   // Until `given_up`, at the latest with a batch that has begun (ECANCELED).
   Status drain(const std::atomic<bool>* given_up = nullptr);
   // Writeback tries no more of its batch than what is in flight, or goes on. Any thread.
+  // What waits for a server that is away fails from now on. Before close(). Any thread.
+  void give_up_device() { devices_.backing->give_up(); }
   void give_up_writeback(bool on) { worker_->give_up(on); }
   // Makes durable in pmem what is complete. It reports no damage, as a FLUSH does once, and does
   // not wait for space, as a FLUSH does: ENOSPC.

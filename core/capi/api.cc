@@ -110,6 +110,7 @@ PCACHE_EXPORT int pcache_close(pcache_cache* cache, pcache_error* err) {
   if (!cache) return 0;
   // A handle of the parent process is never destroyed.
   if (cache->foreign()) return guarded(err, [&] { return forked(err); });
+  cache->cache->give_up_device();  // a drain that the control socket has begun may wait for it
   cache->control.reset();
   const int rc = guarded(err, [&]() -> int {
     const auto closed = cache->cache->close();

@@ -5,6 +5,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "blockdev/nbd_uri.h"
+
 namespace pcache::ctl {
 
 int fail(const Error& error) {
@@ -38,7 +40,9 @@ Result<BackingReader> open_backing(const std::string& path, const std::string& c
   if (is_same_device(path, cache))
     return make_error(EINVAL, "%s: is given both as the cache device and as the backing device",
                       path.c_str());
-  return BackingReader::open(path, Log());
+  // Of a file all is said in errors; a server may be lost, and waited for.
+  const auto say = [](LogLevel, const char* line) { fprintf(stderr, "pcachectl: %s\n", line); };
+  return BackingReader::open(path, is_nbd_uri(path) ? Log(say) : Log());
 }
 
 void add_image(CLI::App* command, Image* image, Backing backing) {
