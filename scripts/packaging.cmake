@@ -6,7 +6,7 @@ install(FILES README.md CHANGELOG.md LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR}
 set(completions ${CMAKE_INSTALL_DATADIR}/bash-completion/completions)
 set(completed)
 if(PCACHE_BUILD_TOOLS)
-  list(APPEND completed pcachectl)
+  list(APPEND completed pcachectl pcached)
 endif()
 if(with_bench)
   list(APPEND completed pcache-sweep pcache-microbench)

@@ -24,7 +24,7 @@ add_executable(program program.c)
 target_link_libraries(program PRIVATE pcache::pcache)
 """
 VERSION = re.search(r"^project\(pcache VERSION ([\d.]+)", (ROOT / "CMakeLists.txt").read_text(), re.MULTILINE)[1]
-PROGRAMS = ("pcachectl", "pcache-sweep", "pcache-microbench")
+PROGRAMS = ("pcachectl", "pcached", "pcache-sweep", "pcache-microbench")
 
 
 def good(*command, **more):
@@ -140,7 +140,7 @@ def test_the_manual_of_the_engine_is_its_readme(prefix):
             assert match[1] in page, match[1]
 
 
-@pytest.mark.parametrize("page", ["pcachectl.1", "pcache-sweep.1", "pcache-microbench.1", "pcache_fio.7"])
+@pytest.mark.parametrize("page", ["pcachectl.1", "pcached.1", "pcache-sweep.1", "pcache-microbench.1", "pcache_fio.7"])
 def test_manual_pages_are_well_formed(prefix, page):
     """groff's reader of manual pages warns of nothing but lines that cannot be filled."""
     if not shutil.which("groff"):

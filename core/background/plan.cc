@@ -24,6 +24,7 @@ class Planner {
         break;  // what is in front of it can be saved; the next batch meets it first
       }
       const LogItem& item = next.value();
+      if (item.kind == LogItem::Kind::kEnd && options_.ends_with_log) break;
       if (item.kind == LogItem::Kind::kEnd)
         return make_error(EUCLEAN, "log at segment %u:%u: ends before its head: damaged",
                           item.pos.seg.v, item.pos.off);

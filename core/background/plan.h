@@ -117,6 +117,8 @@ struct PlanOptions {
   // Zeros count as data, and not only those that are no hole: the device has to write them.
   bool zeros_count = false;
   bool strict = true;  // as in the invariants
+  // The log may end before end_ksets, and so does the plan: for who does not know its head.
+  bool ends_with_log = false;
   // What is known of a key's data, which is in a kset of this number; nothing: every live key is
   // written that is not clean.
   std::function<KeyFate(const media::Key&, uint64_t kset)> fate = nullptr;

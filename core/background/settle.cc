@@ -44,7 +44,11 @@ Status Settler::settle(const BatchPlan& plan, const WrittenBatch& written,
   }
   mark_clean(plan, written, order);
   const bool had_failed = parts_.tails.failed();
-  const Status moved = parts_.tails.set_dirty_tail(parts_.pmem, plan.end.pos);
+  Status moved;
+  if (parts_.follows)
+    parts_.tails.follow_dirty_tail(plan.end.pos);
+  else
+    moved = parts_.tails.set_dirty_tail(parts_.pmem, plan.end.pos);
   // What can be saved is: the device goes on getting what is dirty.
   if (!moved && !had_failed)
     parts_.messages.print(LogLevel::kError, "%s", moved.error().text.c_str());

@@ -15,6 +15,8 @@ namespace {
 constexpr Worker::Milliseconds kWhenWoken{24 * 3600 * 1000};
 // SpaceLimits::quiet_bytes are for so long.
 constexpr Worker::Milliseconds kQuietInterval{5000};
+// Between two looks at what the other side has written back, while something waits for it.
+constexpr Worker::Milliseconds kFollowPause{1};
 // A reclaim_fault() that does not pass.
 constexpr const char* kReclaimStandsStill = "the log is damaged";
 
@@ -280,7 +282,7 @@ void Worker::writeback_task() {
   bool closed = false;
   while (const std::optional<SpaceActions> actions = next_step()) {
     close_awaited(&head);
-    const bool wanted = actions->write_back || retries();
+    const bool wanted = actions->write_back || retries() || parts_.follows;
     const Writeback::Counters& counters = writeback_.counters();
     const uint64_t written = given_bytes(counters), flushes = counters.flushes.load();
     const auto moved = writeback_.step(wanted ? head : idle_until_, size_of(*actions));
@@ -296,6 +298,15 @@ void Worker::writeback_task() {
     if (moved.value()) {
       if (decided().reclaim || options_.waiting_requests() > 0) wake(main_, room_id_);
       continue;
+    }
+    if (parts_.follows) {
+      if (!std::exchange(closed, true)) {
+        (void)parts_.stripes.close_all();  // the other side sees the log alone
+        head = parts_.log.mark();
+        continue;
+      }
+      if (actions->write_back) writing_.wake(writeback_id_, kFollowPause);
+      return;
     }
     if (others_await(head)) continue;
     if (actions->live == LiveData::kLeaveAll) return;  // reclaim asks again
@@ -316,7 +327,8 @@ std::optional<SpaceActions> Worker::next_step() {
   const SpaceActions actions = decided();
   cleaning_.store(actions.clean, std::memory_order_relaxed);
   if (stopping_.load(std::memory_order_acquire) ||
-      !(actions.write_back || retries() || writeback_.behind(idle_until_)))
+      !(actions.write_back || retries() || writeback_.behind(idle_until_) ||
+        (parts_.follows && writeback_.behind(parts_.log.mark()))))
     return std::nullopt;
   const Milliseconds wait = wait_for_rate(actions.bytes_per_second);
   if (wait.count() == 0) return actions;

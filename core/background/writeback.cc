@@ -22,6 +22,7 @@ constexpr int kMostLosses = 16;
 
 Result<std::unique_ptr<Writeback>> Writeback::create(const Parts& parts, const Options& options) {
   std::unique_ptr<Writeback> writeback(new Writeback(parts, options));
+  if (parts.follows) return writeback;
   auto out = WriteOut::create(
       {parts.pmem, parts.segments, parts.backing, parts.data_crc},
       {.written = [self = writeback.get()](uint64_t bytes)
@@ -142,12 +143,36 @@ Result<bool> Writeback::step(const LogMark& until, const Size& size) {
 
 Result<bool> Writeback::step_once(const LogMark& until, const Size& size) {
   if (!behind(until)) return false;
+  if (parts_.follows) return follow(until, size);
   reason_ = size.reason;
   strict_ = strict();
   if (written_unknown_) forget();
   if (auto planned = plan_batches(until, size); !planned) return failed(planned.error());
   if (under_way_.empty()) return false;
   if (auto written = write_batches(size.depth); !written) return failed(written.error());
+  if (auto settled = settle_batches(); !settled) return failed(settled.error());
+  return true;
+}
+
+// The other side passes ksets in the order of the log, so dirty_tail on media is where a kset of
+// ours begins, at settled() or behind it.
+Result<bool> Writeback::follow(const LogMark& until, const Size& size) {
+  const Bounds bounds{parts_.segments.size(), parts_.logical_bytes, parts_.block_bytes};
+  const auto passed = parts_.tails.read_dirty_tail(parts_.pmem, bounds);
+  if (!passed) return failed(passed.error());
+  if (passed.value() == settler_.settled().pos) return false;
+  PlanOptions options;
+  options.from = settler_.settled();
+  options.end_ksets = until.ksets;
+  options.batch_bytes = size.bytes;
+  options.strict = false;
+  options.ends_with_log = true;
+  LogKsets log(parts_.pmem, parts_.segments, options.from.pos, passed.value(), nullptr);
+  BatchPlan plan = std::exchange(spare_, {});
+  if (auto made = make_plan(log, options, &plan); !made) return failed(made.error());
+  if (plan.empty()) return false;
+  begin(std::move(plan));
+  under_way_.front().written = {};  // by the other side
   if (auto settled = settle_batches(); !settled) return failed(settled.error());
   return true;
 }

@@ -30,6 +30,9 @@
 //   written. But when the device's flush fails, all of the batches are written again: what a flush
 //   that failed had to cover may be lost, whatever the next says. What finds no memory (ENOMEM) is
 //   such a step, too; what has been appended again of damaged data is not appended twice.
+//
+// Where another process writes back (Parts::follows) a step follows it: it plans what that one has
+// passed, and settles it.
 // Any thread; steps exclude each other.
 #pragma once
 
@@ -96,7 +99,9 @@ class Writeback {
   uint64_t unwritten_bytes() const { return unwritten_.load(std::memory_order_relaxed); }
   // A step under way ends at once, as one that fails, and so does each later one; or does no more.
   // Any thread, also while a step has the lock: it only sets an atomic.
-  void give_up(bool on) NO_THREAD_SAFETY_ANALYSIS { out_->give_up(on); }
+  void give_up(bool on) NO_THREAD_SAFETY_ANALYSIS {
+    if (out_) out_->give_up(on);
+  }
   // From the next step on. That the device alone is in order holds when all is written back that
   // was dirty then. Any thread.
   void set_strict(bool on) { wants_strict_.store(on, std::memory_order_relaxed); }
@@ -156,6 +161,7 @@ class Writeback {
     drains_ += static_cast<uint32_t>(more);
   }
   Result<bool> step_once(const LogMark& until, const Size& size) REQUIRES(mu_);
+  Result<bool> follow(const LogMark& until, const Size& size) REQUIRES(mu_);
   // Plans as many batches as may be under way. An error: the first cannot be planned.
   Status plan_batches(const LogMark& until, const Size& size) REQUIRES(mu_);
   // How keys may be passed whose data is not on the device; each includes those before it.
@@ -195,7 +201,7 @@ class Writeback {
 
   const Parts& parts_;
   const Options options_;
-  std::unique_ptr<WriteOut> out_ PT_GUARDED_BY(mu_);
+  std::unique_ptr<WriteOut> out_ PT_GUARDED_BY(mu_);  // nullptr: follows
   Mutex mu_{LockRank::kWriteback};
   Settler settler_ GUARDED_BY(mu_);
   Superseded superseded_ GUARDED_BY(mu_);

@@ -40,6 +40,7 @@ Result<std::unique_ptr<Cache>> Cache::open(const Options& options) {
   if (!writing) return writing.error();
   PmemOptions pmem_options = options.pmem;
   pmem_options.provisional = true;
+  PCACHE_CHECK(options.front == (pmem_options.side == PmemSide::kFront));
   auto pmem = Pmem::open(pmem_options, options.log);
   if (!pmem) return pmem.error();
   Devices devices{pmem.take(), backing.take(), main.take(), writing.take()};
@@ -124,7 +125,25 @@ Status Cache::check_cache_size() {
   return {};
 }
 
+// A front knows no disk, only what its backend serves: that has to be as large.
+Status Cache::check_front() const {
+  if (blank_)
+    return make_error(EINVAL,
+                      "cache device is blank, and role=front formats nothing: pcachectl format, "
+                      "and start the backend");
+  const auto identity = load_identity(*devices_.pmem);
+  if (!identity) return identity.error();
+  const uint64_t served = devices_.backing->size_bytes();
+  if (!identity.value() || identity.value()->backing_bytes == served) return {};
+  return make_error(EXDEV,
+                    "the cache belongs to a backing device of %llu bytes, the server's has %llu: "
+                    "name the server of that one",
+                    static_cast<unsigned long long>(identity.value()->backing_bytes),
+                    static_cast<unsigned long long>(served));
+}
+
 Status Cache::check_identity() {
+  if (options_.front) return check_front();
   Pmem& pmem = *devices_.pmem;
   const BackingIdentity backing = identity_of(*devices_.backing);
   const auto to_write = [&] {
@@ -258,6 +277,7 @@ Status Cache::wire() {
             .messages = messages_,
             .data_crc = frame_.info.data_crc,
             .readonly = options_.readonly,
+            .follows = options_.front,
             .logical_bytes = devices_.backing->size_bytes(),
             .block_bytes = devices_.backing->logical_block_bytes(),
             .max_extent_bytes = frame_.info.data_crc ? kCrcExtentBytes : kRangeBytes,
@@ -370,8 +390,8 @@ Status Cache::write_attached() {
   const auto warn = [this](const Status& written) {
     if (!written) messages_.print(LogLevel::kWarning, "%s", written.error().text.c_str());
   };
-  // A fresh format stays as the kernel target leaves it.
-  if (!blank_) {
+  // A fresh format stays as the kernel target leaves it. These records are the backend's.
+  if (!blank_ && !options_.front) {
     clear_format_mark(pmem);
     warn(write_cache_info(pmem, frame_));
   }
@@ -396,7 +416,7 @@ void Cache::choose_persist() try {
                              measured.error().text.c_str());
     calibration_ = measured.take();
     const auto stored =
-        first_page_is_ours_
+        first_page_is_ours_ && !options_.front
             ? store_calibration(pmem, *calibration_, static_cast<uint64_t>(time(nullptr)))
             : make_error(EEXIST, "the first 4 KiB are not ours to write to");
     if (!stored)
@@ -422,7 +442,13 @@ Status Cache::refuse_if_readonly(const char* what) const {
   return make_error(EROFS, "%s: the cache was opened with readonly=1, nothing is written", what);
 }
 
+Status Cache::refuse_if_front(const char* what) const {
+  if (!options_.front) return {};
+  return make_error(EOPNOTSUPP, "%s: the cache was opened with role=front: ask its backend", what);
+}
+
 Status Cache::drain(const std::atomic<bool>* given_up) {
+  if (auto alone = refuse_if_front("drain"); !alone) return alone;
   if (auto writable = refuse_if_readonly("drain"); !writable) return writable;
   return worker_->drain(given_up);
 }

@@ -74,6 +74,9 @@ class Cache {
   Status set_gc_percent(int64_t percent) EXCLUDES(frame_mu_);
   uint32_t gc_percent() const { return worker_->gc_percent(); }
   Status set_mode(CacheMode mode) EXCLUDES(frame_mu_);
+  Status check_front() const;
+  // EOPNOTSUPP, and what is asked, of a front.
+  Status refuse_if_front(const char* what) const;
   Status set_policy(policy::PolicyKind kind);
   CacheMode mode() const { return mode_.mode(); }
   // As pcache_set().

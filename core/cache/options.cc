@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/mutants.h"
+#include "blockdev/nbd_uri.h"
 #include "cache/option_table.h"
 #include "pmem/persist.h"
 
@@ -38,6 +39,27 @@ Status check_readonly(const pcache_options& raw) {
                     "option %s: contradicts readonly=1, with which nothing is written: leave one "
                     "of the two out",
                     against);
+}
+
+// Refuses options of what the backend alone does.
+Status check_role(const pcache_options& raw) {
+  if (raw.role != PCACHE_ROLE_FRONT) return {};
+  const char* against = raw.drain                             ? "drain"
+                        : raw.gc_percent != PCACHE_FROM_MEDIA ? "gc_percent"
+                        : raw.cache_mode != PCACHE_FROM_MEDIA ? "cache_mode"
+                        : raw.cache_size != 0                 ? "cache_size"
+                        : raw.readonly                        ? "readonly"
+                                                              : nullptr;
+  if (against)
+    return make_error(EINVAL,
+                      "option %s: contradicts role=front, whose backend has the disk and the "
+                      "cache's own records: leave it out",
+                      against);
+  if (is_nbd_uri(raw.backing_path)) return {};
+  return make_error(EINVAL,
+                    "option backing_path: with role=front the disk is the backend's: expected the "
+                    "address of a server of it (nbd://HOST/EXPORT), found %s",
+                    raw.backing_path);
 }
 
 }  // namespace
@@ -97,6 +119,12 @@ Result<Options> check_options(const pcache_options& given) {
   options.dirty = {raw.dirty_high_percent, raw.dirty_low_percent, raw.writeback_rate};
   if (auto limits = dirty_limits_of(options.dirty); !limits) return limits.error();
   options.readonly = options.pmem.read_only = options.backing.read_only = raw.readonly;
+  if (auto ok = check_role(raw); !ok) return ok.error();
+  options.front = raw.role == PCACHE_ROLE_FRONT;
+  if (options.front) {
+    options.pmem.side = PmemSide::kFront;
+    options.backing.read_only = true;
+  }
   return options;
 }
 

@@ -36,6 +36,7 @@ struct Options {
   bool drain = false;  // at close
   bool prefault_beside = false;
   bool readonly = false;  // as in pmem and backing
+  bool front = false;     // a backend writes back; as in pmem and backing
   bool strict_order = true;
   DirtyOptions dirty;
   policy::PolicyKind policy = policy::PolicyKind::kFifo;

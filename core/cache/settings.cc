@@ -18,6 +18,7 @@ Status Cache::change_info(T CacheInfoFields::*field, T value) {
 
 Status Cache::set_gc_percent(int64_t percent) {
   if (auto writable = refuse_if_readonly("gc_percent"); !writable) return writable;
+  if (auto alone = refuse_if_front("gc_percent"); !alone) return alone;
   if (percent < 0 || percent > media::kGcPercentMax)
     return make_error(EINVAL, "gc_percent: %lld is not in 0..%u", static_cast<long long>(percent),
                       media::kGcPercentMax);
@@ -33,6 +34,7 @@ Status Cache::set_gc_percent(int64_t percent) {
 
 // With the lock until requests know it, so that what they do is what the media says.
 Status Cache::set_mode(CacheMode mode) {
+  if (auto alone = refuse_if_front("cache_mode"); !alone) return alone;
   {
     MutexLock lock(frame_mu_);
     if (auto changed = change_info(&CacheInfoFields::mode, mode); !changed) return changed;

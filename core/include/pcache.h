@@ -90,6 +90,13 @@ enum pcache_cache_mode {
   PCACHE_MODE_PASSTHROUGH = 4,  /* on the backing device; it leaves the cache; they are not */
 };
 
+/* Which of the two sides of a cache a process is: one that serves requests, one that has the disk.
+ */
+enum pcache_role {
+  PCACHE_ROLE_BOTH = 0,
+  PCACHE_ROLE_FRONT = 1, /* requests alone; pcached writes back, and an NBD server has the disk */
+};
+
 /* When the pages of a cache file in memory (tmpfs) are mapped: a first touch costs as much as a
  * write. */
 enum pcache_prefault {

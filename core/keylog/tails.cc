@@ -5,9 +5,13 @@ namespace pcache {
 
 namespace {
 
+// Another process may store to one of the replicas at a time: what is read then may look torn, and
+// both may if it goes on to the other one between the two looks. So it is looked again.
 Result<CachePos> load_one(const Pmem& pmem, Replicated<media::TailPos>& record,
                           const Bounds& bounds, const char* name) {
-  const auto pos = record.load(pmem);
+  constexpr int kMostLooks = 100;
+  auto pos = record.load(pmem);
+  for (int looks = 1; !pos && looks < kMostLooks; looks++) pos = record.load(pmem);
   if (!pos)
     return make_error(
         EUCLEAN, "%s at %llu and %llu: neither replica is valid: where the log stands is unknown",
@@ -31,6 +35,10 @@ Status Tails::load(const Pmem& pmem, const Bounds& bounds) {
   key_pos_.store(pack(key.value()), std::memory_order_release);
   dirty_pos_.store(pack(dirty.value()), std::memory_order_release);
   return {};
+}
+
+Result<CachePos> Tails::read_dirty_tail(const Pmem& pmem, const Bounds& bounds) {
+  return load_one(pmem, dirty_, bounds, "dirty_tail");
 }
 
 Status Tails::set_one(Pmem& pmem, Replicated<media::TailPos>& record, CachePos pos,

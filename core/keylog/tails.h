@@ -34,6 +34,12 @@ class Tails {
     dirty_pos_.store(key_pos_.load());
   }
 
+  // Of a cache whose dirty_tail another process moves: where it is on media now. EUCLEAN: as
+  // load(). Not while another thread moves it here.
+  Result<CachePos> read_dirty_tail(const Pmem& pmem, const Bounds& bounds);
+  // It has been seen there.
+  void follow_dirty_tail(CachePos pos) { dirty_pos_.store(pack(pos), std::memory_order_release); }
+
   // Durable on return. The caller keeps the rule disk-before-tail of FORMAT.md: it has flushed the
   // backing device, and key_tail does not pass dirty_tail. EIO: their page is bad. Then key_tail
   // stays. dirty_tail moves in DRAM alone: the next attach passes the same once more.

@@ -276,4 +276,13 @@ Result<const PersistOps*> find_persist_method(std::string_view name) {
                     static_cast<int>(name.size()), name.data(), known.c_str());
 }
 
+// With the instruction that every CPU has: who follows another process flushes a kset at a time.
+void flush_lines(const std::byte* at, size_t len_bytes) {
+  if (len_bytes == 0) return;
+  const auto first = reinterpret_cast<uintptr_t>(at) / kLineBytes * kLineBytes;
+  const auto end = reinterpret_cast<uintptr_t>(at) + len_bytes;
+  for (uintptr_t line = first; line < end; line += kLineBytes)
+    _mm_clflush(reinterpret_cast<const void*>(line));
+}
+
 }  // namespace pcache

@@ -38,6 +38,10 @@ std::span<const PersistOps> persist_methods();
 // The variants of flushcache, best first; the CPU's abilities decide. Tests run all of them.
 std::span<const PersistOps> flushcache_variants();
 
+// Writes the lines of a range back from the CPU's caches, whoever stored to them; durable after the
+// next fence. It stores nothing.
+void flush_lines(const std::byte* at, size_t len_bytes);
+
 // Leaves the choice to a measurement (calibration.h); before it this is flushcache.
 inline constexpr const char* kPersistAuto = "auto";
 

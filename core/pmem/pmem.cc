@@ -194,15 +194,32 @@ Status Pmem::Mapping::open_file() {
   return {};
 }
 
+// flock() keeps those out that want the device alone; a lock of a byte for each side, far behind
+// the device's end, two of one side. A reader takes both bytes, since the sides store.
 Status Pmem::Mapping::lock() {
-  if (flock(fd, (opt.read_only ? LOCK_SH : LOCK_EX) | LOCK_NB) != 0) {
+  constexpr off_t kFrontByte = off_t{1} << 62, kBackendByte = kFrontByte + 1;
+  const bool shares = opt.read_only || opt.side != PmemSide::kAlone;
+  const auto in_use = [this](const char* by) {
+    return make_error(EBUSY, "cache device %s: in use: %s", path(), by);
+  };
+  if (flock(fd, (shares ? LOCK_SH : LOCK_EX) | LOCK_NB) != 0) {
     if (errno == EWOULDBLOCK)
-      return make_error(
-          EBUSY,
-          "cache device %s: in use: another process, or another open in this one, has "
-          "it; close that one first",
-          path());
+      return in_use("another process, or another open in this one, has it; close that one first");
     return error_errno(errno, "cache device %s: cannot be locked", path());
+  }
+  if (shares) {
+    struct flock bytes = {};
+    bytes.l_type = opt.side == PmemSide::kAlone ? F_RDLCK : F_WRLCK;
+    bytes.l_whence = SEEK_SET;
+    bytes.l_start = opt.side == PmemSide::kBackend ? kBackendByte : kFrontByte;
+    bytes.l_len = opt.side == PmemSide::kAlone ? 2 : 1;
+    if (fcntl(fd, F_OFD_SETLK, &bytes) != 0) {
+      if (errno != EAGAIN && errno != EACCES)
+        return error_errno(errno, "cache device %s: cannot be locked", path());
+      return in_use(opt.side == PmemSide::kAlone   ? "a front or a backend has it; end that first"
+                    : opt.side == PmemSide::kFront ? "another front has it, or a reader"
+                                                   : "another backend has it, or a reader");
+    }
   }
   // The last owner of the lock may have changed or removed the file: it is examined again.
   struct stat now;
@@ -404,6 +421,17 @@ Result<bool> Pmem::starts_with_zeros(uint64_t len_bytes) const {
       pread(mapping_->fd, piece, std::min(kAtOnce, len_bytes - mapped), static_cast<off_t>(mapped));
   if (n < 0) return error_errno(errno, "the cache device cannot be read");
   return zeros(static_cast<size_t>(n));
+}
+
+void Pmem::persist_seen(MediaOff off, size_t len_bytes,
+                        [[maybe_unused]] const CodeSite& site) const {
+  PCACHE_DCHECK(len_bytes <= size_ && off.v <= size_ - len_bytes);
+#ifdef PCACHE_MUTANTS
+  if (mutants::flush_left_out(site)) return;
+#endif
+  if (kind_ == PmemKind::kSimulated) return;  // there is no second process
+  flush_lines(base_ + off.v, len_bytes);
+  ops_->fence(ctx_);
 }
 
 Pmem::Pmem(std::unique_ptr<Mapping> mapping)

@@ -36,8 +36,16 @@ namespace pcache {
 enum class PmemKind { kDevdax, kFsdax, kEmulated, kSimulated, kBlock };
 const char* pmem_kind_name(PmemKind kind);
 
+// Who else may have the device open. Two of one side exclude each other, and kAlone everybody.
+enum class PmemSide : uint8_t {
+  kAlone,
+  kFront,    // beside a backend: it serves requests
+  kBackend,  // beside a front: it has the disk
+};
+
 struct PmemOptions {
   std::string path;
+  PmemSide side = PmemSide::kAlone;
   std::string persist = "auto";
   bool emulate = false;  // accept a file that is not on a DAX file system
   // With `emulate` only: create or extend the file to this size, never shrink it; 0: leave it. With
@@ -150,6 +158,11 @@ class Pmem {
   // From now on these methods store, by the size of the copy; up to kStoreAndFlushBytes flushcache
   // stores, whatever was measured. While no other thread uses the device.
   void use(const std::array<const PersistOps*, Calibration::kClasses>& chosen);
+
+  // Makes durable what others have stored there and this thread has seen. For a process that goes
+  // by what another one stores, and may not: a store that is seen need not be durable yet.
+  void persist_seen(MediaOff off, size_t len_bytes,
+                    const CodeSite& site = CodeSite::current()) const;
 
   // Asks the CPU to fetch the first line of a later load().
   void prefetch(MediaOff src) const { prefetch_once(base_ + src.v); }

@@ -25,6 +25,13 @@ void SegmentTable::load_generations() {
   load_all();
 }
 
+uint64_t SegmentTable::reload_generation(SegId seg) {
+  MutexLock lock(mu_);
+  Segment& s = segments_[seg.v];
+  if (const auto record = s.record.load(pmem_)) s.gen.store(record->gen, std::memory_order_release);
+  return s.gen.load(std::memory_order_relaxed);
+}
+
 void SegmentTable::load_all() {
   torn_records_ = 0;
   for (Segment& s : segments_) {

@@ -50,6 +50,9 @@ class SegmentTable {
   SegmentTable(Pmem& pmem, Options options);
   // Only while no other thread uses the table.
   void load_generations() EXCLUDES(mu_);
+  // Of a table whose segments another process hands out: this one's generation as the media has it
+  // now, which generation() gives from then on.
+  uint64_t reload_generation(SegId seg) EXCLUDES(mu_);
 
   // `taken` is for those who free segments, and who know something of what the segment held;
   // `freed` for those who wait for one. They must be short and may not call back. `taken` comes

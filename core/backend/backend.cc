@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "backend/backend.h"
+
+#include <new>
+#include <utility>
+
+#include "background/plan.h"
+#include "keylog/log_cursor.h"
+#include "segment/identity.h"
+
+namespace pcache {
+
+namespace {
+
+// Of data as appended: so much may be written again after a crash.
+constexpr uint64_t kBatchBytes = 8 << 20;
+// A front stores a kset in microseconds: what looks damaged for so many looks is.
+constexpr uint32_t kMostBadLooks = 1000;
+
+// The log up to where it ends now. What it gives is durable.
+class SeenKsets final : public KsetSource {
+ public:
+  SeenKsets(const Pmem& pmem, SegmentTable& segments, CachePos from)
+      : pmem_(pmem), segments_(segments), cursor_(pmem, segments, from) {}
+  Result<LogItem> next() override {
+    auto item = cursor_.next();
+    if (!item || item.value().kind == LogItem::Kind::kEnd) return item;
+    const LogItem& kset = item.value();
+    const size_t bytes = sizeof(media::KsetHeader) + kset.keys.size_bytes();
+    pmem_.persist_seen(segments_.media(kset.pos), bytes);
+    return item;
+  }
+  // What is behind dirty_tail keeps its segment, so the record is not being changed: it was durable
+  // before the key. A record that is lost leaves an older generation.
+  bool is_live(const media::Key& key) const override {
+    const SegId seg{key.cache_seg_id};
+    return key.seg_gen == segments_.generation(seg) ||
+           key.seg_gen >= segments_.reload_generation(seg);
+  }
+
+ private:
+  const Pmem& pmem_;
+  SegmentTable& segments_;
+  LogCursor cursor_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Backend>> Backend::open(const Options& options) {
+  auto disk = open_block_device(options.disk, options.log);
+  if (!disk) return disk.error();
+  PmemOptions pmem_options = options.pmem;
+  pmem_options.side = PmemSide::kBackend;
+  pmem_options.keep_sparse = true;
+  auto pmem = Pmem::open(pmem_options, options.log);
+  if (!pmem) return pmem.error();
+  auto backend = attach(options, pmem.take(), disk.take());
+  if (!backend)
+    return make_error(backend.error().code, "%s: %s", options.pmem.path.c_str(),
+                      backend.error().text.c_str());
+  return backend;
+}
+
+Result<std::unique_ptr<Backend>> Backend::attach(const Options& options, std::unique_ptr<Pmem> pmem,
+                                                 std::unique_ptr<BlockDevice> disk) {
+  std::unique_ptr<Backend> backend(new Backend(options, std::move(pmem), std::move(disk)));
+  if (auto loaded = backend->load(); !loaded) return loaded.error();
+  return backend;
+}
+
+Backend::Backend(const Options& options, std::unique_ptr<Pmem> pmem,
+                 std::unique_ptr<BlockDevice> disk)
+    : options_(options), pmem_(std::move(pmem)), disk_(std::move(disk)) {}
+
+Status Backend::load() try {
+  const auto state = probe_device(*pmem_);
+  if (!state) return state.error();
+  if (state.value() == DeviceState::kBlank)
+    return make_error(EINVAL, "cache device is blank: pcachectl format it, with --backing");
+  const auto identity = load_identity(*pmem_);
+  if (!identity) return identity.error();
+  if (!identity.value())
+    return make_error(EXDEV,
+                      "the cache does not say which disk it belongs to: pcachectl identity set "
+                      "does, if it is this one");
+  const BackingIdentity found{disk_->identity().text, disk_->size_bytes()};
+  if (auto same = compare_identity(*identity.value(), found); !same) return same;
+  auto frame = load_frame(*pmem_, options_.log);
+  if (!frame) return frame.error();
+  frame_ = frame.take();
+  const Bounds bounds{frame_.info.n_segs, disk_->size_bytes(), disk_->logical_block_bytes()};
+  if (auto loaded = tails_.load(*pmem_, bounds); !loaded) return loaded;
+  segments_ = std::make_unique<SegmentTable>(*pmem_, SegmentTable::Options{frame_.chain});
+  auto out = WriteOut::create({*pmem_, *segments_, *disk_, frame_.info.data_crc}, {});
+  if (!out) return out.error();
+  out_ = out.take();
+  at_.pos = tails_.dirty_tail();
+  return {};
+} catch (const std::bad_alloc&) {
+  return out_of_memory();
+}
+
+// Without what a plan costs: whether there is a header where the log goes on.
+bool Backend::log_goes_on() const {
+  media::KsetHeader header;
+  return pmem_->load(&header, segments_->media(at_.pos), sizeof header) &&
+         header.magic == media::kKsetMagic;
+}
+
+Status Backend::plan() {
+  SeenKsets log(*pmem_, *segments_, at_.pos);
+  PlanOptions options;
+  options.from = at_;
+  options.end_ksets = UINT64_MAX;
+  options.batch_bytes = kBatchBytes;
+  options.zeros_count = !out_->makes_holes();
+  options.strict = options_.strict;
+  options.ends_with_log = true;
+  return make_plan(log, options, &plan_);
+}
+
+Status Backend::write() {
+  WrittenBatch written = nothing_written(plan_);
+  const WriteResult result = write_plan(*out_, plan_, WriteOut::kDepth, &written);
+  if (result.error)
+    return error_errno(result.error, "disk %s: writing back failed", options_.disk.path.c_str());
+  if (!written.bad_keys.empty()) {
+    const media::Key& bad = plan_.batch.keys()[written.bad_keys.front()];
+    return make_error(EIO,
+                      "the data of range %llu+%u is damaged: end the front, and attach the cache "
+                      "with role=both, which goes on behind it",
+                      static_cast<unsigned long long>(bad.off), bad.len);
+  }
+  if (written.unflushed) {
+    counters_.flushes++;
+    out_->begin_flush();
+    if (const int error = out_->end_flush())
+      return error_errno(error, "disk %s: its flush failed", options_.disk.path.c_str());
+  }
+  counters_.written_bytes += plan_.planned_bytes;
+  return {};
+}
+
+Result<bool> Backend::step() try {
+  if (!log_goes_on()) return false;
+  if (auto planned = plan(); !planned) {
+    // What of a segment's former life stands there looks valid to who knows its former generation.
+    segments_->load_generations();
+    if (planned.error().code == EUCLEAN && ++bad_looks_ < kMostBadLooks) return false;
+    counters_.errors++;
+    return planned.error();
+  }
+  bad_looks_ = 0;
+  if (plan_.empty()) {
+    at_.pos = plan_.end.pos;  // the log has gone on to another segment, and has nothing there yet
+    return false;
+  }
+  if (auto written = write(); !written) {
+    counters_.errors++;
+    return written.error();
+  }
+  if (auto moved = tails_.set_dirty_tail(*pmem_, plan_.end.pos); !moved) {
+    counters_.errors++;
+    return moved.error();
+  }
+  counters_.batches++;
+  counters_.ksets += plan_.end.ksets - plan_.begin.ksets;
+  counters_.keys += plan_.batch.keys().size();
+  at_ = plan_.end;
+  return true;
+} catch (const std::bad_alloc&) {
+  counters_.errors++;
+  return out_of_memory();
+}
+
+}  // namespace pcache

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Backend: the side of a cache that has the disk. It writes back what the log has, while a front,
+// in another process, serves requests over the same pmem; or when no front is there any more.
+//
+// Who writes what:
+//   front     data, key log, key_tail, generations of segments
+//   backend   dirty_tail, the disk
+// Each record has one writer; the other side reads it, and takes the newest valid replica. No lock
+// is between them but that there is one of each (PmemSide). The memory must be coherent between the
+// two: of one machine, or by CXL 3 with coherence in hardware. What is missing without that is in
+// one place, Pmem::persist_seen() before a kset counts, and would be an invalidation there, and of
+// the data before it is read.
+//
+// What a step does, and what a crash of either side after each line leaves:
+//   1. ksets are read from dirty_tail on, up to the first that is not valid     nothing
+//   2. they are made durable: the front may have stored, and not yet flushed    nothing
+//   3. their data goes to the disk, which is flushed                            written again
+//   4. dirty_tail is moved, durably                                             done
+//
+// Invariants
+// - The front keeps what is behind dirty_tail: it frees no segment that a key there names. So what
+//   is read does not change under the reader, but for the log's end.
+// - What is at the log's end may be a kset that is just stored: what does not look valid is looked
+//   at again later, and is damage only if it stays so.
+// - The backend has no index: it writes what a later batch supersedes. And no log: data that is
+//   damaged cannot be appended again, so dirty_tail stays in front of it.
+// One thread, but for stop().
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+
+#include "background/write_out.h"
+#include "background/written.h"
+#include "blockdev/block_device.h"
+#include "keylog/tails.h"
+#include "pmem/pmem.h"
+#include "segment/format_device.h"
+#include "segment/segment_table.h"
+
+namespace pcache {
+
+class Backend {
+ public:
+  struct Options {
+    PmemOptions pmem;  // `side` is set here
+    BlockDeviceOptions disk;
+    // The disk alone is at any moment a state that the user's barriers allow: each kset is a batch.
+    bool strict = false;
+    Log log;
+  };
+  // EBUSY: there is another backend, or the cache is attached by a process that does it all;
+  // EINVAL: it is blank; EXDEV: it belongs to another disk; EUCLEAN: damaged. Nothing is changed.
+  static Result<std::unique_ptr<Backend>> open(const Options& options);
+
+  // The same over devices that are open, without their names in what is said.
+  static Result<std::unique_ptr<Backend>> attach(const Options& options, std::unique_ptr<Pmem> pmem,
+                                                 std::unique_ptr<BlockDevice> disk);
+
+  // Writes back one batch of what the log has. False: it has no more.
+  // EIO: some of the data is damaged, and stays; EUCLEAN: the log is.
+  Result<bool> step();
+
+  struct Counters {
+    uint64_t batches = 0, ksets = 0, keys = 0, written_bytes = 0, flushes = 0, errors = 0;
+  };
+  const Counters& counters() const { return counters_; }
+  const BlockDevice& disk() const { return *disk_; }
+
+ private:
+  Backend(const Options& options, std::unique_ptr<Pmem> pmem, std::unique_ptr<BlockDevice> disk);
+  Status load();
+  bool log_goes_on() const;
+  Status plan();
+  Status write();
+
+  const Options options_;
+  const std::unique_ptr<Pmem> pmem_;
+  const std::unique_ptr<BlockDevice> disk_;
+  DeviceFrame frame_;
+  Tails tails_;
+  std::unique_ptr<SegmentTable> segments_;
+  std::unique_ptr<WriteOut> out_;
+  LogMark at_;  // what is passed, since it was opened
+  BatchPlan plan_;
+  uint32_t bad_looks_ = 0;  // in a row, at a log that seemed damaged
+  Counters counters_;
+};
+
+}  // namespace pcache

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// A front and a backend over one memory, in one thread: what each leaves for the other to see.
+#include "backend/backend.h"
+#include "cache/cache_for_test.h"
+
+namespace pcache {
+namespace {
+
+using std::chrono::milliseconds;
+using testing::HasSubstr;
+
+// The disk, as each side opens it.
+class LentDevice : public BlockDevice {
+ public:
+  LentDevice(MemoryDevice& device, bool read_only) : device_(device), read_only_(read_only) {}
+  uint64_t size_bytes() const override { return device_.size_bytes(); }
+  uint32_t logical_block_bytes() const override { return device_.logical_block_bytes(); }
+  const DeviceIdentity& identity() const override { return device_.identity(); }
+  const char* io_mode_name() const override { return device_.io_mode_name(); }
+  bool makes_holes() const override { return device_.makes_holes(); }
+  bool is_hole(uint64_t off, uint64_t* end) const override { return device_.is_hole(off, end); }
+  Result<std::unique_ptr<BlockQueue>> open_queue(unsigned depth) override {
+    EXPECT_FALSE(read_only_ && depth == WriteOut::kDepth) << "a front opens no queue to write with";
+    return device_.open_queue(depth);
+  }
+
+ private:
+  MemoryDevice& device_;
+  const bool read_only_;
+};
+
+class TwoSidesTest : public CacheTest {
+ protected:
+  // A cache that is formatted, and belongs to the disk.
+  explicit TwoSidesTest(bool data_crc = false) {
+    disk_.set_identity(backing_);
+    options_.data_crc = data_crc;
+    prepare();
+    options_.data_crc.reset();
+    options_.front = true;
+  }
+  Result<std::unique_ptr<Cache>> try_front() {
+    options_.log = lines_.log();
+    auto executor = std::make_unique<SteppedExecutor>();
+    executor_ = executor.get();
+    return Cache::attach(
+        {memory_.make_pmem(), std::make_unique<LentDevice>(disk_, true), std::move(executor)},
+        options_);
+  }
+  void start_front() {
+    auto cache = try_front();
+    ASSERT_TRUE(cache.ok()) << cache.error().text;
+    cache_ = cache.take();
+    queue_ = cache_->create_queue(16).take();
+  }
+  void start_backend(bool strict = false) {
+    Backend::Options options;
+    options.strict = strict;
+    options.log = lines_.log();
+    auto backend =
+        Backend::attach(options, memory_.make_pmem(), std::make_unique<LentDevice>(disk_, false));
+    ASSERT_TRUE(backend.ok()) << backend.error().text;
+    backend_ = backend.take();
+  }
+  int flush() {
+    Bytes none;
+    return request(PCACHE_OP_FLUSH, 0, none);
+  }
+  // All that the log has.
+  void write_back() {
+    for (;;) {
+      const auto moved = backend_->step();
+      ASSERT_TRUE(moved.ok()) << moved.error().text;
+      if (!moved.value()) return;
+    }
+  }
+  int on_disk(uint64_t off, uint64_t len) {
+    const Bytes data = disk_.peek(off, len);
+    if (data == MemoryDevice::pattern(off, len)) return -1;
+    EXPECT_EQ(data, Bytes(len, data[0]));
+    return static_cast<int>(data[0]);
+  }
+
+  MemoryDevice disk_{kLogicalBytes};
+  std::unique_ptr<Backend> backend_;  // destroyed before it
+};
+
+TEST_F(TwoSidesTest, TheBackendWritesAndTheFrontFollows) {
+  start_front();
+  start_backend();
+  ASSERT_EQ(write(0, 4096, 1), 0);
+  ASSERT_EQ(write(8192, 4096, 2), 0);
+  ASSERT_EQ(flush(), 0);
+  EXPECT_EQ(on_disk(0, 4096), -1);
+  EXPECT_EQ(cache_->dirty().live_bytes, 8192u);
+  write_back();
+  EXPECT_EQ(on_disk(0, 4096), 1);
+  EXPECT_EQ(on_disk(8192, 4096), 2);
+  executor_->advance(milliseconds(5000));
+  EXPECT_EQ(cache_->dirty().live_bytes, 0u);
+  EXPECT_EQ(cache_->dirty().ksets, 0u);
+  EXPECT_EQ(value_at(0, 4096), 1);
+  EXPECT_EQ(value_at(4096, 4096), -1);
+}
+
+TEST_F(TwoSidesTest, WhatIsNotInTheLogYetIsNotSeen) {
+  start_front();
+  start_backend();
+  ASSERT_EQ(write(0, 4096, 1), 0);
+  write_back();
+  EXPECT_EQ(on_disk(0, 4096), -1);
+  executor_->advance(milliseconds(2000));  // an open kset is closed
+  write_back();
+  EXPECT_EQ(on_disk(0, 4096), 1);
+}
+
+// Four times what the cache holds: each segment has had several generations since the backend saw
+// it first.
+TEST_F(TwoSidesTest, SegmentsAreUsedAgainWhileTheBackendRuns) {
+  start_front();
+  start_backend();
+  constexpr uint64_t kPiece = 1 << 20;
+  const uint64_t rounds = 4 * media::kMinDeviceBytes / kLogicalBytes;
+  for (uint64_t round = 1; round <= rounds; round++) {
+    for (uint64_t off = 0; off < kLogicalBytes; off += kPiece) {
+      ASSERT_EQ(write(off, kPiece, static_cast<int>(round)), 0);
+      if (off % (8 * kPiece) != 0) continue;
+      ASSERT_EQ(flush(), 0);
+      write_back();
+      executor_->advance(milliseconds(1));
+    }
+    ASSERT_EQ(flush(), 0);
+    write_back();
+    for (uint64_t off = 0; off < kLogicalBytes; off += kPiece)
+      ASSERT_EQ(on_disk(off, kPiece), static_cast<int>(round)) << off;
+    executor_->advance(milliseconds(5000));
+  }
+  EXPECT_GT(cache_->reclaim().counters().ksets.load(), 0u);
+  EXPECT_EQ(cache_->dirty().live_bytes, 0u);
+}
+
+TEST_F(TwoSidesTest, AFullCacheWaitsForTheBackend) {
+  start_front();
+  constexpr uint64_t kPiece = 1 << 20;
+  Bytes data(kPiece, std::byte{7});
+  pcache_request waiting{};
+  for (uint64_t n = 0;; n++) {
+    ASSERT_LT(n, 2 * media::kMinDeviceBytes / kPiece);
+    waiting = {PCACHE_OP_WRITE, 0, n * kPiece % kLogicalBytes, kPiece, data.data(), 0, 0, nullptr};
+    if (queue_->submit(&waiting) == 0) break;
+  }
+  pcache_request* done[1];
+  for (int i = 0; i < 20; i++) executor_->advance(milliseconds(1000));
+  EXPECT_EQ(queue_->reap(done, 0, 1, 0), 0);
+  start_backend();
+  int looks = 0;
+  while (queue_->reap(done, 0, 1, 0) == 0) {
+    write_back();
+    executor_->advance(milliseconds(1));
+    ASSERT_LT(looks++, 1000);
+  }
+  EXPECT_EQ(waiting.result, 0);
+}
+
+TEST_F(TwoSidesTest, EitherSideGoesOnWhereTheOtherHasEnded) {
+  start_front();
+  ASSERT_EQ(write(0, 4096, 1), 0);
+  ASSERT_EQ(flush(), 0);
+  detach();
+  start_backend();
+  write_back();
+  EXPECT_EQ(on_disk(0, 4096), 1);
+  backend_.reset();
+  start_front();
+  EXPECT_EQ(cache_->dirty().live_bytes, 0u);
+  EXPECT_EQ(value_at(0, 4096), 1);
+  ASSERT_EQ(write(0, 4096, 2), 0);
+  ASSERT_EQ(flush(), 0);
+  start_backend();
+  write_back();
+  EXPECT_EQ(on_disk(0, 4096), 2);
+}
+
+// Its batch is written again.
+TEST_F(TwoSidesTest, AFlushThatFailsPassesNothing) {
+  start_front();
+  start_backend();
+  ASSERT_EQ(write(0, 4096, 1), 0);
+  ASSERT_EQ(flush(), 0);
+  disk_.set_error(BlockOp::kFlush, EIO);
+  memory_.forbid_stores();
+  const auto failed = backend_->step();
+  memory_.allow_stores();
+  ASSERT_FALSE(failed.ok());
+  EXPECT_THAT(failed.error().text, HasSubstr("its flush failed"));
+  const Bytes lost = MemoryDevice::pattern(0, 4096);
+  disk_.poke(0, lost);
+  disk_.set_error(0);
+  write_back();
+  EXPECT_EQ(on_disk(0, 4096), 1);
+}
+
+TEST_F(TwoSidesTest, ADiskThatFailsIsTriedAgain) {
+  start_front();
+  start_backend();
+  ASSERT_EQ(write(0, 4096, 1), 0);
+  ASSERT_EQ(flush(), 0);
+  disk_.set_error(BlockOp::kWrite, ENOSPC);
+  ASSERT_FALSE(backend_->step().ok());
+  executor_->advance(milliseconds(5000));
+  EXPECT_EQ(cache_->dirty().live_bytes, 4096u);
+  disk_.set_error(0);
+  write_back();
+  EXPECT_EQ(on_disk(0, 4096), 1);
+}
+
+// The disk alone is then a state between two flushes at any moment.
+TEST_F(TwoSidesTest, StrictOrderPassesAKsetAtATime) {
+  start_front();
+  start_backend(true);
+  for (int n = 1; n <= 3; n++) {
+    ASSERT_EQ(write(static_cast<uint64_t>(n) * 4096, 4096, n), 0);
+    ASSERT_EQ(flush(), 0);
+  }
+  for (int n = 1; n <= 3; n++) {
+    const auto moved = backend_->step();
+    ASSERT_TRUE(moved.ok() && moved.value());
+    for (int other = 1; other <= 3; other++)
+      EXPECT_EQ(on_disk(static_cast<uint64_t>(other) * 4096, 4096), other <= n ? other : -1);
+  }
+}
+
+TEST_F(TwoSidesTest, TheFrontLeavesTheBackendsRecordsAlone) {
+  const auto records = [this] {
+    return std::vector<std::byte>(memory_.data(), memory_.data() + media::kCacheCtrlOff);
+  };
+  const auto before = records();
+  start_front();
+  ASSERT_EQ(write(0, 4096, 1), 0);
+  EXPECT_EQ(cache_->set_gc_percent(10).error().code, EOPNOTSUPP);
+  EXPECT_EQ(cache_->set("cache_mode", "writethrough").error().code, EOPNOTSUPP);
+  EXPECT_EQ(cache_->drain().error().code, EOPNOTSUPP);
+  detach();
+  EXPECT_EQ(records(), before);
+}
+
+class TwoSidesCrcTest : public TwoSidesTest {
+ protected:
+  TwoSidesCrcTest() : TwoSidesTest(true) {}
+};
+
+TEST_F(TwoSidesCrcTest, DamagedDataIsNeitherWrittenNorPassed) {
+  start_front();
+  start_backend();
+  ASSERT_EQ(write(0, 4096, 1), 0);
+  ASSERT_EQ(flush(), 0);
+  const std::vector<std::byte> data(64, std::byte{1});
+  const auto* end = memory_.data() + memory_.size_bytes();
+  const auto* at = std::search(memory_.data(), end, data.begin(), data.end());
+  ASSERT_NE(at, end);
+  memory_.flip_bit(MediaOff{static_cast<uint64_t>(at - memory_.data())});
+  const auto failed = backend_->step();
+  ASSERT_FALSE(failed.ok());
+  EXPECT_EQ(failed.error().code, EIO);
+  EXPECT_THAT(failed.error().text, HasSubstr("range 0+4096 is damaged"));
+  EXPECT_EQ(on_disk(0, 4096), -1);
+  executor_->advance(milliseconds(5000));
+  EXPECT_EQ(cache_->dirty().live_bytes, 4096u);
+}
+
+}  // namespace
+}  // namespace pcache
