@@ -108,7 +108,9 @@ void PowerLoss::walk(size_t from, const Visit& visit) {
     using Kind = TraceEvent::Kind;
     const Kind kind = i < events.size() ? events[i].kind : Kind::kMark;
     if (is_point(i) && i >= from && (changed_ || i == events.size())) {
-      if (points <= options_.most_points || random_() % points < options_.most_points)
+      if (options_.wanted
+              ? options_.wanted(i)
+              : points <= options_.most_points || random_() % points < options_.most_points)
         visit_states(i, visit);
       changed_ = false;
     }
@@ -246,7 +248,7 @@ std::vector<PowerLoss::Mask> PowerLoss::word_masks() {
       };
       add_stores([&](uint32_t store) { return kept[static_cast<size_t>(index(store))]; });
     }
-  } else {
+  } else if (options_.each_alone) {
     for (const uint32_t one : stores) {
       add_stores([&](uint32_t store) { return store == one; });
       add_stores([&](uint32_t store) { return store != one; });
@@ -266,7 +268,7 @@ std::vector<PowerLoss::Mask> PowerLoss::sector_masks(size_t with_words) {
   if (n == 0) return {Mask()};
   if (with_words == 0 && n <= options_.exhaustive_words) return all_subsets(n);
   std::vector<Mask> masks = {Mask(n, false), Mask(n, true)};
-  if (with_words == 0)
+  if (with_words == 0 && options_.each_alone)
     for (size_t one = 0; one < n; one++) {
       masks.emplace_back(n)[one] = true;
       masks.emplace_back(n, true)[one] = false;

@@ -50,6 +50,9 @@ class PowerLoss {
     size_t exhaustive_stores = 5;   // up to so many: all subsets of whole stores
     size_t samples = 12;            // and so many random subsets
     size_t most_points = SIZE_MAX;  // about so many, chosen at random
+    // Not nullptr: the points before these events instead.
+    std::function<bool(size_t event)> wanted = nullptr;
+    bool each_alone = true;  // where not all subsets: each store or sector alone, and all but it
     uint64_t seed = 1;
     bool device_lies = false;  // its flush does nothing
     uint64_t hash = 0;         // of the state when the trace began

@@ -15,6 +15,7 @@ namespace pcache {
 namespace {
 
 using Kind = TraceEvent::Kind;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::UnorderedElementsAre;
 
@@ -85,6 +86,26 @@ TEST_F(PowerLossTest, AWordTakesAnyOfItsValuesAndNeverGoesBack) {
   fence();
   store(0, 3);
   EXPECT_THAT(states(now()), UnorderedElementsAre("200", "300"));
+}
+
+TEST_F(PowerLossTest, OnlyWantedPointsAndNoneOrAllOfTheirStores) {
+  PowerLoss::Options options;
+  options.exhaustive_words = options.exhaustive_stores = options.samples = 0;
+  options.each_alone = false;
+  size_t wanted = 0;
+  options.wanted = [&](size_t event) { return event == wanted; };
+  for (uint64_t value = 1; value <= 3; value++) {
+    for (const uint64_t off : {0, 8, 16}) store(off, value);
+    if (value == 2) wanted = now();
+    fence();
+  }
+  std::vector<uint64_t> found;
+  PowerLoss loss(memory_, trace_, {}, options);
+  loss.walk(0, [&](const CrashPoint& point) {
+    EXPECT_EQ(point.event, wanted);
+    for (const uint64_t off : {0, 8, 16}) found.push_back(word(off));
+  });
+  EXPECT_THAT(found, ElementsAre(1, 1, 1, 2, 2, 2));
 }
 
 TEST_F(PowerLossTest, AFenceIsOfItsThreadAlone) {
