@@ -118,6 +118,13 @@ int Session::flush() {
   return -result;
 }
 
+int Session::submit(pcache_request* request) {
+  mark();
+  const int result = run(request);
+  mark();
+  return result;
+}
+
 std::string Session::ReadResult::text(const Extent& extent) const {
   if (error)
     return "lost: a read of " + std::to_string(extent.off) + "+" + std::to_string(extent.len) +

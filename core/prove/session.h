@@ -42,6 +42,8 @@ class Session {
   // while the device fails, for some ticks. ETIMEDOUT: no space came free.
   int write(const Extent& extent, uint32_t flags = 0, uint32_t op = PCACHE_OP_WRITE);
   int flush();
+  // The request as it is: its result, 0 or a negative errno. The oracle learns nothing of it.
+  int submit(pcache_request* request);
   // The result of a read: the version of each sector.
   struct ReadResult {
     int error = 0;                                 // errno

@@ -18,6 +18,7 @@
 #include <numeric>
 
 #include "prove/damage.h"
+#include "prove/recorded_crashes.h"
 #include "prove/schedules.h"
 #include "prove/workload.h"
 
@@ -297,6 +298,77 @@ void replay(const std::string& base_name, uint64_t seed, const std::string& name
   print(totals, {{"failures", totals.failures}});
 }
 
+// Hands each state that is to be judged to whoever started this program: a line of JSON, with the
+// image in the file `image`, and it goes on when a line comes back. Without --image: counts alone.
+struct Recorded {
+  std::string file, image;
+  std::vector<size_t> only;
+  RecordedCrashes::Options options{};
+};
+
+void write_image(const std::string& name, const std::vector<std::byte>& content) {
+  FILE* file = fopen(name.c_str(), "wb");
+  const size_t written = file ? fwrite(content.data(), 1, content.size(), file) : 0;
+  if (!file || fclose(file) != 0 || written != content.size())
+    throw CLI::FileError("--image " + name + ": " + strerror(errno));
+}
+
+// False: nobody judges any more.
+bool hand_over(const Recorded& recorded, const RecordedCrashes::State& state, const char* of,
+               const std::vector<std::byte>& content) {
+  nlohmann::ordered_json line = {{"state", state.number}, {"of", of},
+                                 {"marks", state.marks},  {"background", state.background},
+                                 {"event", state.event},  {"subset", state.state}};
+  if (content.empty())
+    line["failed"] = state.failed;
+  else
+    write_image(recorded.image, content);
+  printf("%s\n", line.dump().c_str());
+  fflush(stdout);
+  for (int c; (c = getchar()) != '\n';)
+    if (c == EOF) return false;
+  return true;
+}
+
+void recorded_crashes(const Recorded& recorded) {
+  auto recording = Recording::read(recorded.file, kProveLogicalBytes, kRecordedBytes);
+  if (!recording) throw CLI::FileError(recording.error().text);
+  g_case = "recorded " + recorded.file + " --seed " + std::to_string(recorded.options.seed);
+  RecordedCrashes crashes(recording.value(), recorded.options);
+  size_t states = 0;
+  try {
+    crashes.replay();
+  } catch (const Failure& failure) {
+    fail(failure, g_case);
+  }
+  std::vector<std::byte> device;  // the last that was judged
+  const auto& only = recorded.only;
+  crashes.visit(
+      [&](size_t number) {
+        return only.empty() || std::find(only.begin(), only.end(), number) != only.end();
+      },
+      [&](const RecordedCrashes::State& state) {
+        states++;
+        if (recorded.image.empty()) return;
+        bool goes_on = hand_over(recorded, state, "cache", state.content);
+        if (goes_on && recorded.options.strict && device != state.device) {
+          device = state.device;
+          goes_on = hand_over(recorded, state, "device", device);
+        }
+        if (!goes_on) throw CLI::FileError("nobody judges any more");
+      });
+  const RecordedCrashes::Counts& counts = crashes.counts();
+  printf("%s\n", nlohmann::ordered_json({{"states", states},
+                                         {"events", counts.events},
+                                         {"written_back_bytes", counts.written_back},
+                                         {"superseded_bytes", counts.superseded},
+                                         {"reclaimed_ksets", counts.reclaimed_ksets},
+                                         {"freed_segments", counts.freed_segments},
+                                         {"log_segments", counts.log_segments}})
+                     .dump()
+                     .c_str());
+}
+
 }  // namespace
 }  // namespace pcache
 
@@ -361,6 +433,19 @@ int main(int argc, char** argv) {
   auto* united = app.add_subcommand("distinct", "how many images, of all that --hashes has named");
   united->add_option("FILES", files)->required();
   united->callback([&] { distinct(files); });
+  Recorded recorded;
+  auto* real = app.add_subcommand("recorded", "crashes of what a file system asks of its device");
+  real->add_option("RECORDING", recorded.file, "see tests/ext4_recording.py")->required();
+  real->add_option("--image", recorded.image,
+                   "each state: here, and a line of JSON; goes on when a line comes");
+  real->add_option("--only", recorded.only, "these states, by number");
+  real->add_option("--points", recorded.options.points, "so many crashes, of some states each");
+  real->add_option("--seed", recorded.options.seed);
+  real->add_flag("--data-crc", recorded.options.data_crc);
+  real->add_option("--gc-percent", recorded.options.gc_percent);
+  real->add_flag("--fua", recorded.options.fua, "the FLUSHes around a write become its flags");
+  real->add_flag("!--relaxed", recorded.options.strict, "the option backing_order");
+  real->callback([&] { recorded_crashes(recorded); });
   app.add_subcommand("operations", "the alphabet")->callback([] {
     for (const Operation& op : operations()) printf("%-12s %s\n", op.name, op.what);
   });
