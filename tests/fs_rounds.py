@@ -256,6 +256,14 @@ class Run(Rounds):
         os.sync()
         self.promises = [Promise(content) for content in self.contents()]
 
+    def kill(self):
+        self.stack.kill_server()
+
+    def judge(self):
+        """Of what is mounted again."""
+        for n, (promise, content) in enumerate(zip(self.promises, self.contents())):
+            promise.judge(n, content)
+
     def life(self, rng):
         with open(self.log, "wb") as f:
             f.truncate(OPS * ENTRY.size)
@@ -266,7 +274,7 @@ class Run(Rounds):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(rng.uniform(0, self.longest))
             early = child.poll()
-            self.stack.kill_server()
+            self.kill()
         finally:
             child.kill()
             said = child.communicate(timeout=60)[1].decode()
@@ -287,8 +295,7 @@ class Run(Rounds):
         between()
         self.stack.up()
         self.stack.mount(self.mount_options)
-        for n, (promise, content) in enumerate(zip(self.promises, self.contents())):
-            promise.judge(n, content)
+        self.judge()
         self.stack.umount()
         good(*self.check, self.stack.device)
         self.stack.mount(self.mount_options)
