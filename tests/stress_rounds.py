@@ -10,16 +10,19 @@ The device and its disk are those of fs_rounds.py. A round has two parts, with t
 all of them. First stress-ng runs to its end, with --verify, and must find nothing. Then it runs again; beside it the
 process of fs_rounds.py exercises its files, and a thread writes files, renames half of them, and fsyncs each file and
 its directory. The server is killed with SIGKILL at a random moment, and all of these with it. The file system is
-mounted again: the exercised files are judged byte by byte, each file whose fsyncs returned is there with its content,
-and what the stressors have left can be removed. Then the file system's own checker must find nothing.
+mounted again: the exercised files are judged byte by byte, each file whose fsyncs returned (xfs: before the kill) is
+there with its content, and what the stressors have left can be removed. Then the file system's own checker must find
+nothing.
 
 Takes root, loop devices, FUSE and stress-ng. Prints a line a round and `N passed, M failed`; a failed round ends the
 run, and prints the command that repeats it.
 """
 
 import os
+import pathlib
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -82,12 +85,20 @@ class Stressors:
             raise self.failed("it has found something")
 
     def end(self):
-        self.process.kill()
-        self.process.wait()
+        """None of its processes is left. unshare ends after the first process of the namespace, and that after all."""
+        if self.process.poll() is not None:
+            return
+        children = pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        for pid in children or [self.process.pid]:
+            os.kill(int(pid), signal.SIGKILL)
+        try:
+            self.process.wait(120)
+        except subprocess.TimeoutExpired:
+            raise self.failed("its processes have not ended 120 s after SIGKILL") from None
 
 
 class Keeper(threading.Thread):
-    """Writes files, until it is stopped or the device is gone; `kept` has the names and tags that must be there."""
+    """Writes files, until it is stopped or the device is gone; `kept` has the names of those that must be there."""
 
     def __init__(self, folder, rng):
         super().__init__(daemon=True)
@@ -156,7 +167,13 @@ class Run(fs_rounds.Run):
         self.stressors.judge_running()
         if self.keeper.error:
             raise Failed(f"a file could not be kept while the device was there: {self.keeper.error}")
+        promised = dict(self.keeper.kept)
         super().kill()
+        self.keeper.end()
+        # xfs's fsync of a directory returns 0 after its log has failed: findings/xfs-fsync-directory.sh. ext4 and btrfs
+        # are held to each fsync.
+        if self.fs == "xfs":
+            self.keeper.kept = promised
 
     def life(self, rng):
         options = self.next_options(rng)
@@ -169,8 +186,8 @@ class Run(fs_rounds.Run):
             wait_for("a file is kept", lambda: self.keeper.kept or self.keeper.error)
             super().life(rng)
         finally:
-            self.stressors.end()
             self.keeper.end()
+            self.stressors.end()
 
     def judge(self):
         super().judge()
