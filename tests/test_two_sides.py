@@ -26,10 +26,10 @@ SIZE = 64 * MIB
 class Sides:
     """The pmem, the disk, its server, and pcached; fronts are the tests'."""
 
-    def __init__(self, cache_path, server, data_crc):
+    def __init__(self, cache_path, server, data_crc, *more):
         self.cache_path, self.server, self.disk, self.backend = cache_path, server, server.path, None
-        crc = ["--data-crc"] if data_crc else []
-        Ctl().run("format", cache_path, "--force", "--backing", self.disk, *crc)
+        options = ["--data-crc"] if data_crc else []
+        Ctl().run("format", cache_path, "--force", "--backing", self.disk, *options, *more)
         server.nbdkit("--readonly")
 
     def start_backend(self, *options):
@@ -65,7 +65,8 @@ def sides(request, tmp_path, cache_file, disk):
     path = disk / "backing"
     make_backing(path, SIZE)
     server = Server(tmp_path, path)
-    made = Sides(cache_file, server, request.param)
+    # With gc_percent=0 what is written back leaves the cache, so that reads go to the disk.
+    made = Sides(cache_file, server, request.param, "--gc-percent", 0 if request.param else 70)
     yield made
     if made.backend:
         made.backend.kill()
@@ -258,6 +259,35 @@ def versions_in(data):
         words = {data[at:at + 8] for at in range(page, page + PAGE, 8)}
         assert len(words) == 1, f"page {page // PAGE} is a mixture"
         yield int.from_bytes(words.pop(), "little")
+
+
+def test_a_signal_ends_it_while_its_disk_is_away(cache_file, tmp_path, disk):
+    """Its disk is on a server, too, which hangs."""
+    path = disk / "backing"
+    make_backing(path, SIZE)
+    (tmp_path / "reads").mkdir()
+    reads, writes = Server(tmp_path / "reads", path), Server(tmp_path, path)
+    writes.nbdkit()
+    Ctl().run("format", cache_file, "--force", "--backing", writes.uri)
+    reads.nbdkit("--readonly")
+    backend = subprocess.Popen(list(map(str, [PCACHED, cache_file, "--backing", writes.uri, "--emulate-pmem"])),
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert "has the disk" in backend.stdout.readline()
+        writes.kill()
+        with Cache(cache_file, reads.uri, role="front") as cache:
+            cache.write(0, stamp(0, MIB, 1))
+            cache.flush()
+            said = backend.stderr.readline()
+            while "lost" not in said:
+                said = backend.stderr.readline()
+            backend.terminate()
+            assert backend.wait(timeout=30) == 0
+            assert cache.status["dirty"]["live_bytes"] == MIB
+    finally:
+        backend.kill()
+        backend.communicate()
+        reads.kill()
 
 
 ROUNDS = int(os.environ.get("PCACHE_TWO_SIDES_ROUNDS", "12"))

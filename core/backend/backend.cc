@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "backend/backend.h"
 
+#include <cstring>
 #include <new>
 #include <utility>
 
 #include "background/plan.h"
 #include "keylog/log_cursor.h"
+#include "recovery/recover.h"
 #include "segment/identity.h"
 
 namespace pcache {
@@ -20,12 +22,14 @@ constexpr uint32_t kMostBadLooks = 1000;
 // The log up to where it ends now. What it gives is durable.
 class SeenKsets final : public KsetSource {
  public:
-  SeenKsets(const Pmem& pmem, SegmentTable& segments, CachePos from)
-      : pmem_(pmem), segments_(segments), cursor_(pmem, segments, from) {}
+  SeenKsets(const Pmem& pmem, SegmentTable& segments, CachePos from, const Bounds& bounds)
+      : pmem_(pmem), segments_(segments), bounds_(bounds), cursor_(pmem, segments, from) {}
   Result<LogItem> next() override {
     auto item = cursor_.next();
     if (!item || item.value().kind == LogItem::Kind::kEnd) return item;
     const LogItem& kset = item.value();
+    for (const media::Key& key : kset.keys)
+      if (Status fits = check(key, kset.pos); !fits) return fits.error();
     const size_t bytes = sizeof(media::KsetHeader) + kset.keys.size_bytes();
     pmem_.persist_seen(segments_.media(kset.pos), bytes);
     return item;
@@ -40,13 +44,29 @@ class SeenKsets final : public KsetSource {
 
  private:
   const Pmem& pmem_;
+  // A disk with larger blocks cannot take what a server with smaller ones has let the front write.
+  Status check(const media::Key& key, CachePos pos) const {
+    if (Status valid = validate_key(key, bounds_); !valid)
+      return make_error(EUCLEAN, "log at segment %u:%u: %s", pos.seg.v, pos.off,
+                        valid.error().text.c_str());
+    if ((key.off | key.len) % bounds_.block_bytes == 0 || key.flags & media::kKeyClean) return {};
+    return make_error(EINVAL,
+                      "range %llu+%u cannot be written to a disk with blocks of %u bytes: have the "
+                      "server that the front reads by offer blocks of that size",
+                      static_cast<unsigned long long>(key.off), key.len, bounds_.block_bytes);
+  }
+
   SegmentTable& segments_;
+  const Bounds bounds_;
   LogCursor cursor_;
 };
 
 }  // namespace
 
 Result<std::unique_ptr<Backend>> Backend::open(const Options& options) {
+  if (is_same_device(options.pmem.path, options.disk.path))
+    return make_error(EINVAL, "%s: is given both as the cache device and as the disk",
+                      options.pmem.path.c_str());
   auto disk = open_block_device(options.disk, options.log);
   if (!disk) return disk.error();
   PmemOptions pmem_options = options.pmem;
@@ -88,8 +108,11 @@ Status Backend::load() try {
   auto frame = load_frame(*pmem_, options_.log);
   if (!frame) return frame.error();
   frame_ = frame.take();
-  const Bounds bounds{frame_.info.n_segs, disk_->size_bytes(), disk_->logical_block_bytes()};
-  if (auto loaded = tails_.load(*pmem_, bounds); !loaded) return loaded;
+  bounds_ = {frame_.info.n_segs, disk_->size_bytes(), disk_->logical_block_bytes()};
+  if (auto loaded = tails_.load(*pmem_, bounds_); !loaded) return loaded;
+  // A front has done the same when it was attached, and stores to it now.
+  if (!pmem_->front_is_there())
+    if (auto sound = check_image(); !sound) return sound;
   segments_ = std::make_unique<SegmentTable>(*pmem_, SegmentTable::Options{frame_.chain});
   auto out = WriteOut::create({*pmem_, *segments_, *disk_, frame_.info.data_crc}, {});
   if (!out) return out.error();
@@ -100,15 +123,37 @@ Status Backend::load() try {
   return out_of_memory();
 }
 
-// Without what a plan costs: whether there is a header where the log goes on.
-bool Backend::log_goes_on() const {
+// What replay makes is not kept.
+Status Backend::check_image() const {
+  RecoverOptions options;
+  options.device_bytes = bounds_.device_bytes;
+  options.block_bytes = bounds_.block_bytes;
+  Recovered recovered;
+  if (auto done = recover(*pmem_, frame_, options, options_.log, &recovered); !done) return done;
+  if (recovered.dirty_tail_guessed)
+    return make_error(EUCLEAN,
+                      "dirty_tail's newest record is lost, and so what is written back: attach "
+                      "once with role=both, which writes all of it again");
+  if (recovered.copied_kset.empty()) return {};
+  return make_error(EUCLEAN, "%s; see pcachectl check", recovered.copied_kset.c_str());
+}
+
+// Without what a plan costs: there is nothing at all where the log would go on. All else a cursor
+// tells.
+bool Backend::log_ends() const {
+  static constexpr media::KsetHeader kZeros{};
   media::KsetHeader header;
   return pmem_->load(&header, segments_->media(at_.pos), sizeof header) &&
-         header.magic == media::kKsetMagic;
+         memcmp(&header, &kZeros, sizeof header) == 0;
+}
+
+void Backend::give_up() {
+  out_->give_up(true);
+  disk_->give_up();
 }
 
 Status Backend::plan() {
-  SeenKsets log(*pmem_, *segments_, at_.pos);
+  SeenKsets log(*pmem_, *segments_, at_.pos, bounds_);
   PlanOptions options;
   options.from = at_;
   options.end_ksets = UINT64_MAX;
@@ -141,19 +186,22 @@ Status Backend::write() {
   return {};
 }
 
-Result<bool> Backend::step() try {
-  if (!log_goes_on()) return false;
+Result<Backend::Step> Backend::step() try {
+  if (log_ends()) {
+    bad_looks_ = 0;
+    return Step::kNothing;
+  }
   if (auto planned = plan(); !planned) {
     // What of a segment's former life stands there looks valid to who knows its former generation.
     segments_->load_generations();
-    if (planned.error().code == EUCLEAN && ++bad_looks_ < kMostBadLooks) return false;
+    if (planned.error().code == EUCLEAN && ++bad_looks_ < kMostBadLooks) return Step::kUnclear;
     counters_.errors++;
     return planned.error();
   }
   bad_looks_ = 0;
   if (plan_.empty()) {
     at_.pos = plan_.end.pos;  // the log has gone on to another segment, and has nothing there yet
-    return false;
+    return Step::kNothing;
   }
   if (auto written = write(); !written) {
     counters_.errors++;
@@ -167,7 +215,7 @@ Result<bool> Backend::step() try {
   counters_.ksets += plan_.end.ksets - plan_.begin.ksets;
   counters_.keys += plan_.batch.keys().size();
   at_ = plan_.end;
-  return true;
+  return Step::kMoved;
 } catch (const std::bad_alloc&) {
   counters_.errors++;
   return out_of_memory();

@@ -22,6 +22,9 @@
 //   is read does not change under the reader, but for the log's end.
 // - What is at the log's end may be a kset that is just stored: what does not look valid is looked
 //   at again later, and is damage only if it stays so.
+// - Nothing from media is trusted, be it from a front of another version: each key is checked.
+// - What no front has attached is checked as an attach does (recover.h): an image that role=both
+//   refuses is not written back.
 // - The backend has no index: it writes what a later batch supersedes. And no log: data that is
 //   damaged cannot be appended again, so dirty_tail stays in front of it.
 // One thread, but for stop().
@@ -58,9 +61,16 @@ class Backend {
   static Result<std::unique_ptr<Backend>> attach(const Options& options, std::unique_ptr<Pmem> pmem,
                                                  std::unique_ptr<BlockDevice> disk);
 
-  // Writes back one batch of what the log has. False: it has no more.
-  // EIO: some of the data is damaged, and stays; EUCLEAN: the log is.
-  Result<bool> step();
+  enum class Step : uint8_t {
+    kMoved,    // a batch is written back
+    kNothing,  // the log has no more
+    kUnclear,  // what is at its end looks damaged, or is just being stored: look again
+  };
+  // Writes back one batch of what the log has. EIO: some of the data is damaged, and stays;
+  // EUCLEAN: the log is, or a key in it; EINVAL: a range does not fit the disk.
+  Result<Step> step();
+  // A step under way ends at once, as one that fails, and so does each later one. Any thread.
+  void give_up();
 
   struct Counters {
     uint64_t batches = 0, ksets = 0, keys = 0, written_bytes = 0, flushes = 0, errors = 0;
@@ -71,7 +81,8 @@ class Backend {
  private:
   Backend(const Options& options, std::unique_ptr<Pmem> pmem, std::unique_ptr<BlockDevice> disk);
   Status load();
-  bool log_goes_on() const;
+  Status check_image() const;
+  bool log_ends() const;
   Status plan();
   Status write();
 
@@ -79,6 +90,7 @@ class Backend {
   const std::unique_ptr<Pmem> pmem_;
   const std::unique_ptr<BlockDevice> disk_;
   DeviceFrame frame_;
+  Bounds bounds_;
   Tails tails_;
   std::unique_ptr<SegmentTable> segments_;
   std::unique_ptr<WriteOut> out_;

@@ -1,13 +1,34 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // A front and a backend over one memory, in one thread: what each leaves for the other to see.
+#include <functional>
+
 #include "backend/backend.h"
 #include "cache/cache_for_test.h"
+#include "keylog/log_cursor.h"
 
 namespace pcache {
 namespace {
 
 using std::chrono::milliseconds;
 using testing::HasSubstr;
+
+// As a server has it that serves for reading.
+class ReadQueue : public BlockQueue {
+ public:
+  explicit ReadQueue(std::unique_ptr<BlockQueue> queue) : queue_(std::move(queue)) {}
+  void submit(BlockIo* io) override {
+    EXPECT_EQ(io->op, BlockOp::kRead) << "a front writes nothing";
+    queue_->submit(io);
+  }
+  bool kick() override { return queue_->kick(); }
+  unsigned poll() override { return queue_->poll(); }
+  unsigned wait(int64_t timeout_ns) override { return queue_->wait(timeout_ns); }
+  int fd() const override { return queue_->fd(); }
+  unsigned in_flight() const override { return queue_->in_flight(); }
+
+ private:
+  const std::unique_ptr<BlockQueue> queue_;
+};
 
 // The disk, as each side opens it.
 class LentDevice : public BlockDevice {
@@ -20,8 +41,9 @@ class LentDevice : public BlockDevice {
   bool makes_holes() const override { return device_.makes_holes(); }
   bool is_hole(uint64_t off, uint64_t* end) const override { return device_.is_hole(off, end); }
   Result<std::unique_ptr<BlockQueue>> open_queue(unsigned depth) override {
-    EXPECT_FALSE(read_only_ && depth == WriteOut::kDepth) << "a front opens no queue to write with";
-    return device_.open_queue(depth);
+    auto queue = device_.open_queue(depth);
+    if (!queue || !read_only_) return queue;
+    return std::unique_ptr<BlockQueue>(new ReadQueue(queue.take()));
   }
 
  private:
@@ -71,9 +93,13 @@ class TwoSidesTest : public CacheTest {
     for (;;) {
       const auto moved = backend_->step();
       ASSERT_TRUE(moved.ok()) << moved.error().text;
-      if (!moved.value()) return;
+      if (moved.value() != Backend::Step::kMoved) return;
     }
   }
+  struct OneKeyKset {
+    media::KsetHeader header;
+    media::Key key;
+  };
   int on_disk(uint64_t off, uint64_t len) {
     const Bytes data = disk_.peek(off, len);
     if (data == MemoryDevice::pattern(off, len)) return -1;
@@ -224,7 +250,7 @@ TEST_F(TwoSidesTest, StrictOrderPassesAKsetAtATime) {
   }
   for (int n = 1; n <= 3; n++) {
     const auto moved = backend_->step();
-    ASSERT_TRUE(moved.ok() && moved.value());
+    ASSERT_TRUE(moved.ok() && moved.value() == Backend::Step::kMoved);
     for (int other = 1; other <= 3; other++)
       EXPECT_EQ(on_disk(static_cast<uint64_t>(other) * 4096, 4096), other <= n ? other : -1);
   }
@@ -242,6 +268,146 @@ TEST_F(TwoSidesTest, TheFrontLeavesTheBackendsRecordsAlone) {
   EXPECT_EQ(cache_->drain().error().code, EOPNOTSUPP);
   detach();
   EXPECT_EQ(records(), before);
+}
+
+// What has a valid crc and is no place behind the last one counts for nothing: an older dirty_tail,
+// or one that the log does not lead to.
+TEST_F(TwoSidesTest, ADirtyTailThatGoesBackCleansNothing) {
+  start_front();
+  start_backend();
+  ASSERT_EQ(write(0, 4096, 1), 0);
+  ASSERT_EQ(flush(), 0);
+  write_back();
+  executor_->advance(milliseconds(5000));
+  ASSERT_EQ(cache_->dirty().live_bytes, 0u);
+  ASSERT_EQ(write(4096, 4096, 2), 0);
+  ASSERT_EQ(flush(), 0);
+  auto pmem = memory_.make_pmem();
+  const Bounds bounds{31, kLogicalBytes};
+  for (const uint32_t off : {0u, 8u, 4096u}) {
+    Tails other;
+    ASSERT_TRUE(other.load(*pmem, bounds).ok());
+    const CachePos before = other.dirty_tail();
+    ASSERT_TRUE(other.set_dirty_tail(*pmem, {SegId{before.seg.v}, off}).ok());
+    executor_->advance(milliseconds(20000));
+    EXPECT_EQ(cache_->dirty().live_bytes, 4096u) << off;
+    EXPECT_EQ(value_at(4096, 4096), 2);
+    ASSERT_TRUE(other.set_dirty_tail(*pmem, before).ok());
+  }
+  start_backend();  // the one before knows nothing of what has been stored here
+  write_back();
+  for (int i = 0; i < 10; i++) executor_->advance(milliseconds(5000));
+  EXPECT_EQ(cache_->dirty().live_bytes, 0u);
+  EXPECT_EQ(on_disk(4096, 4096), 2);
+}
+
+// A replica that looks torn for a moment leaves the older one.
+TEST_F(TwoSidesTest, ATornDirtyTailCleansNothing) {
+  start_front();
+  start_backend();
+  for (int n = 1; n <= 2; n++) {
+    ASSERT_EQ(write(0, 4096, n), 0);
+    ASSERT_EQ(flush(), 0);
+    write_back();
+    executor_->advance(milliseconds(5000));
+  }
+  ASSERT_EQ(write(4096, 4096, 3), 0);
+  ASSERT_EQ(flush(), 0);
+  Replicated<media::TailPos> record(dirty_tail_place());
+  ASSERT_TRUE(record.load(*memory_.make_pmem()).has_value());
+  memory_.flip_bit(record.slot(record.newest()));
+  executor_->advance(milliseconds(20000));
+  EXPECT_EQ(cache_->dirty().live_bytes, 4096u);
+  memory_.flip_bit(record.slot(record.newest()));
+  write_back();
+  for (int i = 0; i < 10; i++) executor_->advance(milliseconds(5000));
+  EXPECT_EQ(cache_->dirty().live_bytes, 0u);
+}
+
+TEST_F(TwoSidesTest, AWriteThatWaitsForTheDeviceIsAcknowledgedByTheBackend) {
+  options_.front = false;
+  options_.mode = CacheMode::kWritethrough;
+  attach();
+  detach();
+  options_.front = true;
+  options_.mode.reset();
+  start_front();
+  start_backend();
+  Bytes data(4096, std::byte{5});
+  pcache_request request{PCACHE_OP_WRITE, 0, 0, 4096, data.data(), 0, 0, nullptr};
+  ASSERT_EQ(queue_->submit(&request), 0);
+  pcache_request* done[1];
+  executor_->advance(milliseconds(100));
+  EXPECT_EQ(queue_->reap(done, 0, 1, 0), 0);
+  write_back();
+  EXPECT_EQ(on_disk(0, 4096), 5);
+  executor_->advance(milliseconds(100));
+  EXPECT_EQ(queue_->reap(done, 0, 1, 0), 1);
+  EXPECT_EQ(request.result, 0);
+}
+
+// A kset in front of others is damaged: what is behind it is left, and said.
+TEST_F(TwoSidesTest, ADamagedLogIsNotTakenForItsEnd) {
+  start_front();
+  for (int n = 1; n <= 4; n++) {
+    ASSERT_EQ(write(static_cast<uint64_t>(n) * 4096, 4096, n), 0);
+    ASSERT_EQ(flush(), 0);
+  }
+  start_backend();
+  auto pmem = memory_.make_pmem();
+  SegmentTable segments(*pmem, {load_frame(*pmem, Log()).value().chain});
+  Tails tails;
+  ASSERT_TRUE(tails.load(*pmem, {31, kLogicalBytes}).ok());
+  LogCursor cursor(*pmem, segments, tails.dirty_tail());
+  ASSERT_TRUE(cursor.next().ok());
+  for (const uint64_t at : {0u, 8u, 40u}) {  // its crc, its magic, its key
+    const MediaOff place = segments.media(cursor.pos()) + at;
+    memory_.flip_bit(place);
+    Result<Backend::Step> step = backend_->step();
+    for (int looks = 0; looks < 5000 && step; looks++) {
+      EXPECT_NE(step.value(), Backend::Step::kNothing) << at;
+      step = backend_->step();
+    }
+    ASSERT_FALSE(step.ok()) << at;
+    EXPECT_EQ(step.error().code, EUCLEAN) << step.error().text;
+    memory_.flip_bit(place);
+  }
+  EXPECT_EQ(on_disk(8192, 4096), -1);
+  write_back();
+  EXPECT_EQ(on_disk(4 * 4096, 4096), 4);
+}
+
+// Its crc is right, and its numbers are not.
+TEST_F(TwoSidesTest, AKeyThatLeadsOutsideIsRefused) {
+  start_front();
+  ASSERT_EQ(write(0, 4096, 1), 0);
+  ASSERT_EQ(flush(), 0);
+  detach();
+  auto pmem = memory_.make_pmem();
+  SegmentTable segments(*pmem, {load_frame(*pmem, Log()).value().chain});
+  Tails tails;
+  ASSERT_TRUE(tails.load(*pmem, {31, kLogicalBytes}).ok());
+  const MediaOff place = segments.media(tails.dirty_tail());
+  const auto good = memory_.peek<OneKeyKset>(place);
+  for (const auto& change : std::vector<std::function<void(media::Key&)>>{
+           [](auto& key) { key.cache_seg_id = 31; },
+           [](auto& key) { key.cache_seg_id = 0xfffffff0; },
+           [](auto& key) { key.cache_seg_off = 0xfff00000; }, [](auto& key) { key.len = 8 << 20; },
+           [](auto& key) { key.off = kLogicalBytes; }, [](auto& key) { key.off = 100; },
+           [](auto& key) { key.len = 0; }, [](auto& key) { key.cache_seg_off = 16770000; }}) {
+    start_backend();
+    OneKeyKset bad = good;
+    change(bad.key);
+    seal_kset(&bad.header, {&bad.key, 1});
+    memory_.poke(place, bad);
+    Result<Backend::Step> step = backend_->step();
+    for (int looks = 0; looks < 5000 && step; looks++) step = backend_->step();
+    ASSERT_FALSE(step.ok());
+    EXPECT_EQ(step.error().code, EUCLEAN) << step.error().text;
+    EXPECT_EQ(on_disk(0, 4096), -1);
+    memory_.poke(place, good);
+    backend_.reset();
+  }
 }
 
 class TwoSidesCrcTest : public TwoSidesTest {

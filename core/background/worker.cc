@@ -2,7 +2,9 @@
 #include "background/worker.h"
 
 #include <algorithm>
+#include <chrono>
 #include <new>
+#include <thread>
 #include <utility>
 
 #include "base/mutants.h"
@@ -17,6 +19,8 @@ constexpr Worker::Milliseconds kWhenWoken{24 * 3600 * 1000};
 constexpr Worker::Milliseconds kQuietInterval{5000};
 // Between two looks at what the other side has written back, while something waits for it.
 constexpr Worker::Milliseconds kFollowPause{1};
+// At the end: so long the other side has to make room for what is not in the log yet.
+constexpr Worker::Milliseconds kMostFollowing{5000};
 // A reclaim_fault() that does not pass.
 constexpr const char* kReclaimStandsStill = "the log is damaged";
 
@@ -299,6 +303,7 @@ void Worker::writeback_task() {
       if (decided().reclaim || options_.waiting_requests() > 0) wake(main_, room_id_);
       continue;
     }
+    if (others_await(head)) continue;
     if (parts_.follows) {
       if (!std::exchange(closed, true)) {
         (void)parts_.stripes.close_all();  // the other side sees the log alone
@@ -308,7 +313,6 @@ void Worker::writeback_task() {
       if (actions->write_back) writing_.wake(writeback_id_, kFollowPause);
       return;
     }
-    if (others_await(head)) continue;
     if (actions->live == LiveData::kLeaveAll) return;  // reclaim asks again
     // Keys that are still in DRAM can only be passed once they are in the log.
     if (closed || !decided().write_back) {
@@ -464,10 +468,13 @@ void Worker::make_room(const std::function<bool()>& done) {
   waited_for.waiting_requests = 1;  // the caller
   Writeback::Size batch = batch_for(waited_for);
   batch.live = LiveData::kWrite;
+  const auto given_up = std::chrono::steady_clock::now() + kMostFollowing;
   while (!done()) {
     const auto moved = writeback_.step(parts_.log.mark(), batch);
     const auto freed = reclaim_.step(Reclaim::Keep::kNothing);
-    if (!(moved && moved.value()) && !(freed && freed.value())) return;
+    if ((moved && moved.value()) || (freed && freed.value())) continue;
+    if (!parts_.follows || std::chrono::steady_clock::now() > given_up) return;
+    std::this_thread::sleep_for(kFollowPause);
   }
 }
 

@@ -64,7 +64,10 @@ class NbdServerForTest {
     waitpid(pid_, nullptr, 0);
     pid_ = -1;
   }
-  void pause() { kill(pid_, SIGSTOP); }
+  void pause() {
+    kill(pid_, SIGSTOP);
+    waitpid(pid_, nullptr, WUNTRACED);  // it does nothing any more
+  }
   void go_on() { kill(pid_, SIGCONT); }
 
  private:

@@ -134,7 +134,11 @@ Status Cache::check_front() const {
   const auto identity = load_identity(*devices_.pmem);
   if (!identity) return identity.error();
   const uint64_t served = devices_.backing->size_bytes();
-  if (!identity.value() || identity.value()->backing_bytes == served) return {};
+  if (!identity.value())
+    return make_error(EXDEV,
+                      "the cache does not say which disk it belongs to: pcachectl identity set "
+                      "does");
+  if (identity.value()->backing_bytes == served) return {};
   return make_error(EXDEV,
                     "the cache belongs to a backing device of %llu bytes, the server's has %llu: "
                     "name the server of that one",
@@ -230,6 +234,11 @@ Status Cache::recover_log() {
   if (blank_) return recover_blank(*devices_.pmem, frame_, recovery_, &recovered_);
   if (auto done = recover(*devices_.pmem, frame_, recovery_, messages_, &recovered_); !done)
     return done;
+  if (options_.front && recovered_.dirty_tail_guessed)
+    return make_error(
+        EUCLEAN,
+        "dirty_tail's newest record is lost, and so what is written back: attach once "
+        "with role=both, which writes all of it again");
   return accept_copied_kset();
 }
 
@@ -419,7 +428,7 @@ void Cache::choose_persist() try {
         first_page_is_ours_ && !options_.front
             ? store_calibration(pmem, *calibration_, static_cast<uint64_t>(time(nullptr)))
             : make_error(EEXIST, "the first 4 KiB are not ours to write to");
-    if (!stored)
+    if (!stored && !options_.front)  // whose backend has that page
       messages_.print(LogLevel::kWarning, "persist=auto: %s: not remembered",
                       stored.error().text.c_str());
     messages_.print(LogLevel::kNotice, "persist=auto: measured on this memory: %s",

@@ -1,17 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "keylog/tails.h"
 
+#include <cstring>
+#include <optional>
+
 namespace pcache {
 
 namespace {
 
-// Another process may store to one of the replicas at a time: what is read then may look torn, and
-// both may if it goes on to the other one between the two looks. So it is looked again.
+// Another process may store to the replicas, one after the other. What is read then may look torn,
+// or be a mixture of two moments that gives an older position: so it is looked until two looks
+// agree.
 Result<CachePos> load_one(const Pmem& pmem, Replicated<media::TailPos>& record,
                           const Bounds& bounds, const char* name) {
-  constexpr int kMostLooks = 100;
-  auto pos = record.load(pmem);
-  for (int looks = 1; !pos && looks < kMostLooks; looks++) pos = record.load(pmem);
+  constexpr int kMostLooks = 1000;
+  std::optional<media::TailPos> pos = record.load(pmem);
+  for (int looks = 1; looks < kMostLooks; looks++) {
+    const auto again = record.load(pmem);
+    const bool same =
+        pos.has_value() == again.has_value() && (!pos || memcmp(&*pos, &*again, sizeof *pos) == 0);
+    pos = again;
+    if (same && (pos || looks > kMostLooks / 10)) break;
+  }
   if (!pos)
     return make_error(
         EUCLEAN, "%s at %llu and %llu: neither replica is valid: where the log stands is unknown",
@@ -31,14 +41,21 @@ Status Tails::load(const Pmem& pmem, const Bounds& bounds) {
   if (!key) return key.error();
   auto dirty = load_one(pmem, dirty_, bounds, "dirty_tail");
   if (!dirty) return dirty.error();
-  dirty_torn_ = dirty_.has_torn(pmem);
+  // A store of the other process ends in no time; a replica that is torn stays so.
+  constexpr int kMostLooks = 1000;
+  for (int looks = 0; looks < kMostLooks && (dirty_torn_ = dirty_.has_torn(pmem)); looks++)
+    if (auto again = load_one(pmem, dirty_, bounds, "dirty_tail"); again) dirty = again.take();
   key_pos_.store(pack(key.value()), std::memory_order_release);
   dirty_pos_.store(pack(dirty.value()), std::memory_order_release);
   return {};
 }
 
 Result<CachePos> Tails::read_dirty_tail(const Pmem& pmem, const Bounds& bounds) {
-  return load_one(pmem, dirty_, bounds, "dirty_tail");
+  auto read = load_one(pmem, dirty_, bounds, "dirty_tail");
+  // Before anything goes by it: the other process may not have flushed it yet.
+  if (read && read.value() != dirty_tail())
+    pmem.persist_seen(dirty_.slot(dirty_.newest()), sizeof(media::TailPos));
+  return read;
 }
 
 Status Tails::set_one(Pmem& pmem, Replicated<media::TailPos>& record, CachePos pos,

@@ -194,10 +194,15 @@ Status Pmem::Mapping::open_file() {
   return {};
 }
 
+namespace {
+
+constexpr off_t kFrontByte = off_t{1} << 62, kBackendByte = kFrontByte + 1;
+
+}  // namespace
+
 // flock() keeps those out that want the device alone; a lock of a byte for each side, far behind
 // the device's end, two of one side. A reader takes both bytes, since the sides store.
 Status Pmem::Mapping::lock() {
-  constexpr off_t kFrontByte = off_t{1} << 62, kBackendByte = kFrontByte + 1;
   const bool shares = opt.read_only || opt.side != PmemSide::kAlone;
   const auto in_use = [this](const char* by) {
     return make_error(EBUSY, "cache device %s: in use: %s", path(), by);
@@ -421,6 +426,16 @@ Result<bool> Pmem::starts_with_zeros(uint64_t len_bytes) const {
       pread(mapping_->fd, piece, std::min(kAtOnce, len_bytes - mapped), static_cast<off_t>(mapped));
   if (n < 0) return error_errno(errno, "the cache device cannot be read");
   return zeros(static_cast<size_t>(n));
+}
+
+bool Pmem::front_is_there() const {
+  if (!mapping_) return false;
+  struct flock byte = {};
+  byte.l_type = F_WRLCK;
+  byte.l_whence = SEEK_SET;
+  byte.l_start = kFrontByte;
+  byte.l_len = 1;
+  return fcntl(mapping_->fd, F_OFD_GETLK, &byte) == 0 && byte.l_type != F_UNLCK;
 }
 
 void Pmem::persist_seen(MediaOff off, size_t len_bytes,

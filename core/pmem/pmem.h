@@ -87,6 +87,9 @@ class Pmem {
   // Whether its first `len_bytes`, as far as they exist, are zeros. EIO: they cannot be read.
   Result<bool> starts_with_zeros(uint64_t len_bytes) const;
 
+  // Whether a front has the file that this side has open. It may come, and go, at any time.
+  bool front_is_there() const;
+
   uint64_t size_bytes() const { return size_; }
   PmemKind kind() const { return kind_; }
   const char* persist_name() const { return ops_->name; }

@@ -146,6 +146,7 @@ Status recover(Pmem& pmem, const DeviceFrame& frame, const RecoverOptions& optio
                    "dirty_tail's newest record is lost and the other stands before key_tail: "
                    "everything counts as dirty");
     out->tails.take_all_as_dirty();
+    out->dirty_tail_guessed = true;
     if (auto done = replay_into(pmem, frame, options, bounds, true, out); !done) return done;
     PCACHE_CHECK(out->replayed.dirty_tail_met);
   }

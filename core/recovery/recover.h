@@ -30,6 +30,8 @@ struct Recovered {
   std::unique_ptr<Index> index;
   ReplayResult replayed;
   VerifyResult verified;
+  // Everything counts as dirty, since nobody knows what is not: media has another dirty_tail.
+  bool dirty_tail_guessed = false;
   // Names a kset that was copied over a later one; empty: there is none. The cache can be read
   // then, but its writeback may overwrite newer data.
   std::string copied_kset;
