@@ -13,7 +13,7 @@ from measure.libpcache import ROOT
 
 PARTS = ("TOOLS", "ENGINE", "NBDKIT", "BENCH", "TESTS")
 # What it needs of pkg-config.
-NEEDED = ("libpmem2", "liburing", "libisal")
+NEEDED = ("libpmem2", "liburing", "libisal", "libnbd")
 HIDDEN = ("GTest", "CLI11", "benchmark", "yaml-cpp")
 PROGRAM = """
 #include <pcache.h>

@@ -15,6 +15,7 @@ from measure.libpcache import BUILD, ROOT
 
 BUILDING = {"demo": [], "test": ["--quick"], "fuzz": [], "long": [], "sweep": ["smoke"], "prove": [],
             "check": ["core/base/mutants.cc"], "judge": ["out"], "package": [], "mount-demo": [],
+            "two-sides-demo": [],
             "other-fio": ["3.42"]}
 
 
