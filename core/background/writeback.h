@@ -32,7 +32,7 @@
 //   such a step, too; what has been appended again of damaged data is not appended twice.
 //
 // Where another process writes back (Parts::follows) a step follows it: it plans what that one has
-// passed, and settles it.
+// passed, and settles it (follow.cc).
 // Any thread; steps exclude each other.
 #pragma once
 

@@ -8,6 +8,11 @@ namespace pcache {
 
 namespace {
 
+bool is_unreadable(const Replicated<media::TailPos>& record) {
+  return record.state(0) == ReplicaState::kUnreadable ||
+         record.state(1) == ReplicaState::kUnreadable;
+}
+
 // Another process may store to the replicas, one after the other. What is read then may look torn,
 // or be a mixture of two moments that gives an older position: so it is looked until two looks
 // agree.
@@ -21,6 +26,7 @@ Result<CachePos> load_one(const Pmem& pmem, Replicated<media::TailPos>& record,
         pos.has_value() == again.has_value() && (!pos || memcmp(&*pos, &*again, sizeof *pos) == 0);
     pos = again;
     if (same && (pos || looks > kMostLooks / 10)) break;
+    if (is_unreadable(record)) break;  // which no other process is the cause of
   }
   if (!pos)
     return make_error(
@@ -43,8 +49,11 @@ Status Tails::load(const Pmem& pmem, const Bounds& bounds) {
   if (!dirty) return dirty.error();
   // A store of the other process ends in no time; a replica that is torn stays so.
   constexpr int kMostLooks = 1000;
-  for (int looks = 0; looks < kMostLooks && (dirty_torn_ = dirty_.has_torn(pmem)); looks++)
+  for (int looks = 0; looks < kMostLooks; looks++) {
+    dirty_torn_ = dirty_.has_torn(pmem);
+    if (!dirty_torn_ || is_unreadable(dirty_)) break;
     if (auto again = load_one(pmem, dirty_, bounds, "dirty_tail"); again) dirty = again.take();
+  }
   key_pos_.store(pack(key.value()), std::memory_order_release);
   dirty_pos_.store(pack(dirty.value()), std::memory_order_release);
   return {};
