@@ -3,7 +3,7 @@
 what was not flushed. The server dies, hangs, comes back, and no byte is lost."""
 
 import concurrent.futures
-import json
+import contextlib
 import pathlib
 import random
 import signal
@@ -90,6 +90,25 @@ def remote(cache_file, server):
     pair.close_all()
 
 
+@contextlib.contextmanager
+def dying(server, draw, shortest, longest, *options):
+    """Volatile, killed over and over meanwhile, each time after so many seconds; it is there at the end."""
+    stop = threading.Event()
+
+    def kill_and_start():
+        while not stop.wait(draw.uniform(shortest, longest)):
+            server.kill()
+            server.volatile(*options)
+
+    killer = threading.Thread(target=kill_and_start)
+    killer.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        killer.join()
+
+
 def check_file(server, model):
     with open(server.path, "rb") as f:
         assert f.read() == model
@@ -121,17 +140,8 @@ def test_no_byte_is_lost_with_a_server_that_loses_what_it_has_not_flushed(server
     server.volatile(*options)
     model = bytearray(server.path.read_bytes())
     draw = random.Random(7)
-    stop = threading.Event()
-
-    def kill_and_start():
-        while not stop.wait(draw.uniform(0.02, 0.15)):
-            server.kill()
-            server.volatile(*options)
-
     cache = remote.open(writeback_interval_ms=1, flush_delay_ms=1)
-    killer = threading.Thread(target=kill_and_start)
-    killer.start()
-    try:
+    with dying(server, draw, 0.02, 0.15, *options):
         number = 0
         while cache.status["backing"]["lost_connections"] < 12:
             number += 1
@@ -143,9 +153,6 @@ def test_no_byte_is_lost_with_a_server_that_loses_what_it_has_not_flushed(server
             if number % 50 == 0:
                 at = draw.randrange(SIZE // MIB) * MIB
                 assert cache.read(at, MIB) == model[at:at + MIB]
-    finally:
-        stop.set()
-        killer.join()
     cache.drain()
     assert cache.status["dirty"]["live_bytes"] == 0
     server.kill()
@@ -185,17 +192,8 @@ def test_no_write_that_waits_for_the_device_fails_with_its_server(server, remote
     server.volatile()
     model = bytearray(server.path.read_bytes())
     draw = random.Random(9)
-    stop = threading.Event()
-
-    def kill_and_start():
-        while not stop.wait(draw.uniform(0.05, 0.2)):
-            server.kill()
-            server.volatile()
-
     cache = remote.open(cache_mode="writethrough")
-    killer = threading.Thread(target=kill_and_start)
-    killer.start()
-    try:
+    with dying(server, draw, 0.05, 0.2):
         number = 0
         while cache.status["backing"]["lost_connections"] < 15:
             number += 1
@@ -203,9 +201,6 @@ def test_no_write_that_waits_for_the_device_fails_with_its_server(server, remote
             data = stamp(off, PAGE, number)
             cache.write(off, data)
             model[off:off + PAGE] = data
-    finally:
-        stop.set()
-        killer.join()
     server.kill()
     check_file(server, model)
     server.volatile()
@@ -244,7 +239,7 @@ def test_hits_and_writes_go_on_while_the_server_is_away(server, remote):
         server.nbdkit()
         assert queue.reap(1, 1, -1) == [miss] and miss.result == 0
         assert miss.data == stamp(64 * PAGE, PAGE, 0)
-        wait_until(lambda: cache.status["backing"]["connected"] is not False or queue.reap(0, 1, 0))
+        wait_until(lambda: cache.status["backing"]["connected"])
     assert any("the connection is lost" in line for line in cache.warnings)
 
 
@@ -384,10 +379,3 @@ def test_a_server_that_is_replaced_by_another_size_is_told_of(server, remote):
     with open(server.path, "r+b") as f:
         f.truncate(SIZE)
     server.nbdkit()
-
-
-def test_status_is_json_that_metrics_can_be_made_of(server, remote):
-    server.nbdkit()
-    with remote.open() as cache:
-        backing = json.loads(json.dumps(cache.status["backing"]))
-        assert backing["connections"] >= 1 and backing["why_not_connected"] == ""

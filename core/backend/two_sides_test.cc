@@ -5,6 +5,7 @@
 #include "backend/backend.h"
 #include "cache/cache_for_test.h"
 #include "keylog/log_cursor.h"
+#include "testing/lent_device.h"
 
 namespace pcache {
 namespace {
@@ -30,25 +31,14 @@ class ReadQueue : public BlockQueue {
   const std::unique_ptr<BlockQueue> queue_;
 };
 
-// The disk, as each side opens it.
-class LentDevice : public BlockDevice {
+class ReadDevice : public LentDevice {
  public:
-  LentDevice(MemoryDevice& device, bool read_only) : device_(device), read_only_(read_only) {}
-  uint64_t size_bytes() const override { return device_.size_bytes(); }
-  uint32_t logical_block_bytes() const override { return device_.logical_block_bytes(); }
-  const DeviceIdentity& identity() const override { return device_.identity(); }
-  const char* io_mode_name() const override { return device_.io_mode_name(); }
-  bool makes_holes() const override { return device_.makes_holes(); }
-  bool is_hole(uint64_t off, uint64_t* end) const override { return device_.is_hole(off, end); }
+  using LentDevice::LentDevice;
   Result<std::unique_ptr<BlockQueue>> open_queue(unsigned depth) override {
-    auto queue = device_.open_queue(depth);
-    if (!queue || !read_only_) return queue;
+    auto queue = LentDevice::open_queue(depth);
+    if (!queue) return queue;
     return std::unique_ptr<BlockQueue>(new ReadQueue(queue.take()));
   }
-
- private:
-  MemoryDevice& device_;
-  const bool read_only_;
 };
 
 class TwoSidesTest : public CacheTest {
@@ -66,8 +56,7 @@ class TwoSidesTest : public CacheTest {
     auto executor = std::make_unique<SteppedExecutor>();
     executor_ = executor.get();
     return Cache::attach(
-        {memory_.make_pmem(), std::make_unique<LentDevice>(disk_, true), std::move(executor)},
-        options_);
+        {memory_.make_pmem(), std::make_unique<ReadDevice>(disk_), std::move(executor)}, options_);
   }
   void start_front() {
     auto cache = try_front();
@@ -80,7 +69,7 @@ class TwoSidesTest : public CacheTest {
     options.strict = strict;
     options.log = lines_.log();
     auto backend =
-        Backend::attach(options, memory_.make_pmem(), std::make_unique<LentDevice>(disk_, false));
+        Backend::attach(options, memory_.make_pmem(), std::make_unique<LentDevice>(disk_));
     ASSERT_TRUE(backend.ok()) << backend.error().text;
     backend_ = backend.take();
   }

@@ -10,6 +10,7 @@
 
 #include "cache/cache_for_test.h"
 #include "testing/crash_states.h"
+#include "testing/lent_device.h"
 
 namespace pcache {
 namespace {
@@ -17,24 +18,6 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr uint64_t kPage = kPageBytes;
-
-// A device that outlives the caches it is lent to.
-class LentDevice : public BlockDevice {
- public:
-  explicit LentDevice(MemoryDevice& device) : device_(device) {}
-  uint64_t size_bytes() const override { return device_.size_bytes(); }
-  uint32_t logical_block_bytes() const override { return device_.logical_block_bytes(); }
-  const DeviceIdentity& identity() const override { return device_.identity(); }
-  const char* io_mode_name() const override { return device_.io_mode_name(); }
-  bool makes_holes() const override { return device_.makes_holes(); }
-  bool is_hole(uint64_t off, uint64_t* end) const override { return device_.is_hole(off, end); }
-  Result<std::unique_ptr<BlockQueue>> open_queue(unsigned depth) override {
-    return device_.open_queue(depth);
-  }
-
- private:
-  MemoryDevice& device_;
-};
 
 // What a write of this version leaves in a page; version 0 is the device's first content.
 using PageBytes = std::array<uint64_t, kPage / sizeof(uint64_t)>;
