@@ -20,6 +20,7 @@
 #include <cstdlib>
 #include <deque>
 
+#include "blockdev/backing_reader.h"
 #include "cache/status.h"
 #include "fuzz/mutation.h"
 #include "inspect/repair.h"
@@ -94,7 +95,7 @@ void export_it(MemoryPmem& memory, CheckReport* report, bool readable) {
   options.force = report->exit_code() == 2 || report->frame.blank;
   unlink(options.to.c_str());
   memory.forbid_stores();
-  const auto done = rescue(memory.pmem(), backing, report, options);
+  const auto done = rescue(memory.pmem(), BackingReader(std::move(backing)), report, options);
   memory.allow_stores();
   unlink(options.to.c_str());
   if (!done && readable) broken("export failed: " + done.error().text, *report);
