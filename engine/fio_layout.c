@@ -28,6 +28,7 @@ struct place {
 static const struct place places[] = {
     PLACE("name", name),
     PLACE("filename", filename),
+    PLACE("filename_format", filename_format),
     PLACE("ioengine", ioengine),
     PLACE("kb_base", kb_base),
     PLACE("iodepth", iodepth),

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "job_names.h"
 #include "message.h"
 
 /* Of engines that a job may have been written for; fio's own word for one is "Bad option". */
@@ -73,7 +74,7 @@ void make_engine_options(void) {
     if (*info.fio) *next++ = make_fio_option(&info, i);
   *next++ = own_option("stats_file", "Status file", offsetof(struct engine_options, stats_file),
                        "Where the cache's status is written as JSON when its last job has ended; "
-                       "$jobname stands for the name of the first job of the cache that names it");
+                       "$jobname and $jobnum stand for the first job of the cache that names it");
   *next++ = own_option("stats_interval", "Status interval",
                        offsetof(struct engine_options, stats_interval),
                        "Seconds after which stats_file is written again and again (1 to 86400; "
@@ -138,10 +139,19 @@ static int check_path(const struct thread_data* td, const char* name, const char
   return EINVAL;
 }
 
+/* Gives the job's options the name that is meant, for as long as they live. */
+static const char* meant_name(const struct thread_data* td, char** given) {
+  char* name = name_of_job(*given, td->o.name, td->subjob_number);
+
+  if (!name) return NULL;
+  free(*given); /* fio's, as it frees the new one */
+  return *given = name;
+}
+
 /* What the job gives for option `index` of the library's table, or else the engine's default. */
 static int take_option(const struct thread_data* td, uint32_t index,
                        const struct pcache_option_info* info, struct cache_wishes* wishes) {
-  const struct engine_options* eo = td->eo;
+  struct engine_options* eo = td->eo;
   struct pcache_error error = {0};
   const char* text = eo->given[index];
   char number[24];
@@ -152,6 +162,8 @@ static int take_option(const struct thread_data* td, uint32_t index,
   else
     text = info->fio_initial;
   if (!*text) return 0;
+  if (!strcmp(info->name, "cache_path") && !(text = meant_name(td, &eo->given[index])))
+    return ENOMEM;
   if (info->type == PCACHE_OPTION_TEXT && check_path(td, info->fio, text)) return EINVAL;
   /* 0 is a choice, "the file as it is", and no size. */
   if (info->type == PCACHE_OPTION_SIZE && strcmp(text, "0")) {
@@ -185,7 +197,8 @@ int options_to_wishes(const struct thread_data* td, struct cache_wishes* wishes)
   const struct engine_options* eo = td->eo;
   struct pcache_option_info info;
 
-  *wishes = (struct cache_wishes){.job = td->o.name, .stats_file = eo->stats_file};
+  *wishes = (struct cache_wishes){
+      .job = td->o.name, .job_number = td->subjob_number, .stats_file = eo->stats_file};
   pcache_options_init(&wishes->options);
   for (uint32_t i = 0; describe_option(i, &info); i++)
     if (take_option(td, i, &info, wishes)) return EINVAL;
@@ -201,11 +214,16 @@ int options_to_wishes(const struct thread_data* td, struct cache_wishes* wishes)
 
 /* ---- Workload ---- */
 
+/* filename_format= does it, but for fio's default, which means files of fio's own. */
+static bool names_files(const struct thread_options* o) {
+  return o->filename_format && strcmp(o->filename_format, "$jobname.$jobnum.$filenum");
+}
+
 int check_filename(const struct thread_data* td) {
   const struct thread_options* o = &td->o;
   const char* why = NULL;
 
-  if (!o->filename && !o->read_iolog_file)
+  if (!o->filename && !o->read_iolog_file && !names_files(o))
     why = "filename= is missing: name the backing device";
   else if (td->files_index != 1 && o->filename && strstr(o->filename, "://"))
     why =
@@ -215,7 +233,8 @@ int check_filename(const struct thread_data* td) {
     why =
         "filename= must name exactly one backing device for a job (one in [global] adds up "
         "with the job's own); for two devices give each a section, with a filename= and a "
-        "cache_dev= of its own";
+        "cache_dev= of its own, or name both by job: filename_format=DIR/$jobname.disk and "
+        "cache_dev=DIR/$jobname.cache";
   if (!why) return 0;
   message("job %s: %s", o->name, why);
   return EINVAL;

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "ending.h"
+#include "job_names.h"
 #include "message.h"
 #include "stats_file.h"
 
@@ -399,7 +400,8 @@ int shared_cache_get(const struct cache_wishes* wishes, struct thread_data* td,
                      struct shared_cache** out) {
   int ret;
 
-  char* path = wishes->stats_file ? stats_path(wishes->stats_file, wishes->job) : NULL;
+  char* path =
+      wishes->stats_file ? name_of_job(wishes->stats_file, wishes->job, wishes->job_number) : NULL;
 
   if (wishes->stats_file && !path) return ENOMEM;
   pthread_mutex_lock(&lock);

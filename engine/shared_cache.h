@@ -27,6 +27,7 @@
 /* What one job asks for. */
 struct cache_wishes {
   const char* job;
+  unsigned job_number;           /* of the numjobs= of its section, from 0 on */
   const char* stats_file;        /* as given, or NULL */
   unsigned stats_interval_s;     /* 0: at the end alone */
   struct pcache_options options; /* what is not given has the engine's default */

@@ -13,8 +13,6 @@
 
 #include "message.h"
 
-#define JOB_NAME "$jobname"
-
 struct stats_file {
   pcache_cache* cache;
   const char* path;
@@ -24,22 +22,6 @@ struct stats_file {
   pthread_cond_t changed;
   bool ending; /* under lock */
 };
-
-char* stats_path(const char* given, const char* job) {
-  char* path = NULL;
-  size_t size;
-  FILE* out = open_memstream(&path, &size);
-
-  if (!out) return NULL;
-  for (const char* at; (at = strstr(given, JOB_NAME)); given = at + strlen(JOB_NAME)) {
-    fwrite(given, 1, (size_t)(at - given), out);
-    fputs(job, out);
-  }
-  fputs(given, out);
-  if (!fclose(out)) return path;
-  free(path);
-  return NULL;
-}
 
 static int write_file(const struct stats_file* stats) {
   char* status = pcache_get_status(stats->cache, PCACHE_STATUS_JSON);

@@ -10,9 +10,6 @@
 
 struct stats_file;
 
-/* The path that is meant: `given` with each "$jobname" replaced. To be freed; NULL: no memory. */
-char* stats_path(const char* given, const char* job);
-
 /*
  * `path` is kept until stats_file_end(). `interval_s` 0: it is written at the end alone. On failure
  * says why and returns a positive errno.

@@ -111,6 +111,30 @@ def test_stats_file_has_the_name_of_its_job(fio, disk, shm):
     assert (disk / "one.json").exists() and not (disk / "three.json").exists(), "they share a cache"
 
 
+def test_one_section_names_the_caches_of_all_jobs(fio, disk, shm):
+    """By the words of filename_format; jobs that come to the same names share a cache."""
+    both = dict(cache_dev=shm / "$jobname.$jobnum", cache_size="512m", stats_file=disk / "$jobname.$jobnum.json",
+                filename=None, filename_format=disk / "$jobname.$jobnum.disk")
+    names = ["one.0", "one.1", "two.0"]
+    for name in names:
+        make_backing(disk / f"{name}.disk", 16 * MIB)
+    jobs = ({"name": "one", **SMALL, "numjobs": 2}, {"name": "two", **SMALL, "size": "2m"})
+    assert len(fio.run(*jobs, **both)) == 3
+    written = {name: json.loads((disk / f"{name}.json").read_text())["requests"]["writes"] for name in names}
+    assert written["one.0"] == written["one.1"] and written["two.0"] == 2 * MIB / 4096
+    assert sorted(path.name for path in shm.iterdir()) == names
+    shared = {**both, "cache_dev": shm / "one.$jobnum", "filename_format": disk / "one.$jobnum.disk",
+              "stats_file": disk / "$jobname.json"}
+    fio.run({"name": "one", **SMALL}, {"name": "two", **SMALL}, **shared)
+    assert (disk / "one.json").exists() and not (disk / "two.json").exists(), "they share a cache"
+
+
+def test_filename_format_must_be_given_to_stand_for_filename(fio):
+    fio.refused("filename= is missing", filename=None, **SMALL)
+    two = dict(filename=None, filename_format="a.$filenum", nrfiles=2)
+    fio.refused("exactly one backing device", "filename_format=", **two, **SMALL)
+
+
 def test_stats_file_is_written_at_intervals(fio):
     command = fio.command(rw="randwrite", bs="4k", size="4m", time_based=1, runtime="60", stats_interval=1)
     job = subprocess.Popen(list(map(str, command)), cwd=fio.folder, env=environment(), stdout=subprocess.PIPE,
