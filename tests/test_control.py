@@ -75,6 +75,8 @@ def test_options_are_changed_while_it_runs(ctl, pair):
                                    ("dirty_high_percent", "40", ("writeback", "dirty_high_percent")),
                                    ("writeback_rate", "10m", ("writeback", "bytes_per_second")),
                                    ("seq_cutoff", "64k", ("policy", "seq_cutoff")),
+                                   ("flush_delay_ms", "20", ("log", "flush_delay_ms")),
+                                   ("writeback_interval_ms", "700", ("writeback", "interval_ms")),
                                    ("cache_mode", "writearound", ("cache", "mode")),
                                    ("policy", "fifo", ("policy", "rule")), ("policy", "adaptive", ("policy", "kind")),
                                    ("backing_order", "relaxed", ("writeback", "backing_order"))):

@@ -24,6 +24,12 @@ constexpr Worker::Milliseconds kMostFollowing{5000};
 // A reclaim_fault() that does not pass.
 constexpr const char* kReclaimStandsStill = "the log is damaged";
 
+// Between two looks at open ksets. Seen open at two of them means open for one pause at least and
+// two at most.
+Worker::Milliseconds tick_of(Worker::Milliseconds flush_delay) {
+  return std::max(flush_delay / 2, Worker::Milliseconds{1});
+}
+
 // What the device had to write, of zeros too; a hole costs it next to nothing.
 uint64_t given_bytes(const Writeback::Counters& counters) {
   return counters.written_bytes.load() + counters.zeroed_bytes.load();
@@ -46,7 +52,9 @@ Worker::Worker(const Parts& parts, Writeback& writeback, Reclaim& reclaim, Execu
       gc_percent_(options.gc_percent),
       dirty_high_(options.dirty_limits.high_percent),
       dirty_low_(options.dirty_limits.low_percent),
-      bytes_per_second_(options.dirty_limits.bytes_per_second) {
+      bytes_per_second_(options.dirty_limits.bytes_per_second),
+      flush_delay_(options.flush_delay),
+      writeback_interval_(options.writeback_interval) {
   PCACHE_CHECK(options.waiting_requests && options.retry_requests && options.fail_requests &&
                options.set_pace);
   PCACHE_CHECK(options.gc_percent <= media::kGcPercentMax);
@@ -59,12 +67,10 @@ void Worker::prepare() {
       if (!stopping_.load(std::memory_order_acquire)) (this->*task)();
     };
   };
-  // Seen open at two ticks means open for one interval at least and two at most.
-  const auto tick = std::max(options_.flush_delay / 2, Milliseconds{1});
   writeback_id_ = writing_.every(kWhenWoken, once_started(&Worker::writeback_task));
-  writing_.every(options_.writeback_interval, once_started(&Worker::writeback_tick));
+  tick_id_ = writing_.every(options_.writeback_interval, once_started(&Worker::writeback_tick));
   room_id_ = main_.every(options_.writeback_interval, once_started(&Worker::make_room_task));
-  main_.every(tick, once_started(&Worker::close_old));
+  close_id_ = main_.every(tick_of(options_.flush_delay), once_started(&Worker::close_old));
   prepared_ = true;
 }
 
@@ -155,6 +161,19 @@ void Worker::set_dirty_limits(const DirtyLimits& limits) {
   dirty_low_.store(limits.low_percent, std::memory_order_relaxed);
   bytes_per_second_.store(limits.bytes_per_second, std::memory_order_relaxed);
   wake(writing_, writeback_id_);
+}
+
+void Worker::set_flush_delay(Milliseconds delay) {
+  PCACHE_CHECK(prepared_);
+  flush_delay_.store(delay, std::memory_order_relaxed);
+  main_.set_interval(close_id_, tick_of(delay));
+}
+
+void Worker::set_writeback_interval(Milliseconds interval) {
+  PCACHE_CHECK(prepared_);
+  writeback_interval_.store(interval, std::memory_order_relaxed);
+  writing_.set_interval(tick_id_, interval);
+  main_.set_interval(room_id_, interval);
 }
 
 DirtyLimits Worker::dirty_limits() const {
@@ -252,7 +271,7 @@ void Worker::writeback_tick() {
   const LogMark head = parts_.log.mark();
   const uint64_t written = head.dirty_bytes - std::exchange(dirty_at_tick_, head.dirty_bytes);
   // A long interval may have more, a short one is too short to say that much is written.
-  const auto scale = std::max(options_.writeback_interval / kQuietInterval, int64_t{1});
+  const auto scale = std::max(writeback_interval() / kQuietInterval, int64_t{1});
   if (written < options_.limits.quiet_bytes * static_cast<uint64_t>(scale)) idle_until_ = head;
   writeback_task();
 }

@@ -76,6 +76,13 @@ class Worker {
   void set_gc_percent(uint32_t percent);
   uint32_t gc_percent() const { return gc_percent_.load(std::memory_order_relaxed); }
   void set_dirty_limits(const DirtyLimits& limits);
+  // They hold for what is open, and dirty, already. After prepare().
+  void set_flush_delay(Milliseconds delay);
+  void set_writeback_interval(Milliseconds interval);
+  Milliseconds flush_delay() const { return flush_delay_.load(std::memory_order_relaxed); }
+  Milliseconds writeback_interval() const {
+    return writeback_interval_.load(std::memory_order_relaxed);
+  }
   DirtyLimits dirty_limits() const;
   // Dirty data is written back for them.
   bool cleaning() const { return cleaning_.load(std::memory_order_relaxed); }
@@ -148,7 +155,8 @@ class Worker {
   std::atomic<uint64_t> bytes_per_second_;
   std::atomic<bool> stopping_{true};
   bool prepared_ = false;
-  Executor::Id room_id_ = 0, writeback_id_ = 0;
+  Executor::Id room_id_ = 0, writeback_id_ = 0, tick_id_ = 0, close_id_ = 0;
+  std::atomic<Milliseconds> flush_delay_, writeback_interval_;
   bool close_failed_ = false;                        // main's task only
   std::atomic<const char*> reclaim_fault_{nullptr};  // set by main's task only
   Milliseconds retry_at_{0};                         // writing's task only; 0: nothing failed

@@ -53,6 +53,13 @@ void ThreadExecutor::wake(Id id, Milliseconds delay) {
   changed_.notify_one();
 }
 
+void ThreadExecutor::set_interval(Id id, Milliseconds interval) {
+  MutexLock lock(mu_);
+  entries_[id].interval = interval;
+  entries_[id].due = std::min(entries_[id].due, Clock::now() + interval);
+  changed_.notify_one();
+}
+
 Executor::Milliseconds ThreadExecutor::now() const {
   return std::chrono::duration_cast<Milliseconds>(Clock::now().time_since_epoch());
 }
@@ -106,6 +113,12 @@ Executor::Id SteppedExecutor::every(Milliseconds interval, Task task) {
 void SteppedExecutor::wake(Id id, Milliseconds delay) {
   if (id >= entries_.size()) return;  // stopped
   entries_[id].due_ms = std::min(entries_[id].due_ms, now_ms_ + delay.count());
+}
+
+void SteppedExecutor::set_interval(Id id, Milliseconds interval) {
+  if (id >= entries_.size()) return;  // stopped
+  entries_[id].interval_ms = interval.count();
+  entries_[id].due_ms = std::min(entries_[id].due_ms, now_ms_ + interval.count());
 }
 
 void SteppedExecutor::advance(Milliseconds by) {

@@ -35,6 +35,8 @@ class Executor {
   // already.
   virtual void wake(Id id, Milliseconds delay) = 0;
   void wake(Id id) { wake(id, Milliseconds{0}); }
+  // The task runs every `interval` from now on, or earlier if it is due earlier. Any thread.
+  virtual void set_interval(Id id, Milliseconds interval) = 0;
   // A clock that only goes forward; its zero means nothing.
   virtual Milliseconds now() const = 0;
   virtual void stop() = 0;
@@ -50,6 +52,7 @@ class ThreadExecutor : public Executor {
   Id every(Milliseconds interval, Task task) override EXCLUDES(mu_);
   using Executor::wake;
   void wake(Id id, Milliseconds delay) override EXCLUDES(mu_);
+  void set_interval(Id id, Milliseconds interval) override EXCLUDES(mu_);
   Milliseconds now() const override;
   void stop() override EXCLUDES(mu_);
 
@@ -75,6 +78,7 @@ class SteppedExecutor : public Executor {
   Id every(Milliseconds interval, Task task) override;
   using Executor::wake;
   void wake(Id id, Milliseconds delay) override;
+  void set_interval(Id id, Milliseconds interval) override;
   Milliseconds now() const override { return Milliseconds{now_ms_}; }
   void stop() override { entries_.clear(); }
   // Turns the clock on and runs what becomes due, in order of time. By 0: runs what is due now.

@@ -191,8 +191,30 @@ TEST_F(CacheBackground, OptionsChangeWhileItIsOpen) {
   EXPECT_EQ(
       error("data_crc", "1"),
       "option data_crc: an open cache keeps it; gc_percent, cache_mode, backing_order, policy, "
-      "dirty_high_percent, dirty_low_percent, writeback_rate and seq_cutoff can be changed");
+      "dirty_high_percent, dirty_low_percent, writeback_rate, seq_cutoff, flush_delay_ms and "
+      "writeback_interval_ms can be changed");
   EXPECT_THAT(error("dirty", "1"), HasSubstr("option dirty: there is none of this name"));
+  detach();
+}
+
+TEST_F(CacheBackground, ChangedTimesHoldForWhatIsOpenAndDirty) {
+  options_.flush_delay_ms = 60000;
+  options_.writeback_interval_ms = 3600000;
+  attach();
+  ASSERT_EQ(write(0, 4096, 7), 0);
+  executor_->advance(milliseconds(2000));
+  EXPECT_EQ(cache_->stripes().open_keys(), 1u);
+  ASSERT_TRUE(cache_->set("flush_delay_ms", "100").ok());
+  executor_->advance(milliseconds(100));
+  EXPECT_EQ(cache_->stripes().open_keys(), 0u);
+  EXPECT_EQ(cache_->dirty().live_bytes, 4096u);
+  ASSERT_TRUE(cache_->set("writeback_interval_ms", "1000").ok());
+  executor_->advance(milliseconds(2000));  // the first tick sees the write, the second no other
+  EXPECT_EQ(cache_->dirty().live_bytes, 0u);
+  ASSERT_TRUE(cache_->set("flush_delay_ms", "60000").ok());
+  ASSERT_EQ(write(0, 4096, 8), 0);
+  executor_->advance(milliseconds(20000));
+  EXPECT_EQ(cache_->stripes().open_keys(), 1u) << "longer again";
   detach();
 }
 

@@ -61,6 +61,14 @@ Status Cache::set(const char* name, const char* text) {
     requests_->set_seq_cutoff_bytes(static_cast<uint64_t>(options.seq_cutoff));
     return {};
   }
+  if (option == "flush_delay_ms") {
+    worker_->set_flush_delay(Worker::Milliseconds{options.flush_delay_ms});
+    return {};
+  }
+  if (option == "writeback_interval_ms") {
+    worker_->set_writeback_interval(Worker::Milliseconds{options.writeback_interval_ms});
+    return {};
+  }
   if (option == "backing_order") {
     writeback_->set_strict(options.backing_order == PCACHE_ORDER_STRICT);
     return {};
@@ -77,7 +85,8 @@ Status Cache::set(const char* name, const char* text) {
   return make_error(
       EINVAL,
       "option %s: an open cache keeps it; gc_percent, cache_mode, backing_order, policy, "
-      "dirty_high_percent, dirty_low_percent, writeback_rate and seq_cutoff can be changed",
+      "dirty_high_percent, dirty_low_percent, writeback_rate, seq_cutoff, flush_delay_ms and "
+      "writeback_interval_ms can be changed",
       name);
 }
 

@@ -151,6 +151,8 @@ void add_segments_and_log(Fields* fields) {
   fields->count("log", "keys", "appended", [](View& v) { return v.log.keys; });
   fields->count("log", "rolls", "times that the log went on in another segment",
                 [](View& v) { return v.log.rolls; });
+  fields->add("log", "flush_delay_ms", "after which an open kset is closed",
+              [](View& v) { return Json(v.cache.worker().flush_delay().count()); });
   fields->add("log", "open_keys", "in ksets that are not closed yet",
               [](View& v) { return Json(v.cache.stripes().open_keys()); });
 }
@@ -171,6 +173,8 @@ void add_background(Fields* fields) {
               [](View& v) { return Json(v.cache.worker().cleaning()); });
   fields->add("writeback", "bytes_per_second", "at most, while space is not short; 0: no limit",
               [](View& v) { return Json(v.cache.worker().dirty_limits().bytes_per_second); });
+  fields->add("writeback", "interval_ms", "between two runs while there is time",
+              [](View& v) { return Json(v.cache.worker().writeback_interval().count()); });
   fields->add("writeback", "state", "ok or failing",
               [](View& v) { return Json(v.worker.failing ? "failing" : "ok"); });
   fields->add("writeback", "last_error", "why it is failing",
