@@ -340,7 +340,7 @@ def test_the_plugin_stands_on_a_server(server, cache_file, tmp_path):
         assert (tmp_path / "read").read_bytes() == source.read_bytes()
     finally:
         front.terminate()
-        front.wait()
+        front.wait(60)
 
 
 @pytest.mark.parametrize("uri,words", [

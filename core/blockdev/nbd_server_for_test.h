@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <filesystem>
 #include <string>
 #include <thread>
@@ -58,10 +59,16 @@ class NbdServerForTest {
     }
   }
 
+  // As init systems do: of a server that does not end when it is told, kMostEnding is the end. A
+  // thread of nbdkit 1.32 that reads from a client at that moment ends with the client alone.
   void stop(int signal = SIGKILL) {
     if (pid_ <= 0) return;
     kill(pid_, signal);
-    waitpid(pid_, nullptr, 0);
+    const auto until = std::chrono::steady_clock::now() + kMostEnding;
+    while (waitpid(pid_, nullptr, WNOHANG) == 0) {
+      if (std::chrono::steady_clock::now() > until) kill(pid_, SIGKILL);
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
     pid_ = -1;
   }
   void pause() {
@@ -71,6 +78,8 @@ class NbdServerForTest {
   void go_on() { kill(pid_, SIGCONT); }
 
  private:
+  static constexpr std::chrono::seconds kMostEnding{5};
+
   std::filesystem::path folder_;
   pid_t pid_ = -1;
 };
