@@ -258,13 +258,16 @@ def refused_drain(cache):
 
 
 @pytest.mark.damages_image
-def test_bad_dirty_data(pair):
+@pytest.mark.parametrize("check", ["attach", "read"])
+def test_bad_dirty_data(pair, check):
     """Damaged dirty data is an error to read, is never written back, and holds nothing else up. Over reopens.
 
     Hazards media-error-is-clean, reads-not-verified."""
     want = with_bad_dirty_data(pair)
-    cache = pair.open(writeback_interval_ms=NEVER)
-    assert cache.status["replay"]["bad_dirty_extents"] == 1
+    how = {"writeback_interval_ms": NEVER, "data_crc_check": check}
+    cache = pair.open(**how)
+    assert cache.status["replay"]["bad_dirty_extents"] == (check == "attach")
+    assert cache.status["replay"]["data_crc_check"] == check
     check_bad(cache, want)
     assert events(cache)["bad_dirty_reads"] > 0
     for _ in range(3):
@@ -274,7 +277,7 @@ def test_bad_dirty_data(pair):
         check_bad(cache, want)
         lines = [line for level, line in cache.log if level == ERROR and f"{BAD}+{PAGE}" in line]
         assert len(lines) >= 1, cache.log
-        cache = pair.reopen(cache, writeback_interval_ms=NEVER)
+        cache = pair.reopen(cache, **how)
         assert cache.status["replay"]["dirty_bytes"] == PAGE
     assert cache.status["writeback"]["state"] == "ok"
 
@@ -346,7 +349,8 @@ def test_close_with_drain_reports_bad_dirty_data(pair):
     check_bad(pair.open(writeback_interval_ms=NEVER), want)
 
 
-def test_bad_clean_data_is_read_again(pair):
+@pytest.mark.parametrize("check", ["attach", "read"])
+def test_bad_clean_data_is_read_again(pair, check):
     """Hazard reads-not-verified: dropped, and fetched from the backing file; after a reopen and while it is open."""
     blank(pair.cache_path)
     cache = pair.open(data_crc=1, writeback_interval_ms=NEVER)
@@ -354,7 +358,8 @@ def test_bad_clean_data_is_read_again(pair):
         assert cache.read(off, PAGE) == stamp(off, PAGE, 0)
     cache.close()
     flip_bit_of(pair.cache_path, stamp(64 * PAGE, PAGE, 0))
-    cache = pair.open(writeback_interval_ms=NEVER)
+    cache = pair.open(writeback_interval_ms=NEVER, data_crc_check=check)
+    assert cache.status["replay"]["bad_clean_dropped"] == (check == "attach")
     assert cache.read(0, MIB) == stamp(0, MIB, 0)
     assert cache.status["replay"]["bad_clean_dropped"] + events(cache)["bad_clean_dropped"] == 1
     assert events(cache)["fill_bytes"] == PAGE

@@ -128,6 +128,8 @@ Status Backend::check_image() const {
   RecoverOptions options;
   options.device_bytes = bounds_.device_bytes;
   options.block_bytes = bounds_.block_bytes;
+  options.stripes = 64;
+  options.threads = recovery_threads(*pmem_);
   Recovered recovered;
   if (auto done = recover(*pmem_, frame_, options, options_.log, &recovered); !done) return done;
   if (recovered.dirty_tail_guessed)

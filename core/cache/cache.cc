@@ -231,6 +231,8 @@ Status Cache::recover_log() {
   recovery_.block_bytes = devices_.backing->logical_block_bytes();
   recovery_.stripes = kStripes;
   recovery_.log_reserve = log_reserve_segments(frame_.info.n_segs);
+  recovery_.verify_data = options_.check_at_attach;
+  recovery_.threads = recovery_threads(*devices_.pmem);
   if (blank_) return recover_blank(*devices_.pmem, frame_, recovery_, &recovered_);
   if (auto done = recover(*devices_.pmem, frame_, recovery_, messages_, &recovered_); !done)
     return done;

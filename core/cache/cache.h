@@ -120,6 +120,7 @@ class Cache {
   // What persist=auto has measured; nothing with another method.
   const std::optional<Calibration>& calibration() const { return calibration_; }
   const VerifyResult& verified() const { return recovered_.verified; }
+  bool checked_at_attach() const { return recovery_.verify_data; }
   RequestState& requests() { return *requests_; }
   QueueSet& queues() { return queues_; }
 

@@ -121,6 +121,7 @@ Result<Options> check_options(const pcache_options& given) {
   options.readonly = options.pmem.read_only = options.backing.read_only = raw.readonly;
   if (auto ok = check_role(raw); !ok) return ok.error();
   options.front = raw.role == PCACHE_ROLE_FRONT;
+  options.check_at_attach = raw.data_crc_check == PCACHE_CHECK_ATTACH;
   if (options.front) {
     options.pmem.side = PmemSide::kFront;
     options.backing.read_only = true;

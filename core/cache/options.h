@@ -38,6 +38,7 @@ struct Options {
   bool readonly = false;  // as in pmem and backing
   bool front = false;     // a backend writes back; as in pmem and backing
   bool strict_order = true;
+  bool check_at_attach = true;  // of cached data, with data_crc
   DirtyOptions dirty;
   policy::PolicyKind policy = policy::PolicyKind::kFifo;
   uint64_t seq_cutoff_bytes = 0;  // 0: none

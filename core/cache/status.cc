@@ -237,6 +237,11 @@ void add_attach(Fields* fields) {
               [](View& v) { return Json(v.cache.replayed().dirty_bytes); });
   fields->add("replay", "torn_tail", "the log ended in half a kset",
               [](View& v) { return Json(v.cache.replayed().torn_tail); });
+  fields->add("replay", "data_crc_check", "when the data found was checked: attach, read or none",
+              [](View& v) {
+                if (!v.cache.frame().info.data_crc) return Json("none");
+                return Json(v.cache.checked_at_attach() ? "attach" : "read");
+              });
   fields->add("replay", "bad_clean_dropped", "clean extents with damaged data",
               [](View& v) { return Json(v.cache.verified().clean_dropped); });
   fields->add("replay", "bad_dirty_extents", "dirty extents with damaged data",

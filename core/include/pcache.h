@@ -97,6 +97,12 @@ enum pcache_role {
   PCACHE_ROLE_FRONT = 1, /* requests alone; pcached writes back, and an NBD server has the disk */
 };
 
+/* When the data that an attach finds in the cache is checked against data_crc. */
+enum pcache_check {
+  PCACHE_CHECK_ATTACH = 0, /* before the first request: damage is known then, and said */
+  PCACHE_CHECK_READ = 1,   /* by each read and writeback, as of data that came later */
+};
+
 /* When the pages of a cache file in memory (tmpfs) are mapped: a first touch costs as much as a
  * write. */
 enum pcache_prefault {

@@ -158,6 +158,9 @@ class Index {
   // Marks the sectors that are still mapped there clean. Returns the bytes that were dirty before.
   uint64_t mark_clean(const Extent& extent, CachePos pos) REQUIRES(index_turn);
 
+  // Changes to ranges of two stripes may be made at the same time.
+  size_t stripes() const { return stripe_mask_ + 1; }
+
   // Approximate while changes are under way. Bytes.
   uint64_t mapped_bytes() const;
   uint64_t dirty_bytes() const;

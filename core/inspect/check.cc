@@ -69,7 +69,8 @@ class Checker {
     if (recovery.device_bytes == 0)
       recovery.device_bytes = std::max<uint64_t>(out_.log.logical_end, kSectorBytes);
     recovery.block_bytes = options_.block_bytes;
-    recovery.stripes = 4;
+    recovery.stripes = 64;
+    recovery.threads = recovery_threads(pmem_);
     if (options_.progress)
       recovery.verify_progress = [this](uint64_t done) {
         options_.progress(done, out_.log.key_bytes);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <map>
 
+#include "base/crew.h"
 #include "keylog/kset_search.h"
 #include "recovery/kset_copies.h"
 #include "segment/media_crc.h"
@@ -24,7 +25,7 @@ Status replay_into(Pmem& pmem, const DeviceFrame& frame, const RecoverOptions& o
   if (raise)
     if (auto raised = raise_generations(pmem, *out->segments, out->tails, bounds); !raised)
       return raised;
-  auto replayed = replay(pmem, *out->segments, *out->index, out->tails, bounds);
+  auto replayed = replay(pmem, *out->segments, *out->index, out->tails, bounds, options.threads);
   if (!replayed) return replayed.error();
   out->replayed = replayed.take();
   return {};
@@ -105,6 +106,10 @@ std::string find_copy(const Pmem& pmem, const Recovered& recovered, bool with_cr
 
 }  // namespace
 
+unsigned recovery_threads(const Pmem& pmem) {
+  return pmem.kind() == PmemKind::kSimulated ? 1 : Crew::cpus();
+}
+
 Status recover_blank(Pmem& pmem, const DeviceFrame& frame, const RecoverOptions& options,
                      Recovered* out) {
   PCACHE_CHECK(!out->segments && !out->index);
@@ -155,9 +160,9 @@ Status recover(Pmem& pmem, const DeviceFrame& frame, const RecoverOptions& optio
   tell_lost(out->replayed, dirty_tail_known, messages);
   if (out->replayed.torn_tail) tell_torn_tail(pmem, *out, messages);
   out->copied_kset = find_copy(pmem, *out, frame.info.data_crc);
-  if (!frame.info.data_crc) return {};
+  if (!frame.info.data_crc || !options.verify_data) return {};
   auto verified = verify_replayed(pmem, *out->segments, *out->index, out->tails, messages,
-                                  options.verify_progress);
+                                  options.threads, options.verify_progress);
   if (!verified) return verified.error();
   out->verified = verified.take();
   return {};

@@ -22,7 +22,12 @@ struct RecoverOptions {
   uint32_t stripes = 1;      // of the index, a power of two
   uint32_t log_reserve = 2;  // of the segment table
   std::function<void(uint64_t)> verify_progress = nullptr;
+  unsigned threads = 1;     // that work at it, with the caller's
+  bool verify_data = true;  // with data_crc; false: who reads it checks it
 };
+
+// One for each CPU; a simulator's memory is to be looked at in one order.
+unsigned recovery_threads(const Pmem& pmem);
 
 struct Recovered {
   Tails tails;
@@ -45,7 +50,7 @@ Status load_formatted(Pmem& pmem, DeviceFrame* frame, const RecoverOptions& opti
                       Recovered* out);
 
 // Fills a fresh `out`. EUCLEAN: the image is damaged; EIO: media error; EINVAL: it does not fit the
-// backing device; ENOMEM. One thread.
+// backing device; ENOMEM. One thread calls it.
 Status recover(Pmem& pmem, const DeviceFrame& frame, const RecoverOptions& options,
                const Log& messages, Recovered* out);
 

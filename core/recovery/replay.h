@@ -32,8 +32,9 @@ struct ReplayResult {
   bool generations_lost = false;
 };
 
+// `threads`: how many are to change the index, with the caller's, which alone reads the log.
 Result<ReplayResult> replay(const Pmem& pmem, SegmentTable& segments, Index& index,
-                            const Tails& tails, const Bounds& bounds);
+                            const Tails& tails, const Bounds& bounds, unsigned threads = 1);
 
 // Raises each segment's generation to that of the newest key in the log.
 Status raise_generations(const Pmem& pmem, SegmentTable& segments, const Tails& tails,

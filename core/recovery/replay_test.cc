@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <random>
+#include <sstream>
 
 #include "testing/image.h"
 
@@ -25,8 +27,16 @@ class ReplayTest : public ::testing::Test {
   static Key key(uint64_t sector, CachePos data, uint64_t gen = 0, uint32_t flags = 0) {
     return make_key({sector * kSectorBytes, kSectorBytes}, data, gen, flags);
   }
-  // Uses a fresh table and index; stores are forbidden meanwhile.
+  // Uses a fresh table and index; stores are forbidden meanwhile. By one thread and by three, which
+  // must find the same.
   Result<ReplayResult> run(bool raise_first = false) {
+    const auto alone = run_by(1, raise_first);
+    const std::string of_one = described(alone);
+    auto result = run_by(3, raise_first);
+    EXPECT_EQ(described(result), of_one);
+    return result;
+  }
+  Result<ReplayResult> run_by(unsigned threads, bool raise_first) {
     const Bounds bounds{6, kLogicalBytes, block_bytes_};
     Tails tails;
     EXPECT_TRUE(tails.load(image_.pmem(), bounds).ok());
@@ -36,9 +46,26 @@ class ReplayTest : public ::testing::Test {
     if (raise_first) {
       EXPECT_TRUE(raise_generations(image_.pmem(), *table_, tails, bounds).ok());
     }
-    auto result = replay(image_.pmem(), *table_, *index_, tails, bounds);
+    auto result = replay(image_.pmem(), *table_, *index_, tails, bounds, threads);
     image_.memory().allow_stores();
     return result;
+  }
+  // What was found, with each sector of the index.
+  std::string described(const Result<ReplayResult>& result) {
+    if (!result) return result.error().text;
+    const ReplayResult& found = result.value();
+    std::ostringstream text;
+    text << found.head.seg.v << ":" << found.head.off << " " << found.ksets << " " << found.keys
+         << " " << found.dead_keys << " " << found.dead_dirty_keys << " " << found.dirty_ksets
+         << " " << found.dirty_keys << " " << found.dirty_bytes << " " << found.dirty_zero_bytes
+         << " " << found.lost.bytes() << " " << found.repeated.size() << " " << found.dirty_tail_met
+         << found.torn_tail << found.generations_lost;
+    if (found.generations_lost) return text.str();  // the rest means nothing
+    for (uint64_t sector = 0; sector < kLogicalBytes / kSectorBytes; sector++)
+      if (const Piece piece = at(sector); piece.kind != Piece::Kind::kMiss)
+        text << " " << sector << "=" << piece.pos.seg.v << ":" << piece.pos.off << piece.clean
+             << piece.zeros;
+    return text.str();
   }
   std::string error() {
     const auto result = run();
@@ -81,6 +108,36 @@ TEST_F(ReplayTest, LaterKeysWin) {
   EXPECT_FALSE(hit(9));
   EXPECT_EQ(table_->counts().log, 2u);
   EXPECT_EQ(table_->counts().data, 2u);
+}
+
+// More than is kept for the index before it is changed, of all its ranges, over and over.
+TEST_F(ReplayTest, ALongLog) {
+  image_.generation(kA, 5);
+  std::mt19937_64 random(7);
+  CachePos pos{};
+  std::vector<CachePos> newest(kLogicalBytes / kSectorBytes);
+  std::vector<bool> mapped(newest.size());
+  constexpr uint32_t kSlots = media::kSegDataBytes / kSectorBytes;
+  for (uint32_t i = 0, slot = 0; i < 400; i++) {
+    std::vector<Key> keys;
+    for (uint32_t k = 0; k < media::kKeysPerKset; k++) {
+      const uint64_t sector = random() % newest.size();
+      const bool dead = random() % 8 == 0;
+      const CachePos data{dead ? kA : kB, slot++ % kSlots * kSectorBytes};
+      keys.push_back(key(sector, data, dead ? 4 : 0));
+      newest[sector] = data;
+      mapped[sector] = !dead;
+    }
+    pos = image_.kset(pos, keys);
+  }
+  const auto result = run();
+  ASSERT_TRUE(result.ok()) << result.error().text;
+  EXPECT_EQ(result.value().keys + result.value().dead_keys, 400 * media::kKeysPerKset);
+  for (uint64_t sector = 0; sector < newest.size(); sector++) {
+    ASSERT_EQ(hit(sector), mapped[sector]) << sector;
+    if (!mapped[sector]) continue;
+    ASSERT_EQ(at(sector).pos, newest[sector]) << sector;
+  }
 }
 
 // Hazard dead-key-references: replay counts exactly the keys for which reclaim will drop a

@@ -29,9 +29,10 @@ struct VerifyResult {
 // With data_crc, after replay: checks the data of each key that still has a part in the index
 // against its crc. Skips keys that are dead or wholly overwritten: it compares the generation first
 // (hazard crc-before-generation). Damaged clean data leaves the index; damaged dirty data stays,
-// and `messages` name it. `progress` sometimes gets the bytes of the keys so far.
+// and `messages` name it. `threads` look at it, with the caller's. `progress` sometimes gets the
+// bytes of the keys so far.
 Result<VerifyResult> verify_replayed(const Pmem& pmem, const SegmentTable& segments, Index& index,
-                                     const Tails& tails, const Log& messages,
+                                     const Tails& tails, const Log& messages, unsigned threads = 1,
                                      const std::function<void(uint64_t)>& progress = nullptr);
 
 }  // namespace pcache

@@ -32,7 +32,17 @@ class VerifyTest : public ::testing::Test {
     return key;
   }
   void damage(CachePos data) { image_.memory().flip_bit(image_.off(data)); }
+  // By one thread and by three, which must find the same.
   VerifyResult verify() {
+    const VerifyResult of_one = verify_by(1);
+    lines_.lines.clear();
+    const VerifyResult result = verify_by(3);
+    EXPECT_EQ(result.clean_dropped, of_one.clean_dropped);
+    EXPECT_EQ(result.dirty_bad, of_one.dirty_bad);
+    EXPECT_EQ(result.damaged.size(), of_one.damaged.size());
+    return result;
+  }
+  VerifyResult verify_by(unsigned threads) {
     const Bounds bounds{6, kLogicalBytes};
     Tails tails;
     EXPECT_TRUE(tails.load(image_.pmem(), bounds).ok());
@@ -40,7 +50,8 @@ class VerifyTest : public ::testing::Test {
     index_ = Index::create({kLogicalBytes, 4, true, 0}).take();
     EXPECT_TRUE(replay(image_.pmem(), *table_, *index_, tails, bounds).ok());
     image_.memory().forbid_stores();
-    const auto result = verify_replayed(image_.pmem(), *table_, *index_, tails, lines_.log());
+    const auto result =
+        verify_replayed(image_.pmem(), *table_, *index_, tails, lines_.log(), threads);
     image_.memory().allow_stores();
     EXPECT_TRUE(result.ok());
     return result.value();
@@ -71,6 +82,26 @@ TEST_F(VerifyTest, SoundDataIsKept) {
   EXPECT_EQ(mapped(0), "DDDDDDDD");
   EXPECT_EQ(mapped(1), "CCCCCCCC");
   EXPECT_THAT(lines_.lines, IsEmpty());
+}
+
+// More than is looked at together, with damage here and there.
+TEST_F(VerifyTest, ALongLog) {
+  CachePos pos{};
+  uint32_t damaged = 0;
+  for (uint32_t i = 0; i < 3 * 4096; i += media::kKeysPerKset) {
+    std::vector<Key> keys;
+    for (uint32_t k = i; k < i + media::kKeysPerKset; k++) {
+      const CachePos data{SegId{2 + k / 4000}, k % 4000 * 4096};
+      keys.push_back(page(k, data, 0, k % 2 == 0 ? kKeyClean : 0));
+      if (k % 1000 < 2) damage(data), damaged++;
+    }
+    pos = image_.kset(pos, keys);
+  }
+  const VerifyResult result = verify();
+  EXPECT_EQ(result.clean_dropped + result.dirty_bad, damaged);
+  EXPECT_EQ(mapped(1000), "........");
+  EXPECT_EQ(mapped(1001), "DDDDDDDD");
+  EXPECT_EQ(mapped(1002), "CCCCCCCC");
 }
 
 TEST_F(VerifyTest, DamagedCleanDataIsDropped) {
