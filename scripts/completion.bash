@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-# Completion for pcachectl, pcached, pcache-sweep and pcache-microbench: the programs' own help says what
+# Completion for pcachectl, pcached, pcache-ublk, pcache-sweep and pcache-microbench: the programs' own help says what
 # there is, so this knows no subcommand and no option.
 
 _pcache() {
@@ -17,4 +17,4 @@ _pcache() {
   [ -z "$words" ] || mapfile -t COMPREPLY < <(compgen -W "$words" -- "$word")
   # Then the shell's own: files.
 }
-complete -o default -F _pcache pcachectl pcached pcache-sweep pcache-microbench
+complete -o default -F _pcache pcachectl pcached pcache-ublk pcache-sweep pcache-microbench

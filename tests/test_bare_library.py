@@ -11,7 +11,7 @@ import pytest
 
 from measure.libpcache import ROOT
 
-PARTS = ("TOOLS", "ENGINE", "NBDKIT", "BENCH", "TESTS")
+PARTS = ("TOOLS", "ENGINE", "NBDKIT", "UBLK", "BENCH", "TESTS")
 # What it needs of pkg-config.
 NEEDED = ("libpmem2", "liburing", "libisal", "libnbd")
 HIDDEN = ("GTest", "CLI11", "benchmark", "yaml-cpp")

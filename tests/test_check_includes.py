@@ -51,6 +51,7 @@ def test_this_tree_is_right(tree):
     ("core/pmem/pmem.cc", "<liburing.h>", "PkgConfig::URING", "pcache_pmem", "core"),
     ("core/keylog/key_log.cc", "<nlohmann/json.hpp>", "nlohmann_json::nlohmann_json", "pcache_keylog", "core"),
     ("engine/job.c", '"base/check.h"', "pcache_base", "${name}", "engine"),
+    ("engine/ublk/serve.c", '"base/check.h"', "pcache_base", "pcache-ublk", "engine/ublk"),
     ("bench/sweep/plan.cc", '"base/check.h"', "pcache_base", "pcache-sweep", "bench"),
 ])
 def test_an_include_of_what_is_not_linked_is_named(tree, file, include, of, target, where):

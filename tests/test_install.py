@@ -24,7 +24,7 @@ add_executable(program program.c)
 target_link_libraries(program PRIVATE pcache::pcache)
 """
 VERSION = re.search(r"^project\(pcache VERSION ([\d.]+)", (ROOT / "CMakeLists.txt").read_text(), re.MULTILINE)[1]
-PROGRAMS = ("pcachectl", "pcached", "pcache-sweep", "pcache-microbench")
+PROGRAMS = ("pcachectl", "pcached", "pcache-ublk", "pcache-sweep", "pcache-microbench")
 
 
 def good(*command, **more):
@@ -84,7 +84,7 @@ def test_names_and_versions_agree(prefix):
     assert os.path.samefile(prefix / "lib" / soname, library)
     for program in PROGRAMS:
         assert re.match(rf"{program} {re.escape(VERSION)}\b", good(prefix / "bin" / program, "--version"))
-    for program in PROGRAMS[2:]:  # what measures
+    for program in PROGRAMS[3:]:  # what measures
         assert re.search(r" \(([0-9a-f]{12}(-dirty)?|unknown)\)$", good(prefix / "bin" / program, "--version").strip())
 
 
@@ -106,7 +106,7 @@ def test_what_belongs_to_it_is_there(prefix):
         assert (doc / name).read_bytes() == (ROOT / name).read_bytes()
     examples = {path.name for path in (ROOT / "engine/examples").iterdir()}
     assert {path.name for path in (doc / "examples").iterdir()} == examples
-    assert len(list((prefix / "share/man").rglob("*.[17]"))) == 5
+    assert len(list((prefix / "share/man").rglob("*.[17]"))) == 6
 
 
 def options_of(program, *command):
@@ -140,7 +140,8 @@ def test_the_manual_of_the_engine_is_its_readme(prefix):
             assert match[1] in page, match[1]
 
 
-@pytest.mark.parametrize("page", ["pcachectl.1", "pcached.1", "pcache-sweep.1", "pcache-microbench.1", "pcache_fio.7"])
+@pytest.mark.parametrize("page", ["pcachectl.1", "pcached.1", "pcache-ublk.1", "pcache-sweep.1", "pcache-microbench.1",
+                                  "pcache_fio.7"])
 def test_manual_pages_are_well_formed(prefix, page):
     """groff's reader of manual pages warns of nothing but lines that cannot be filled."""
     if not shutil.which("groff"):
@@ -168,6 +169,7 @@ def test_completion(prefix):
     assert completed(prefix, "pcache-sweep", "co") == ["compare"]
     assert completed(prefix, "pcache-sweep", "compare", "--th") == ["--threshold"]
     assert completed(prefix, "pcache-sweep", "run", "smo") == ["smoke"]
+    assert completed(prefix, "pcache-ublk", "--recovera") == ["--recoverable"]
     assert completed(prefix, "pcache-microbench", "--list_c") == ["--list_counts"]
     assert completed(prefix, "pcachectl", "check", "/no") == [], "the shell's own, files"
 

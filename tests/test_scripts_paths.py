@@ -15,7 +15,7 @@ from measure.libpcache import BUILD, ROOT
 
 BUILDING = {"demo": [], "test": ["--quick"], "fuzz": [], "long": [], "sweep": ["smoke"], "prove": [],
             "check": ["core/base/mutants.cc"], "judge": ["out"], "package": [], "mount-demo": [],
-            "two-sides-demo": [],
+            "two-sides-demo": [], "ublk-vm": [],
             "other-fio": ["3.42"]}
 
 

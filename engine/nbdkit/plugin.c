@@ -16,6 +16,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../keys.h"
 #include "lanes.h"
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
@@ -27,34 +28,14 @@ static pid_t owner; /* the process that has opened the cache */
 
 /* ---- Options ---- */
 
-static bool describe(uint32_t index, struct pcache_option_info* option) {
-  option->size = sizeof(*option);
-  return !pcache_option_describe(index, option);
-}
-
-/* As it is called here; "": it is not taken. */
-static const char* key_of(const struct pcache_option_info* option) {
-  return strcmp(option->name, "backing_path") ? option->fio : "backing";
-}
-
 /* What `nbdkit pcache --help` shows, made from the table. */
 static char* make_help(void) {
-  struct pcache_option_info option;
   char* text = NULL;
   size_t size;
   FILE* out = open_memstream(&text, &size);
 
   if (!out) return NULL;
-  for (uint32_t i = 0; describe(i, &option); i++) {
-    if (!*key_of(&option)) continue;
-    fprintf(out, "%s=%s\n    %s.", key_of(&option),
-            option.type == PCACHE_OPTION_TEXT ? "<PATH>" : "<VALUE>", option.text);
-    if (option.type != PCACHE_OPTION_TEXT)
-      fprintf(out, " %s; default %s.", option.expected, option.initial);
-    for (uint32_t c = 0; option.type == PCACHE_OPTION_TEXT && c < option.choice_count; c++)
-      fprintf(out, " %s: %s.", option.choices[c].name, option.choices[c].text);
-    fputc('\n', out);
-  }
+  keys_print_help(out);
   return fclose(out) ? NULL : text;
 }
 
@@ -78,29 +59,20 @@ __attribute__((constructor)) static void prepare(void) {
   plugin.config_help = make_help();
 }
 
-/* It has a meaning of its own, or is a server's address, and is no path. */
-static bool is_no_path(const struct pcache_option_info* option, const char* value) {
-  if (strstr(value, "://")) return true;
-  for (uint32_t i = 0; i < option->choice_count; i++)
-    if (!strcmp(option->choices[i].name, value)) return true;
-  return false;
-}
-
 static int pcache_config(const char* key, const char* value) {
   struct pcache_option_info option;
   struct pcache_error error = {0};
 
-  for (uint32_t i = 0; describe(i, &option); i++) {
-    if (!*key_of(&option) || strcmp(key_of(&option), key)) continue;
-    if (option.type == PCACHE_OPTION_TEXT && !is_no_path(&option, value)) {
-      value = nbdkit_absolute_path(value); /* nbdkit goes to / ; never freed */
-      if (!value) return -1;
-    }
-    if (!pcache_options_set(&options, option.name, value, &error)) return 0;
-    nbdkit_error("%s", error.text);
+  if (!key_find(key, &option)) {
+    nbdkit_error("%s=%s: there is no such option; nbdkit pcache --help names them", key, value);
     return -1;
   }
-  nbdkit_error("%s=%s: there is no such option; nbdkit pcache --help names them", key, value);
+  if (key_takes_path(&option, value)) {
+    value = nbdkit_absolute_path(value); /* nbdkit goes to / ; never freed */
+    if (!value) return -1;
+  }
+  if (!pcache_options_set(&options, option.name, value, &error)) return 0;
+  nbdkit_error("%s", error.text);
   return -1;
 }
 
