@@ -148,7 +148,7 @@ static void begin_request(struct queue* queue, uint32_t tag) {
   complete(queue, request);
 }
 
-static void reap(struct queue* queue) {
+static int reap(struct queue* queue) {
   struct pcache_request* done[64];
   int n;
 
@@ -156,6 +156,7 @@ static void reap(struct queue* queue) {
     n = pcache_reap(queue->cached, done, 0, 64, 0);
     for (int i = 0; i < n; i++) complete(queue, done[i]);
   } while (n == 64);
+  return n < 0 ? n : 0;
 }
 
 /* ---- A queue ---- */
@@ -206,7 +207,7 @@ static int fetch_all(struct queue* queue) {
   return 0;
 }
 
-static void take_completions(struct queue* queue) {
+static int take_completions(struct queue* queue) {
   struct io_uring_cqe* cqe;
   unsigned head, taken = 0;
   bool readable = false;
@@ -221,9 +222,9 @@ static void take_completions(struct queue* queue) {
       queue->live--; /* aborted, and not fetched again */
   }
   io_uring_cq_advance(&queue->ring, taken);
-  if (!readable) return;
+  if (!readable) return 0;
   queue->polled = false;
-  reap(queue);
+  return reap(queue);
 }
 
 static int serve_queue(struct queue* queue) {
@@ -233,7 +234,8 @@ static int serve_queue(struct queue* queue) {
     if (!queue->polled) poll_cached(queue);
     status = io_uring_submit_and_wait(&queue->ring, 1);
     if (status < 0 && status != -EINTR && status != -EAGAIN && status != -EBUSY) return status;
-    take_completions(queue);
+    status = take_completions(queue);
+    if (status) return status;
   }
   return 0;
 }
