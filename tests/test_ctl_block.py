@@ -113,11 +113,14 @@ def test_resize(ctl, written, loop):
     losetup("--set-capacity", loop)
     before = written.digests()
     assert "cannot be made larger" in ctl.refused("resize", loop, "--size", "1G")
-    assert "cannot be made smaller" in ctl.refused("resize", loop, "--size", "490M")
+    assert "512 MiB or more" in ctl.refused("resize", loop, "--size", "490M")
     assert written.digests() == before
     assert ctl.json("resize", loop, "--size", "530M") == {"segments": 33, "before": 31}
     assert ctl.json("resize", loop) == {"segments": 34, "before": 33}
     assert ctl.json("resize", loop) == {"segments": 34, "before": 34}
+    assert ctl.json("resize", loop, "--size", "512M") == {"segments": 31, "before": 34}
+    assert os.stat(written.cache_path).st_size == CACHE_BYTES + 3 * SEGMENT, "a device cannot be cut"
+    assert ctl.json("resize", loop) == {"segments": 34, "before": 31}
     for cache in (loop, written.cache_path):
         checked = ctl.json("check", cache, "--backing", written.backing_path)
         assert checked["findings"] == [] and checked["segments"] == 34 and checked["dirty_bytes"] > 0

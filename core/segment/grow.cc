@@ -7,6 +7,19 @@ namespace pcache {
 
 using namespace media;
 
+Status store_seg_num(Pmem& pmem, DeviceFrame& frame, uint32_t seg_num) {
+  Superblock sb;
+  if (!pmem.load(&sb, MediaOff{kSuperblockOff}, sizeof sb))
+    return make_error(EIO, "superblock at 4096: media error (the only copy)");
+  sb = with_segments(sb, seg_num);
+  static_assert(offsetof(Superblock, seg_num) % 8 == 0 &&
+                sizeof sb - offsetof(Superblock, seg_num) == 8);
+  if (!pmem.store(MediaOff{kSuperblockOff + offsetof(Superblock, seg_num)}, &sb.seg_num, 8))
+    return make_error(EIO, "superblock at 4096: media error: the cache is as large as before");
+  frame.seg_num = seg_num;
+  return {};
+}
+
 namespace {
 
 class Growing {
@@ -48,26 +61,13 @@ class Growing {
     return {};
   }
 
-  Status write_superblock() {
-    if (frame_.seg_num == seg_num_) return {};
-    Superblock sb;
-    if (!pmem_.load(&sb, MediaOff{kSuperblockOff}, sizeof sb))
-      return make_error(EIO, "superblock at 4096: media error (the only copy)");
-    sb = with_segments(sb, seg_num_);
-    static_assert(offsetof(Superblock, seg_num) % 8 == 0 &&
-                  sizeof sb - offsetof(Superblock, seg_num) == 8);
-    if (!pmem_.store(MediaOff{kSuperblockOff + offsetof(Superblock, seg_num)}, &sb.seg_num, 8))
-      return make_error(EIO, "superblock at 4096: media error: the cache is as large as before");
-    frame_.seg_num = seg_num_;
-    return {};
-  }
+  Status write_superblock() { return store_seg_num(pmem_, frame_, seg_num_); }
 
   Status write_link() {
     Replicated<SegmentInfo> info(segment_info_place(frame_.chain.back()));
     SegmentInfo record{};
     record.flags = kSegTypeCacheData << kSegTypeShift;  // neither replica need be valid of the last
     if (const auto there = info.load(pmem_)) record = *there;
-    if (record.flags & kSegHasNext && record.next_seg == added_[0]) return {};
     record.flags |= kSegHasNext;
     record.next_seg = added_[0];
     if (!info.write(pmem_, record)) return bad_media("segment_info", frame_.chain.back());

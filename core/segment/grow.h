@@ -6,7 +6,8 @@
 //   2. the superblock's seg_num                  the old cache on a larger device
 //   3. the link from the last old segment        the same: its chain ends after n_segs
 //   4. cache_info's n_segs                       the new cache
-// The next try does 1 again. 2 is one 8-byte word, see with_segments(): there is one copy of the
+// The next try does all again: what a killed process has stored can be seen, and need not be
+// durable. 2 is one 8-byte word, see with_segments(): there is one copy of the
 // superblock, and crc and seg_num are two words, so that to store both could leave a torn
 // superblock. 3 and 4 go to the replica that does not serve.
 #pragma once
@@ -22,5 +23,8 @@ namespace pcache {
 // becomes the new one. `sync` is called where a fence is not enough (a plain file). One thread.
 Status grow_cache(Pmem& pmem, DeviceFrame& frame, uint32_t seg_num,
                   const std::function<Status()>& sync = nullptr);
+
+// Step 2, for shrink_cache(), too. Durable after the caller's next fence.
+Status store_seg_num(Pmem& pmem, DeviceFrame& frame, uint32_t seg_num);
 
 }  // namespace pcache

@@ -139,6 +139,23 @@ TEST_F(Grow, ItCanBeDoneAgainAndAgain) {
   EXPECT_EQ(memory_.journal().size(), events) << "nothing to do, nothing stored";
 }
 
+// What a killed process has left is seen, and need not be durable.
+TEST_F(Grow, TheNextTryStoresAllAgain) {
+  DeviceFrame frame = frame_of(memory_.pmem());
+  const auto kill = []() -> Status { return make_error(EIO, "killed"); };
+  ASSERT_FALSE(grow_cache(memory_.pmem(), frame, kNew, kill).ok());
+  const size_t from = memory_.journal().size();
+  frame = frame_of(memory_.pmem());
+  ASSERT_EQ(frame.seg_num, kNew);
+  ASSERT_TRUE(grow_cache(memory_.pmem(), frame, kNew).ok());
+  const auto stored = [&](uint64_t at) {
+    return find_store(memory_.journal(), MediaOff{at}, from) < memory_.journal().size();
+  };
+  const ReplicaPlace link = segment_info_place(kOld - 1);
+  EXPECT_TRUE(stored(link.base.v) || stored(link.base.v + link.stride));
+  EXPECT_TRUE(stored(kSuperblockOff + offsetof(Superblock, seg_num)));
+}
+
 TEST_F(Grow, AnErrorOfSyncEndsIt) {
   DeviceFrame frame = frame_of(memory_.pmem());
   const auto grown =
