@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "background/plan.h"
+#include "base/mutants.h"
 #include "keylog/log_cursor.h"
 #include "recovery/recover.h"
 #include "segment/identity.h"
@@ -39,7 +40,8 @@ class SeenKsets final : public KsetSource {
   bool is_live(const media::Key& key) const override {
     const SegId seg{key.cache_seg_id};
     return key.seg_gen == segments_.generation(seg) ||
-           key.seg_gen >= segments_.reload_generation(seg);
+           (!hazard(Hazard::kGenerationsNotReloaded) &&
+            key.seg_gen >= segments_.reload_generation(seg));
   }
 
  private:
@@ -110,6 +112,9 @@ Status Backend::load() try {
   frame_ = frame.take();
   bounds_ = {frame_.info.n_segs, disk_->size_bytes(), disk_->logical_block_bytes()};
   if (auto loaded = tails_.load(*pmem_, bounds_); !loaded) return loaded;
+  // A backend that was killed may have left a dirty_tail that is not durable, and the next one is
+  // stored over the other. The fence is that of the next kset that is seen.
+  flush_records(*pmem_);
   // A front has done the same when it was attached, and stores to it now.
   if (!pmem_->front_is_there())
     if (auto sound = check_image(); !sound) return sound;
@@ -178,7 +183,7 @@ Status Backend::write() {
                       "with role=both, which goes on behind it",
                       static_cast<unsigned long long>(bad.off), bad.len);
   }
-  if (written.unflushed) {
+  if (written.unflushed && !hazard(Hazard::kBackendSkipsFlush)) {
     counters_.flushes++;
     out_->begin_flush();
     if (const int error = out_->end_flush())
@@ -213,6 +218,7 @@ Result<Backend::Step> Backend::step() try {
     counters_.errors++;
     return moved.error();
   }
+  if (hazard(Hazard::kBackendMovesKeyTail)) (void)tails_.set_key_tail(*pmem_, plan_.end.pos);
   counters_.batches++;
   counters_.ksets += plan_.end.ksets - plan_.begin.ksets;
   counters_.keys += plan_.batch.keys().size();

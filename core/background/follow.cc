@@ -2,6 +2,8 @@
 // Writeback where another process has the disk: what that one has passed is settled here.
 #include "background/writeback.h"
 
+#include "base/mutants.h"
+
 namespace pcache {
 
 namespace {
@@ -25,11 +27,15 @@ std::optional<uint64_t> ksets_between(const Parts& parts, CachePos from, CachePo
 // its crc.
 Result<bool> Writeback::follow(const LogMark& until, const Size& size) {
   const Bounds bounds{parts_.segments.size(), parts_.logical_bytes, parts_.block_bytes};
-  const auto passed = parts_.tails.read_dirty_tail(parts_.pmem, bounds);
+  auto passed = parts_.tails.read_dirty_tail(parts_.pmem, bounds);
   if (!passed) return failed(passed.error());
   const LogMark settled = settler_.settled();
   if (passed.value() == settled.pos) return false;
-  const auto ksets = ksets_between(parts_, settled.pos, passed.value());
+  auto ksets = ksets_between(parts_, settled.pos, passed.value());
+  if (!ksets && hazard(Hazard::kForeignDirtyTail)) {
+    passed = until.pos;
+    ksets = until.ksets - settled.ksets;
+  }
   if (!ksets || *ksets > until.ksets - settled.ksets)
     return failed(make_error(EUCLEAN,
                              "dirty_tail at segment %u:%u: does not follow from %u:%u, which was "

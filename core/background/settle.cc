@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <new>
 
+#include "base/mutants.h"
+
 namespace pcache {
 
 using media::Key;
@@ -45,7 +47,7 @@ Status Settler::settle(const BatchPlan& plan, const WrittenBatch& written,
   mark_clean(plan, written, order);
   const bool had_failed = parts_.tails.failed();
   Status moved;
-  if (parts_.follows)
+  if (parts_.follows && !hazard(Hazard::kFrontMovesDirtyTail))
     parts_.tails.follow_dirty_tail(plan.end.pos);
   else
     moved = parts_.tails.set_dirty_tail(parts_.pmem, plan.end.pos);

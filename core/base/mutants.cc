@@ -69,6 +69,11 @@ constexpr struct {
     {"zeros-not-flushed", Hazard::kZerosNotFlushed},
     {"acknowledged-before-device", Hazard::kAcknowledgedBeforeDevice},
     {"superseded-not-on-device", Hazard::kSupersededNotOnDevice},
+    {"front-moves-dirty-tail", Hazard::kFrontMovesDirtyTail},
+    {"backend-moves-key-tail", Hazard::kBackendMovesKeyTail},
+    {"foreign-dirty-tail", Hazard::kForeignDirtyTail},
+    {"backend-skips-flush", Hazard::kBackendSkipsFlush},
+    {"generations-not-reloaded", Hazard::kGenerationsNotReloaded},
 };
 
 std::optional<Hazard> hazard_named(std::string_view name) {

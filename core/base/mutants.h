@@ -58,6 +58,11 @@ enum class Hazard : uint8_t {
   kZerosNotFlushed,
   kAcknowledgedBeforeDevice,
   kSupersededNotOnDevice,
+  kFrontMovesDirtyTail,
+  kBackendMovesKeyTail,
+  kForeignDirtyTail,
+  kBackendSkipsFlush,
+  kGenerationsNotReloaded,
 };
 
 // A place in the code that stores to media or fences. A function that does this for several callers

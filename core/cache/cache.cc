@@ -233,6 +233,7 @@ Status Cache::recover_log() {
   recovery_.log_reserve = log_reserve_segments(frame_.info.n_segs);
   recovery_.verify_data = options_.check_at_attach;
   recovery_.threads = recovery_threads(*devices_.pmem);
+  recovery_.flush_seen = !options_.readonly;  // begin_log() has the fence
   if (blank_) return recover_blank(*devices_.pmem, frame_, recovery_, &recovered_);
   if (auto done = recover(*devices_.pmem, frame_, recovery_, messages_, &recovered_); !done)
     return done;

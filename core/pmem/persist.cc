@@ -282,7 +282,7 @@ void flush_lines(const std::byte* at, size_t len_bytes) {
   const auto first = reinterpret_cast<uintptr_t>(at) / kLineBytes * kLineBytes;
   const auto end = reinterpret_cast<uintptr_t>(at) + len_bytes;
   for (uintptr_t line = first; line < end; line += kLineBytes)
-    _mm_clflush(reinterpret_cast<const void*>(line));
+    (void)flush_line<Flush::kClflush>(reinterpret_cast<std::byte*>(line));
 }
 
 }  // namespace pcache

@@ -30,6 +30,8 @@ struct PersistOps {
   bool (*supported)();
   // A fence in every other thread of the process; nullptr: process_barrier().
   void (*fence_threads)(void* ctx) = nullptr;
+  // As flush_lines(), for test doubles; nullptr: flush_lines().
+  void (*flush)(void* ctx, const std::byte* at, size_t len_bytes) = nullptr;
 };
 
 // All methods compiled in: flushcache (non-temporal stores), clflushopt, clwb, movdir64b.

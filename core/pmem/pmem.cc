@@ -438,14 +438,22 @@ bool Pmem::front_is_there() const {
   return fcntl(mapping_->fd, F_OFD_GETLK, &byte) == 0 && byte.l_type != F_UNLCK;
 }
 
-void Pmem::persist_seen(MediaOff off, size_t len_bytes,
-                        [[maybe_unused]] const CodeSite& site) const {
+void Pmem::flush_seen(MediaOff off, size_t len_bytes, [[maybe_unused]] const CodeSite& site) const {
   PCACHE_DCHECK(len_bytes <= size_ && off.v <= size_ - len_bytes);
 #ifdef PCACHE_MUTANTS
   if (mutants::flush_left_out(site)) return;
 #endif
-  if (kind_ == PmemKind::kSimulated) return;  // there is no second process
-  flush_lines(base_ + off.v, len_bytes);
+  if (ops_->flush)
+    ops_->flush(ctx_, base_ + off.v, len_bytes);
+  else if (kind_ != PmemKind::kSimulated)  // else there is no other process
+    flush_lines(base_ + off.v, len_bytes);
+}
+
+void Pmem::persist_seen(MediaOff off, size_t len_bytes, const CodeSite& site) const {
+  flush_seen(off, len_bytes, site);
+#ifdef PCACHE_MUTANTS
+  if (mutants::fence_left_out(site)) return;
+#endif
   ops_->fence(ctx_);
 }
 

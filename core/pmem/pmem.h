@@ -162,8 +162,11 @@ class Pmem {
   // stores, whatever was measured. While no other thread uses the device.
   void use(const std::array<const PersistOps*, Calibration::kClasses>& chosen);
 
-  // Makes durable what others have stored there and this thread has seen. For a process that goes
-  // by what another one stores, and may not: a store that is seen need not be durable yet.
+  // Makes what others have stored there, and this thread has seen, durable after its next fence.
+  // For a process that goes by what another one stores, or has stored before it was killed: what is
+  // seen may be in a CPU's cache alone.
+  void flush_seen(MediaOff off, size_t len_bytes, const CodeSite& site = CodeSite::current()) const;
+  // The same, with a fence.
   void persist_seen(MediaOff off, size_t len_bytes,
                     const CodeSite& site = CodeSite::current()) const;
 

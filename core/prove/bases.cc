@@ -4,6 +4,7 @@
 #include "format/layout.h"
 #include "keylog/tails.h"
 #include "segment/format_device.h"
+#include "segment/identity.h"
 #include "segment/space_policy.h"
 #include "testing/image.h"
 
@@ -171,6 +172,22 @@ std::unique_ptr<Base> make_base(const std::string& name, bool data_crc, bool str
     build_full(base.get(), data_crc);
   } else if (name == "used") {
     build_used(base.get(), data_crc);
+  }
+  base->pmem->memory().forget();
+  return base;
+}
+
+std::unique_ptr<Base> make_two_sides_base(const std::string& name, bool data_crc, bool strict,
+                                          bool small) {
+  auto base = make_base(name, data_crc, strict);
+  base->name += small ? "+sides+small" : "+sides";
+  base->hash = std::hash<std::string>()(base->name);
+  const auto pmem = base->pmem->make_pmem();
+  PCACHE_CHECK(write_identity(*pmem, prove_backing(), 1).ok());
+  if (small) {
+    DeviceFrame frame = load_frame(*pmem, Log()).take();
+    frame.info.gc_percent = 1;
+    PCACHE_CHECK(write_cache_info(*pmem, frame).ok());
   }
   base->pmem->memory().forget();
   return base;

@@ -36,4 +36,9 @@ std::vector<std::string> base_names();
 // Of the name, with "+crc" and "+relaxed" behind it.
 std::unique_ptr<Base> make_base(const std::string& name, bool data_crc, bool strict = true);
 
+// The same for a front and a backend: it has an identity. `small`: with gc_percent 1, so that what
+// is written back soon leaves the cache.
+std::unique_ptr<Base> make_two_sides_base(const std::string& name, bool data_crc, bool strict,
+                                          bool small);
+
 }  // namespace pcache

@@ -212,20 +212,17 @@ std::string Oracle::judge_on_device(const Found& found, Time time) const {
   return {};
 }
 
-void Oracle::collapse(const Found& found, Time now) {
+// Versions later than the found one never existed. The device may have an older one.
+void Oracle::keep_found(const Found& found, Time now) {
   for (auto& [sector, versions] : versions_) {
     const auto there = found.find(sector);
     PCACHE_CHECK(there != found.end());
-    // Versions later than the found one never existed. The device may have an older one.
     const size_t index = index_of(versions, there->second, now);
     PCACHE_CHECK(index != SIZE_MAX);
     versions.resize(index + 1);
     for (Version& version : versions) {
       version.acknowledged = true;
-      if (version.submitted == INT64_MIN) continue;
-      version.durable = std::min(version.durable, now) - now - 1;
-      version.submitted -= now + 1;
-      version.on_device = version.on_device <= now ? version.on_device - now - 1 : kNever;
+      version.durable = std::min(version.durable, now);
     }
   }
   writes_.clear();
@@ -233,6 +230,19 @@ void Oracle::collapse(const Found& found, Time now) {
   preflush_.clear();
   before_format_.clear();
   format_begun_ = format_done_ = INT64_MIN;
+}
+
+void Oracle::go_on(const Found& found, Time now) { keep_found(found, now); }
+
+void Oracle::collapse(const Found& found, Time now) {
+  keep_found(found, now);
+  for (auto& [sector, versions] : versions_)
+    for (Version& version : versions) {
+      if (version.submitted == INT64_MIN) continue;
+      version.durable -= now + 1;
+      version.submitted -= now + 1;
+      version.on_device = version.on_device <= now ? version.on_device - now - 1 : kNever;
+    }
 }
 
 }  // namespace pcache

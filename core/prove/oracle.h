@@ -75,6 +75,8 @@ class Oracle {
   // After a crash and recovery: what was found is all there is, and durable. Time begins anew; the
   // order of the old life's writes is kept.
   void collapse(const Found& found, Time now);
+  // The same after a process was killed and its successor has recovered, by `now`: time goes on.
+  void go_on(const Found& found, Time now);
 
  private:
   struct Version {
@@ -87,6 +89,7 @@ class Oracle {
   };
   static constexpr Time kNever = INT64_MAX;
   std::string judge_preflush(const Found& found) const;
+  void keep_found(const Found& found, Time now);
   // Of zeros the newest, or the oldest, that was submitted by `time`.
   enum class Zeros { kNewest, kOldest };
   static size_t index_of(const std::vector<Version>& versions, VersionId id, Time time = kNever,

@@ -228,7 +228,7 @@ void run_schedule(Base& base, uint64_t seed, Totals* totals) {
     });
     device.set_on_change([&](const MemoryDevice::Change& change) { trace.add(change); });
     base.pmem->set_trace(&trace);
-    base.pmem->set_interleave([&] { yields(); });
+    base.pmem->set_interleave([&](uint32_t) { yields(); });
     Options options;
     options.data_crc = base.data_crc;
     options.flush_delay_ms = 1 + seed % 3;

@@ -3,6 +3,8 @@
 
 #include <cstring>
 
+#include "testing/lent_device.h"
+
 namespace pcache {
 
 namespace {
@@ -13,39 +15,49 @@ constexpr char kBackingText[] = "prove serial=1";
 
 BackingIdentity prove_backing() { return {kBackingText, kProveLogicalBytes}; }
 
-Result<std::unique_ptr<Session>> Session::attach(PmemSim& pmem, const Sectors& device,
-                                                 const Options& options) {
-  std::unique_ptr<Session> session(new Session(pmem, options));
+std::unique_ptr<BlockDevice> Session::make_device(const Sectors& sectors) {
+  if (options_.disk) {
+    device_ = options_.disk;
+    return std::make_unique<LentDevice>(*device_);
+  }
   auto backing = std::make_unique<MemoryDevice>(kProveLogicalBytes);
   backing->set_identity(kBackingText);
-  for (const auto& [sector, bytes] : device) {
+  for (const auto& [sector, bytes] : sectors) {
     backing->poke(sector * kSectorBytes, {bytes, kSectorBytes});
-    session->changed_[sector].assign(bytes, bytes + kSectorBytes);
+    changed_[sector].assign(bytes, bytes + kSectorBytes);
   }
-  if (options.fate) backing->set_fate(options.fate);
+  if (options_.fate) backing->set_fate(options_.fate);
   // Requests that no wait() has released are still in flight.
   backing->hold();
   backing->set_release_on_wait(true);
-  backing->set_on_change([self = session.get()](const MemoryDevice::Change& change) {
-    if (self->options_.trace) self->options_.trace->add(change);
+  backing->set_on_change([this](const MemoryDevice::Change& change) {
+    if (options_.trace) options_.trace->add(change);
     for (size_t at = 0; at < change.bytes.size(); at += kSectorBytes) {
       auto* from = change.bytes.data() + at;
-      self->changed_[(change.off + at) / kSectorBytes].assign(from, from + kSectorBytes);
+      changed_[(change.off + at) / kSectorBytes].assign(from, from + kSectorBytes);
     }
   });
-  session->device_ = backing.get();
+  device_ = backing.get();
+  return backing;
+}
+
+Result<std::unique_ptr<Session>> Session::attach(PmemSim& pmem, const Sectors& device,
+                                                 const Options& options) {
+  std::unique_ptr<Session> session(new Session(pmem, options));
+  auto backing = session->make_device(device);
   auto executor = std::make_unique<SteppedExecutor>();
   session->executor_ = executor.get();
-  pmem.set_trace(options.trace);
+  session->trace_pmem(options.trace);
   pcache::Options attaching;
   attaching.data_crc = options.data_crc;
   attaching.strict_order = options.strict;
+  attaching.front = options.disk != nullptr;
   attaching.policy = policy::PolicyKind::kSecondChance;  // what was read is moved by reclaim
   attaching.log = Log([](LogLevel, const char*) {});
-  auto cache =
-      Cache::attach({pmem.make_pmem(), std::move(backing), std::move(executor)}, attaching);
+  auto cache = Cache::attach(
+      {pmem.make_pmem(options.process), std::move(backing), std::move(executor)}, attaching);
   if (!cache) {
-    pmem.set_trace(nullptr);
+    session->trace_pmem(nullptr);
     return cache.error();
   }
   session->cache_ = cache.take();
@@ -54,7 +66,7 @@ Result<std::unique_ptr<Session>> Session::attach(PmemSim& pmem, const Sectors& d
 }
 
 void Session::stop_tracing() {
-  pmem_.set_trace(nullptr);
+  trace_pmem(nullptr);
   options_.trace = nullptr;
   options_.oracle = nullptr;
 }
@@ -62,7 +74,7 @@ void Session::stop_tracing() {
 Session::~Session() {
   queue_.reset();
   cache_.reset();
-  pmem_.set_trace(nullptr);
+  trace_pmem(nullptr);
 }
 
 Oracle::Time Session::mark() {
@@ -77,6 +89,12 @@ int Session::run(pcache_request* request) {
   if (request->op == PCACHE_OP_READ) {
     PCACHE_CHECK(queue_->reap(done, 1, 1, -1) == 1);
     return request->result;
+  }
+  constexpr int kMostPasses = 50;
+  for (int i = 0; options_.pass_time && i < kMostPasses; i++) {
+    options_.pass_time();
+    advance(1000);
+    if (queue_->reap(done, 0, 1, 0) == 1) return request->result;
   }
   for (int ms : {0, 1000, 20000}) {
     advance(ms);

@@ -30,6 +30,12 @@ class Session {
     bool strict = true;     // the option backing_order
     bool data_crc = false;  // for a blank device; else it must be the device's
     std::function<MemoryDevice::Fate(BlockOp, const Extent&)> fate = nullptr;
+    // Not nullptr: the cache is a front, and reads this disk, which a backend has, too. Then the
+    // owner of both says where events of pmem and disk go.
+    MemoryDevice* disk = nullptr;
+    uint32_t process = 0;  // whose number the trace has
+    // Of a front: called while a write waits, so that the backend can do something.
+    std::function<void()> pass_time = nullptr;
   };
   static Result<std::unique_ptr<Session>> attach(PmemSim& pmem, const Sectors& device,
                                                  const Options& options);
@@ -63,6 +69,10 @@ class Session {
 
  private:
   Session(PmemSim& pmem, const Options& options) : pmem_(pmem), options_(options) {}
+  std::unique_ptr<BlockDevice> make_device(const Sectors& sectors);
+  void trace_pmem(Trace* trace) {
+    if (!options_.disk) pmem_.set_trace(trace);
+  }
   int run(pcache_request* request);
   Oracle::Time mark();
 

@@ -25,7 +25,8 @@ Status replay_into(Pmem& pmem, const DeviceFrame& frame, const RecoverOptions& o
   if (raise)
     if (auto raised = raise_generations(pmem, *out->segments, out->tails, bounds); !raised)
       return raised;
-  auto replayed = replay(pmem, *out->segments, *out->index, out->tails, bounds, options.threads);
+  auto replayed = replay(pmem, *out->segments, *out->index, out->tails, bounds, options.threads,
+                         options.flush_seen);
   if (!replayed) return replayed.error();
   out->replayed = replayed.take();
   return {};
@@ -138,6 +139,8 @@ Status recover(Pmem& pmem, const DeviceFrame& frame, const RecoverOptions& optio
   PCACHE_CHECK(!out->segments && !out->index);
   const Bounds bounds{frame.info.n_segs, options.device_bytes, options.block_bytes};
   if (auto loaded = out->tails.load(pmem, bounds); !loaded) return loaded;
+  // Of a generation that is lost the log tells.
+  if (options.flush_seen) flush_records(pmem);
   if (auto done = replay_into(pmem, frame, options, bounds, false, out); !done) return done;
   if (out->replayed.generations_lost) {
     messages.print(LogLevel::kWarning,

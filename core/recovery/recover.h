@@ -21,6 +21,9 @@ struct RecoverOptions {
   uint32_t block_bytes = kSectorBytes;
   uint32_t stripes = 1;      // of the index, a power of two
   uint32_t log_reserve = 2;  // of the segment table
+  // Flushes what is gone by, so that it is durable after the next fence: who stored it may have
+  // been killed before it did. For who goes on with the cache.
+  bool flush_seen = false;
   std::function<void(uint64_t)> verify_progress = nullptr;
   unsigned threads = 1;     // that work at it, with the caller's
   bool verify_data = true;  // with data_crc; false: who reads it checks it

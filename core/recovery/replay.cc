@@ -121,11 +121,12 @@ class IndexChanges {
 class Replay {
  public:
   Replay(SegmentTable& segments, Index& index, const Tails& tails, const Bounds& bounds,
-         unsigned threads)
+         unsigned threads, bool flush_seen)
       : segments_(segments),
         index_(index),
         tails_(tails),
         bounds_(bounds),
+        flush_seen_(flush_seen),
         changes_(index, threads) {}
 
   Result<ReplayResult> run(const Pmem& pmem) {
@@ -163,6 +164,10 @@ class Replay {
         result_.torn_tail = item.torn;
         return {};
       }
+      // A writer's last store is that of a header; the rest of the kset, and all before it, it has
+      // fenced. What dirty_tail has passed is durable, as it moves behind what is.
+      if (dirty_ && flush_seen_)
+        pmem.flush_seen(segments_.media(item.pos), sizeof(media::KsetHeader));
       if (item.kind == LogItem::Kind::kLast) {
         PCACHE_CHECK(item.next.seg.v < segments_.size());
         if (segments_.holds_keys(item.next.seg))
@@ -263,6 +268,7 @@ class Replay {
   Index& index_;
   const Tails& tails_;
   const Bounds& bounds_;
+  const bool flush_seen_;
   bool dirty_ = false;  // dirty_tail has been reached
   KsetCopies copies_;
   ReplayResult result_;
@@ -272,9 +278,10 @@ class Replay {
 }  // namespace
 
 Result<ReplayResult> replay(const Pmem& pmem, SegmentTable& segments, Index& index,
-                            const Tails& tails, const Bounds& bounds, unsigned threads) {
+                            const Tails& tails, const Bounds& bounds, unsigned threads,
+                            bool flush_seen) {
   PCACHE_CHECK(bounds.n_segs == segments.size() && threads >= 1);
-  return Replay(segments, index, tails, bounds, threads).run(pmem);
+  return Replay(segments, index, tails, bounds, threads, flush_seen).run(pmem);
 }
 
 Status raise_generations(const Pmem& pmem, SegmentTable& segments, const Tails& tails,

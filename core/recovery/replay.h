@@ -33,8 +33,10 @@ struct ReplayResult {
 };
 
 // `threads`: how many are to change the index, with the caller's, which alone reads the log.
+// `flush_seen`: see RecoverOptions.
 Result<ReplayResult> replay(const Pmem& pmem, SegmentTable& segments, Index& index,
-                            const Tails& tails, const Bounds& bounds, unsigned threads = 1);
+                            const Tails& tails, const Bounds& bounds, unsigned threads = 1,
+                            bool flush_seen = false);
 
 // Raises each segment's generation to that of the newest key in the log.
 Status raise_generations(const Pmem& pmem, SegmentTable& segments, const Tails& tails,

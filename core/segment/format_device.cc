@@ -327,4 +327,10 @@ Status write_cache_info(Pmem& pmem, DeviceFrame& frame) {
   return {};
 }
 
+void flush_records(const Pmem& pmem, const CodeSite& site) {
+  for (uint64_t page = 0; page < media::kSegmentsOff; page += kPageBytes)
+    if (pmem.readable(MediaOff{page}, kPageBytes))
+      pmem.flush_seen(MediaOff{page}, kPageBytes, site);
+}
+
 }  // namespace pcache

@@ -62,5 +62,8 @@ Result<DeviceFrame> load_frame(const Pmem& pmem, const Log& log);
 // Stores cache_info as `frame` has it, as every attach does.
 // EIO: the replica that would be written is on a bad page; the record stays as it is.
 Status write_cache_info(Pmem& pmem, DeviceFrame& frame);
+// Flushes identity block, superblock, cache_info and tails, where they can be read, so that they
+// are durable after the next fence (Pmem::flush_seen()).
+void flush_records(const Pmem& pmem, const CodeSite& site = CodeSite::current());
 
 }  // namespace pcache

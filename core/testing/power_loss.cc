@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "base/ids.h"
 #include "format/media.h"
+#include "pmem/cpu.h"
 
 namespace pcache {
 
@@ -45,20 +46,26 @@ std::vector<std::vector<bool>> all_subsets(size_t n) {
 
 namespace {
 
-// Whether this event makes durable what `thread` has stored.
-bool fences(const TraceEvent& event, uint32_t thread) {
+// Whether this event makes durable what a thread of a process has stored, or flushed.
+bool fences(const TraceEvent& event, uint32_t process, uint32_t thread) {
+  if (process != event.process) return false;
   return event.kind == TraceEvent::Kind::kFence
              ? thread == event.thread
              : event.kind == TraceEvent::Kind::kFenceThreads && thread != event.thread;
 }
 
 std::string missing_fence(const Trace& trace) {
-  std::map<uint64_t, uint32_t> pending;  // word, and the thread that stored it
+  // Word, and who stored it. What a killed process has stored is ordered before all that comes.
+  std::map<uint64_t, std::pair<uint32_t, uint32_t>> pending;
   for (const TraceEvent& event : trace.events()) {
-    std::erase_if(pending, [&](const auto& word) { return fences(event, word.second); });
+    std::erase_if(pending, [&](const auto& word) {
+      const auto [process, thread] = word.second;
+      return event.kind == TraceEvent::Kind::kKilled ? process == event.process
+                                                     : fences(event, process, thread);
+    });
     if (event.kind != TraceEvent::Kind::kStore) continue;
     for (uint64_t word = event.off / kWordBytes; word * kWordBytes < event.off + event.len; word++)
-      if (!pending.emplace(word, event.thread).second)
+      if (!pending.emplace(word, std::pair(event.process, event.thread)).second)
         return "stored twice without a fence between: the word at " +
                std::to_string(word * kWordBytes);
   }
@@ -122,7 +129,10 @@ void PowerLoss::walk(size_t from, const Visit& visit) {
         break;
       case Kind::kFence:
       case Kind::kFenceThreads:
-        fence([&](uint32_t thread) { return fences(events[i], thread); });
+        fence(events[i]);
+        break;
+      case Kind::kFlush:
+        flush_lines(events[i]);
         break;
       case Kind::kDeviceWrite:
         add_device_write(events[i]);
@@ -137,6 +147,7 @@ void PowerLoss::walk(size_t from, const Visit& visit) {
       case Kind::kDeviceFlushFailed:
         end_device_flush(events[i].id, kind == Kind::kDeviceFlush);
         break;
+      case Kind::kKilled:
       case Kind::kMark:
         break;
     }
@@ -151,18 +162,21 @@ void PowerLoss::add_store(const TraceEvent& event) {
     const uint64_t off = event.off + at;
     const auto len =
         static_cast<uint32_t>(std::min<uint64_t>(kWordBytes - off % kWordBytes, event.len - at));
-    words_.push_back({off, event.bytes_at + at, len, store, event.thread, flushed});
+    words_.push_back(
+        {off, event.bytes_at + at, len, store, {event.process, event.thread}, flushed});
     at += len;
   }
 }
 
 // Stores to a word before the one that is durable now cannot come back.
-void PowerLoss::fence(const std::function<bool(uint32_t thread)>& fenced) {
+void PowerLoss::fence(const TraceEvent& event) {
+  const auto fenced = [&event](const Maker& by) { return fences(event, by.process, by.thread); };
   std::unordered_set<uint64_t> durable;
   std::vector<Word> left;
   for (auto word = words_.rbegin(); word != words_.rend(); ++word) {
     if (durable.contains(word->off / kWordBytes)) continue;
-    if (word->flushed && fenced(word->thread)) {
+    if ((word->flushed && fenced(word->maker)) ||
+        std::any_of(word->also_flushed.begin(), word->also_flushed.end(), fenced)) {
       store_word(*word, &hash_);
       durable.insert(word->off / kWordBytes);
     } else {
@@ -170,6 +184,13 @@ void PowerLoss::fence(const std::function<bool(uint32_t thread)>& fenced) {
     }
   }
   words_.assign(left.rbegin(), left.rend());
+}
+
+void PowerLoss::flush_lines(const TraceEvent& event) {
+  const uint64_t first = event.off / kLineBytes, end = event.off + event.len;
+  for (Word& word : words_)
+    if (word.off / kLineBytes >= first && word.off / kLineBytes * kLineBytes < end)
+      word.also_flushed.push_back({event.process, event.thread});
 }
 
 void PowerLoss::add_device_write(const TraceEvent& event) {

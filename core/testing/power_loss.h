@@ -5,6 +5,11 @@
 // since the CPU may evict any line at any time, word by word. Of the backing device: all that is
 // flushed, and any subset of the sectors written since.
 //
+// Of several processes over one pmem each makes durable what it has stored itself, and of what
+// others have stored that alone whose lines it has flushed since. A flush takes the line's present
+// content, be it stored or streamed: what is seen of a streaming store has left the CPU that made
+// it. What a killed process has not fenced stays pending, until it is flushed or overwritten.
+//
 // Few words: every subset. More: none, all, each store alone and all but it, every subset of whole
 // stores while those are few, and random ones. If only one medium has something pending, all its
 // subsets are tried; if both have, each pmem state is joined with none, all and a random part of
@@ -76,13 +81,17 @@ class PowerLoss {
   uint64_t hash() const { return hash_; }
 
  private:
+  struct Maker {
+    uint32_t process, thread;
+  };
   struct Word {
     uint64_t off;
     size_t bytes_at;
     uint32_t len;
     uint32_t store;  // which of the pending stores
-    uint32_t thread;
-    bool flushed;
+    Maker maker;
+    bool flushed;                       // by who stored it
+    std::vector<Maker> also_flushed{};  // by others
   };
   struct Sector {
     uint64_t number;
@@ -95,7 +104,8 @@ class PowerLoss {
   using Mask = std::vector<bool>;
 
   void add_store(const TraceEvent& event);
-  void fence(const std::function<bool(uint32_t thread)>& fenced);
+  void fence(const TraceEvent& event);
+  void flush_lines(const TraceEvent& event);
   void add_device_write(const TraceEvent& event);
   void end_device_write(uint64_t write);
   void begin_device_flush(uint64_t flush);

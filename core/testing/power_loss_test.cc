@@ -207,5 +207,55 @@ TEST_F(PowerLossTest, EqualStatesHaveEqualHashesAndOthersNot) {
   EXPECT_EQ(all.size(), 4u);
 }
 
+// Of several processes each fences its own.
+class ProcessesTest : public PowerLossTest {
+ protected:
+  void store_by(uint32_t process, uint64_t off, uint64_t value) {
+    trace_.add(Kind::kStore, off, &value, sizeof value, 0, process);
+  }
+  void by(uint32_t process, Kind kind, uint64_t off = 0, size_t len = 0) {
+    trace_.add(kind, off, nullptr, len, 0, process);
+  }
+};
+
+TEST_F(ProcessesTest, AFenceIsOfTheProcessThatStored) {
+  store_by(1, 0, 1);
+  by(2, Kind::kFence);
+  by(2, Kind::kFenceThreads);
+  EXPECT_THAT(states(now()), UnorderedElementsAre("000", "100"));
+  by(1, Kind::kFence);
+  EXPECT_THAT(states(now()), ElementsAre("100"));
+}
+
+TEST_F(ProcessesTest, WhatAnotherHasFlushedItsFenceMakesDurable) {
+  store_by(1, 0, 1);
+  by(2, Kind::kFlush, 8, 1);  // the same line
+  EXPECT_THAT(states(now()), UnorderedElementsAre("000", "100"));
+  by(1, Kind::kMark);
+  by(2, Kind::kFence);
+  EXPECT_THAT(states(now()), ElementsAre("100"));
+}
+
+TEST_F(ProcessesTest, AFlushTakesWhatIsThereThen) {
+  by(2, Kind::kFlush, 0, 8);
+  store_by(1, 0, 1);
+  by(2, Kind::kFlush, 64, 8);
+  by(2, Kind::kFence);
+  EXPECT_THAT(states(now()), UnorderedElementsAre("000", "100"));
+}
+
+TEST_F(ProcessesTest, WhatAKilledOneHasNotFencedMayBeThere) {
+  store_by(1, 0, 1);
+  by(1, Kind::kKilled);
+  store_by(2, 0, 2);
+  EXPECT_THAT(missing_order(trace_), "");
+  EXPECT_THAT(states(now()), UnorderedElementsAre("000", "100", "200", "200"));
+  by(2, Kind::kFence);
+  EXPECT_THAT(states(now()), ElementsAre("200"));
+  store_by(1, 0, 3);
+  store_by(2, 0, 4);
+  EXPECT_THAT(missing_order(trace_), HasSubstr("stored twice without a fence"));
+}
+
 }  // namespace
 }  // namespace pcache

@@ -27,11 +27,13 @@ void Trace::add(const MemoryDevice::Change& change) {
   add(kind, change.off, change.bytes.data(), change.bytes.size(), change.id);
 }
 
-void Trace::add(TraceEvent::Kind kind, uint64_t off, const void* bytes, size_t len, uint64_t id) {
+void Trace::add(TraceEvent::Kind kind, uint64_t off, const void* bytes, size_t len, uint64_t id,
+                uint32_t process) {
   std::lock_guard lock(mu_);
-  events_.push_back({kind, this_thread(), off, static_cast<uint32_t>(len), bytes_.size(), id});
+  events_.push_back(
+      {kind, this_thread(), process, off, static_cast<uint32_t>(len), bytes_.size(), id});
   auto* from = static_cast<const std::byte*>(bytes);
-  bytes_.insert(bytes_.end(), from, from + len);
+  if (from) bytes_.insert(bytes_.end(), from, from + len);
 }
 
 void Trace::clear() {

@@ -20,6 +20,7 @@
 #include "prove/damage.h"
 #include "prove/recorded_crashes.h"
 #include "prove/schedules.h"
+#include "prove/two_sides.h"
 #include "prove/workload.h"
 
 namespace pcache {
@@ -273,6 +274,32 @@ void schedules(const Common& common, std::optional<uint64_t> one) {
   print(totals, {{"seeds", totals.sequences}});
 }
 
+// A front and a backend: see two_sides.h.
+void sides(const Common& common, std::optional<uint64_t> one) {
+  Totals totals;
+  TwoSides::Counts counts;
+  const Deadline deadline(common.seconds);
+  std::vector<std::unique_ptr<Base>> bases;
+  for (const std::string& name : base_names())
+    for (int n = 0; n < 8 && name != "blank"; n++)
+      bases.push_back(make_two_sides_base(name, n & 1, n & 2, n & 4));
+  uint64_t seed = one.value_or(common.seed + common.part);
+  for (; !deadline.passed(); seed += common.parts) {
+    g_case = "sides --first " + std::to_string(seed);
+    try {
+      run_two_sides(*bases[seed % bases.size()], seed, &totals, &counts);
+    } catch (const Failure& failure) {
+      fail(failure, g_case);
+    }
+    if (one) break;
+  }
+  print(totals, {{"seeds", totals.sequences},
+                 {"interleaved", counts.interleaved},
+                 {"killed_fronts", counts.killed_fronts},
+                 {"killed_backends", counts.killed_backends},
+                 {"power_losses", counts.power_losses}});
+}
+
 void replay(const std::string& base_name, uint64_t seed, const std::string& names, bool whole,
             bool count) {
   std::string name = base_name;
@@ -420,6 +447,9 @@ int main(int argc, char** argv) {
   auto* threads = add_common(app.add_subcommand("schedules", "many threads, then a crash"));
   threads->add_option("--first", one, "this seed alone");
   threads->callback([&] { schedules(common, one); });
+  auto* two = add_common(app.add_subcommand("sides", "a front and a backend, killed and restarted"));
+  two->add_option("--first", one, "this seed alone");
+  two->callback([&] { sides(common, one); });
   std::string base, names;
   bool whole = false, count = false;
   auto* again = app.add_subcommand("replay", "one sequence");
