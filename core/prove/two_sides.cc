@@ -432,9 +432,9 @@ void TwoSides::settle() {
   for (int i = 0; i < 10; i++) {
     backend_steps(100);
     session_->advance(20000);
-    if (session_->cache().dirty().ksets == 0) break;
+    if (session_->cache().dirty().live_bytes == 0) break;
   }
-  if (session_->cache().dirty().ksets > 0)
+  if (session_->cache().dirty().live_bytes > 0)
     throw Failure("lost: the backend has written all, and the front does not know it");
   Oracle::Found on_disk;
   std::string wrong = read_device(disk_sectors(), judge_.sectors(), &on_disk);
@@ -491,9 +491,9 @@ void TwoSides::attach_two_sides(const Sectors& device, const Oracle::Found& foun
         if (step.value() != Backend::Step::kMoved) break;
       }
       session->advance(20000);
-      if (session->cache().dirty().ksets == 0) break;
+      if (session->cache().dirty().live_bytes == 0) break;
     }
-    if (session->cache().dirty().ksets > 0)
+    if (session->cache().dirty().live_bytes > 0)
       throw Failure("lost: the backend has written all, and the front does not know it");
     if (read_all(*session) != found)
       throw Failure("lost: written back, a front finds something else");

@@ -32,6 +32,15 @@ Status replay_into(Pmem& pmem, const DeviceFrame& frame, const RecoverOptions& o
   return {};
 }
 
+// Keys of a generation that nobody has made durable would look as if its record had been lost.
+void flush_generations(const Pmem& pmem, const DeviceFrame& frame) {
+  for (const uint32_t physical : frame.chain) {
+    const MediaOff records = segment_gen_place(physical).base;
+    if (pmem.readable(records, 2 * sizeof(media::SegmentGen)))
+      pmem.flush_seen(records, 2 * sizeof(media::SegmentGen));
+  }
+}
+
 // Reports the bytes that a user must restore from elsewhere: attach serves the backing device's.
 void tell_lost(const ReplayResult& replayed, bool dirty_tail_known, const Log& messages) {
   if (replayed.lost.empty()) return;
@@ -139,9 +148,9 @@ Status recover(Pmem& pmem, const DeviceFrame& frame, const RecoverOptions& optio
   PCACHE_CHECK(!out->segments && !out->index);
   const Bounds bounds{frame.info.n_segs, options.device_bytes, options.block_bytes};
   if (auto loaded = out->tails.load(pmem, bounds); !loaded) return loaded;
-  // Of a generation that is lost the log tells.
   if (options.flush_seen) flush_records(pmem);
   if (auto done = replay_into(pmem, frame, options, bounds, false, out); !done) return done;
+  if (options.flush_seen) flush_generations(pmem, frame);
   if (out->replayed.generations_lost) {
     messages.print(LogLevel::kWarning,
                    "a segment's newest generation record is lost; taken from the log instead");
