@@ -186,6 +186,14 @@ Status Cache::check_identity() {
   }
   auto same = compare_identity(*identity.value(), backing);
   if (same || hazard(Hazard::kNoIdentity)) return {};
+  if (has_grown(*identity.value(), backing)) {
+    messages_.print(LogLevel::kNotice,
+                    "the backing device has grown from %llu to %llu bytes: all of it is used",
+                    static_cast<unsigned long long>(identity.value()->backing_bytes),
+                    static_cast<unsigned long long>(backing.size_bytes));
+    new_identity_ = with_size(*identity.value(), backing.size_bytes);
+    return {};
+  }
   if (!options_.force)
     return make_error(same.error().code,
                       "%s; force=1 to attach all the same (what it holds then goes to this disk)",

@@ -260,9 +260,32 @@ TEST_F(CacheRefuses, AnotherBackingDevice) {
   expect_refused(EXDEV, "\"disk serial=A\", not to \"disk serial=B\"");
 }
 
-TEST_F(CacheRefuses, ABackingDeviceOfAnotherSize) {
+TEST_F(CacheRefuses, ASmallerBackingDevice) {
+  logical_bytes_ = kLogicalBytes / 2;
+  expect_refused(EXDEV, "had 67108864 bytes when the cache was made for it and has 33554432");
+}
+
+TEST_F(CacheAttach, ABackingDeviceThatHasGrownIsTakenOnceWithANotice) {
+  prepare();
+  attach();
+  ASSERT_EQ(write(0, 4096, 3), 0);
+  detach();
   logical_bytes_ = kLogicalBytes * 2;
-  expect_refused(EXDEV, "had 67108864 bytes when the cache was made for it and has 134217728");
+  for (const size_t notices : {1, 0}) {
+    lines_.lines.clear();
+    attach();
+    EXPECT_EQ(value_at(0, 4096), 3);
+    EXPECT_EQ(write(kLogicalBytes * 2 - 4096, 4096, 5), 0);
+    EXPECT_EQ(std::count_if(lines_.lines.begin(), lines_.lines.end(),
+                            [](const std::string& line) {
+                              return line.find("has grown from 67108864 to 134217728") !=
+                                     std::string::npos;
+                            }),
+              static_cast<long>(notices));
+    detach();
+  }
+  logical_bytes_ = kLogicalBytes;
+  expect_refused(EXDEV, "had 134217728 bytes");
 }
 
 TEST_F(CacheRefuses, KeysPastASmallerBackingDeviceEvenWithForce) {

@@ -149,7 +149,8 @@ int set_identity(const Image& given, bool force) {
   if (!open) return fail(open.error());
   const CheckReport& report = open.value().report;
   const BackingIdentity identity = identity_of(*open.value().backing);
-  const bool other = report.frame.identity && !compare_identity(*report.frame.identity, identity);
+  const bool other = report.frame.identity && !compare_identity(*report.frame.identity, identity) &&
+                     !has_grown(*report.frame.identity, identity);
   if (other && report.dirty_bytes > 0 && !force)
     return fail(make_error(
         EXDEV,

@@ -44,7 +44,13 @@ class Checker {
 
   void compare_with_backing() {
     if (!options_.backing || !out_.frame.identity || options_.ignore_identity) return;
-    if (!compare_identity(*out_.frame.identity, *options_.backing))
+    if (has_grown(*out_.frame.identity, *options_.backing))
+      out_.findings.add(Severity::kNote, "backing-grown", "identity block at 0",
+                        "the backing device had %llu bytes and has grown to %llu: the next attach "
+                        "uses all of it",
+                        static_cast<unsigned long long>(out_.frame.identity->backing_bytes),
+                        static_cast<unsigned long long>(options_.backing->size_bytes));
+    else if (!compare_identity(*out_.frame.identity, *options_.backing))
       out_.findings.add(Severity::kLost, "other-backing", "identity block at 0",
                         "names backing device \"%s\" of %llu bytes, this one is \"%s\" of %llu: "
                         "give the right one, or --ignore-identity if this is a copy of it",

@@ -471,6 +471,15 @@ TEST_F(CheckTest, ABrokenChainIsFollowedAsFormattingMadeIt) {
   EXPECT_EQ(report.log.keys, 1u);
 }
 
+TEST_F(CheckTest, ABackingDeviceThatHasGrown) {
+  EXPECT_TRUE(write_identity(image_.pmem(), {"test", kLogicalBytes - 512}, 1).ok());
+  const CheckReport report = check();
+  EXPECT_TRUE(report.findings.has("backing-grown"));
+  EXPECT_THAT(codes(report), ElementsAre());
+  EXPECT_TRUE(report.attaches);
+  EXPECT_EQ(report.exit_code(), 0);
+}
+
 TEST_F(CheckTest, AnotherBackingDevice) {
   EXPECT_TRUE(write_identity(image_.pmem(), {"mine", kLogicalBytes}, 1).ok());
   const CheckReport report = check();

@@ -111,8 +111,23 @@ Status erase_identity(Pmem& pmem) {
   return {};
 }
 
+static std::string cut_text(const BackingIdentity& backing) {
+  return backing.text.substr(0, sizeof(Identity::backing) - 1);
+}
+
+bool has_grown(const Identity& identity, const BackingIdentity& backing) {
+  return cut_text(backing) == identity.backing && backing.size_bytes > identity.backing_bytes;
+}
+
+Identity with_size(const Identity& identity, uint64_t backing_bytes) {
+  Identity made = identity;
+  made.backing_bytes = backing_bytes;
+  made.crc = record_crc(made);
+  return made;
+}
+
 Status compare_identity(const Identity& identity, const BackingIdentity& backing) {
-  const std::string cut = backing.text.substr(0, sizeof identity.backing - 1);
+  const std::string cut = cut_text(backing);
   if (cut != identity.backing)
     return make_error(EXDEV, "the cache belongs to backing device \"%s\", not to \"%s\"",
                       identity.backing, cut.c_str());

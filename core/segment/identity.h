@@ -36,5 +36,9 @@ Status write_identity(Pmem& pmem, const media::Identity& identity);
 Status erase_identity(Pmem& pmem);
 // EXDEV, naming both, if the block is of another device or the device's size has changed.
 Status compare_identity(const media::Identity& identity, const BackingIdentity& backing);
+// Whether it is of that device, which has become larger. A cache goes on then: no key is past it.
+bool has_grown(const media::Identity& identity, const BackingIdentity& backing);
+// The same one, of a device of another size.
+media::Identity with_size(const media::Identity& identity, uint64_t backing_bytes);
 
 }  // namespace pcache

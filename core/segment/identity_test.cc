@@ -61,6 +61,24 @@ TEST_F(IdentityBlock, AMismatchNamesBoth) {
   EXPECT_THAT(size.error().text, HasSubstr("33554432"));
 }
 
+TEST_F(IdentityBlock, ADeviceThatHasGrownKeepsItsBlockButForTheSize) {
+  EXPECT_TRUE(write_identity(memory_.pmem(), kDisk, 1234).ok());
+  const auto loaded = load_identity(memory_.pmem());
+  ASSERT_TRUE(loaded.ok() && loaded.value());
+  const Identity& before = *loaded.value();
+  const BackingIdentity grown{kDisk.text, kDisk.size_bytes + 512};
+  EXPECT_TRUE(has_grown(before, grown));
+  EXPECT_FALSE(has_grown(before, kDisk));
+  EXPECT_FALSE(has_grown(before, {kDisk.text, kDisk.size_bytes - 512}));
+  EXPECT_FALSE(has_grown(before, {kOther.text, kDisk.size_bytes + 512}));
+  EXPECT_TRUE(write_identity(memory_.pmem(), with_size(before, grown.size_bytes)).ok());
+  const auto now = load_identity(memory_.pmem());
+  ASSERT_TRUE(now.ok() && now.value());
+  EXPECT_TRUE(compare_identity(*now.value(), grown).ok());
+  EXPECT_EQ(memcmp(now.value()->uuid, before.uuid, sizeof before.uuid), 0);
+  EXPECT_EQ(now.value()->created_unix_s, 1234u);
+}
+
 TEST_F(IdentityBlock, EveryDamagedWordIsNoticed) {
   EXPECT_TRUE(write_identity(memory_.pmem(), kDisk, 0).ok());
   for (uint64_t off = 0; off < sizeof(Identity); off += 8) {

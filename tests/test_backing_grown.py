@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A backing device that has grown: the next attach uses all of it; what is attached goes on with what it has."""
+
+import errno
+import os
+
+import pytest
+
+from ctl import FAILED, Ctl
+from measure.libpcache import FUA, MIB, PcacheError
+from support import PAGE, SECTOR, peek, read_all, stamp
+
+NEVER = 3_600_000
+OLD = 16 * MIB
+
+
+@pytest.fixture
+def dirty(pair):
+    with pair.open(writeback_interval_ms=NEVER) as cache:
+        cache.write(0, stamp(0, MIB, 1), flags=FUA)
+        cache.write(OLD - PAGE, stamp(OLD - PAGE, PAGE, 1), flags=FUA)
+    return pair
+
+
+def identity(pair):
+    return Ctl().json("identity", "show", pair.cache_path)
+
+
+def grown_lines(cache):
+    return [line for _level, line in cache.log if "has grown" in line]
+
+
+@pytest.mark.parametrize("size", [OLD + SECTOR, 40 * MIB])
+def test_all_of_it_is_used_from_the_next_attach_on(dirty, size):
+    before = identity(dirty)
+    os.truncate(dirty.backing_path, size)
+    checked = Ctl().json("check", dirty.cache_path, "--backing", dirty.backing_path)
+    assert [finding["code"] for finding in checked["findings"]] == ["backing-grown"] and checked["attaches"]
+    last = size - SECTOR
+    with dirty.open(writeback_interval_ms=NEVER) as cache:
+        line, = grown_lines(cache)
+        assert str(OLD) in line and str(size) in line
+        assert cache.info.logical_bytes == size
+        assert cache.read(0, MIB) == stamp(0, MIB, 1) and cache.read(last, SECTOR) == bytes(SECTOR)
+        cache.write(last, stamp(last, SECTOR, 2), flags=FUA)
+    assert identity(dirty) == before | {"backing_bytes": size}
+    assert Ctl().json("check", dirty.cache_path, "--backing", dirty.backing_path)["findings"] == []
+    with dirty.open() as cache:
+        assert not grown_lines(cache)
+        content = read_all(cache)
+        cache.drain()
+    assert content[last:] == stamp(last, SECTOR, 2) and dirty.backing_path.read_bytes() == content
+
+
+def test_tools_take_it_and_write_no_identity(dirty, disk):
+    os.truncate(dirty.backing_path, 40 * MIB)
+    before = peek(dirty.cache_path, 0, PAGE)
+    Ctl().run("export", dirty.cache_path, "--backing", dirty.backing_path, "--to", disk / "whole")
+    whole = (disk / "whole").read_bytes()
+    assert len(whole) == 40 * MIB and whole[OLD - PAGE:OLD] == stamp(OLD - PAGE, PAGE, 1)
+    with dirty.open(readonly=1) as cache:
+        assert read_all(cache) == whole
+    assert peek(dirty.cache_path, 0, PAGE) == before
+    assert Ctl().json("writeback", dirty.cache_path, "--to", dirty.backing_path)["done"]
+    assert dirty.backing_path.read_bytes() == whole
+
+
+def test_while_attached_requests_past_the_old_end_are_refused(dirty):
+    with dirty.open(writeback_interval_ms=NEVER) as cache:
+        os.truncate(dirty.backing_path, 40 * MIB)
+        for call in (lambda: cache.read(OLD, PAGE), lambda: cache.write(OLD - SECTOR, bytes(PAGE))):
+            with pytest.raises(OSError) as refused:
+                call()
+            assert refused.value.errno == errno.ENXIO
+        cache.write(MIB, stamp(MIB, MIB, 3))
+        cache.drain()
+    assert peek(dirty.backing_path, MIB, MIB) == stamp(MIB, MIB, 3)
+    assert peek(dirty.backing_path, OLD, 24 * MIB) == bytes(24 * MIB)
+
+
+def test_another_file_that_is_larger_is_still_another(dirty, disk):
+    other = disk / "other"
+    other.write_bytes(bytes(40 * MIB))
+    right, dirty.backing_path = dirty.backing_path, other
+    with pytest.raises(PcacheError) as refused:
+        dirty.open()
+    assert refused.value.code == errno.EXDEV
+    line = Ctl().refused("identity", "set", dirty.cache_path, "--backing", other, code=FAILED)
+    assert "--force" in line
+    dirty.backing_path = right
