@@ -15,6 +15,8 @@
 #include <cstddef>
 #include <memory>
 
+#include "base/ids.h"
+
 namespace pcache {
 
 namespace {
@@ -150,9 +152,13 @@ void FileSpace::restore() {
   // allocated, too.
   if ((changed_ || on_tmpfs_) && fstat(fd_, &now) == 0 && now.st_blocks != before_.st_blocks)
     for (const FileGap& gap : gaps_) {
-      PCACHE_CHECK(gap.off + gap.len_bytes <= static_cast<uint64_t>(before_.st_size));
+      uint64_t end = gap.off + gap.len_bytes;
+      PCACHE_CHECK(end <= static_cast<uint64_t>(before_.st_size));
+      // Of a page that is not all in the range the bytes are cleared, and the block stays.
+      if (end == static_cast<uint64_t>(before_.st_size))
+        end = (end + kPageBytes - 1) / kPageBytes * kPageBytes;
       if (fallocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(gap.off),
-                    static_cast<off_t>(gap.len_bytes)) != 0)
+                    static_cast<off_t>(end - gap.off)) != 0)
         break;
     }
   if (fstat(fd_, &now) == 0 && now.st_mtim.tv_sec == before_.st_mtim.tv_sec &&

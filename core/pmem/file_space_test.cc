@@ -105,6 +105,13 @@ TEST_F(PmemProvisional, AFileThatWasMadeAndNotKeptIsGone) {
   EXPECT_FALSE(std::filesystem::exists(path_));
 }
 
+TEST_F(PmemProvisional, AHoleThatEndsWithinAPageComesBackToo) {
+  make_file(kMiB + 12345);
+  const Look before = look();
+  { ASSERT_TRUE(open(looking(2 * kMiB)).take()->make_ready(true).ok()); }
+  EXPECT_EQ(look(), before);
+}
+
 // Pages that were allocated and never written show as holes there.
 TEST_F(PmemProvisional, WhatWasAllocatedBeforeStaysAllocated) {
   make_file(0);
