@@ -395,7 +395,7 @@ def test_wrong_backing_device_by_force(used, disk):
     refused(used, errno.EXDEV)
 
 
-@pytest.mark.parametrize("size", [8 * MIB, 16 * MIB - SECTOR])
+@pytest.mark.parametrize("size", [8 * MIB, 16 * MIB - SECTOR, 32 * MIB, 16 * MIB + SECTOR])
 def test_backing_changed_in_size(used, size):
     os.truncate(used.backing_path, size)
     refused(used, errno.EXDEV, used.cache_path, 16 * MIB, size)

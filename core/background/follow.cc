@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Writeback where another process has the disk: what that one has passed is settled here.
 #include "background/writeback.h"
-
 #include "base/mutants.h"
 
 namespace pcache {

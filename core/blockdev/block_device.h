@@ -92,6 +92,8 @@ enum class IoMode { kAuto, kUring, kThreads };
 struct DeviceIdentity {
   std::string text;    // e.g. "file fsid=... ino=..." or "disk serial=..."; never empty
   bool stable = true;  // false: after a reboot it may differ, or be another device's
+  // False: when it is gone another one may get the same, as a new file gets an inode's number.
+  bool unique = true;
 };
 
 struct BlockDeviceOptions {

@@ -94,6 +94,7 @@ DeviceIdentity file_identity(int fd, ino_t inode) {
     identity.stable = fsid_from_uuid;
   }
   identity.text = "file " + id + " ino=" + std::to_string(inode);
+  identity.unique = false;
   return identity;
 }
 
@@ -116,13 +117,14 @@ DeviceIdentity disk_identity(const std::string& sysfs_dev_block, unsigned major,
   for (const Attribute& attribute : kDiskAttributes) {
     const std::string value = read_attribute(disk + attribute.file);
     if (value.empty()) continue;
-    DeviceIdentity identity{std::string("disk ") + attribute.key + "=" + value, true};
+    DeviceIdentity identity{std::string("disk ") + attribute.key + "=" + value};
+    identity.unique = std::string_view(attribute.key) != "loop";  // which is a file's path
     const std::string loop_offset = read_attribute(disk + "/loop/offset");
     if (!loop_offset.empty() && loop_offset != "0") identity.text += " offset=" + loop_offset;
     if (partition) identity.text += " start=" + read_attribute(node + "/start");
     return identity;
   }
-  return DeviceIdentity{"disk maj:min=" + number, false};
+  return DeviceIdentity{"disk maj:min=" + number, false, false};
 }
 
 }  // namespace pcache

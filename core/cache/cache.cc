@@ -18,7 +18,7 @@ namespace {
 constexpr uint32_t kStripes = Stripes::kMost;
 
 BackingIdentity identity_of(const BlockDevice& device) {
-  return {device.identity().text, device.size_bytes()};
+  return {device.identity().text, device.size_bytes(), device.identity().unique};
 }
 
 // Without this, opening the second would say that another program uses the device.
@@ -186,7 +186,8 @@ Status Cache::check_identity() {
   }
   auto same = compare_identity(*identity.value(), backing);
   if (same || hazard(Hazard::kNoIdentity)) return {};
-  if (has_grown(*identity.value(), backing)) {
+  const bool grown = has_grown(*identity.value(), backing);
+  if (grown && backing.unique) {
     messages_.print(LogLevel::kNotice,
                     "the backing device has grown from %llu to %llu bytes: all of it is used",
                     static_cast<unsigned long long>(identity.value()->backing_bytes),
@@ -195,9 +196,10 @@ Status Cache::check_identity() {
     return {};
   }
   if (!options_.force)
-    return make_error(same.error().code,
-                      "%s; force=1 to attach all the same (what it holds then goes to this disk)",
-                      same.error().text.c_str());
+    return make_error(
+        same.error().code, "%s; %s", same.error().text.c_str(),
+        grown ? "if it is the same one, and has grown: pcachectl identity set"
+              : "force=1 to attach all the same (what it holds then goes to this disk)");
   messages_.print(LogLevel::kWarning, "%s: attached all the same (force)",
                   same.error().text.c_str());
   return to_write();

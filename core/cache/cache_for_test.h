@@ -20,7 +20,7 @@ class CacheTest : public ::testing::Test {
   Result<std::unique_ptr<Cache>> try_attach() {
     options_.log = lines_.log();
     auto backing = std::make_unique<MemoryDevice>(logical_bytes_);
-    backing->set_identity(backing_);
+    backing->set_identity(backing_, unique_backing_);
     device_ = backing.get();
     auto executor = std::make_unique<SteppedExecutor>();
     executor_ = executor.get();
@@ -90,6 +90,7 @@ class CacheTest : public ::testing::Test {
   MemoryPmem memory_{media::kMinDeviceBytes};
   std::string backing_ = "disk serial=A";
   uint64_t logical_bytes_ = kLogicalBytes;
+  bool unique_backing_ = true;
   Options options_;
   LogLines lines_;
   MemoryDevice* device_ = nullptr;       // of the attached cache

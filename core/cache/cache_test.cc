@@ -288,6 +288,13 @@ TEST_F(CacheAttach, ABackingDeviceThatHasGrownIsTakenOnceWithANotice) {
   expect_refused(EXDEV, "had 134217728 bytes");
 }
 
+// Another file may have got the inode's number.
+TEST_F(CacheRefuses, ABackingDeviceThatHasGrownAndMayBeAnother) {
+  unique_backing_ = false;
+  logical_bytes_ = kLogicalBytes * 2;
+  expect_refused(EXDEV, "if it is the same one, and has grown: pcachectl identity set");
+}
+
 TEST_F(CacheRefuses, KeysPastASmallerBackingDeviceEvenWithForce) {
   attach();
   ASSERT_EQ(write(kLogicalBytes - 4096, 4096, 3), 0);

@@ -52,7 +52,7 @@ Status sync_cache(const std::string& path, const Pmem& pmem);
 Result<BackingReader> open_backing(const std::string& path, const std::string& cache);
 
 inline BackingIdentity identity_of(const BackingReader& backing) {
-  return {backing.identity().text, backing.size_bytes()};
+  return {backing.identity().text, backing.size_bytes(), backing.identity().unique};
 }
 
 // The image a command is about: CACHE, --backing, --ignore-identity, --json.

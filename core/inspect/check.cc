@@ -44,7 +44,7 @@ class Checker {
 
   void compare_with_backing() {
     if (!options_.backing || !out_.frame.identity || options_.ignore_identity) return;
-    if (has_grown(*out_.frame.identity, *options_.backing))
+    if (has_grown(*out_.frame.identity, *options_.backing) && options_.backing->unique)
       out_.findings.add(Severity::kNote, "backing-grown", "identity block at 0",
                         "the backing device had %llu bytes and has grown to %llu: the next attach "
                         "uses all of it",

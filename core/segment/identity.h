@@ -17,6 +17,7 @@ namespace pcache {
 struct BackingIdentity {
   std::string text;  // see DeviceIdentity
   uint64_t size_bytes = 0;
+  bool unique = true;  // likewise
 };
 
 // What the first 4 KiB hold. kOurs: an identity block, whole, damaged or never finished.
@@ -36,7 +37,8 @@ Status write_identity(Pmem& pmem, const media::Identity& identity);
 Status erase_identity(Pmem& pmem);
 // EXDEV, naming both, if the block is of another device or the device's size has changed.
 Status compare_identity(const media::Identity& identity, const BackingIdentity& backing);
-// Whether it is of that device, which has become larger. A cache goes on then: no key is past it.
+// Whether it is of that device, which has become larger: no key is past it. Of a device that is not
+// unique it may be another one, so its user must say that it is the same.
 bool has_grown(const media::Identity& identity, const BackingIdentity& backing);
 // The same one, of a device of another size.
 media::Identity with_size(const media::Identity& identity, uint64_t backing_bytes);

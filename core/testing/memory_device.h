@@ -39,7 +39,10 @@ class MemoryDevice : public BlockDevice {
   }
   Result<std::unique_ptr<BlockQueue>> open_queue(unsigned depth) override;
 
-  void set_identity(std::string text) { identity_.text = std::move(text); }
+  void set_identity(std::string text, bool unique = true) {
+    identity_.text = std::move(text);
+    identity_.unique = unique;
+  }
   // Changes the content without a request.
   void poke(uint64_t off, std::span<const std::byte> bytes);
   std::vector<std::byte> peek(uint64_t off, uint64_t len) const { return load(off, len); }

@@ -447,7 +447,8 @@ int main(int argc, char** argv) {
   auto* threads = add_common(app.add_subcommand("schedules", "many threads, then a crash"));
   threads->add_option("--first", one, "this seed alone");
   threads->callback([&] { schedules(common, one); });
-  auto* two = add_common(app.add_subcommand("sides", "a front and a backend, killed and restarted"));
+  auto* two =
+      add_common(app.add_subcommand("sides", "a front and a backend, killed and restarted"));
   two->add_option("--first", one, "this seed alone");
   two->callback([&] { sides(common, one); });
   std::string base, names;
