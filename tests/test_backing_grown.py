@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A backing device that has grown: what is attached goes on with what it has, the next attach uses all of it. A file must
-be named again first, since another one may have got its inode's number. That a disk need not: CacheAttach."""
+"""A backing device that has grown: what is attached goes on with what it has, the next attach uses all of it. A file is to
+be named again first, since another one may have got its inode's number. A disk is not: CacheAttach."""
 
 import errno
 import os
 
 import pytest
 
-from ctl import FAILED, Ctl
+from ctl import FAILED, UNTRUSTED, Ctl
 from measure.libpcache import FUA, MIB, PcacheError
 from support import PAGE, SECTOR, peek, read_all, stamp
 
@@ -81,6 +81,9 @@ def test_while_attached_requests_past_the_old_end_are_refused(dirty):
         cache.drain()
     assert peek(dirty.backing_path, MIB, MIB) == stamp(MIB, MIB, 3)
     assert peek(dirty.backing_path, OLD, 24 * MIB) == bytes(24 * MIB)
+    told = Ctl().run("check", dirty.cache_path, "--backing", dirty.backing_path, code=UNTRUSTED).stdout
+    assert "if it is the same one, and has grown: pcachectl identity set" in told
+    name_again(dirty)
 
 
 def test_another_file_that_is_larger_is_still_another(dirty, disk):

@@ -44,7 +44,8 @@ class Checker {
 
   void compare_with_backing() {
     if (!options_.backing || !out_.frame.identity || options_.ignore_identity) return;
-    if (has_grown(*out_.frame.identity, *options_.backing) && options_.backing->unique)
+    const bool grown = has_grown(*out_.frame.identity, *options_.backing);
+    if (grown && options_.backing->unique)
       out_.findings.add(Severity::kNote, "backing-grown", "identity block at 0",
                         "the backing device had %llu bytes and has grown to %llu: the next attach "
                         "uses all of it",
@@ -52,12 +53,13 @@ class Checker {
                         static_cast<unsigned long long>(options_.backing->size_bytes));
     else if (!compare_identity(*out_.frame.identity, *options_.backing))
       out_.findings.add(Severity::kLost, "other-backing", "identity block at 0",
-                        "names backing device \"%s\" of %llu bytes, this one is \"%s\" of %llu: "
-                        "give the right one, or --ignore-identity if this is a copy of it",
+                        "names backing device \"%s\" of %llu bytes, this one is \"%s\" of %llu: %s",
                         out_.frame.identity->backing,
                         static_cast<unsigned long long>(out_.frame.identity->backing_bytes),
                         options_.backing->text.c_str(),
-                        static_cast<unsigned long long>(options_.backing->size_bytes));
+                        static_cast<unsigned long long>(options_.backing->size_bytes),
+                        grown ? "if it is the same one, and has grown: pcachectl identity set"
+                              : "give the right one, or --ignore-identity if this is a copy of it");
   }
 
   // As attach does it, but without the identity check, which is done above.
