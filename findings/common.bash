@@ -8,7 +8,7 @@
 #   compiled SOURCE [ARGUMENTS]     builds $work/program with the machine's C++ compiler
 #   judge EXPECTED KNOWN SEEN       prints all; exit status 1 when SEEN is not KNOWN any more
 #
-# Nothing is installed and root is not needed. Needs amd64 and the package lists of Debian 12.
+# Nothing is installed; what needs root says so. Needs amd64 and the package lists of Debian 12.
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
