@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A backing device that has grown: what is attached goes on with what it has, the next attach uses all of it. A file
-must be named again first, since another one may have got its inode's number. A disk need not: CacheAttach."""
+must be named again first, since another one may have got its inode's number. Few disks need not: DiskIdentityTest."""
 
 import errno
 import os

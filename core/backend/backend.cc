@@ -106,7 +106,11 @@ Status Backend::load() try {
                       "the cache does not say which disk it belongs to: pcachectl identity set "
                       "does, if it is this one");
   const BackingIdentity found{disk_->identity().text, disk_->size_bytes()};
-  if (auto same = compare_identity(*identity.value(), found); !same) return same;
+  if (auto same = compare_identity(*identity.value(), found); !same)
+    return make_error(same.error().code, "%s%s", same.error().text.c_str(),
+                      has_grown(*identity.value(), found)
+                          ? "; if it is the same one, and has grown: pcachectl identity set"
+                          : "");
   auto frame = load_frame(*pmem_, options_.log);
   if (!frame) return frame.error();
   frame_ = frame.take();

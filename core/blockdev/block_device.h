@@ -92,8 +92,9 @@ enum class IoMode { kAuto, kUring, kThreads };
 struct DeviceIdentity {
   std::string text;    // e.g. "file fsid=... ino=..." or "disk serial=..."; never empty
   bool stable = true;  // false: after a reboot it may differ, or be another device's
-  // False: when it is gone another one may get the same, as a new file gets an inode's number.
-  bool unique = true;
+  // True: no other device will ever have it. Not so of a file's inode, a partition's start, a
+  // serial number that somebody chose, or an address.
+  bool unique = false;
 };
 
 struct BlockDeviceOptions {

@@ -7,10 +7,13 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cctype>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <initializer_list>
+#include <string_view>
 
 #include "blockdev/unique_fd.h"
 
@@ -72,6 +75,18 @@ constexpr Attribute kDiskAttributes[] = {
     {"/loop/backing_file", "loop"},
 };
 
+// Whether nobody has chosen it, and nobody gives it again. A serial number may be any text, and so
+// may a wwid that is made of one ("t10.", "nvme."); device-mapper's other names are their users'.
+bool is_unique(std::string_view key, std::string_view value) {
+  const auto begins_with = [value](std::initializer_list<std::string_view> prefixes) {
+    return std::any_of(prefixes.begin(), prefixes.end(),
+                       [value](std::string_view prefix) { return value.starts_with(prefix); });
+  };
+  if (key == "wwid") return begins_with({"naa.", "eui.", "uuid."});
+  if (key == "dm") return begins_with({"LVM-", "CRYPT-LUKS"});
+  return key == "md";
+}
+
 }  // namespace
 
 DeviceIdentity file_identity(int fd, ino_t inode) {
@@ -94,7 +109,6 @@ DeviceIdentity file_identity(int fd, ino_t inode) {
     identity.stable = fsid_from_uuid;
   }
   identity.text = "file " + id + " ino=" + std::to_string(inode);
-  identity.unique = false;
   return identity;
 }
 
@@ -118,13 +132,13 @@ DeviceIdentity disk_identity(const std::string& sysfs_dev_block, unsigned major,
     const std::string value = read_attribute(disk + attribute.file);
     if (value.empty()) continue;
     DeviceIdentity identity{std::string("disk ") + attribute.key + "=" + value};
-    identity.unique = std::string_view(attribute.key) != "loop";  // which is a file's path
+    identity.unique = !partition && is_unique(attribute.key, value);
     const std::string loop_offset = read_attribute(disk + "/loop/offset");
     if (!loop_offset.empty() && loop_offset != "0") identity.text += " offset=" + loop_offset;
     if (partition) identity.text += " start=" + read_attribute(node + "/start");
     return identity;
   }
-  return DeviceIdentity{"disk maj:min=" + number, false, false};
+  return DeviceIdentity{"disk maj:min=" + number, false};
 }
 
 }  // namespace pcache

@@ -55,6 +55,31 @@ TEST_F(DiskIdentityTest, PartitionIsItsDiskAndStart) {
   EXPECT_EQ(identity(1).text, "disk wwid=eui.0025 start=2048");
 }
 
+// Another disk, larger and of the same name, must not be taken for one that has grown.
+TEST_F(DiskIdentityTest, OfAFewNoOtherWillEverBe) {
+  const std::pair<const char*, const char*> unique[] = {
+      {"wwid", "naa.5002538d4"}, {"wwid", "eui.0025"},         {"device/wwid", "uuid.6f"},
+      {"dm/uuid", "LVM-aBcD"},   {"dm/uuid", "CRYPT-LUKS2-1"}, {"md/uuid", "1:2:3:4"},
+  };
+  const std::pair<const char*, const char*> chosen[] = {
+      {"wwid", "t10.ATA_QEMU"},     {"wwid", "nvme.1b36-646973"}, {"serial", "S123"},
+      {"device/serial", "disk1"},   {"dm/uuid", "mpath-3600"},    {"dm/uuid", "part1-LVM-a"},
+      {"dm/uuid", "CRYPT-PLAIN-x"}, {"loop/backing_file", "/a"},
+  };
+  for (const auto& [attribute, value] : unique) {
+    put(std::string("sda/") + attribute, value);
+    EXPECT_TRUE(identity(0).unique) << identity(0).text;
+    EXPECT_FALSE(identity(1).unique) << "a partition: " << identity(1).text;
+    fs::remove(root_ / "devices/sda" / attribute);
+  }
+  for (const auto& [attribute, value] : chosen) {
+    put(std::string("sda/") + attribute, value);
+    EXPECT_FALSE(identity(0).unique) << identity(0).text;
+    fs::remove(root_ / "devices/sda" / attribute);
+  }
+  EXPECT_FALSE(identity(0).unique) << identity(0).text;
+}
+
 TEST_F(DiskIdentityTest, MakesHolesAsItsQueueSays) {
   const auto makes_holes = [this](unsigned minor) {
     return disk_makes_holes(root_ / "dev", 8, minor);

@@ -141,7 +141,7 @@ Status Cache::check_front() const {
   if (identity.value()->backing_bytes == served) return {};
   return make_error(EXDEV,
                     "the cache belongs to a backing device of %llu bytes, the server's has %llu: "
-                    "name the server of that one",
+                    "name the server of that one, or if it has grown attach once with role=both",
                     static_cast<unsigned long long>(identity.value()->backing_bytes),
                     static_cast<unsigned long long>(served));
 }

@@ -48,7 +48,7 @@ class Checker {
     if (grown && options_.backing->unique)
       out_.findings.add(Severity::kNote, "backing-grown", "identity block at 0",
                         "the backing device had %llu bytes and has grown to %llu: the next attach "
-                        "uses all of it",
+                        "with role=both uses all of it",
                         static_cast<unsigned long long>(out_.frame.identity->backing_bytes),
                         static_cast<unsigned long long>(options_.backing->size_bytes));
     else if (!compare_identity(*out_.frame.identity, *options_.backing))

@@ -31,7 +31,7 @@ class ImageTest : public ::testing::Test {
   }
   CheckReport check(uint64_t device_bytes = kLogicalBytes) {
     CheckOptions options;
-    if (device_bytes > 0) options.backing = BackingIdentity{"test", device_bytes};
+    if (device_bytes > 0) options.backing = BackingIdentity{"test", device_bytes, true};
     image_.memory().forbid_stores();
     CheckReport report = check_image(image_.pmem(), options);
     image_.memory().allow_stores();

@@ -387,7 +387,9 @@ Status Pmem::make_ready(bool extend) {
        {&Mapping::extend, &Mapping::allow_stores, &Mapping::allocate_holes, &Mapping::make_pages})
     if (Status status = (mapping_.get()->*step)(); !status) return status.error();
   if (!base_) mapping_->warn_if_emulated();
-  PCACHE_CHECK(bad_pages_->count() == 0);  // a new mapping would forget them
+  if (const uint64_t bad = bad_pages_->count(); bad > 0)  // which a new mapping would forget
+    return make_error(EIO, "%s: media error: %llu pages went bad while it was looked at", path(),
+                      static_cast<unsigned long long>(bad));
   if (base_ != mapping_->base() || size_ != mapping_->size())
     bad_pages_ = std::make_unique<BadPages>(mapping_->base(), mapping_->size());
   base_ = mapping_->base();

@@ -34,21 +34,25 @@ class Changes {
  public:
   static constexpr size_t kMostParts = 16;
   static constexpr size_t kFull = 8192;
+  static constexpr uint64_t kFullBytes = 1 << 30;
 
   void clear() {
     for (auto& part : parts_) part.clear();
-    size_ = 0;
+    size_ = bytes_ = 0;
   }
   void add(size_t part, const Change& change) {
     parts_[part].push_back(change);
     size_++;
+    bytes_ += change.extent.len;
   }
-  size_t size() const { return size_; }
+  // Also by what they map: an image may have keys that map far more than the cache holds.
+  bool full() const { return size_ >= kFull || bytes_ >= kFullBytes; }
   std::span<const Change> part(size_t i) const { return parts_[i]; }
 
  private:
   std::array<std::vector<Change>, kMostParts> parts_;
   size_t size_ = 0;
+  uint64_t bytes_ = 0;
 };
 
 // The index's half of the work: changes it part by part, by all threads of a crew, while the
@@ -66,7 +70,7 @@ class IndexChanges {
   void insert(const Extent& extent, const Location& location, CachePos kset, uint32_t key) {
     next_->add(part_of(extent), {extent, location, false, key, kset});
   }
-  bool full() const { return next_->size() >= Changes::kFull; }
+  bool full() const { return next_->full(); }
 
   // Begins to make the changes that were added, behind those before.
   Status go_on() {

@@ -17,7 +17,7 @@ namespace pcache {
 struct BackingIdentity {
   std::string text;  // see DeviceIdentity
   uint64_t size_bytes = 0;
-  bool unique = true;  // likewise
+  bool unique = false;  // likewise
 };
 
 // What the first 4 KiB hold. kOurs: an identity block, whole, damaged or never finished.

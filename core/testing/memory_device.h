@@ -116,7 +116,7 @@ class MemoryDevice : public BlockDevice {
 
   const uint64_t size_;
   const uint32_t block_bytes_;
-  DeviceIdentity identity_{"memory device", true};
+  DeviceIdentity identity_{"memory device", true, true};
   std::byte* const
       changes_;  // content XOR pattern(): zeros, which take no memory, where nothing was written
   mutable std::mutex mu_;
