@@ -289,6 +289,34 @@ def test_a_signal_ends_it_while_its_disk_is_away(cache_file, tmp_path, disk):
         reads.kill()
 
 
+def test_a_signal_that_is_ignored_does_not_end_it(sides):
+    """As SIGHUP is by nohup, and SIGINT of a job in a shell's background."""
+    ignored = [signal.SIGINT, signal.SIGHUP]
+    before = [signal.signal(number, signal.SIG_IGN) for number in ignored]
+    try:
+        sides.start_backend()
+    finally:
+        for number, action in zip(ignored, before):
+            signal.signal(number, action)
+    for number in ignored:
+        sides.backend.send_signal(number)
+    with sides.front() as cache:
+        for part in range(3):
+            cache.write(part * MIB, stamp(part * MIB, MIB, 1))
+            cache.flush()
+            wait_until(lambda: cache.status["dirty"]["live_bytes"] == 0)
+    assert sides.backend.poll() is None
+    sides.stop_backend()
+
+
+def test_a_signal_that_is_not_ignored_ends_it(sides):
+    sides.start_backend()
+    sides.backend.send_signal(signal.SIGINT)
+    said = sides.backend.communicate(timeout=60)
+    assert sides.backend.returncode == 0, said
+    sides.backend = None
+
+
 ROUNDS = int(os.environ.get("PCACHE_TWO_SIDES_ROUNDS", "12"))
 
 

@@ -27,15 +27,16 @@ constexpr milliseconds kShortestPause{1}, kLongestPause{16};
 constexpr milliseconds kFirstBackoff{100}, kLongestBackoff{10000};
 
 // Whether SIGINT or SIGTERM has come. They are blocked, and a thread waits for them, which ends
-// with the process.
+// with the process. Not the one that is ignored, as a shell has SIGINT of a job in the background:
+// a signal that is blocked comes all the same.
 class Ending {
  public:
   // Before any other thread begins, which would take them.
   Ending() {
     sigset_t signals;
     sigemptyset(&signals);
-    sigaddset(&signals, SIGINT);
-    sigaddset(&signals, SIGTERM);
+    for (const int number : {SIGINT, SIGTERM})
+      if (!is_ignored(number)) sigaddset(&signals, number);
     pthread_sigmask(SIG_BLOCK, &signals, nullptr);
     std::thread([this, signals] {
       int number = 0;
@@ -61,6 +62,11 @@ class Ending {
   }
 
  private:
+  static bool is_ignored(int number) {
+    struct sigaction action = {};
+    return sigaction(number, nullptr, &action) == 0 && action.sa_handler == SIG_IGN;
+  }
+
   std::mutex mu_;
   std::condition_variable changed_;
   Backend* backend_ = nullptr;
