@@ -162,8 +162,10 @@ static int take_option(const struct thread_data* td, uint32_t index,
   else
     text = info->fio_initial;
   if (!*text) return 0;
-  if (!strcmp(info->name, "cache_path") && !(text = meant_name(td, &eo->given[index])))
+  if (!strcmp(info->name, "cache_path") && !(text = meant_name(td, &eo->given[index]))) {
+    message("job %s: %s=: no memory for the name", td->o.name, info->fio);
     return ENOMEM;
+  }
   if (info->type == PCACHE_OPTION_TEXT && check_path(td, info->fio, text)) return EINVAL;
   /* 0 is a choice, "the file as it is", and no size. */
   if (info->type == PCACHE_OPTION_SIZE && strcmp(text, "0")) {

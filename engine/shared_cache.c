@@ -403,7 +403,10 @@ int shared_cache_get(const struct cache_wishes* wishes, struct thread_data* td,
   char* path =
       wishes->stats_file ? name_of_job(wishes->stats_file, wishes->job, wishes->job_number) : NULL;
 
-  if (wishes->stats_file && !path) return ENOMEM;
+  if (wishes->stats_file && !path) {
+    message("job %s: stats_file=: no memory for the name", wishes->job);
+    return ENOMEM;
+  }
   pthread_mutex_lock(&lock);
   ret = get_locked(wishes, td, &path, out);
   pthread_mutex_unlock(&lock);
