@@ -3,11 +3,12 @@
 
 import os
 import re
+import shutil
 import subprocess
 
 import pytest
 
-from measure.libpcache import BUILD, ROOT
+from measure.libpcache import BUILD, MIB, ROOT
 
 UBLK = BUILD / "bin/pcache-ublk"
 CONTROL = "/dev/ublk-control"
@@ -33,8 +34,17 @@ def refused(done):
     (["--queues", "0"], "--queues: 0: a number from 1 to 4096 is expected"),
     (["--depth", "4097"], "--depth: 4097: a number from 1 to 4096 is expected"),
     (["--depth", "8x"], "--depth: 8x: a number from 1 to 4096 is expected"),
-    (["--id", ""], "--id: : a number from 0 to 2147483647 is expected"),
-    (["--delete", "-1"], "--delete: -1: a number from 0 to 2147483647 is expected"),
+    (["--id", ""], "--id: : a number from 0 to 1048575 is expected"),
+    (["--id", "1048576"], "--id: 1048576: a number from 0 to 1048575 is expected"),
+    (["--recover", "1048576"], "--recover: 1048576: a number from 0 to 1048575 is expected"),
+    (["--delete", "1048576"], "--delete: 1048576: a number from 0 to 1048575 is expected"),
+    (["--delete", "-1"], "--delete: -1: a number from 0 to 1048575 is expected"),
+    (["-x"], "-x: there is no such option; see pcache-ublk --help"),
+    (["--queues", "2", "-xy"], "-x: there is no such option; see pcache-ublk --help"),
+    (["--recoverable=1"], "--recoverable=1: it takes no value; see pcache-ublk --help"),
+    (["cache_dev=", "backing=/d"], "cache_dev= is missing: pcache-ublk cache_dev=PMEM backing=DISK"),
+    (["cache_dev=/p", "backing="], "backing= is missing: pcache-ublk cache_dev=PMEM backing=DISK"),
+    (["cache_dev=", "backing="], "cache_dev= is missing: pcache-ublk cache_dev=PMEM backing=DISK"),
     (["/p", "/d"], "/p: KEY=VALUE is expected; see pcache-ublk --help"),
     (["dirt=1"], "dirt=1: there is no such option; see pcache-ublk --help"),
     (["backing_path=/d"], "backing_path=/d: there is no such option; see pcache-ublk --help"),
@@ -63,6 +73,32 @@ def test_delete_without_ublk_is_one_line():
     assert "the kernel has no ublk_drv" in refused(run("--delete", 0))
 
 
+# A file of a tmpfs in place of the driver: it takes no command. Another /dev, of this process alone.
+OTHER_DRIVER = """
+mount -t tmpfs tmpfs /mnt && touch /mnt/null /mnt/ublk-control && mkdir /mnt/shm &&
+  mount --bind /dev/null /mnt/null && mount --rbind /dev/shm /mnt/shm && mount --move /mnt /dev && exec "$@"
+"""
+
+
+def can_unshare():
+    return subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not can_unshare(), reason="a private mount namespace takes root")
+@pytest.mark.parametrize("blank", [True, False], ids=["a blank cache", "no cache"])
+def test_what_the_driver_refuses_leaves_the_cache_as_it_is(shm, backing, blank):
+    cache = shm / "new"
+    if blank:
+        cache.touch()
+        os.truncate(cache, 512 * MIB)
+    done = subprocess.run(
+        ["unshare", "--mount", "--propagation", "private", "sh", "-c", OTHER_DRIVER, "sh", UBLK, f"cache_dev={cache}",
+         f"backing={backing}", "emulate_pmem=1", "cache_size=512m"],
+        capture_output=True, text=True, check=False, timeout=60)
+    assert refused(done).startswith("the kernel's ublk_drv takes no ADD_DEV of this kind: ")
+    assert cache.stat().st_blocks == 0 if blank else not cache.exists()
+
+
 def test_help_has_each_key_and_option():
     done = run("--help")
     assert done.returncode == 0 and done.stderr == ""
@@ -78,10 +114,32 @@ def test_help_has_each_key_and_option():
 def test_each_test_of_the_machine_is_run_by_default():
     text = (ROOT / "tests/ublk_vm.sh").read_text()
     defined = re.findall(r"^test_(\w+)\(\)", text, re.MULTILINE)
-    listed = re.search(r"UBLK_VM_TESTS:-([\w ]+)\}", text)[1].split()
-    assert defined == listed
+    listed = re.search(r'^all="([\w\s]+)"$', text, re.MULTILINE)[1].split()
+    assert defined == listed and "${UBLK_VM_TESTS:-$all}" in text
 
 
 def test_the_script_names_a_test_that_is_not_there():
     done = subprocess.run([ROOT / "scripts/ublk-vm", "fua", "nothing"], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.startswith("ublk-vm: nothing: no such test; there are: refusals ")
+
+
+@pytest.mark.parametrize("apt_get, line", [
+    ("exit 0", "ublk-vm: takes the kernel from Debian's archive, and this machine's apt names none"),
+    ("case $* in indextargets*) echo http://archive;; *update) echo E: no update; exit 100;; *) echo went on;; esac",
+     "ublk-vm: no kernel of Debian none-such: {}/build-ublk-vm/kernel.log: E: no update"),
+], ids=["no archive", "no update"])
+def test_the_script_says_why_there_is_no_kernel(disk, apt_get, line):
+    """In a copy of the tree, with other programs in place of those that it would install."""
+    for path in ("scripts", "tests/ublk_vm.sh"):
+        (disk / path).parent.mkdir(exist_ok=True)
+        (shutil.copytree if (ROOT / path).is_dir() else shutil.copy)(ROOT / path, disk / path)
+    programs = disk / "programs"
+    programs.mkdir()
+    for name in ("apt-get", "qemu-system-x86_64", "busybox", "xz"):
+        (programs / name).write_text(f"#!/bin/sh\n{apt_get if name == 'apt-get' else 'exit 1'}\n")
+        (programs / name).chmod(0o755)
+    environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "PCACHE_UBLK_VM_KERNEL": "none-such",
+                                "PCACHE_UBLK_VM_BUILD": str(BUILD)}
+    done = subprocess.run([disk / "scripts/ublk-vm"], capture_output=True, text=True, check=False, timeout=60,
+                          env=environment)
+    assert done.returncode == 1 and done.stderr.splitlines() == [line.format(disk)], done

@@ -10,6 +10,7 @@ ctl=/opt/pcache/bin/pcachectl
 disk=/dev/ublkb0
 passed=0
 run=0
+pid='' fio='' writer='' preload='' # what clean_up() ends
 
 # Not busybox's own, which its shell would take.
 dd() { /usr/bin/dd "$@"; }
@@ -40,14 +41,22 @@ no() { # WHY
 }
 note() { echo ": $*" >/tmp/note; }
 
-# Whatever a test has left.
+# Whatever a test has left. What waits for a device that has no server ends when the device is deleted; so umount waits for
+# none, either.
 clean_up() {
-  umount /mnt 2>/dev/null
-  [ -z "$pid" ] || kill -9 "$pid" 2>/dev/null
-  wait "$pid" 2>/dev/null
-  pid=
+  for left in $fio $writer $pid; do kill -9 "$left" 2>/dev/null; done
   [ ! -e /dev/ublkc0 ] || $server --delete 0 2>/dev/null
-  rm -f /pm/*
+  for left in $fio $writer $pid; do wait "$left" 2>/dev/null; done
+  pid='' fio='' writer='' preload=''
+  for _ in $(seq 100); do # what the writer had started ends now
+    grep -q ' /mnt ' /proc/mounts || break
+    umount /mnt 2>/dev/null || usleep 50000
+  done
+  for _ in $(seq 100); do # and with the last that had it open the device goes
+    [ -e /dev/ublkc0 ] || break
+    usleep 50000
+  done
+  rm -f /pm/* /tmp/queue_fails /tmp/queue_hangs
 }
 
 new_devices() { # BYTES of the backing device
@@ -57,8 +66,8 @@ new_devices() { # BYTES of the backing device
 
 # Starts the server, and waits until it serves or has ended.
 serve() { # [OPTION...]
-  $server cache_dev=/pm/cache cache_size=512m emulate_pmem=1 backing=/pm/backing flush_delay_ms=60000 persist=flushcache "$@" \
-    >/tmp/server.out 2>/tmp/server.log &
+  LD_PRELOAD=$preload $server cache_dev=/pm/cache cache_size=512m emulate_pmem=1 backing=/pm/backing flush_delay_ms=60000 \
+    persist=flushcache "$@" >/tmp/server.out 2>/tmp/server.log &
   pid=$!
   for _ in $(seq 600); do
     grep -q 'is ready' /tmp/server.out && return 0
@@ -120,6 +129,15 @@ zeros() { # BLOCKS OFFSET in blocks of 4 KiB
   reads_as /tmp/zeros "$2"
 }
 
+# A line of the server's, which may be on its way.
+has_said() { # WORDS
+  for _ in $(seq 600); do
+    grep -q "$1" /tmp/server.log && return 0
+    usleep 50000
+  done
+  no "it does not say: $1"
+}
+
 # ---- Tests ----
 
 test_refusals() {
@@ -132,12 +150,17 @@ test_refusals() {
   [ $? = 3 ] && grep -q 'there is no such device' /tmp/line || no "--delete 7: $(cat /tmp/line)" || return 1
   serve || return 1
   first=$pid
-  # Another cache, so that it is the device that is refused.
+  # Another cache, so that it is the device that is refused: one that is not there, and one that is blank.
   truncate -s 64M /pm/other
-  $server cache_dev=/pm/cache2 cache_size=512m emulate_pmem=1 backing=/pm/other --id 0 2>/tmp/line
-  [ $? = 3 ] && grep -q '/dev/ublkc0 is there already' /tmp/line || no "--id 0: $(cat /tmp/line)" || return 1
+  truncate -s 512M /pm/blank
+  for cache in cache2 blank; do
+    $server cache_dev=/pm/$cache cache_size=512m emulate_pmem=1 backing=/pm/other --id 0 2>/tmp/line
+    [ $? = 3 ] && grep -q '/dev/ublkc0 is there already' /tmp/line || no "--id 0: $(cat /tmp/line)" || return 1
+  done
+  [ ! -e /pm/cache2 ] || no "--id 0 was refused, and has made the cache" || return 1
+  [ "$(stat -c %b /pm/blank)" = 0 ] || no "--id 0 was refused, and has formatted the cache" || return 1
   $server cache_dev=/pm/cache emulate_pmem=1 backing=/pm/backing 2>/tmp/line
-  [ $? = 3 ] && [ ! -e /dev/ublkc1 ] || no "one cache twice: $(cat /tmp/line)" || return 1
+  [ $? = 3 ] && [ "$(wc -l </tmp/line)" = 1 ] && [ ! -e /dev/ublkc1 ] || no "one cache twice: $(cat /tmp/line)" || return 1
   $server --recover 0 cache_dev=/pm/cache emulate_pmem=1 backing=/pm/backing 2>/tmp/line
   [ $? = 3 ] && grep -q 'without --recoverable' /tmp/line || no "--recover 0: $(cat /tmp/line)" || return 1
   kill -0 $first || no "the first server has ended" || return 1
@@ -152,6 +175,9 @@ test_limits() {
   [ "$(cat /sys/block/ublkb0/size)" = 131072 ] || no "size" || return 1
   [ "$(cat /sys/block/ublkb0/queue/discard_max_bytes)" -gt 4000000000 ] || no "no discard" || return 1
   [ "$(cat /sys/block/ublkb0/queue/write_zeroes_max_bytes)" -gt 4000000000 ] || no "no write zeroes" || return 1
+  for name in discard_max_bytes write_zeroes_max_bytes; do
+    [ $(($(cat /sys/block/ublkb0/queue/$name) % 4096)) = 0 ] || no "$name is no multiple of 4096" || return 1
+  done
   [ "$(ls /sys/block/ublkb0/mq | wc -l)" = 2 ] || no "not two queues" || return 1
   end_server || return 1
   serve readonly=1 || no "readonly=1: $(cat /tmp/why)" || return 1
@@ -303,6 +329,7 @@ test_killed() {
     sleep $((round + 2))
     kill_server
     wait $writer
+    writer=
     umount /mnt || no "umount of a disk that is gone" || return 1
     serve_again --queues 2 || return 1
     mount -t ext4 $disk /mnt || no "mount after SIGKILL" || return 1
@@ -323,7 +350,7 @@ test_recovered() {
   serve --queues 2 --recoverable || return 1
   noise 64 /tmp/noise
   dd if=/tmp/noise of=$disk bs=4k seek=30000 oflag=direct 2>/dev/null || no write || return 1 # no flush, no FUA
-  kill_server
+  kill -9 $pid # and nobody has waited for its end: it is there yet, and a zombie then
   $server --recover 0 cache_dev=/pm/cache emulate_pmem=1 backing=/pm/cache 2>/tmp/line
   [ $? = 3 ] && grep -q 'another cache_dev or backing' /tmp/line || no "another: $(cat /tmp/line)" || return 1
   $server --recover 0 cache_dev=/pm/cache emulate_pmem=1 backing=/pm/backing readonly=1 2>/tmp/line
@@ -341,8 +368,12 @@ test_recovered() {
   fio=$!
   for round in 1 2 3; do
     sleep 2
-    kill_server
-    sleep 1
+    kill -9 $pid
+    # In the first round the next one is there before the kernel has ended the last.
+    [ $round = 1 ] || {
+      wait $pid 2>/dev/null
+      sleep 1
+    }
     echo 3 >/proc/sys/vm/drop_caches &
     serve --recover 0 || return 1
   done
@@ -353,8 +384,74 @@ test_recovered() {
   echo 3 >/proc/sys/vm/drop_caches
   (cd /mnt && sha256sum -c /tmp/sums) || no "a file has changed" || return 1
   umount /mnt && e2fsck -fn $disk || no "e2fsck: $?" || return 1
+  fio=
   note "4 recoveries, 3 of them under fio's verify"
   end_server
+}
+
+test_recovered_mutely() { # its line has no reader: it serves all the same
+  new_devices 64M
+  serve --recoverable || return 1
+  noise 8 /tmp/noise
+  dd if=/tmp/noise of=$disk bs=4k seek=100 oflag=direct 2>/dev/null || no write || return 1
+  kill_server
+  $server --recover 0 cache_dev=/pm/cache emulate_pmem=1 backing=/pm/backing >/dev/full 2>/tmp/server.log &
+  pid=$!
+  has_said 'standard output: ' || return 1
+  reads_as /tmp/noise 100 || no "recovered, and gone" || return 1
+  kill -0 $pid || no "the server has ended" || return 1
+  end_server
+}
+
+test_failed_queue() { # one of two: what is recoverable waits for the next server, what is not ends
+  new_devices 64M
+  noise 8 /tmp/noise
+  preload=/sick_queue.so
+  serve --queues 2 --recoverable || return 1
+  dd if=/tmp/noise of=$disk bs=4k seek=100 oflag=direct 2>/dev/null || no write || return 1
+  : >/tmp/queue_fails
+  dd if=$disk of=/tmp/found bs=4k skip=5000 count=8 iflag=direct 2>/dev/null & # misses, which are reaped
+  reader=$!
+  wait $pid
+  code=$?
+  pid=
+  [ $code = 3 ] && has_said 'waits for --recover 0' || no "it has ended with $code: $(cat /tmp/server.log)" || return 1
+  kill -0 $reader || no "the request has not waited" || return 1
+  rm /tmp/queue_fails
+  preload=
+  serve --recover 0 || return 1
+  wait $reader || no "the request that has waited has failed" || return 1
+  cmp -n 32768 /dev/zero /tmp/found || no "what has waited reads otherwise" || return 1
+  reads_as /tmp/noise 100 || no "acknowledged, recovered, and gone" || return 1
+  preload=/sick_queue.so
+  end_server && serve --queues 2 || return 1
+  : >/tmp/queue_fails
+  ! dd if=$disk of=/tmp/found bs=4k skip=6000 count=8 iflag=direct 2>/dev/null ||
+    no "read by a queue that has failed" || return 1
+  wait $pid
+  code=$?
+  pid=
+  [ $code = 3 ] && [ ! -e /dev/ublkc0 ] || no "without --recoverable it has ended with $code, or left the device"
+}
+
+test_ignored() { # by nohup, and in the background of a shell: the server goes on
+  new_devices 64M
+  trap '' HUP INT
+  serve || return 1
+  trap - HUP INT
+  kill -HUP $pid && kill -INT $pid
+  blocked=$(sed -n 's/^SigBlk:.*\(.\)$/\1/p' /proc/$pid/status)
+  [ $((0x$blocked & 3)) = 0 ] || no "SIGHUP or SIGINT is blocked, so it comes" || return 1
+  noise 8 /tmp/noise
+  dd if=/tmp/noise of=$disk bs=4k oflag=direct 2>/dev/null && reads_as /tmp/noise 0 || no "it does not serve" || return 1
+  kill -0 $pid && [ -e $disk ] || no "the server has ended" || return 1
+  end_server || return 1
+  serve || return 1
+  kill -HUP $pid
+  wait $pid
+  code=$?
+  pid=
+  [ $code = 0 ] || no "SIGHUP that is not ignored: it has ended with $code"
 }
 
 test_end_while_mounted() { # the kernel writes what the file system has, before the disk goes
@@ -378,6 +475,20 @@ test_end_while_mounted() { # the kernel writes what the file system has, before 
 test_deleted_beside() { # somebody else removes the device: the server ends
   new_devices 64M
   serve --queues 2 || return 1
+  exec 9<$disk
+  $server --delete 0 2>/tmp/line
+  [ $? = 3 ] && grep -q 'it is open, or requests of it wait' /tmp/line || no "open: $(cat /tmp/line)" || return 1
+  exec 9<&-
+  wait $pid
+  code=$?
+  pid=
+  [ $code = 0 ] || no "its disk was open: the server has ended with $code: $(tail -n 1 /tmp/server.log)" || return 1
+  for _ in $(seq 100); do
+    [ -e /dev/ublkc0 ] || break
+    usleep 50000
+  done
+  [ ! -e /dev/ublkc0 ] || no "nobody has the disk open, and the device is there" || return 1
+  serve --queues 2 || return 1
   $server --delete 0 || no "--delete: $?" || return 1
   wait $pid
   code=$?
@@ -385,10 +496,47 @@ test_deleted_beside() { # somebody else removes the device: the server ends
   [ $code = 0 ] || no "the server has ended with $code: $(tail -n 1 /tmp/server.log)"
 }
 
+test_deleted_while_it_waits() { # a request that does not end, and SIGKILL of its server
+  new_devices 64M
+  for kind in '' --recoverable; do
+    preload=/sick_queue.so
+    # shellcheck disable=SC2086 # none, or one
+    serve $kind || return 1
+    : >/tmp/queue_hangs
+    dd if=$disk of=/tmp/found bs=4k skip=5000 count=1 iflag=direct 2>/dev/null & # a miss, which is to be reaped
+    reader=$!
+    for _ in $(seq 600); do # [read] and [written] are in flight
+      grep -q '[1-9]' /sys/block/ublkb0/inflight && break
+      usleep 50000
+    done
+    $server --delete 0 2>/tmp/line &
+    deleter=$!
+    for _ in $(seq 600); do
+      [ -s /tmp/line ] && break
+      usleep 50000
+    done
+    grep -q 'or requests of it wait' /tmp/line || no "$kind --delete: $(cat /tmp/line)" || return 1
+    kill -0 $reader || no "$kind: the request has not waited" || return 1
+    kill_server
+    ! wait $reader || no "$kind: a request without a server has been served" || return 1
+    wait $deleter
+    code=$?
+    [ $code = 3 ] || no "$kind --delete: $code" || return 1
+    for _ in $(seq 100); do
+      [ -e /dev/ublkc0 ] || break
+      usleep 50000
+    done
+    [ ! -e /dev/ublkc0 ] || no "$kind: SIGKILL, and the device is there" || return 1
+    rm /tmp/queue_hangs
+  done
+}
+
 mkdir -p /mnt /pm /var/log
 mount -t tmpfs -o size=2500m tmpfs /pm
 chmod 1777 /pm
-for one in ${UBLK_VM_TESTS:-refusals limits ext4 trim fio unaligned flush fua unflushed killed recovered end_while_mounted deleted_beside}; do
+all="refusals limits ext4 trim fio unaligned flush fua unflushed killed recovered recovered_mutely failed_queue ignored
+end_while_mounted deleted_beside deleted_while_it_waits"
+for one in ${UBLK_VM_TESTS:-$all}; do
   judge "$one"
 done
 say "$passed of $run tests have passed"

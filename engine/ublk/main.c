@@ -9,11 +9,9 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <limits.h>
 #include <pcache.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,183 +20,29 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../keys.h"
+#include "arguments.h"
 #include "control.h"
+#include "fail.h"
 #include "serve.h"
 
 #ifndef PR_SET_IO_FLUSHER
 #define PR_SET_IO_FLUSHER 57
 #endif
 
-#define NAME "pcache-ublk"
-#define FAILED 3                /* the exit status */
 #define MAX_IO_BYTES (1u << 19) /* of a READ or WRITE; a buffer of each tag has as much */
 #define OLD_SERVER_SECONDS 10   /* a server that was killed gives up its device and its locks */
+#define KILLED_SECONDS 2        /* a process that was killed frees its memory before it is gone */
 #define CLOSE_SECONDS 5         /* who has the disk open closes it */
 #define QUEUE_ENDED SIGUSR1
 
-struct wish {
-  uint32_t queues, depth;
-  int64_t id;      /* -1: any */
-  int64_t recover; /* -1: no */
-  int64_t remove;  /* -1: no */
-  bool recoverable;
-};
-
 static struct pcache_options options;
 static struct control control;
-
-/* Says it, and returns the exit status. */
-__attribute__((format(printf, 1, 2))) static int fail(const char* format, ...) {
-  char line[600];
-  va_list arguments;
-
-  va_start(arguments, format);
-  vsnprintf(line, sizeof(line), format, arguments);
-  va_end(arguments);
-  fprintf(stderr, NAME ": %s\n", line);
-  return FAILED;
-}
 
 static void log_line(void* ctx, enum pcache_log_level level, const char* line) {
   static const char* const words[] = {"", "warning: ", "notice: "};
 
   (void)ctx;
   fprintf(stderr, NAME ": %s%s\n", words[level], line);
-}
-
-/* ---- The command line ---- */
-
-static const char usage[] =
-    "Usage: " NAME
-    " cache_dev=PMEM backing=DISK [KEY=VALUE]... [OPTIONS]\n"
-    "       " NAME
-    " --recover N cache_dev=PMEM backing=DISK [KEY=VALUE]...\n"
-    "       " NAME
-    " --delete N\n"
-    "Serves a cached block device as /dev/ublkbN until SIGTERM, SIGINT or SIGHUP.\n\n"
-    "Options:\n"
-    "  --queues N     threads, each with a queue of the device; default 1\n"
-    "  --depth D      requests in flight of each queue, 1 to 4096; default 128\n"
-    "  --id N         the device is /dev/ublkbN; default the first that is free\n"
-    "  --recoverable  the device outlives its server, and requests wait for the next one; each "
-    "write\n"
-    "                 is then durable when it completes\n"
-    "  --recover N    serve /dev/ublkbN, whose server was killed, again\n"
-    "  --delete N     remove /dev/ublkbN, whose server was killed\n"
-    "  --help         this\n"
-    "  --version      the version\n\n"
-    "Keys:\n";
-
-static int print_help(void) {
-  fputs(usage, stdout);
-  keys_print_help(stdout);
-  return fflush(stdout) ? FAILED : 0;
-}
-
-static bool number(const char* name, const char* text, long least, long most, int64_t* value) {
-  char* end;
-  long found;
-
-  errno = 0;
-  found = strtol(text, &end, 10);
-  if (errno || end == text || *end || found < least || found > most) {
-    fail("%s: %s: a number from %ld to %ld is expected", name, text, least, most);
-    return false;
-  }
-  *value = found;
-  return true;
-}
-
-/* Its text stays in argv. */
-static bool set_key(char* argument) {
-  struct pcache_option_info option;
-  struct pcache_error error = {0};
-  char* value = strchr(argument, '=');
-
-  if (!value) {
-    fail("%s: KEY=VALUE is expected; see " NAME " --help", argument);
-    return false;
-  }
-  *value++ = 0;
-  if (!key_find(argument, &option)) {
-    fail("%s=%s: there is no such option; see " NAME " --help", argument, value);
-    return false;
-  }
-  if (!pcache_options_set(&options, option.name, value, &error)) return true;
-  fail("%s", error.text);
-  return false;
-}
-
-enum { QUEUES = 256, DEPTH, ID, RECOVERABLE, RECOVER, DELETE, HELP, VERSION };
-
-static const struct option long_options[] = {{"queues", required_argument, NULL, QUEUES},
-                                             {"depth", required_argument, NULL, DEPTH},
-                                             {"id", required_argument, NULL, ID},
-                                             {"recoverable", no_argument, NULL, RECOVERABLE},
-                                             {"recover", required_argument, NULL, RECOVER},
-                                             {"delete", required_argument, NULL, DELETE},
-                                             {"help", no_argument, NULL, HELP},
-                                             {"version", no_argument, NULL, VERSION},
-                                             {0}};
-
-/* What only a new device takes. */
-static bool shape_given;
-
-static bool take_option(int c, struct wish* wish) {
-  int64_t value = 0;
-
-  switch (c) {
-    case QUEUES:
-      shape_given = true;
-      if (!number("--queues", optarg, 1, 4096, &value)) return false;
-      wish->queues = (uint32_t)value;
-      return true;
-    case DEPTH:
-      shape_given = true;
-      if (!number("--depth", optarg, 1, UBLK_MAX_QUEUE_DEPTH, &value)) return false;
-      wish->depth = (uint32_t)value;
-      return true;
-    case ID:
-      shape_given = true;
-      return number("--id", optarg, 0, INT_MAX, &wish->id);
-    case RECOVERABLE:
-      shape_given = wish->recoverable = true;
-      return true;
-    case RECOVER:
-      return number("--recover", optarg, 0, INT_MAX, &wish->recover);
-    case DELETE:
-      return number("--delete", optarg, 0, INT_MAX, &wish->remove);
-    default:
-      return false;
-  }
-}
-
-/* -1: go on; else the exit status. */
-static int parse(int argc, char** argv, struct wish* wish) {
-  int c;
-
-  opterr = 0;
-  while ((c = getopt_long(argc, argv, ":", long_options, NULL)) != -1) {
-    if (c == HELP) return print_help();
-    if (c == VERSION)
-      return printf(NAME " %s\n", pcache_version()) < 0 || fflush(stdout) ? FAILED : 0;
-    if (c == ':') return fail("%s: a value is missing; see " NAME " --help", argv[optind - 1]);
-    if (c == '?') return fail("%s: there is no such option; see " NAME " --help", argv[optind - 1]);
-    if (!take_option(c, wish)) return FAILED;
-  }
-  if (wish->remove >= 0 && (shape_given || wish->recover >= 0 || optind < argc))
-    return fail("--delete N takes nothing else");
-  if (wish->remove >= 0) return -1;
-  if (wish->recover >= 0 && shape_given)
-    return fail(
-        "--recover N takes no --queues, --depth, --id or --recoverable: the device has them");
-  for (; optind < argc; optind++)
-    if (!set_key(argv[optind])) return FAILED;
-  if (!options.cache_path || !options.backing_path)
-    return fail("%s is missing: " NAME " cache_dev=PMEM backing=DISK",
-                options.cache_path ? "backing=" : "cache_dev=");
-  return -1;
 }
 
 /* ---- What the device is ---- */
@@ -228,6 +72,8 @@ static uint8_t shift_of(uint32_t bytes) { return (uint8_t)__builtin_ctz(bytes); 
  */
 static struct ublk_params params_of(const struct pcache_info* info, uint32_t max_io_bytes) {
   uint32_t physical = info->block_size < 4096 ? 4096 : info->block_size;
+  /* Where the kernel splits a larger request, the next one begins with a whole block. */
+  uint32_t most = (UINT_MAX & ~(physical - 1)) >> 9;
   struct ublk_params params = {.types = UBLK_PARAM_TYPE_BASIC | UBLK_PARAM_TYPE_DISCARD};
 
   params.basic.attrs = UBLK_ATTR_VOLATILE_CACHE | UBLK_ATTR_FUA;
@@ -239,8 +85,8 @@ static struct ublk_params params_of(const struct pcache_info* info, uint32_t max
   params.basic.dev_sectors = info->logical_bytes >> 9;
   params.discard.discard_granularity = physical;
   if (!options.readonly) {
-    params.discard.max_discard_sectors = info->makes_holes ? UINT_MAX >> 9 : 0;
-    params.discard.max_write_zeroes_sectors = UINT_MAX >> 9;
+    params.discard.max_discard_sectors = info->makes_holes ? most : 0;
+    params.discard.max_write_zeroes_sectors = most;
   }
   params.discard.max_discard_segments = 1;
   return params;
@@ -289,12 +135,26 @@ static void pause_briefly(void) {
   nanosleep(&(struct timespec){.tv_nsec = 50 * 1000 * 1000}, NULL);
 }
 
-static bool is_alive(int pid) { return pid > 0 && (!kill(pid, 0) || errno == EPERM); }
+/* A zombie, whose parent has not waited for it, is dead. */
+static bool is_alive(int pid) {
+  char line[512] = "", path[32];
+  const char* behind_name;
+  FILE* file;
+
+  if (pid <= 0 || (kill(pid, 0) && errno != EPERM)) return false;
+  snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+  file = fopen(path, "re");
+  if (!file) return true; /* as far as kill() knows */
+  if (!fgets(line, sizeof(line), file)) line[0] = 0;
+  fclose(file);
+  behind_name = strrchr(line, ')');
+  return !behind_name || (strncmp(behind_name, ") Z", 3) && strncmp(behind_name, ") X", 3));
+}
 
 /* Of a device that is there: may it be recovered by this process? Waits for the end of a server
  * that is being killed. */
 static int look_at_device(uint32_t id, struct ublksrv_ctrl_dev_info* device) {
-  time_t end = time(NULL) + OLD_SERVER_SECONDS;
+  time_t start = time(NULL);
 
   for (;;) {
     int status = control_get_info(&control, id, device);
@@ -309,9 +169,9 @@ static int look_at_device(uint32_t id, struct ublksrv_ctrl_dev_info* device) {
     if (device->state == UBLK_S_DEV_QUIESCED) break;
     if (device->state != UBLK_S_DEV_LIVE)
       return fail("--recover %u: it was stopped: --delete %u removes it", id, id);
-    if (is_alive(device->ublksrv_pid))
+    if (time(NULL) > start + KILLED_SECONDS && is_alive(device->ublksrv_pid))
       return fail("--recover %u: process %d serves it", id, device->ublksrv_pid);
-    if (time(NULL) > end)
+    if (time(NULL) > start + OLD_SERVER_SECONDS)
       return fail("--recover %u: the kernel has not noticed the end of process %d", id,
                   device->ublksrv_pid);
     pause_briefly();
@@ -341,9 +201,7 @@ static int begin_recovery(uint32_t id, const struct ublk_params* wanted) {
 static int set_params(uint32_t id, struct ublk_params* params) {
   int status = control_set_params(&control, id, params);
 
-  if (!status) return 0;
-  control_delete(&control, id, CLOSE_SECONDS);
-  return fail("SET_PARAMS of %u: %s", id, strerror(-status));
+  return status ? fail("SET_PARAMS of %u: %s", id, strerror(-status)) : 0;
 }
 
 /* The locks of a server that was killed go with it, a moment later. */
@@ -369,13 +227,21 @@ static void delete_device(uint32_t id) {
     fail("DEL_DEV of %u: %s", id, strerror(-status));
 }
 
-/* What ends it. All threads block these, so one that is early is not lost. */
+/*
+ * What ends it. All threads block these, so one that is early is not lost. Not what is ignored, as
+ * nohup has SIGHUP and a shell SIGINT of a job in the background: a signal that is blocked comes
+ * all the same.
+ */
 static sigset_t endings(void) {
-  static const int signals[] = {SIGTERM, SIGINT, SIGHUP, QUEUE_ENDED};
+  static const int signals[] = {SIGTERM, SIGINT, SIGHUP};
+  struct sigaction action;
   sigset_t set;
 
   sigemptyset(&set);
-  for (unsigned i = 0; i < sizeof(signals) / sizeof(signals[0]); i++) sigaddset(&set, signals[i]);
+  sigaddset(&set, QUEUE_ENDED);
+  for (unsigned i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
+    if (sigaction(signals[i], NULL, &action) || action.sa_handler != SIG_IGN)
+      sigaddset(&set, signals[i]);
   return set;
 }
 
@@ -384,6 +250,11 @@ static void wait_for_end(void) {
   int signal;
 
   sigwait(&set, &signal);
+}
+
+static bool say_ready(uint32_t id) {
+  printf(NAME ": /dev/ublkb%u is ready\n", id);
+  return !fflush(stdout) || !fail("standard output: %s", strerror(errno));
 }
 
 /* The device is there, and nothing of it is served yet. */
@@ -412,13 +283,14 @@ static int serve_device(pcache_cache* cache, const struct pcache_info* info,
       code = fail("%s of %u: %s", recovering ? "END_USER_RECOVERY" : "START_DEV", device->dev_id,
                   strerror(-status));
   }
-  if (!code) {
-    printf(NAME ": /dev/ublkb%u is ready\n", device->dev_id);
-    if (fflush(stdout)) code = fail("standard output: %s", strerror(errno));
-  }
+  if (!code && !say_ready(device->dev_id) && !recovering) code = FAILED;
   /* What has been served is durable, and the device waits for another try. */
   if (code && recovering) _exit(code);
   if (!code) wait_for_end();
+  if (!code && served.durable && serve_failed(serve)) {
+    fail("/dev/ublkb%u waits for --recover %u", device->dev_id, device->dev_id);
+    _exit(FAILED);
+  }
   status = control_stop(&control, device->dev_id);
   if (status && status != -ENODEV)
     code = fail("STOP_DEV of %u: %s", device->dev_id, strerror(-status));
@@ -433,19 +305,22 @@ static int run(const struct wish* wish) {
   struct pcache_info info = {.size = sizeof(info)};
   struct pcache_error error = {0};
   pcache_cache* cache;
-  int code = recovering ? look_at_device((uint32_t)wish->recover, &device) : 0;
+  int code;
 
-  if (!code) code = open_cache(&cache, recovering);
+  /* A device that the driver refuses leaves a blank cache blank. */
+  code = recovering ? look_at_device((uint32_t)wish->recover, &device) : add_device(wish, &device);
   if (code) return code;
-  pcache_get_info(cache, &info);
-  if (!recovering) code = add_device(wish, &device);
+  code = open_cache(&cache, recovering);
   if (!code) {
-    struct ublk_params params = params_of(&info, device.max_io_buf_bytes);
+    struct ublk_params params;
 
+    pcache_get_info(cache, &info);
+    params = params_of(&info, device.max_io_buf_bytes);
     code = recovering ? begin_recovery(device.dev_id, &params) : set_params(device.dev_id, &params);
+    if (code) pcache_close(cache, &error);
   }
   if (code) {
-    pcache_close(cache, &error);
+    if (!recovering) delete_device(device.dev_id);
     return code;
   }
   code = serve_device(cache, &info, &device, recovering);
@@ -467,7 +342,10 @@ static int remove_device(uint32_t id) {
 
   if (status == -ENODEV) return fail("--delete %u: there is no such device", id);
   if (status == -ETIMEDOUT)
-    return fail("--delete %u: it is open still, and goes when that has ended", id);
+    return fail(
+        "--delete %u: it is open, or requests of it wait, and it goes when that has ended: close "
+        "it, or send its server SIGKILL",
+        id);
   return status ? fail("--delete %u: %s", id, strerror(-status)) : 0;
 }
 
@@ -478,7 +356,7 @@ int main(int argc, char** argv) {
 
   pcache_options_init(&options);
   options.log = log_line;
-  code = parse(argc, argv, &wish);
+  code = parse(argc, argv, &wish, &options);
   if (code >= 0) return code;
   block_signals();
   /* Memory that is asked for to write must not wait for a write to this device. */

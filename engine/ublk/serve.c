@@ -27,7 +27,6 @@ struct queue {
   const struct ublksrv_io_desc* asked; /* by tag; the driver writes it */
   char* buffers;                       /* by tag, max_io_bytes each */
   struct pcache_request* requests;     /* by tag */
-  int failed;                          /* of serve_queue() */
   uint32_t live;                       /* tags that the driver has not aborted */
   bool polled;                         /* the ring waits for the queue's descriptor */
 };
@@ -41,6 +40,7 @@ struct serve {
   uint32_t answered; /* queues that have fetched, or could not */
   int status;        /* of the first that could not */
   char what[64];
+  int failed;       /* of serve_queue(), the first */
   uint32_t started; /* threads; the caller's alone */
   struct queue queues[];
 };
@@ -240,15 +240,18 @@ static int serve_queue(struct queue* queue) {
   return 0;
 }
 
-/* The driver keeps the ring's last references to the buffers: it goes first. */
-static void close_queue(struct queue* queue) {
+/*
+ * `idle`: the driver has given up each tag. Else it may copy to and from the buffers until the
+ * kernel has ended the ring, for which nobody can wait: they stay until the process ends.
+ */
+static void close_queue(struct queue* queue, bool idle) {
   const struct serve_device* device = &queue->serve->device;
 
   if (queue->has_ring) io_uring_queue_exit(&queue->ring);
   pcache_queue_destroy(queue->cached);
   if (queue->asked)
     munmap((void*)queue->asked, page_up(device->depth * sizeof(struct ublksrv_io_desc)));
-  free(queue->buffers);
+  if (idle) free(queue->buffers);
   free(queue->requests);
 }
 
@@ -278,10 +281,12 @@ static void* run(void* argument) {
     status = serve_queue(queue);
     if (status) {
       fprintf(stderr, "pcache-ublk: queue %u: %s\n", queue->id, strerror(-status));
-      queue->failed = status;
+      pthread_mutex_lock(&serve->lock);
+      if (!serve->failed) serve->failed = status;
+      pthread_mutex_unlock(&serve->lock);
     }
   }
-  close_queue(queue);
+  close_queue(queue, !status);
   pthread_kill(serve->caller, serve->signal);
   return NULL;
 }
@@ -323,14 +328,21 @@ int serve_begin(const struct serve_device* device, int signal, struct serve** ou
   return error->code = status;
 }
 
+bool serve_failed(struct serve* serve) {
+  bool failed;
+
+  pthread_mutex_lock(&serve->lock);
+  failed = serve->failed != 0;
+  pthread_mutex_unlock(&serve->lock);
+  return failed;
+}
+
 int serve_end(struct serve* serve) {
-  int failed = 0;
+  int failed;
 
   if (!serve) return 0;
-  for (uint32_t i = 0; i < serve->started; i++) {
-    pthread_join(serve->queues[i].thread, NULL);
-    if (!failed) failed = serve->queues[i].failed;
-  }
+  for (uint32_t i = 0; i < serve->started; i++) pthread_join(serve->queues[i].thread, NULL);
+  failed = serve->failed;
   pthread_cond_destroy(&serve->told);
   pthread_mutex_destroy(&serve->lock);
   free(serve);

@@ -33,6 +33,9 @@ struct serve_device {
 int serve_begin(const struct serve_device* device, int signal, struct serve** out,
                 struct pcache_error* error);
 
+/* Whether a thread has ended before its device was stopped. It has told why on standard error. */
+bool serve_failed(struct serve* serve);
+
 /* Waits for all threads. 0, or the negative errno that has ended one before its device was stopped,
  * which it has told on standard error. NULL is allowed. */
 int serve_end(struct serve* serve);
