@@ -398,8 +398,11 @@ test_recovered_mutely() { # its line has no reader: it serves all the same
   $server --recover 0 cache_dev=/pm/cache emulate_pmem=1 backing=/pm/backing >/dev/full 2>/tmp/server.log &
   pid=$!
   has_said 'standard output: ' || return 1
-  reads_as /tmp/noise 100 || no "recovered, and gone" || return 1
+  reads_as /tmp/noise 100 & # which would wait for a server
+  reader=$!
+  while kill -0 $reader && kill -0 $pid; do usleep 50000; done 2>/dev/null
   kill -0 $pid || no "the server has ended" || return 1
+  wait $reader || no "recovered, and gone" || return 1
   end_server
 }
 
