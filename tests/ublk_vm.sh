@@ -138,6 +138,15 @@ has_said() { # WORDS
   no "it does not say: $1"
 }
 
+# It ends by itself, in a minute or so.
+has_ended() { # PID
+  for _ in $(seq 1200); do
+    kill -0 "$1" 2>/dev/null || return 0
+    usleep 50000
+  done
+  no "the server does not end"
+}
+
 # ---- Tests ----
 
 test_refusals() {
@@ -415,6 +424,7 @@ test_failed_queue() { # one of two: what is recoverable waits for the next serve
   : >/tmp/queue_fails
   dd if=$disk of=/tmp/found bs=4k skip=5000 count=8 iflag=direct 2>/dev/null & # misses, which are reaped
   reader=$!
+  has_ended $pid || return 1
   wait $pid
   code=$?
   pid=
@@ -431,6 +441,7 @@ test_failed_queue() { # one of two: what is recoverable waits for the next serve
   : >/tmp/queue_fails
   ! dd if=$disk of=/tmp/found bs=4k skip=6000 count=8 iflag=direct 2>/dev/null ||
     no "read by a queue that has failed" || return 1
+  has_ended $pid || return 1
   wait $pid
   code=$?
   pid=
