@@ -17,8 +17,8 @@ from fio import FIO, environment
 from measure.libpcache import BUILD, ROOT
 from support import file_state
 
-SOURCES = {"fio": ("pcache_fio.c", "ending.c", "fio_layout.c", "job.c", "message.c", "options.c", "replay.c",
-                   "shared_cache.c"),
+SOURCES = {"fio": ("pcache_fio.c", "ending.c", "fio_layout.c", "job.c", "job_names.c", "message.c", "options.c",
+                   "replay.c", "shared_cache.c"),
            "raw": ("pcache_raw.c", "fio_layout.c", "message.c")}
 ANOTHER_FIO = "pcache: this engine was built for another fio"
 # In place of fio_layout.c: finds nothing.

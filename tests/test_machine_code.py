@@ -14,7 +14,7 @@ AHEAD = {
     "pcache::submit_write": {"prefetcht0", "prefetchnta"},
     "pcache::submit_read": {"prefetchnta"},
     "walk": {"prefetchnta"},
-    "Replay::run": {"prefetcht0"},
+    "IndexChanges::go_on": {"prefetcht0"},
     "Reclaim::forget_keys": {"prefetcht0"},
     "Settler::mark_clean": {"prefetcht0"},
     "WriteOut::prefetch": {"prefetchnta"},
