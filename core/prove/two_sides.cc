@@ -386,14 +386,18 @@ void TwoSides::take_down() {
   dead_ = false;
 }
 
-void TwoSides::lose_power(PowerLoss::Survive survive) {
+UndoMemory& TwoSides::rewind() {
   check();
   take_down();
   check_owners();
   if (const std::string wrong = missing_order(trace_); !wrong.empty())
     throw Failure("lost: " + wrong);
-  UndoMemory& memory = base_.pmem->memory();
-  memory.rollback(begun_);
+  base_.pmem->memory().rollback(begun_);
+  return base_.pmem->memory();
+}
+
+void TwoSides::lose_power(PowerLoss::Survive survive) {
+  UndoMemory& memory = rewind();
   PowerLoss loss(memory, trace_, device_, {.seed = random_(), .hash = hash_});
   loss.walk(trace_.now() + 1, nullptr);
   Sectors left = loss.lose_power(survive);
@@ -508,13 +512,7 @@ void TwoSides::attach_two_sides(const Sectors& device, const Oracle::Found& foun
 }
 
 void TwoSides::examine(size_t most_points) {
-  check();
-  take_down();
-  check_owners();
-  if (const std::string wrong = missing_order(trace_); !wrong.empty())
-    throw Failure("lost: " + wrong);
-  UndoMemory& memory = base_.pmem->memory();
-  memory.rollback(begun_);
+  UndoMemory& memory = rewind();
   PowerLoss::Options options;
   options.most_points = most_points;
   options.seed = random_();

@@ -64,6 +64,9 @@ class TwoSides {
   void die();
   void bury();
   void take_down();
+  // Takes both sides down, and the memory back to where the trace begins. What they have done must
+  // have kept to the rules.
+  UndoMemory& rewind();
   void step();
   void note(const std::string& wrong);
   void check() const;
