@@ -133,16 +133,16 @@ BaseImage finish(MemoryPmem& memory) {
 
 }  // namespace
 
-BackingIdentity fuzz_backing() { return {kBackingText, kFuzzLogicalBytes}; }
+BackingIdentity fuzz_backing(bool unique) { return {kBackingText, kFuzzLogicalBytes, unique}; }
 
-Result<bool> FuzzCache::attach(MemoryPmem& memory, const Options& options) {
-  auto backing = std::make_unique<MemoryDevice>(kFuzzLogicalBytes);
-  backing->set_identity(kBackingText);
-  device = backing.get();
+Result<bool> FuzzCache::attach(MemoryPmem& memory, const Options& options,
+                               const BackingIdentity& backing) {
+  auto disk = std::make_unique<MemoryDevice>(backing.size_bytes);
+  disk->set_identity(backing.text, backing.unique);
+  device = disk.get();
   auto stepped = std::make_unique<SteppedExecutor>();
   executor = stepped.get();
-  auto attached =
-      Cache::attach({memory.make_pmem(), std::move(backing), std::move(stepped)}, options);
+  auto attached = Cache::attach({memory.make_pmem(), std::move(disk), std::move(stepped)}, options);
   if (!attached) return attached.error();
   cache = attached.take();
   return true;

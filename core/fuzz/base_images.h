@@ -26,15 +26,17 @@ struct BaseImage {
 
 std::vector<BaseImage> make_base_images();
 
+// The device that the identity blocks name. Not `unique`: another device may have its name.
+BackingIdentity fuzz_backing(bool unique = true);
+
 // A cache over `memory` and a fresh device, with a clock that the caller turns.
 struct FuzzCache {
-  Result<bool> attach(MemoryPmem& memory, const Options& options);
+  Result<bool> attach(MemoryPmem& memory, const Options& options,
+                      const BackingIdentity& backing = fuzz_backing());
 
   std::unique_ptr<Cache> cache;
   MemoryDevice* device = nullptr;       // of the cache
   SteppedExecutor* executor = nullptr;  // of the cache
 };
-
-BackingIdentity fuzz_backing();
 
 }  // namespace pcache

@@ -37,7 +37,7 @@ constexpr uint64_t kMostReadBytes = 2 << 20;
 constexpr uint64_t kReadBytes = 128 << 10;
 
 // Bits of the second byte of the input.
-constexpr unsigned kRepair = 1, kReclaim = 2, kDrain = 4;
+constexpr unsigned kRepair = 1, kReclaim = 2, kDrain = 4, kNotUnique = 8;
 constexpr unsigned kExportMask = 0xf0;  // all of them set: an export costs more than the rest
 
 const std::vector<BaseImage>& bases() {
@@ -54,9 +54,12 @@ const std::vector<BaseImage>& bases() {
   abort();
 }
 
-CheckReport look(MemoryPmem& memory, std::vector<Extent>* named = nullptr) {
+// What the second byte says of the backing device.
+BackingIdentity backing_of(unsigned plan) { return fuzz_backing((plan & kNotUnique) == 0); }
+
+CheckReport look(MemoryPmem& memory, unsigned plan, std::vector<Extent>* named = nullptr) {
   CheckOptions options;
-  options.backing = fuzz_backing();
+  options.backing = backing_of(plan);
   if (named)
     options.visit = [named](const SurveyedKset& kset) {
       for (const SurveyedKey& k : kset.keys)
@@ -220,7 +223,7 @@ void attach_and_use(MemoryPmem& memory, const CheckReport& report, bool readable
   options.drain = plan & kDrain;
   options.log = Log([](LogLevel, const char*) {});
   FuzzCache over;
-  const auto attached = over.attach(memory, options);
+  const auto attached = over.attach(memory, options, backing_of(plan));
   if (attached.ok() != report.attaches)
     broken(attached.ok() ? "attached" : "attach refused: " + attached.error().text, report);
   if (!attached) return;
@@ -229,15 +232,15 @@ void attach_and_use(MemoryPmem& memory, const CheckReport& report, bool readable
   over.cache.reset();
   if (!readable) return;
   if (!closed && report.exit_code() < 2) broken("close failed: " + closed.error().text, report);
-  const CheckReport after = look(memory);
+  const CheckReport after = look(memory, plan);
   if (!after.attaches) broken("it does not attach any more after close", after);
   if (after.exit_code() == 2 && report.exit_code() < 2) broken("it was sound before", after);
 }
 
-CheckReport repair(MemoryPmem& memory, CheckReport report, bool readable) {
+CheckReport repair(MemoryPmem& memory, CheckReport report, bool readable, unsigned plan) {
   const Status repaired = apply_repair(memory.pmem(), plan_repair(memory.pmem(), report, nullptr));
   if (!repaired) broken("repair failed: " + repaired.error().text, report);
-  CheckReport after = look(memory);
+  CheckReport after = look(memory, plan);
   if (report.attaches && !after.attaches) broken("repair has made it unattachable", after);
   if (readable && after.exit_code() > report.exit_code()) broken("repair has made it worse", after);
   return after;
@@ -262,8 +265,8 @@ void run(std::span<const uint8_t> input) {
   memory->set_recording(!readable);
 
   std::vector<Extent> named;
-  CheckReport report = look(*memory, &named);
-  if (plan & kRepair) report = repair(*memory, std::move(report), readable);
+  CheckReport report = look(*memory, plan, &named);
+  if (plan & kRepair) report = repair(*memory, std::move(report), readable, plan);
   if ((plan & kExportMask) == kExportMask) export_it(*memory, &report, readable);
   report.recovered.reset();
   attach_and_use(*memory, report, readable, merged(std::move(named)), plan);

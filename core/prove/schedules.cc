@@ -218,7 +218,7 @@ void run_schedule(Base& base, uint64_t seed, Totals* totals) {
   std::string wrong;
   {
     auto backing = std::make_unique<MemoryDevice>(kProveLogicalBytes);
-    backing->set_identity(prove_backing().text);
+    backing->set_identity(prove_backing().text, prove_backing().unique);
     for (const auto& [sector, bytes] : base.device)
       backing->poke(sector * kSectorBytes, {bytes, kSectorBytes});
     MemoryDevice& device = *backing;

@@ -13,7 +13,7 @@ constexpr char kBackingText[] = "prove serial=1";
 
 }  // namespace
 
-BackingIdentity prove_backing() { return {kBackingText, kProveLogicalBytes}; }
+BackingIdentity prove_backing() { return {kBackingText, kProveLogicalBytes, true}; }
 
 std::unique_ptr<BlockDevice> Session::make_device(const Sectors& sectors) {
   if (options_.disk) {
@@ -21,7 +21,7 @@ std::unique_ptr<BlockDevice> Session::make_device(const Sectors& sectors) {
     return std::make_unique<LentDevice>(*device_);
   }
   auto backing = std::make_unique<MemoryDevice>(kProveLogicalBytes);
-  backing->set_identity(kBackingText);
+  backing->set_identity(prove_backing().text, prove_backing().unique);
   for (const auto& [sector, bytes] : sectors) {
     backing->poke(sector * kSectorBytes, {bytes, kSectorBytes});
     changed_[sector].assign(bytes, bytes + kSectorBytes);

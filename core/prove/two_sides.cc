@@ -82,7 +82,7 @@ void TwoSides::make_disk() {
   in_flight_.clear();
   after_death_.clear();
   disk_ = std::make_unique<MemoryDevice>(kProveLogicalBytes);
-  disk_->set_identity(prove_backing().text);
+  disk_->set_identity(prove_backing().text, prove_backing().unique);
   for (const auto& [sector, bytes] : device_) {
     disk_->poke(sector * kSectorBytes, {bytes, kSectorBytes});
     content_[sector].assign(bytes, bytes + kSectorBytes);
@@ -463,7 +463,7 @@ void TwoSides::attach_two_sides(const Sectors& device, const Oracle::Found& foun
   const UndoMemory::Mark mark = memory.mark();
   std::map<uint64_t, std::vector<std::byte>> now;
   MemoryDevice disk(kProveLogicalBytes);
-  disk.set_identity(prove_backing().text);
+  disk.set_identity(prove_backing().text, prove_backing().unique);
   for (const auto& [sector, bytes] : device)
     disk.poke(sector * kSectorBytes, {bytes, kSectorBytes});
   {
