@@ -111,6 +111,12 @@ Status change(const Options& options, Pmem& pmem, uint32_t target) {
   return grow_cache(pmem, frame, target, sync);
 }
 
+// What an earlier try has done that was killed then is seen, and need not be durable.
+Status keep_as_it_is(const Options& options, Pmem& pmem, const CheckReport& report) {
+  persist_frame(pmem, report.frame.frame.chain);
+  return sync_cache(options.image.cache, pmem);
+}
+
 // A file gives its space back. What it lacks now the cache no longer names, durably.
 Status cut_file(const Options& options, const struct stat& before, bool* cut) {
   if (options.size_bytes == 0 || !S_ISREG(before.st_mode) ||
@@ -156,8 +162,9 @@ int run(Options& options) {
   if (const auto fits = check_target(options, report, uses, target); !fits)
     return fail(fits.error());
   const bool is_begun = target < report.frame.frame.seg_num;  // to shrink, by an earlier try
-  if (target != before || is_begun)
-    if (const auto done = change(options, *pmem.value(), target); !done) return fail(done.error());
+  const auto done = target != before || is_begun ? change(options, *pmem.value(), target)
+                                                 : keep_as_it_is(options, *pmem.value(), report);
+  if (!done) return fail(done.error());
   bool cut = false;
   if (const auto done = cut_file(options, st, &cut); !done) return fail(done.error());
   const char* const path = image.cache.c_str();

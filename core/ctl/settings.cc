@@ -71,7 +71,7 @@ int run_set(const SetOptions& options) {
   auto frame = load_frame(pmem, Log());
   if (!frame) return fail(frame.error());
   const Json before = change(given, &frame.value().info);
-  if (const auto written = write_cache_info(pmem, frame.value()); !written)
+  if (const auto written = change_cache_info(pmem, frame.value()); !written)
     return fail(written.error());
   if (const auto synced = sync_cache(options.image.cache, pmem); !synced)
     return fail(synced.error());

@@ -37,6 +37,7 @@ class Planner {
 
   RepairPlan run() {
     if (report_.frame.blank) return std::move(plan_);
+    plan_.chain = report_.frame.frame.chain;
     if (!report_.attaches) {
       left_over("the image cannot be attached: see check; export --force takes what can be had");
       return std::move(plan_);
@@ -212,6 +213,7 @@ RepairPlan plan_repair(const Pmem& pmem, const CheckReport& report, const Backin
 }
 
 Status apply_repair(Pmem& pmem, const RepairPlan& plan, const std::function<Status()>& sync) {
+  persist_frame(pmem, plan.chain);
   for (const RepairStep& step : plan.steps) {
     PCACHE_CHECK(step.bytes.size() <= pmem.size_bytes() &&
                  step.at.v <= pmem.size_bytes() - step.bytes.size());

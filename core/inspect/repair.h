@@ -30,13 +30,15 @@ struct RepairStep {
 struct RepairPlan {
   std::vector<RepairStep> steps;
   std::vector<std::string> left;  // what is not repaired, and why
+  std::vector<uint32_t> chain;    // of segments, whose records the steps go by
 };
 
 // `report`: of check_image(). `backing`: nullptr if there is none. Writes nothing.
 RepairPlan plan_repair(const Pmem& pmem, const CheckReport& report, const BackingReader* backing);
 
-// Does the steps. Each is durable before the next: by pmem's fence, and by `sync` where a fence is
-// not enough (a plain file). The caller keeps the old content.
+// Makes durable what the steps go by (persist_frame()), and does them. Each is durable before the
+// next: by pmem's fence, and by `sync` where a fence is not enough (a plain file). The caller keeps
+// the old content.
 Status apply_repair(Pmem& pmem, const RepairPlan& plan,
                     const std::function<Status()>& sync = nullptr);
 

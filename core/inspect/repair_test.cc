@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 
+#include <array>
 #include <cstdlib>
 #include <fstream>
 
@@ -44,6 +45,37 @@ class RepairTest : public ImageTest {
     EXPECT_EQ(check().exit_code(), 0);
     EXPECT_THAT(plan().steps, IsEmpty()) << "there is nothing left";
   }
+
+  // One replica is torn. A process has stored `record` in the other one, for the first time, and
+  // was killed; a crash of the repair leaves one of them.
+  template <typename Record>
+  void repair_the_torn(const ReplicaPlace& place, const Record& record) {
+    MemoryPmem& memory = image_.memory();
+    using Bytes = std::array<std::byte, sizeof(Record)>;
+    Bytes torn;
+    torn.fill(std::byte{0x5a});
+    const auto slot = [&place](int n) {
+      return place.base + static_cast<uint64_t>(n) * place.stride;
+    };
+    memory.poke(slot(1 - place.first_slot), torn);
+    memory.poke(slot(place.first_slot), Record{});
+    memory.checkpoint();
+    Replicated<Record> replicas(place);
+    EXPECT_FALSE(replicas.load(image_.pmem()));
+    EXPECT_TRUE(replicas.write(image_.pmem(), record));
+    memory.kill_process();
+    const RepairPlan steps = plan();
+    EXPECT_THAT(steps.steps, SizeIs(1));
+    ASSERT_TRUE(apply_repair(image_.pmem(), steps).ok());
+    size_t states = 0;
+    for_each_crash_state(memory.journal(), {}, [&](auto kept, const std::string& what) {
+      const auto crashed = memory.crash_image(kept);
+      if (crashed->template peek<Bytes>(slot(1 - place.first_slot)) == torn) return;  // not begun
+      states++;
+      EXPECT_TRUE(Replicated<Record>(place).load(crashed->pmem())) << what;
+    });
+    EXPECT_GT(states, 1u);
+  }
 };
 
 TEST_F(RepairTest, ASoundImageNeedsNone) {
@@ -62,6 +94,13 @@ TEST_F(RepairTest, TornReplicas) {
        {dirty_tail_place(), key_tail_place(), segment_info_place(4), segment_gen_place(3)})
     image_.memory().flip_bit(place.base + place.stride + 15);
   repair(1);
+}
+
+TEST_F(RepairTest, WhatServesIsMadeDurableFirst) {
+  const auto info = *Replicated<media::SegmentInfo>(segment_info_place(4)).load(image_.pmem());
+  repair_the_torn(segment_info_place(4), info);
+  repair_the_torn(segment_gen_place(3), media::SegmentGen{{}, 7});
+  repair_the_torn(key_tail_place(), media::TailPos{});
 }
 
 TEST_F(RepairTest, GcPercentOutOfRange) {

@@ -333,4 +333,23 @@ void flush_records(const Pmem& pmem, const CodeSite& site) {
       pmem.flush_seen(MediaOff{page}, kPageBytes, site);
 }
 
+void persist_frame(Pmem& pmem, std::span<const uint32_t> chain) {
+  flush_records(pmem);
+  static_assert(sizeof(SegmentInfo) == sizeof(SegmentGen));
+  const auto flush_record = [&pmem](MediaOff at) {
+    if (pmem.readable(at, sizeof(SegmentInfo))) pmem.flush_seen(at, sizeof(SegmentInfo));
+  };
+  for (const uint32_t physical : chain)
+    for (const ReplicaPlace& place : {segment_info_place(physical), segment_gen_place(physical)}) {
+      flush_record(place.base);
+      flush_record(place.base + place.stride);
+    }
+  pmem.fence();
+}
+
+Status change_cache_info(Pmem& pmem, DeviceFrame& frame) {
+  persist_frame(pmem, frame.chain);
+  return write_cache_info(pmem, frame);
+}
+
 }  // namespace pcache

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "base/log.h"
@@ -62,8 +63,14 @@ Result<DeviceFrame> load_frame(const Pmem& pmem, const Log& log);
 // Stores cache_info as `frame` has it, as every attach does.
 // EIO: the replica that would be written is on a bad page; the record stays as it is.
 Status write_cache_info(Pmem& pmem, DeviceFrame& frame);
+// The same by a tool, which attaches nothing: persist_frame() first.
+Status change_cache_info(Pmem& pmem, DeviceFrame& frame);
 // Flushes identity block, superblock, cache_info and tails, where they can be read, so that they
 // are durable after the next fence (Pmem::flush_seen()).
 void flush_records(const Pmem& pmem, const CodeSite& site = CodeSite::current());
+// Makes all of this durable, and the records of the segments in `chain`, as they are seen: a killed
+// process may have left them in a CPU's cache alone. For tools that store over one replica while
+// the other serves, or name less of the device than before, by what they have seen.
+void persist_frame(Pmem& pmem, std::span<const uint32_t> chain);
 
 }  // namespace pcache

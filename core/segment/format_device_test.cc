@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdio>
+#include <set>
 
 #include "segment/identity.h"
 #include "testing/crash_states.h"
@@ -298,6 +299,27 @@ TEST_F(Frame, WriteCacheInfoGoesToTheOtherSlotAndIsFenced) {
   EXPECT_EQ(journal[0].off.v, kCacheInfoOff);
   EXPECT_TRUE(journal[1].fence);
   EXPECT_EQ(load_frame(image_.pmem(), Log()).value().info.gc_percent, 12u);
+}
+
+// The first write of a cache goes to a replica that has never held a record.
+TEST_F(Frame, AToolChangesCacheInfoOverWhatAKilledProcessHasLeft) {
+  const auto write = [](Pmem& pmem, uint32_t gc_percent, auto how) {
+    DeviceFrame frame = load_frame(pmem, Log()).take();
+    frame.info.gc_percent = gc_percent;
+    EXPECT_TRUE(how(pmem, frame).ok());
+  };
+  image_.memory().checkpoint();
+  write(image_.pmem(), 12, write_cache_info);
+  std::set<uint32_t> seen;
+  for_each_killed_process(
+      image_.memory(), image_.memory().journal(), {},
+      [&](Pmem& pmem) { write(pmem, 13, change_cache_info); },
+      [&](MemoryPmem& image, const std::string& what) {
+        const auto frame = load_frame(image.pmem(), Log());
+        ASSERT_TRUE(frame.ok()) << what << ": " << frame.error().text;
+        seen.insert(frame.value().info.gc_percent);
+      });
+  EXPECT_EQ(seen, (std::set<uint32_t>{12, 13, media::kGcPercentDefault}));
 }
 
 class Probe : public ::testing::Test {

@@ -54,6 +54,7 @@ class Growing {
   }
 
   Status write_heads() {
+    persist_frame(pmem_, frame_.chain);
     for (size_t i = 0; i < added_.size(); i++) {
       const auto next = i + 1 < added_.size() ? std::optional(added_[i + 1]) : std::nullopt;
       if (!format_segment(pmem_, added_[i], next)) return bad_media("head", added_[i]);

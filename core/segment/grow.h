@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Growing a formatted cache, dirty data and all, by segments behind its last one.
 //
-// What it stores, and what a crash leaves. 1 to 3 are in any order, all durable before 4:
+// What it stores, and what a crash leaves. First persist_frame(). 1 to 3 are in any order, all
+// durable before 4:
 //   1. the heads of the new segments, chained    not reachable: the old cache
 //   2. the superblock's seg_num                  the old cache on a larger device
 //   3. the link from the last old segment        the same: its chain ends after n_segs

@@ -36,7 +36,28 @@ class Grow : public ::testing::Test {
   static Superblock superblock_of(MemoryPmem& memory) {
     return memory.peek<Superblock>(MediaOff{kSuperblockOff});
   }
+  // What a crash has left is the old cache or the new, with its log, and the next try ends it.
+  void judge(MemoryPmem& image, const std::string& what) {
+    const auto state = validate_superblock(superblock_of(image), image.size_bytes());
+    ASSERT_TRUE(state.ok()) << what << ": " << state.error().text;
+    auto left = load_frame(image.pmem(), Log());
+    ASSERT_TRUE(left.ok()) << what << ": " << left.error().text;
+    const size_t n = left.value().chain.size();
+    ASSERT_TRUE(n == kOld || n == kNew) << what << ": " << n;
+    seen_[n]++;
+    for (uint32_t i = 0; i < n; i++) {
+      Replicated<SegmentGen> gen(segment_gen_place(i));
+      ASSERT_TRUE(gen.load(image.pmem())) << what << ": segment " << i;
+    }
+    DeviceFrame again = left.take();
+    ASSERT_TRUE(grow_cache(image.pmem(), again, kNew).ok()) << what;
+    EXPECT_EQ(frame_of(image.pmem()).chain, (std::vector<uint32_t>{0, 1, 2, 3, 4})) << what;
+    const uint64_t log = segment_data_off(0).v;
+    EXPECT_EQ(memcmp(image.data() + log, memory_.data() + log, 4096), 0) << what;
+  }
+
   MemoryPmem memory_{device_bytes(kNew)};
+  std::map<size_t, int> seen_;  // by the segments of the chain
 };
 
 TEST_F(Grow, AllSegmentsAreInTheChainAndTheSuperblockIsValid) {
@@ -79,34 +100,40 @@ TEST_F(Grow, AnEmptyCacheIsAsIfFormattedInItsNewSize) {
 TEST_F(Grow, ACrashAtAnyStoreLeavesTheOldCacheOrTheNew) {
   DeviceFrame frame = frame_of(memory_.pmem());
   ASSERT_TRUE(grow_cache(memory_.pmem(), frame, kNew).ok());
-  std::map<size_t, int> seen;
-  for_each_crash_state(
-      memory_.journal(), {.samples = 20},
-      [&](std::span<const KeptStore> kept, const std::string& what) {
-        const auto image = memory_.crash_image(kept);
-        const auto state = validate_superblock(superblock_of(*image), image->size_bytes());
-        ASSERT_TRUE(state.ok()) << what << ": " << state.error().text;
-        auto left = load_frame(image->pmem(), Log());
-        ASSERT_TRUE(left.ok()) << what << ": " << left.error().text;
-        const size_t n = left.value().chain.size();
-        ASSERT_TRUE(n == kOld || n == kNew) << what << ": " << n;
-        seen[n]++;
-        for (uint32_t i = 0; i < n; i++) {
-          Replicated<SegmentGen> gen(segment_gen_place(i));
-          ASSERT_TRUE(gen.load(image->pmem())) << what << ": segment " << i;
-        }
-        // The next try succeeds, whatever the first one has left.
-        DeviceFrame again = left.take();
-        ASSERT_TRUE(grow_cache(image->pmem(), again, kNew).ok()) << what;
-        EXPECT_EQ(frame_of(image->pmem()).chain, (std::vector<uint32_t>{0, 1, 2, 3, 4})) << what;
-        // The log's content is there in any case.
-        EXPECT_EQ(memcmp(image->data() + segment_data_off(0).v,
-                         memory_.data() + segment_data_off(0).v, 4096),
-                  0)
-            << what;
-      });
-  EXPECT_GT(seen[kOld], 10);
-  EXPECT_GT(seen[kNew], 0);
+  for_each_crash_state(memory_.journal(), {.samples = 20}, [&](auto kept, const std::string& what) {
+    judge(*memory_.crash_image(kept), what);
+  });
+  EXPECT_GT(seen_[kOld], 10);
+  EXPECT_GT(seen_[kNew], 0);
+}
+
+TEST_F(Grow, ATryThatWasKilledIsMadeDurableBeforeTheNext) {
+  DeviceFrame frame = frame_of(memory_.pmem());
+  ASSERT_TRUE(grow_cache(memory_.pmem(), frame, kNew).ok());
+  for_each_killed_process(
+      memory_, memory_.journal(), {.samples = 3},
+      [](Pmem& pmem) {
+        DeviceFrame now = frame_of(pmem);
+        EXPECT_TRUE(grow_cache(pmem, now, kNew).ok());
+      },
+      [&](MemoryPmem& image, const std::string& what) { judge(image, what); });
+  EXPECT_GT(seen_[kOld], 10);
+  EXPECT_GT(seen_[kNew], 0);
+}
+
+// cache_info has one replica so far, which a killed process has stored over what a format left.
+TEST_F(Grow, WhatServesIsMadeDurableBeforeTheOtherReplicaIsStored) {
+  DeviceFrame frame = frame_of(memory_.pmem());
+  ASSERT_TRUE(write_cache_info(memory_.pmem(), frame).ok());
+  for_each_killed_process(
+      memory_, memory_.journal(), {.samples = 5},
+      [](Pmem& pmem) {
+        DeviceFrame now = frame_of(pmem);
+        EXPECT_TRUE(grow_cache(pmem, now, kNew).ok());
+      },
+      [&](MemoryPmem& image, const std::string& what) { judge(image, what); });
+  EXPECT_GT(seen_[kOld], 10);
+  EXPECT_GT(seen_[kNew], 0);
 }
 
 TEST_F(Grow, AChainInAnyOrderGoesOnAtItsEnd) {

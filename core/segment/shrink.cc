@@ -39,13 +39,16 @@ Status shrink_cache(Pmem& pmem, DeviceFrame& frame, uint32_t seg_num,
                     const std::function<Status()>& sync) {
   PCACHE_CHECK(seg_num > 0 && seg_num < frame.seg_num);
   if (auto fits = check_chain(frame, seg_num); !fits) return fits;
+  persist_frame(pmem, frame.chain);
   if (auto done = store_tail_again(pmem, key_tail_place(), "key_tail", seg_num); !done) return done;
   if (auto done = store_tail_again(pmem, dirty_tail_place(), "dirty_tail", seg_num); !done)
     return done;
   frame.info.n_segs = std::min(frame.info.n_segs, seg_num);
-  if (!frame.info_record.write(pmem, make_cache_info(frame.info)))
-    return make_error(EIO, "cache_info: media error: the cache is as large as before");
-  pmem.fence();
+  for (int replica = 0; replica < 2; replica++) {
+    if (!frame.info_record.write(pmem, make_cache_info(frame.info)))
+      return make_error(EIO, "cache_info: media error: it still has the segments that would go");
+    pmem.fence();
+  }
   if (auto synced = sync ? sync() : Status(); !synced) return synced;
   frame.chain.resize(frame.info.n_segs);
   if (auto done = store_seg_num(pmem, frame, seg_num); !done) return done;

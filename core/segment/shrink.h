@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Shrinking a formatted cache to its first segments, with all that it holds.
 //
-// What it stores, and what a crash leaves. 1 and 2 are in any order, both durable before 3:
+// What it stores, and what a crash leaves. First persist_frame(). 1 and the first half of 2 are in
+// any order; then each is durable before the next:
 //   1. both tails, once more               the old cache
-//   2. cache_info's n_segs                 the new cache on a larger device
+//   2. cache_info's n_segs, twice          the new cache on a larger device
 //   3. the superblock's seg_num            the new cache
-// The next try does all again, as in grow.h. 1: the older replica of a tail names an earlier place,
-// from where the log may lead through the segments that go; if the newer one is damaged, it serves.
+// The next try does all again, as in grow.h. 1 and 2: the older replica of a tail names an earlier
+// place, from where the log may lead through the segments that go, and the older cache_info counts
+// these; if the newer one is damaged, it serves.
 // 3 is one 8-byte word, as in grow.h. The last segment keeps its link: the chain ends after n_segs,
 // here and for the kernel target.
 #pragma once

@@ -46,8 +46,34 @@ class Shrink : public ::testing::Test {
     EXPECT_TRUE(state.ok()) << state.error().text;
     return state.ok() ? state.value() : SuperblockState::kBlank;
   }
+  // What a crash has left is the old cache or the new, and the next try ends it.
+  void judge(MemoryPmem& image, const std::string& what) {
+    EXPECT_EQ(state_of(image, kOld), SuperblockState::kValid) << what;
+    auto left = load_frame(image.pmem(), Log());
+    ASSERT_TRUE(left.ok()) << what << ": " << left.error().text;
+    DeviceFrame again = left.take();
+    seen_[{again.seg_num, again.chain.size()}]++;
+    Replicated<TailPos> key_tail(key_tail_place()), dirty_tail(dirty_tail_place());
+    const auto key = key_tail.load(image.pmem()), dirty = dirty_tail.load(image.pmem());
+    ASSERT_TRUE(key && dirty) << what;
+    EXPECT_EQ(key->cache_seg_id + dirty->cache_seg_id + key->seg_off, 0u) << what;
+    EXPECT_GT(dirty->seg_off, 0u) << what;
+    if (again.seg_num > kNew) {
+      ASSERT_TRUE(shrink_cache(image.pmem(), again, kNew).ok()) << what;
+    }
+    EXPECT_EQ(state_of(image, kNew), SuperblockState::kValid) << what;
+    EXPECT_EQ(frame_of(image.pmem()).chain, kNewChain) << what;
+  }
+  void expect_all_sizes() {
+    using Sizes = std::pair<uint32_t, size_t>;
+    EXPECT_EQ(seen_.size(), 3u) << "the superblock is never smaller than cache_info";
+    for (const Sizes& sizes : {Sizes{kOld, kOld}, Sizes{kOld, kNew}, Sizes{kNew, kNew}})
+      EXPECT_GT(seen_[sizes], 0) << sizes.first << " and " << sizes.second;
+  }
+
   Image image_{kOld};
   MemoryPmem& memory_ = image_.memory();
+  std::map<std::pair<uint32_t, size_t>, int> seen_;  // by the superblock, by cache_info
 };
 
 TEST_F(Shrink, TheFirstSegmentsAreTheCacheAndADeviceOfTheirSizeHoldsIt) {
@@ -64,32 +90,24 @@ TEST_F(Shrink, TheFirstSegmentsAreTheCacheAndADeviceOfTheirSizeHoldsIt) {
 
 TEST_F(Shrink, ACrashAtAnyStoreLeavesTheOldCacheOrTheNew) {
   ASSERT_TRUE(shrink(memory_.pmem()).ok());
-  std::map<std::pair<uint32_t, size_t>, int> seen;  // by the superblock, by cache_info
-  for_each_crash_state(
-      memory_.journal(), {.samples = 20},
-      [&](std::span<const KeptStore> kept, const std::string& what) {
-        const auto image = memory_.crash_image(kept);
-        EXPECT_EQ(state_of(*image, kOld), SuperblockState::kValid) << what;
-        auto left = load_frame(image->pmem(), Log());
-        ASSERT_TRUE(left.ok()) << what << ": " << left.error().text;
-        DeviceFrame again = left.take();
-        seen[{again.seg_num, again.chain.size()}]++;
-        Replicated<TailPos> key_tail(key_tail_place()), dirty_tail(dirty_tail_place());
-        const auto key = key_tail.load(image->pmem()), dirty = dirty_tail.load(image->pmem());
-        ASSERT_TRUE(key && dirty) << what;
-        EXPECT_EQ(key->cache_seg_id + dirty->cache_seg_id + key->seg_off, 0u) << what;
-        EXPECT_GT(dirty->seg_off, 0u) << what;
-        // The next try ends it.
-        if (again.seg_num > kNew) {
-          ASSERT_TRUE(shrink_cache(image->pmem(), again, kNew).ok()) << what;
+  for_each_crash_state(memory_.journal(), {.samples = 20}, [&](auto kept, const std::string& what) {
+    judge(*memory_.crash_image(kept), what);
+  });
+  expect_all_sizes();
+}
+
+TEST_F(Shrink, ATryThatWasKilledIsMadeDurableBeforeTheNext) {
+  ASSERT_TRUE(shrink(memory_.pmem()).ok());
+  for_each_killed_process(
+      memory_, memory_.journal(), {.samples = 5},
+      [](Pmem& pmem) {
+        DeviceFrame frame = frame_of(pmem);
+        if (frame.seg_num > kNew) {
+          EXPECT_TRUE(shrink_cache(pmem, frame, kNew).ok());
         }
-        EXPECT_EQ(state_of(*image, kNew), SuperblockState::kValid) << what;
-        EXPECT_EQ(frame_of(image->pmem()).chain, kNewChain) << what;
-      });
-  using Sizes = std::pair<uint32_t, size_t>;
-  EXPECT_EQ(seen.size(), 3u) << "the superblock is never smaller than cache_info";
-  for (const Sizes& sizes : {Sizes{kOld, kOld}, Sizes{kOld, kNew}, Sizes{kNew, kNew}})
-    EXPECT_GT(seen[sizes], 0) << sizes.first << " and " << sizes.second;
+      },
+      [&](MemoryPmem& image, const std::string& what) { judge(image, what); });
+  expect_all_sizes();
 }
 
 // What a killed process has left is seen, and need not be durable.
@@ -105,7 +123,7 @@ TEST_F(Shrink, TheNextTryStoresAllAgain) {
                find_store(journal, MediaOff{kCacheInfoOff + kCacheInfoStride}, from));
   const size_t superblock =
       find_store(journal, MediaOff{kSuperblockOff + offsetof(Superblock, seg_num)}, from);
-  EXPECT_EQ(count_fences(journal, info, superblock), 1u);
+  EXPECT_EQ(count_fences(journal, info, superblock), 2u);
   EXPECT_EQ(frame_of(memory_.pmem()).chain, kNewChain);
 }
 
@@ -120,6 +138,17 @@ TEST_F(Shrink, EitherReplicaOfATailServesAfterwards) {
     EXPECT_EQ(one.cache_seg_id, 0u);
     EXPECT_EQ(other.cache_seg_id, 0u);
     EXPECT_EQ(one.seg_off, other.seg_off);
+  }
+}
+
+// With the older one the cache would have segments that have gone.
+TEST_F(Shrink, EitherReplicaOfCacheInfoServesAfterwards) {
+  ASSERT_TRUE(shrink(memory_.pmem()).ok());
+  for (const uint64_t slot : {uint64_t{0}, kCacheInfoStride}) {
+    const auto image = memory_.crash_image({});
+    image->poke(MediaOff{0}, memory_.data(), segment_off(0).v);
+    image->flip_bit(MediaOff{kCacheInfoOff + slot + 8});
+    EXPECT_EQ(frame_of(image->pmem()).chain, kNewChain) << slot;
   }
 }
 

@@ -10,12 +10,19 @@ namespace pcache {
 namespace {
 
 void add(const Journal& journal, Trace* trace) {
+  using Kind = TraceEvent::Kind;
+  uint32_t process = 0;
   for (const PmemEvent& event : journal) {
-    if (event.fence)
-      trace->add(TraceEvent::Kind::kFence);
+    const uint64_t off = event.off.v;
+    if (event.killed)
+      trace->add(Kind::kKilled, 0, nullptr, 0, 0, process++);
+    else if (event.fence)
+      trace->add(Kind::kFence, 0, nullptr, 0, 0, process);
+    else if (event.flushed_bytes > 0)
+      trace->add(Kind::kFlush, off, nullptr, event.flushed_bytes, 0, process);
     else
-      trace->add(event.unflushed ? TraceEvent::Kind::kUnflushed : TraceEvent::Kind::kStore,
-                 event.off.v, event.bytes.data(), event.bytes.size());
+      trace->add(event.unflushed ? Kind::kUnflushed : Kind::kStore, off, event.bytes.data(),
+                 event.bytes.size(), 0, process);
   }
 }
 
@@ -43,6 +50,27 @@ void for_each_crash_state(const Journal& journal, const CrashOptions& options,
     visit(kept, "in front of event " + std::to_string(point.event) + ", state " +
                     std::to_string(point.state));
   });
+}
+
+void for_each_killed_process(const MemoryPmem& before, const Journal& journal,
+                             const CrashOptions& options, const std::function<void(Pmem&)>& next,
+                             const KilledVisit& visit) {
+  for (size_t killed_at = 0; killed_at <= journal.size(); killed_at++) {
+    const auto memory = before.crash_image({});
+    for (size_t i = 0; i < killed_at; i++) {
+      const PmemEvent& event = journal[i];
+      if (event.fence)
+        memory->pmem().fence();
+      else
+        PCACHE_CHECK(memory->pmem().store(event.off, event.bytes.data(), event.bytes.size()));
+    }
+    memory->kill_process();
+    next(memory->pmem());
+    for_each_crash_state(memory->journal(), options, [&](auto kept, const std::string& what) {
+      visit(*memory->crash_image(kept),
+            "killed in front of event " + std::to_string(killed_at) + ", then " + what);
+    });
+  }
 }
 
 size_t find_store(const Journal& journal, MediaOff at, size_t from) {

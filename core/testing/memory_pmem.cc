@@ -25,8 +25,10 @@ std::byte* map_base(int fd, uint64_t size_bytes) {
 
 }  // namespace
 
-const PersistOps MemoryPmem::kOps = {"memory", &MemoryPmem::copy, &MemoryPmem::fence,
-                                     [] { return true; }, &MemoryPmem::fence};
+const PersistOps MemoryPmem::kOps = {
+    "memory",           &MemoryPmem::copy,  &MemoryPmem::fence, [] { return true; },
+    &MemoryPmem::fence, &MemoryPmem::flush,
+};
 
 MemoryPmem::MemoryPmem(uint64_t size_bytes) : MemoryPmem(size_bytes, make_base(size_bytes)) {}
 
@@ -122,6 +124,7 @@ void MemoryPmem::checkpoint() {
     });
   poked_.clear();
   journal_.clear();
+  has_killed_ = false;
 }
 
 std::unique_ptr<MemoryPmem> MemoryPmem::crash_image(std::span<const KeptStore> kept) const {
@@ -148,7 +151,22 @@ void MemoryPmem::copy(void* self, std::byte* dst, const void* src, size_t len_by
 #ifdef PCACHE_MUTANTS
   unflushed = mutants::unflushed();
 #endif
-  memory->journal_.push_back({false, unflushed, off, {bytes, bytes + len_bytes}});
+  memory->journal_.push_back({false, unflushed, off, {bytes, bytes + len_bytes}, 0, false});
+}
+
+void MemoryPmem::kill_process() {
+  PmemEvent& event = journal_.emplace_back();
+  event.killed = true;
+  has_killed_ = true;
+}
+
+void MemoryPmem::flush(void* self, const std::byte* at, size_t len_bytes) {
+  auto* memory = static_cast<MemoryPmem*>(self);
+  if (!memory->recording_ || !memory->has_killed_) return;
+  std::lock_guard lock(memory->mu_);
+  PmemEvent& event = memory->journal_.emplace_back();
+  event.off = MediaOff{static_cast<uint64_t>(at - memory->base_)};
+  event.flushed_bytes = len_bytes;
 }
 
 void MemoryPmem::fence(void* self) {
@@ -156,7 +174,7 @@ void MemoryPmem::fence(void* self) {
   std::atomic_signal_fence(std::memory_order_seq_cst);
   if (!memory->recording_) return;
   std::lock_guard lock(memory->mu_);
-  memory->journal_.push_back({true, false, {}, {}});
+  memory->journal_.push_back({true, false, {}, {}, 0, false});
 }
 
 }  // namespace pcache

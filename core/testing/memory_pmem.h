@@ -26,6 +26,8 @@ struct PmemEvent {
   bool unflushed = false;  // a store that no fence makes durable; see mutants.h
   MediaOff off;
   std::vector<std::byte> bytes;
+  size_t flushed_bytes = 0;  // not 0: no store, a flush of what others have stored
+  bool killed = false;       // no store: the process ends here
   bool covers(MediaOff at) const { return !fence && off.v <= at.v && at.v < off.v + bytes.size(); }
 };
 using Journal = std::vector<PmemEvent>;
@@ -71,6 +73,10 @@ class MemoryPmem {
   void forbid_stores();
   void allow_stores();
 
+  // The process that has stored all this is dead: what it has not fenced can be seen, and is
+  // durable only once another one has flushed its lines, and fenced.
+  void kill_process();
+
   // Called before each store, with its length, by the thread that stores.
   void set_on_store(std::function<void(size_t len_bytes)> on_store) {
     on_store_ = std::move(on_store);
@@ -86,6 +92,7 @@ class MemoryPmem {
   MemoryPmem(uint64_t size_bytes, int base_fd);
   static void copy(void* self, std::byte* dst, const void* src, size_t len_bytes);
   static void fence(void* self);
+  static void flush(void* self, const std::byte* at, size_t len_bytes);
   void mend(uint64_t off, uint64_t len);
   template <typename Visit>
   void each_good_part(uint64_t off, uint64_t len, Visit visit) const;
@@ -98,6 +105,7 @@ class MemoryPmem {
   std::byte* const base_;
   std::function<void(size_t)> on_store_;
   bool recording_ = true;
+  bool has_killed_ = false;  // since the last checkpoint; else there is nobody's to flush
   std::mutex mu_;
   Journal journal_;
   std::vector<std::pair<uint64_t, uint64_t>> poked_;
