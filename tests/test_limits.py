@@ -50,6 +50,10 @@ PRINTED = {
                   *(f"{state}: bytes of index a page: {SPREAD}" for state in STATES)],
     "spread": [*(f"16384 pages {where}: bytes {what}: {ONE}" for where in ("side by side", "over 64 GiB", "over 64 TiB")
                  for what in ("of index each", "each, all told")), f"empty, over 64 TiB, MiB: {ONE}"],
+    "sides": [*(f"{rw} hits of a front against role=both: {SPREAD}" for rw in ("randwrite", "randread")),
+              f"misses of a front at depth 32 against fio's nbd engine at the same server: {SPREAD}",
+              *(f"{what}: a front against role=both: {SPREAD}" for what in (
+                  "writes of four times what the cache holds", "the same within a quarter of it"))],
     "keys": [f"{what}, each page {often}, ns of CPU a key: {SPREAD}" for often in ("once", "32 times")
              for what in ("writeback", "reclaim")],
 }

@@ -14,10 +14,8 @@ import argparse
 import contextlib
 import pathlib
 import random
-import time
 
-from . import fio, processes
-from .errors import MeasureError
+from . import fio, nbdkit
 from .estimates import estimate, paired_ratios
 from .libpcache import BUILD
 from .scratch import check_space, new_folders
@@ -30,7 +28,6 @@ WORKLOADS = {f"{name}, {jobs} connection{'s' if jobs > 1 else ''}": {"rw": rw, "
              for name, rw, more in (("read", "randread", {}), ("write", "randwrite", {}),
                                     ("write, a flush each 32", "randwrite", {"fsync": 32}))
              for jobs in (1, 2)}
-READY_S = 60
 
 
 def commands(folder, shm, args):
@@ -41,14 +38,6 @@ def commands(folder, shm, args):
                        f"backing={folder / 'disk'}", "control=off", f"cache_mode={args.cache_mode}"],
             "memory": ["memory", f"size={size}"],
             "file": ["file", f"file={shm / 'file'}"]}
-
-
-def wait_for(started, is_running):
-    deadline = time.monotonic() + READY_S
-    while is_running() and not started.exists():
-        if time.monotonic() > deadline:
-            raise MeasureError(f"nbdkit: does not listen after {READY_S} s")
-        time.sleep(0.01)
 
 
 def ask(socket, folder, args, **options):
@@ -101,10 +90,7 @@ def main(arguments=None):
         sockets = {}
         for server, command in commands(folder, shm, args).items():
             sockets[server] = folder / server
-            started = folder / f"{server}.pid"  # written when it listens; the socket is there before that
-            is_running = stack.enter_context(processes.running(
-                ["nbdkit", "--foreground", "--pidfile", started, "--unix", sockets[server], *command]))
-            wait_for(started, is_running)
+            stack.enter_context(nbdkit.serving(sockets[server], *command))
             warm(sockets[server], folder, args)
         figures = {workload: {server: {} for server in SERVERS} for workload in WORKLOADS}
         for number in range(args.rounds):

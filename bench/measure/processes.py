@@ -72,9 +72,9 @@ def run(command, *, cwd=None, timeout_s=None, show_stderr=False, end_with=signal
 
 
 @contextlib.contextmanager
-def running(command, *, cwd=None):
+def running(command, *, cwd=None, until_said=None):
     """Runs a program beside us, until the block ends: then it is told to end. MeasureError: it cannot be run; or it has
-    ended before, with the last line of what it said."""
+    ended before, with the last line of what it said. The block begins when it has said `until_said`."""
     command = [str(part) for part in command]
     with tempfile.TemporaryFile() as said:
         child = _start(command, cwd, said, said, signal.SIGTERM)
@@ -86,6 +86,8 @@ def running(command, *, cwd=None):
             last = (_text(said).splitlines() or ["it said nothing"])[-1]
             raise MeasureError(f"{name_of(command)}: has ended: {last}")
         try:
+            while until_said and is_running() and until_said.encode() not in os.pread(said.fileno(), 1 << 16, 0):
+                time.sleep(0.01)
             yield is_running
         finally:
             _end(child, signal.SIGTERM)

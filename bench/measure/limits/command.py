@@ -2,7 +2,7 @@
 """What a sweep of equal jobs cannot show: the cache's other limits, each beside its bound in the same run.
 
     bench/limits.py [large] [beside] [memory] [attach] [foreground] [miss] [fragments] [spread] [keys]
-                    [--rounds N] [--small] [--dir DIR] [--shm DIR] [--out FILE]
+                    [sides] [--rounds N] [--small] [--dir DIR] [--shm DIR] [--out FILE]
 
     large       4 KiB hits in 8 GiB (2 Mi extents) against 256 MiB, and against the bound over the same 8 GiB
     beside      a reader and a writer of the same 4 MiB, against each alone, and the bound's
@@ -12,6 +12,7 @@
     miss        4 KiB read misses at depth 32 against fio's io_uring engine on the same file, and their CPU time
     fragments   4 KiB read hits after the pages were overwritten by 512 B, against before; the index's memory
     spread      memory of the index for each 4 KiB page, by how far apart the pages lie, up to 1 PiB
+    sides       a front with pcached against role=both: hits, a full cache; misses against fio's nbd engine
     keys        CPU time of writeback and of reclaim for each key, data that was superseded and data that was not
 
 Needs up to 11 GiB in the folder for pmem (large) and 4 GiB in that of the backing file (miss). Prints medians with
@@ -25,12 +26,12 @@ import pathlib
 from .. import fio
 from ..libpcache import BUILD
 from ..scratch import check_space, new_folders
-from . import attach, beside, foreground, fragments, keys, large, memory, miss, spread
+from . import attach, beside, foreground, fragments, keys, large, memory, miss, sides, spread
 from .record import Record
 from .rig import SMALL, Rig, cache_size
 
 LIMITS = {"large": large, "beside": beside, "memory": memory, "attach": attach, "foreground": foreground, "miss": miss,
-          "fragments": fragments, "spread": spread, "keys": keys}
+          "fragments": fragments, "spread": spread, "keys": keys, "sides": sides}
 
 
 def check_place(names, divisor, shm, folder):
