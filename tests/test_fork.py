@@ -7,7 +7,7 @@ import os
 import signal
 import traceback
 
-from measure.libpcache import FLUSH, LIB, READ, WRITE, FUA, PcacheError, Request, _Info
+from measure.libpcache import FLUSH, LIB, READ, WRITE, FUA, PcacheError, Request, _Info, _Request
 from support import PAGE, wait_until
 
 
@@ -53,7 +53,10 @@ def test_every_call_is_refused(cache):
         for op, flags in ((READ, 0), (WRITE, 0), (WRITE, FUA), (FLUSH, 0)):
             request = Request(op, 0, b"b" * PAGE, flags=flags)
             assert LIB.pcache_submit(cache.queue._handle, c.byref(request.raw)) == -errno.EPERM
-            assert request.data == b"b" * PAGE
+            pointers, count = c.POINTER(_Request) * 1, c.c_uint32(9)
+            one, done = pointers(c.pointer(request.raw)), pointers()
+            assert LIB.pcache_submit_batch(cache.queue._handle, one, 1, done, c.byref(count)) == -errno.EPERM
+            assert count.value == 0 and request.data == b"b" * PAGE
         assert LIB.pcache_reap(cache.queue._handle, None, 0, 0, 0) == -errno.EPERM
         assert LIB.pcache_queue_cancel(cache.queue._handle) == -errno.EPERM
         assert LIB.pcache_queue_fd(cache.queue._handle) == -errno.EPERM

@@ -14,6 +14,7 @@ AHEAD = {
     "pcache::submit_write": {"prefetcht0", "prefetchnta"},
     "pcache::submit_read": {"prefetchnta"},
     "walk": {"prefetchnta"},
+    "Queue::submit_batch": {"prefetcht0", "prefetchnta"},
     "IndexChanges::go_on": {"prefetcht0"},
     "Reclaim::forget_keys": {"prefetcht0"},
     "Settler::mark_clean": {"prefetcht0"},

@@ -125,6 +125,7 @@ def _load():
     lib.pcache_queue_destroy.argtypes = [c.c_void_p]
     lib.pcache_queue_destroy.restype = None
     lib.pcache_submit.argtypes = [c.c_void_p, p(_Request)]
+    lib.pcache_submit_batch.argtypes = [c.c_void_p, p(p(_Request)), c.c_uint32, p(p(_Request)), p(c.c_uint32)]
     lib.pcache_reap.argtypes = [c.c_void_p, p(p(_Request)), c.c_uint32, c.c_uint32, c.c_int64]
     lib.pcache_queue_cancel.argtypes = [c.c_void_p]
     lib.pcache_queue_in_flight.argtypes = [c.c_void_p]

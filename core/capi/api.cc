@@ -232,6 +232,13 @@ PCACHE_EXPORT int pcache_submit(pcache_queue* queue, pcache_request* request) {
   }
 }
 
+PCACHE_EXPORT int pcache_submit_batch(pcache_queue* queue, pcache_request* const* requests,
+                                      uint32_t count, pcache_request** done, uint32_t* done_count) {
+  const int taken = queue->queue->submit_batch({requests, count}, done, done_count);
+  PCACHE_DCHECK(taken < 0 ? *done_count == 0 : *done_count <= static_cast<uint32_t>(taken));
+  return taken;
+}
+
 PCACHE_EXPORT int pcache_reap(pcache_queue* queue, pcache_request** done, uint32_t min,
                               uint32_t max, int64_t timeout_ns) {
   if (queue->foreign()) return -EPERM;

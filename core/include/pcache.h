@@ -400,6 +400,17 @@ void pcache_queue_destroy(pcache_queue* queue);
 int pcache_submit(pcache_queue* queue, struct pcache_request* request);
 
 /*
+ * Submits requests that the caller has at hand together, in order, each as pcache_submit() does:
+ * read hits take less time so, as the memory that the later ones need is fetched while the earlier
+ * ones are served. Returns how many are taken: fewer than `count` when `depth` are queued then; if
+ * none is, what pcache_submit() of the first returns. Of those taken, the ones that are complete
+ * (they will not come out of pcache_reap()) are stored to `done`, which has room for `count`, in
+ * order; `done_count` of them.
+ */
+int pcache_submit_batch(pcache_queue* queue, struct pcache_request* const* requests, uint32_t count,
+                        struct pcache_request** done, uint32_t* done_count);
+
+/*
  * Takes completed requests in the order of their completion: at least `min` (it waits for them, but
  * for no more than are queued), at most `max`. Goes on with READs of more gaps than the queue reads
  * at a time. `timeout_ns` < 0: wait as long as it takes.

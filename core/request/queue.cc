@@ -4,9 +4,11 @@
 #include <poll.h>
 #include <sys/eventfd.h>
 
+#include <new>
 #include <utility>
 
 #include "blockdev/deadline.h"
+#include "request/ahead.h"
 #include "request/op_read.h"
 
 namespace pcache {
@@ -64,6 +66,31 @@ int Queue::submit(pcache_request* request) {
   if (state_.in_flight.full() && op.needs_slot) [[unlikely]]
     return -EAGAIN;
   return op.submit(state_, request);
+}
+
+int Queue::submit_batch(std::span<pcache_request* const> requests, pcache_request** done,
+                        uint32_t* done_count) {
+  const Ahead ahead(state_.cache.parts());
+  const size_t count = requests.size();
+  *done_count = 0;
+  for (size_t i = 0; i < count + Ahead::kShard; i++) {
+    const size_t turn =
+        i - Ahead::kShard;  // of the request that is submitted; wraps round at first
+    if (i < count) ahead.shard(*requests[i]);
+    if (const size_t next = turn + Ahead::kSlot; next < count) ahead.slot(*requests[next]);
+    if (const size_t next = turn + Ahead::kData; next < count) ahead.data(*requests[next]);
+    if (turn >= count) continue;
+    pcache_request* const request = requests[turn];
+    int taken = 1;
+    try {
+      taken = submit(request);
+    } catch (const std::bad_alloc&) {
+      request->result = -ENOMEM;
+    }
+    if (taken < 0) return turn > 0 ? static_cast<int>(turn) : taken;
+    if (taken == 1) done[(*done_count)++] = request;
+  }
+  return static_cast<int>(count);
 }
 
 uint32_t Queue::take_done(pcache_request** done, uint32_t max) {

@@ -20,6 +20,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <span>
 
 #include "request/queue_set.h"
 #include "request/queue_state.h"
@@ -35,6 +36,10 @@ class Queue {
   ~Queue();
 
   int submit(pcache_request* request);
+  // As pcache_submit_batch(): submit() of each, in order, until one is not taken: how many are, or,
+  // of none, what it has returned. Those that are complete go to `done`, `done_count` of them.
+  int submit_batch(std::span<pcache_request* const> requests, pcache_request** done,
+                   uint32_t* done_count);
   int reap(pcache_request** done, uint32_t min, uint32_t max, int64_t timeout_ns);
   // Gives up what waits for space: it comes out of reap() with -ECANCELED. How many. Any thread.
   uint32_t cancel() { return state_.cache.deferred().cancel(state_); }
