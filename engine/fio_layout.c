@@ -32,6 +32,7 @@ static const struct place places[] = {
     PLACE("ioengine", ioengine),
     PLACE("kb_base", kb_base),
     PLACE("iodepth", iodepth),
+    PLACE("iodepth_batch", iodepth_batch),
     PLACE("size", size),
     PLACE("fill_device", fill_device),
     PLACE("bs", bs),

@@ -14,7 +14,10 @@ int job_start(struct job* job, const struct thread_data* td) {
   job->write_flags = td->o.sync_io ? PCACHE_REQ_FUA : 0;
   job->requests = calloc(job->depth, sizeof(*job->requests));
   job->done = calloc(job->depth, sizeof(struct pcache_request*));
-  if (!job->requests || !job->done) return ENOMEM;
+  job->held = calloc(job->depth, sizeof(struct pcache_request*));
+  job->hits = calloc(job->depth, sizeof(struct pcache_request*));
+  job->batches = td->o.iodepth_batch > 1;
+  if (!job->requests || !job->done || !job->held || !job->hits) return ENOMEM;
   return shared_cache_open_queue(job->shared, job->depth, &job->queue);
 }
 
@@ -26,9 +29,11 @@ void job_stop(struct thread_data* td, struct job* job) {
   shared_cache_close_queue(job->shared, job->queue);
   free(job->requests);
   free(job->done);
+  free(job->held);
+  free(job->hits);
   job->queue = NULL;
   job->requests = NULL;
-  job->done = NULL;
+  job->done = job->held = job->hits = NULL;
 }
 
 int job_io_u_init(struct thread_data* td, struct io_u* io_u) {
@@ -116,8 +121,8 @@ static void note_missed_error(struct thread_data* td, const struct pcache_reques
  * ends with up to `depth` requests in flight.
  */
 static void finish(struct thread_data* td, struct job* job) {
+  int ret = job_commit(td), first = 0;
   uint32_t all = job->outstanding + job->done_count, failed = 0;
-  int ret = 0, first = 0;
 
   while ((job->outstanding || job->done_count) && ret >= 0) {
     for (; job->done_count; job->done_count--) {
@@ -141,7 +146,8 @@ static void finish(struct thread_data* td, struct job* job) {
 void job_io_u_free(struct thread_data* td, struct io_u* io_u) {
   struct job* job = td->io_ops_data;
 
-  if (job && job->queue && (job->outstanding || job->done_count)) finish(td, job);
+  if (job && job->queue && (job->held_count || job->outstanding || job->done_count))
+    finish(td, job);
   io_u->engine_data = NULL;
 }
 
@@ -217,6 +223,43 @@ static void note_refused(const struct thread_data* td, struct job* job, const st
             (unsigned long long)io_u->offset, shared_cache_backing(job->shared), why);
 }
 
+/* What has completed without being queued in the library goes to `done`. */
+static void push_hit(const struct thread_data* td, struct job* job,
+                     struct pcache_request* request) {
+  if (request->result) note_refused(td, job, request->user, -request->result);
+  job->hits_in_row++;
+  push_done(job, request);
+}
+
+/* As submit(), of all that is held, in order. */
+int job_commit(struct thread_data* td) {
+  struct job* job = td->io_ops_data;
+  struct pcache_request** next = job->held;
+  struct pcache_request** end = next + job->held_count;
+
+  job->held_count = 0;
+  while (next < end) {
+    uint32_t hits = 0;
+    int ret = pcache_submit_batch(job->queue, next, (uint32_t)(end - next), job->hits, &hits);
+
+    for (uint32_t i = 0; i < hits; i++) push_hit(td, job, job->hits[i]);
+    if (ret > 0) {
+      uint32_t misses = (uint32_t)ret - hits;
+
+      if (misses) job->hits_in_row = 0;
+      job->outstanding += misses;
+      next += ret;
+    } else if (ret == -EAGAIN && job->outstanding) {
+      ret = wait_for(td, job, 1);
+      if (ret < 0) return ret;
+    } else {
+      (*next)->result = ret;
+      push_hit(td, job, *next++);
+    }
+  }
+  return 0;
+}
+
 enum fio_q_status job_queue(struct thread_data* td, struct io_u* io_u) {
   struct job* job = td->io_ops_data;
   struct pcache_request* request = io_u->engine_data;
@@ -224,6 +267,10 @@ enum fio_q_status job_queue(struct thread_data* td, struct io_u* io_u) {
 
   engine_stamp_issue_time(td, io_u);
   fill_request(job, io_u, request);
+  if (job->batches) {
+    job->held[job->held_count++] = request;
+    return FIO_Q_QUEUED;
+  }
   ret = submit(td, job, request);
   if (ret == 0) {
     job->outstanding++;
@@ -231,12 +278,11 @@ enum fio_q_status job_queue(struct thread_data* td, struct io_u* io_u) {
     return FIO_Q_QUEUED;
   }
   if (ret < 0) request->result = ret;
-  if (request->result) note_refused(td, job, io_u, -request->result);
   if (job->outstanding || job->done_count) {
-    job->hits_in_row++;
-    push_done(job, request);
+    push_hit(td, job, request);
     return FIO_Q_QUEUED;
   }
+  if (request->result) note_refused(td, job, io_u, -request->result);
   set_error(io_u, request);
   return FIO_Q_COMPLETED;
 }

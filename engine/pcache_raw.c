@@ -2,8 +2,9 @@
 /*
  * fio's external engine "pcache_raw": the bound to which the cache is compared. It stores and loads
  * the same bytes through the same mapping and persist primitives of libpcache, and does nothing
- * else. A request for offset X goes to X modulo the size of the map. Every request completes at
- * once, accounted exactly as a hit of the engine "pcache".
+ * else. A request for offset X goes to X modulo the size of the map. Every request is accounted
+ * exactly as a hit of the engine "pcache": it completes at once, or, with iodepth_batch above 1,
+ * when fio commits it.
  *
  * A flush stores a record of 64 bytes and fences, which is the least that one must do.
  *
@@ -100,6 +101,11 @@ struct raw_job {
   struct map* map;
   uint64_t bytes;
   bool fence_each;
+  bool batches;
+  struct io_u** held; /* `iodepth`: first those that are done, for getevents(), then those that are
+                         to be committed */
+  unsigned done_count;
+  unsigned held_count; /* of both */
   uint64_t record_off;
   pid_t pid; /* of the process that has opened the map */
 };
@@ -200,9 +206,13 @@ static int raw_setup(struct thread_data* td) {
 static int raw_init(struct thread_data* td) {
   struct raw_job* job = td->io_ops_data;
 
-  if (job && td->o.use_thread && job->pid == getpid()) return 0;
-  message("job %s: was not set up as a thread", td->o.name);
-  return EINVAL;
+  if (!job || !td->o.use_thread || job->pid != getpid()) {
+    message("job %s: was not set up as a thread", td->o.name);
+    return EINVAL;
+  }
+  job->batches = td->o.iodepth_batch > 1;
+  job->held = calloc(td->o.iodepth, sizeof(struct io_u*));
+  return job->held ? 0 : ENOMEM;
 }
 
 static void raw_cleanup(struct thread_data* td) {
@@ -210,6 +220,7 @@ static void raw_cleanup(struct thread_data* td) {
 
   if (!job) return;
   put_map(job->map);
+  free(job->held);
   free(job);
   td->io_ops_data = NULL;
 }
@@ -226,16 +237,14 @@ static int store_record(struct raw_job* job) {
   return result;
 }
 
-static enum fio_q_status raw_queue(struct thread_data* td, struct io_u* io_u) {
-  struct raw_job* job = td->io_ops_data;
+static void run(struct raw_job* job, struct io_u* io_u) {
   pcache_raw* raw = job->map->raw;
   uint64_t len = io_u->xfer_buflen;
   uint64_t off = io_u->offset % job->bytes;
 
-  engine_stamp_issue_time(td, io_u);
   if (ddir_rw(io_u->ddir) && len > job->bytes) {
     io_u->error = EINVAL;
-    return FIO_Q_COMPLETED;
+    return;
   }
   if (off + len > job->bytes) off = job->bytes - len;
   switch (io_u->ddir) {
@@ -253,18 +262,47 @@ static enum fio_q_status raw_queue(struct thread_data* td, struct io_u* io_u) {
       io_u->error = (unsigned int)-store_record(job);
       pcache_raw_fence(raw);
   }
+}
+
+static enum fio_q_status raw_queue(struct thread_data* td, struct io_u* io_u) {
+  struct raw_job* job = td->io_ops_data;
+
+  engine_stamp_issue_time(td, io_u);
+  if (job->batches) {
+    job->held[job->held_count++] = io_u;
+    return FIO_Q_QUEUED;
+  }
+  run(job, io_u);
   return FIO_Q_COMPLETED;
 }
 
-/*
- * Nothing is ever queued. Not FIO_SYNCIO all the same: fio would cap iodepth with a note on stdout.
- */
-static int raw_getevents(struct thread_data* td, unsigned int min, unsigned int max,
-                         const struct timespec* timeout) {
+static int raw_commit(struct thread_data* td) {
+  struct raw_job* job = td->io_ops_data;
+
+  while (job->done_count < job->held_count) run(job, job->held[job->done_count++]);
   return 0;
 }
 
-static struct io_u* raw_event(struct thread_data* td, int event) { return NULL; }
+/*
+ * All that is done, at once, as the engine "pcache" gives its hits. The engine is not FIO_SYNCIO,
+ * although nothing waits: fio would cap iodepth with a note on stdout.
+ */
+static int raw_getevents(struct thread_data* td, unsigned int min, unsigned int max,
+                         const struct timespec* timeout) {
+  struct raw_job* job = td->io_ops_data;
+  unsigned count;
+
+  td_io_commit(td);
+  count = job->done_count;
+  job->held_count = job->done_count = 0;
+  return (int)count;
+}
+
+static struct io_u* raw_event(struct thread_data* td, int event) {
+  struct raw_job* job = td->io_ops_data;
+
+  return job->held[event];
+}
 
 static int no_op(struct thread_data* td, struct fio_file* file) { return 0; }
 
@@ -277,6 +315,7 @@ static struct ioengine_ops engine = {
     .init = raw_init,
     .cleanup = raw_cleanup,
     .queue = raw_queue,
+    .commit = raw_commit,
     .getevents = raw_getevents,
     .event = raw_event,
     .open_file = no_op,

@@ -25,6 +25,20 @@ def test_randwrite_and_verify(fio):
     assert fio.stats["requests"]["read_hits"] == 2048
 
 
+@pytest.mark.parametrize("batch", [8, 32])
+def test_batches(fio, batch):
+    """fio submits what is hits, misses and flushes together; a part of the last batch is left at the end."""
+    together = dict(bs="4k", iodepth=32, iodepth_batch=batch)
+    jobs = fio.run(rw="randwrite", size="4100k", fsync=50, verify="crc32c", **together)
+    assert total(jobs, "write", "total_ios") == total(jobs, "read", "total_ios") == 1025
+    assert fio.stats["requests"]["flushes"] >= 1025 // 50
+    job, = fio.run(rw="randread", size="8m", **together)
+    assert job["read"]["total_ios"] == 2048 and fio.stats["requests"]["read_hits"] == 1025
+    assert fio.stats["requests"]["read_misses"] == 1023
+    levels = job["iodepth_level"]
+    assert levels["32"] > 50, levels
+
+
 @pytest.mark.parametrize("data_crc", [0, 1])
 def test_mixed_sizes_two_jobs_and_reopen(fio, data_crc):
     """The demo's job, small: 512 B to 256 KiB, iodepth 16, two jobs; then verified by a new process."""
