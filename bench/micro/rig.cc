@@ -11,6 +11,7 @@ namespace {
 
 constexpr uint64_t kBackingBytes = 4ull << 30;
 constexpr uint64_t kMostBytes = 1 << 20;
+constexpr uint32_t kMostTogether = 32;
 
 void check(int result) {
   if (result != 0) die("a request of the benchmark failed: " + std::string(strerror(-result)));
@@ -51,6 +52,11 @@ void read(Rig& rig, uint64_t page) {
   rig.read(page * kPageBytes / bytes * bytes, bytes);
 }
 
+template <uint32_t together>
+void read_together(Rig& rig, uint64_t page) {
+  rig.read_together(page * kPageBytes, kPageBytes, together);
+}
+
 constexpr RequestCase kCases[] = {
     {"store", 4096, 0, nothing,
      [](Rig& rig, uint64_t page) { rig.store(page * kPageBytes, kPageBytes); }},
@@ -71,6 +77,10 @@ constexpr RequestCase kCases[] = {
      [](Rig& rig, uint64_t page) { rig.read(page * kPageBytes, 512); }},
     {"read_hit", 4096, 0, cover_and_read, read<4096>},
     {"read_hit", 65536, 0, cover_and_read, read<65536>},
+    {"load_by_32", 4096, 0, nothing,
+     [](Rig& rig, uint64_t page) { rig.load_together(page * kPageBytes, kPageBytes, 32); }},
+    {"read_hit_by_8", 4096, 0, cover_and_read, read_together<8>},
+    {"read_hit_by_32", 4096, 0, cover_and_read, read_together<32>},
     {"read_of_8_pieces", 4096, 0, cover_in_sectors_and_read,
      [](Rig& rig, uint64_t page) { rig.read(page / 8 * kPageBytes, kPageBytes); }},
 };
@@ -80,6 +90,7 @@ constexpr RequestCase kCases[] = {
 Rig::Rig(ScratchMemory& memory, const PersistOps* ops, bool data_crc)
     : buffer_(static_cast<std::byte*>(std::aligned_alloc(4096, kMostBytes))) {
   memset(buffer_, 0x5a, kMostBytes);
+  batch_.reserve(kMostTogether);
   bound_ = memory.make_pmem(ops);
   auto pmem = memory.make_pmem(ops);
   FormatOptions format;
@@ -127,6 +138,29 @@ void Rig::store(uint64_t off, uint64_t len) {
 
 void Rig::load(uint64_t off, uint64_t len) {
   if (!bound_->load(buffer_, MediaOff{kBoundOff + off}, len)) die("a load of the benchmark failed");
+}
+
+void Rig::read_together(uint64_t off, uint64_t len, uint32_t together) {
+  std::byte* const to = buffer_ + batch_.size() * len;
+  batch_.push_back({PCACHE_OP_READ, 0, off, len, to, 0, 0, nullptr});
+  if (batch_.size() < together) return;
+  pcache_request* all[kMostTogether];
+  pcache_request* done[kMostTogether];
+  uint32_t count = 0;
+  for (uint32_t i = 0; i < together; i++) all[i] = &batch_[i];
+  (void)queue_->submit_batch({all, together}, done, &count);
+  if (count != together) die("a read of the benchmark is no hit");
+  for (const pcache_request& request : batch_) check(request.result);
+  batch_.clear();
+}
+
+void Rig::load_together(uint64_t off, uint64_t len, uint32_t together) {
+  batch_.push_back({PCACHE_OP_READ, 0, off, len, buffer_ + batch_.size() * len, 0, 0, nullptr});
+  if (batch_.size() < together) return;
+  for (const pcache_request& one : batch_)
+    if (!bound_->load(one.buf, MediaOff{kBoundOff + one.off}, one.len))
+      die("a load of the benchmark failed");
+  batch_.clear();
 }
 
 void Rig::flush() {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "cache/cache.h"
 #include "micro/scratch.h"
@@ -22,6 +23,10 @@ class Rig {
   void write(uint64_t off, uint64_t len, uint32_t flags = 0);
   void read(uint64_t off, uint64_t len);
   void flush();
+  // read(), and load(), in batches: what has been noted so is done with every `together`th of them.
+  // Each has a buffer of its own.
+  void read_together(uint64_t off, uint64_t len, uint32_t together);
+  void load_together(uint64_t off, uint64_t len, uint32_t together);
   // The bound: the same bytes stored to, or loaded from, the same memory, and nothing else.
   void store(uint64_t off, uint64_t len);
   void load(uint64_t off, uint64_t len);
@@ -33,6 +38,7 @@ class Rig {
   std::unique_ptr<Queue> queue_;
   std::unique_ptr<Pmem> bound_;
   std::byte* const buffer_;
+  std::vector<pcache_request> batch_;
 };
 
 // An operation of the request path, with what must be there before.

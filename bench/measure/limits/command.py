@@ -2,7 +2,8 @@
 """What a sweep of equal jobs cannot show: the cache's other limits, each beside its bound in the same run.
 
     bench/limits.py [large] [beside] [memory] [attach] [foreground] [miss] [fragments] [spread] [keys]
-                    [sides] [--rounds N] [--small] [--dir DIR] [--shm DIR] [--out FILE]
+                    [batches] [sides]
+                    [--rounds N] [--small] [--dir DIR] [--shm DIR] [--out FILE]
 
     large       4 KiB hits in 8 GiB (2 Mi extents) against 256 MiB, and against the bound over the same 8 GiB
     beside      a reader and a writer of the same 4 MiB, against each alone, and the bound's
@@ -14,6 +15,7 @@
     spread      memory of the index for each 4 KiB page, by how far apart the pages lie, up to 1 PiB
     sides       a front with pcached against role=both: hits, a full cache; misses against fio's nbd engine
     keys        CPU time of writeback and of reclaim for each key, data that was superseded and data that was not
+    batches     4 KiB read hits that fio submits 8 and 32 together, against the bound's, and against one by one
 
 Needs up to 11 GiB in the folder for pmem (large) and 4 GiB in that of the backing file (miss). Prints medians with
 their range; --out keeps them, and all values, as JSON (results/README.md). Its files are removed at the end, also when
@@ -26,12 +28,12 @@ import pathlib
 from .. import fio
 from ..libpcache import BUILD
 from ..scratch import check_space, new_folders
-from . import attach, beside, foreground, fragments, keys, large, memory, miss, sides, spread
+from . import attach, batches, beside, foreground, fragments, keys, large, memory, miss, sides, spread
 from .record import Record
 from .rig import SMALL, Rig, cache_size
 
 LIMITS = {"large": large, "beside": beside, "memory": memory, "attach": attach, "foreground": foreground, "miss": miss,
-          "fragments": fragments, "spread": spread, "keys": keys, "sides": sides}
+          "fragments": fragments, "spread": spread, "keys": keys, "batches": batches, "sides": sides}
 
 
 def check_place(names, divisor, shm, folder):
