@@ -57,7 +57,8 @@ PRINTED = {
     "keys": [f"{what}, each page {often}, ns of CPU a key: {SPREAD}" for often in ("once", "32 times")
              for what in ("writeback", "reclaim")],
     "batches": [*(rf"4 KiB reads, {n} at a time, against the bound: {SPREAD}" for n in (1, 8, 32)),
-                *(rf"{whose}, {n} at a time against one: {SPREAD}" for n in (8, 32) for whose in ("reads", "the bound's"))],
+                *(rf"{whose}, {n} at a time against one: {SPREAD}" for n in (8, 32)
+                  for whose in ("reads", "the bound's"))],
 }
 
 

@@ -21,7 +21,8 @@ def measure(rig):
     for number in range(rig.rounds):
         rig.fill_new_cache(size, part)
         order = random.Random(number)
-        jobs = [(engine, n) for n in order.sample(TOGETHER, len(TOGETHER)) for engine in order.sample(["fio", "raw"], 2)]
+        jobs = [(engine, n) for n in order.sample(TOGETHER, len(TOGETHER))
+                for engine in order.sample(["fio", "raw"], 2)]
         rounds.append({job: read_hits(rig, *job, size, part) for job in jobs})
     rig.cache.unlink()
     for n in TOGETHER:
