@@ -34,7 +34,7 @@ COMMANDS = {
     "format --force": ["format", "CACHE", "--force"],
 }
 # What is of attached caches alone: test_control.py.
-OF_ATTACHED = {"list", "flush", "drain", "stats", "metrics"}
+OF_ATTACHED = {"list", "flush", "drain", "stats", "metrics", "resize-backing"}
 every_command = pytest.mark.parametrize("command", COMMANDS)
 with_backing = pytest.mark.parametrize("command", [name for name, line in COMMANDS.items() if "BACKING" in line])
 

@@ -4,6 +4,7 @@ what was not flushed. The server dies, hangs, comes back, and no byte is lost.""
 
 import concurrent.futures
 import contextlib
+import os
 import pathlib
 import random
 import signal
@@ -363,6 +364,16 @@ def test_a_server_without_flush_is_refused_and_nothing_is_formatted(server, cach
     with pytest.raises(PcacheError, match="the server has no flush"):
         Cache(cache_file, server.uri)
     assert file_state(cache_file) == before
+
+
+def test_a_size_that_was_told_once_is_not_asked_for_again(server, remote, ctl):
+    server.nbdkit()
+    with remote.open() as cache:
+        os.truncate(server.path, SIZE + MIB)
+        assert "tells its size when it is connected to" in ctl.refused("resize-backing", remote.cache_path)
+        assert cache.info.logical_bytes == SIZE
+        cache.write(0, stamp(0, MIB, 1))
+        os.truncate(server.path, SIZE)
 
 
 def test_a_server_that_is_replaced_by_another_size_is_told_of(server, remote):

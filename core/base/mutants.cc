@@ -74,6 +74,7 @@ constexpr struct {
     {"foreign-dirty-tail", Hazard::kForeignDirtyTail},
     {"backend-skips-flush", Hazard::kBackendSkipsFlush},
     {"generations-not-reloaded", Hazard::kGenerationsNotReloaded},
+    {"grown-before-identity", Hazard::kGrownBeforeIdentity},
 };
 
 std::optional<Hazard> hazard_named(std::string_view name) {

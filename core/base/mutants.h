@@ -63,6 +63,7 @@ enum class Hazard : uint8_t {
   kForeignDirtyTail,
   kBackendSkipsFlush,
   kGenerationsNotReloaded,
+  kGrownBeforeIdentity,
 };
 
 // A place in the code that stores to media or fences. A function that does this for several callers

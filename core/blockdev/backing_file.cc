@@ -220,12 +220,21 @@ Result<BackingFile> open_backing_file(const BlockDeviceOptions& options, const L
   return file;
 }
 
+Result<uint64_t> measure_again(BackingFile* file) {
+  struct stat st;
+  if (fstat(file->fd.get(), &st) != 0)
+    return error_errno(errno, "cannot examine backing device %s", file->path.c_str());
+  auto size = measure_size(file->path, file->fd.get(), st, file->align.block_bytes, Log());
+  if (size && size.value() > file->size_bytes) file->size_bytes.grow(size.value());
+  return size;
+}
+
 bool is_hole(const BackingFile& file, uint64_t off, uint64_t* end) {
-  PCACHE_DCHECK(off < file.size_bytes);
+  const uint64_t size_bytes = file.size_bytes;
+  PCACHE_DCHECK(off < size_bytes);
   const auto up_to = [&](off_t found) {
-    *end = found < 0 || static_cast<uint64_t>(found) > file.size_bytes
-               ? file.size_bytes
-               : static_cast<uint64_t>(found);
+    *end = found < 0 || static_cast<uint64_t>(found) > size_bytes ? size_bytes
+                                                                  : static_cast<uint64_t>(found);
   };
   const off_t from = static_cast<off_t>(off);
   const off_t data = lseek(file.fd.get(), from, SEEK_DATA);

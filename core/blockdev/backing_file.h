@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <string>
 
+#include "base/growing_size.h"
 #include "base/log.h"
 #include "base/result.h"
 #include "blockdev/block_device.h"
@@ -21,12 +22,14 @@ namespace pcache {
 struct BackingFile {
   std::string path;
   UniqueFd fd;
-  uint64_t size_bytes = 0;  // a multiple of align.block_bytes, not 0
+  GrowingSize size_bytes;  // a multiple of align.block_bytes, not 0
   DirectIoAlign align;
   DeviceIdentity identity;
   bool makes_holes = true;  // as far as can be known before it is asked to
 };
 
+// As BlockDevice::measure_again().
+Result<uint64_t> measure_again(BackingFile* file);
 // As BlockDevice::is_hole().
 bool is_hole(const BackingFile& file, uint64_t off, uint64_t* end);
 

@@ -11,6 +11,13 @@
 
 namespace pcache {
 
+Result<uint64_t> BlockDevice::measure_again() {
+  return make_error(EOPNOTSUPP,
+                    "backing device %s: its size is measured once, when it is opened: attach the "
+                    "cache again",
+                    identity().text.c_str());
+}
+
 Result<std::unique_ptr<BlockDevice>> open_block_device_with(const BlockDeviceOptions& options,
                                                             const Log& log, UringInit init) {
   auto file = open_backing_file(options, log);

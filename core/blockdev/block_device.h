@@ -121,7 +121,11 @@ struct BlockLink {
 class BlockDevice {
  public:
   virtual ~BlockDevice() = default;
-  virtual uint64_t size_bytes() const = 0;           // rounded down to logical_block_bytes()
+  // As it was measured last, rounded down to logical_block_bytes(). Any thread.
+  virtual uint64_t size_bytes() const = 0;
+  // Measures it again. A device that is smaller now is said to be so, and size_bytes() stays.
+  // EOPNOTSUPP: it cannot be. One thread at a time, with others beside it.
+  virtual Result<uint64_t> measure_again();
   virtual uint32_t logical_block_bytes() const = 0;  // 512 or more, a power of two
   virtual const DeviceIdentity& identity() const = 0;
   virtual const char* io_mode_name() const = 0;  // "io_uring", "threads" or "nbd"

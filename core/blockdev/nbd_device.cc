@@ -23,6 +23,13 @@ class NbdDevice final : public BlockDevice {
   }
 
   uint64_t size_bytes() const override { return server_->device().size_bytes; }
+  // It tells each connection once, and those that are there would not go beyond.
+  Result<uint64_t> measure_again() override {
+    return make_error(EOPNOTSUPP,
+                      "backing device %s: a server of NBD tells its size when it is connected to: "
+                      "attach the cache again",
+                      server_->name().c_str());
+  }
   uint32_t logical_block_bytes() const override { return server_->device().block_bytes; }
   const DeviceIdentity& identity() const override { return identity_; }
   const char* io_mode_name() const override { return "nbd"; }

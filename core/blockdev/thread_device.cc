@@ -153,6 +153,7 @@ class ThreadDevice final : public BlockDevice {
       : file_(std::move(file)), pool_(file_, &ThreadQueue::on_finished) {}
 
   uint64_t size_bytes() const override { return file_.size_bytes; }
+  Result<uint64_t> measure_again() override { return pcache::measure_again(&file_); }
   uint32_t logical_block_bytes() const override { return file_.align.block_bytes; }
   const DeviceIdentity& identity() const override { return file_.identity; }
   const char* io_mode_name() const override { return "threads"; }
@@ -169,7 +170,7 @@ class ThreadDevice final : public BlockDevice {
   }
 
  private:
-  const BackingFile file_;
+  BackingFile file_;
   IoThreadPool pool_;
 };
 

@@ -14,6 +14,7 @@ class UringDevice final : public BlockDevice {
   UringDevice(BackingFile file, UringInit init) : file_(std::move(file)), init_(init) {}
 
   uint64_t size_bytes() const override { return file_.size_bytes; }
+  Result<uint64_t> measure_again() override { return pcache::measure_again(&file_); }
   uint32_t logical_block_bytes() const override { return file_.align.block_bytes; }
   const DeviceIdentity& identity() const override { return file_.identity; }
   const char* io_mode_name() const override { return "io_uring"; }
@@ -28,7 +29,7 @@ class UringDevice final : public BlockDevice {
   }
 
  private:
-  const BackingFile file_;
+  BackingFile file_;
   const UringInit init_;
 };
 

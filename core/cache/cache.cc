@@ -17,6 +17,13 @@ namespace {
 // each stripe a FLUSH looks at two cache lines, and closes a kset if one is open.
 constexpr uint32_t kStripes = Stripes::kMost;
 
+// To which the backing device may grow while it is attached: that costs 17 GiB of address space for
+// each TiB, twice that with data_crc, and no memory.
+uint64_t most_backing_bytes(uint64_t bytes) {
+  constexpr uint64_t kTimes = 4, kAtLeast = uint64_t{1} << 40;
+  return std::max(bytes <= UINT64_MAX / kTimes ? kTimes * bytes : bytes, kAtLeast);
+}
+
 BackingIdentity identity_of(const BlockDevice& device) {
   return {device.identity().text, device.size_bytes(), device.identity().unique};
 }
@@ -238,6 +245,7 @@ FormatOptions Cache::format_options() const {
 
 Status Cache::recover_log() {
   recovery_.device_bytes = devices_.backing->size_bytes();
+  recovery_.most_bytes = most_backing_bytes(recovery_.device_bytes);
   recovery_.block_bytes = devices_.backing->logical_block_bytes();
   recovery_.stripes = kStripes;
   recovery_.log_reserve = log_reserve_segments(frame_.info.n_segs);

@@ -79,6 +79,17 @@ class Cache {
   Status refuse_if_front(const char* what) const;
   Status set_policy(policy::PolicyKind kind);
   CacheMode mode() const { return mode_.mode(); }
+  // Uses all of a backing device that has grown. In this order, each step complete before the next:
+  // the device takes requests beyond the old end, the index takes extents there, the identity block
+  // has the new size, requests may go there. Until then no key is beyond the size in the identity
+  // block, so a crash in any step leaves an image for the device of either size; inside the block's
+  // store one without a block, as an attach does that writes it. An error leaves the old size.
+  // EINVAL: it is smaller; EFBIG: it has outgrown what the index has address space for; EOPNOTSUPP:
+  // its size cannot be measured again, or it is another process's. Any thread.
+  struct Resized {
+    uint64_t before, now;  // bytes
+  };
+  Result<Resized> resize_backing() EXCLUDES(frame_mu_);
   // As pcache_set().
   Status set(const char* name, const char* text) EXCLUDES(frame_mu_, dirty_mu_);
 
@@ -99,6 +110,8 @@ class Cache {
     return counter_base_;
   }
   bool readonly() const { return options_.readonly; }
+  // As much of the backing device as requests may use.
+  uint64_t logical_bytes() const { return requests_->logical_bytes(); }
   const DeviceFrame& frame() const { return frame_; }
   CacheInfoFields info() EXCLUDES(frame_mu_) {
     MutexLock lock(frame_mu_);
@@ -148,6 +161,7 @@ class Cache {
   template <typename T>
   Status change_info(T CacheInfoFields::*field, T value) REQUIRES(frame_mu_);
   Status refuse_if_readonly(const char* what) const;
+  Result<std::optional<media::Identity>> identity_of_size(uint64_t bytes) const;
   SpaceWatch::Sample sample_space(Worker::State state) const;
 
   Devices devices_;

@@ -100,7 +100,7 @@ void add_devices(Fields* fields) {
   fields->add("cache", "mode", "when a write is acknowledged, and what is cached",
               [](View& v) { return Json(answers_of(v.cache.mode()).name); });
   fields->add("backing", "bytes", "size of the backing device",
-              [](View& v) { return Json(v.cache.backing().size_bytes()); });
+              [](View& v) { return Json(v.cache.logical_bytes()); });
   fields->add("backing", "block_size", "alignment of requests, bytes",
               [](View& v) { return Json(v.cache.backing().logical_block_bytes()); });
   fields->add("backing", "io_mode", "how it is driven",
@@ -296,7 +296,7 @@ std::string status_line(Cache& cache) {
   const CacheInfoFields info = cache.info();
   char line[256];
   snprintf(line, sizeof line, "0 %llu pcache %x %u %u %u %u %x %s %s %s",
-           static_cast<unsigned long long>(cache.backing().size_bytes() / kSectorBytes),
+           static_cast<unsigned long long>(cache.logical_bytes() / kSectorBytes),
            cache.frame().sb_flags, cache.frame().seg_num, segs.total, segs.total - segs.free,
            info.gc_percent, make_cache_info(info).flags, position(cache.log().head()).c_str(),
            position(cache.tails().dirty_tail()).c_str(),

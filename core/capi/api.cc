@@ -151,7 +151,7 @@ PCACHE_EXPORT int pcache_get_info(const pcache_cache* cache, pcache_info* info) 
   const pcache::Cache& c = *cache->cache;
   pcache_info all = {};
   all.block_size = c.backing().logical_block_bytes();
-  all.logical_bytes = c.backing().size_bytes();
+  all.logical_bytes = c.logical_bytes();
   all.cache_bytes = c.pmem().size_bytes();
   all.segments = c.segments().size();
   all.data_crc = c.frame().info.data_crc;
@@ -173,7 +173,7 @@ PCACHE_EXPORT int pcache_map(const pcache_cache* cache, uint64_t off, uint64_t l
                              pcache_extent* extents, uint32_t count) {
   if (cache->foreign()) return -EPERM;
   const pcache::Cache& c = *cache->cache;
-  const uint64_t size = c.backing().size_bytes();
+  const uint64_t size = c.logical_bytes();
   if (len == 0 || count == 0) return -EINVAL;
   if (off > size || len > size - off) return -ENXIO;
   int n = 0;

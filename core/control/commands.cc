@@ -22,6 +22,7 @@ constexpr const char* kHelp =
     "flush              makes all that is complete durable in pmem\n"
     "drain              writes back all that is complete; answers when that is done\n"
     "reset              what is counted begins at 0\n"
+    "resize-backing     uses all of a backing device that has grown; answers with its size\n"
     "help               this\n";
 
 std::string absolute(const std::string& path) {
@@ -63,11 +64,16 @@ Result<std::string> CacheCommands::run(std::string_view line) {
     cache_.reset_counters();
     return std::string();
   }
+  if (is("resize-backing")) {
+    const auto resized = cache_.resize_backing();
+    if (!resized) return resized.error();
+    return Json({{"bytes", resized.value().now}, {"before", resized.value().before}}).dump();
+  }
   if (words.size() == 3 && words[0] == "set")
     return done(cache_.set(words[1].c_str(), words[2].c_str()));
   return make_error(EINVAL,
                     "no such command: %s; expected info, status, line, set NAME VALUE, "
-                    "flush, drain, reset or help",
+                    "flush, drain, reset, resize-backing or help",
                     words.empty() ? "an empty line" : words[0].c_str());
 }
 

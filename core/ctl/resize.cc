@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // pcachectl resize: makes a formatted cache larger or smaller, offline, and keeps its content.
+// pcachectl resize-backing: has an attached cache use all of a backing device that has grown.
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cinttypes>
 #include <set>
 
 #include "ctl/common.h"
+#include "ctl/live.h"
 #include "segment/grow.h"
 #include "segment/shrink.h"
 
@@ -183,6 +186,31 @@ int run(Options& options) {
   return kDone;
 }
 
+int run_resize_backing(const Image& image) {
+  auto client = find_live(image.cache);
+  if (!client) return fail(client.error());
+  if (!client.value())
+    return fail(make_error(ENOENT,
+                           "%s: no process that can be asked has it attached; the next attach uses "
+                           "all of its backing device, of a file after pcachectl identity set",
+                           image.cache.c_str()));
+  const auto resized = ask_json(&*client.value(), "resize-backing");
+  if (!resized) return fail(resized.error());
+  const auto bytes = [&](const char* name) -> uint64_t {
+    const auto at = resized.value().find(name);
+    return at != resized.value().end() && at->is_number_unsigned() ? at->get<uint64_t>() : 0;
+  };
+  if (image.json)
+    print(resized.value());
+  else if (bytes("before") != bytes("bytes"))
+    printf("the backing device has %" PRIu64 " bytes (was %" PRIu64 "): all of it is used\n",
+           bytes("bytes"), bytes("before"));
+  else
+    printf("the backing device has %" PRIu64 " bytes, as before: nothing was changed\n",
+           bytes("bytes"));
+  return kDone;
+}
+
 }  // namespace
 
 void add_resize(CLI::App& app, int* exit_code) {
@@ -200,6 +228,13 @@ void add_resize(CLI::App& app, int* exit_code) {
       "the new size (2G); a file is extended or cut to it; default: all that the file "
       "or device has");
   command->callback([=] { *exit_code = run(*options); });
+
+  auto* backing = app.add_subcommand(
+      "resize-backing", "Has an attached cache use all of its backing device, which has grown");
+  backing->footer("Examples:\n  lvextend -L +10G vg/disk && pcachectl resize-backing /dev/pmem0");
+  auto image = std::make_shared<Image>();
+  add_image(backing, image.get(), Backing::kNone);
+  backing->callback([=] { *exit_code = run_resize_backing(*image); });
 }
 
 }  // namespace pcache::ctl

@@ -11,39 +11,80 @@ namespace pcache::index_impl {
 
 namespace {
 constexpr uint64_t kHugePageBytes = 2u << 20;
+
+uint64_t in_huge_pages(uint64_t bytes) {
+  return (bytes + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
+}
 }  // namespace
 
 Reservation::~Reservation() {
   if (mapping_ != nullptr) munmap(mapping_, mapping_bytes_);
 }
 
-Status Reservation::map(uint64_t bytes, Pages pages, const char* what) {
-  PCACHE_CHECK(mapping_ == nullptr && bytes > 0);
-  const uint64_t total = bytes + kHugePageBytes;
-  void* p = mmap(nullptr, total, PROT_READ | PROT_WRITE,
-                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+Status Reservation::map(uint64_t bytes, uint64_t most_bytes, Pages pages, const char* what) {
+  PCACHE_CHECK(mapping_ == nullptr && bytes > 0 && most_bytes >= bytes);
+  pages_ = pages;
+  what_ = what;
+  void* p = MAP_FAILED;
+  for (const uint64_t most : {most_bytes, bytes}) {
+    most_bytes_ = in_huge_pages(most);
+    mapping_bytes_ = most_bytes_ + kHugePageBytes;
+    p = mmap(nullptr, mapping_bytes_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
+             0);
+    if (p != MAP_FAILED) break;
+  }
   if (p == MAP_FAILED)
     return error_errno(ENOMEM,
                        "index: cannot reserve %llu bytes of address space for %s; "
                        "raise the limit (ulimit -v) or vm.overcommit_memory",
-                       static_cast<unsigned long long>(total), what);
+                       static_cast<unsigned long long>(mapping_bytes_), what);
   mapping_ = p;
-  mapping_bytes_ = total;
   const auto address = reinterpret_cast<uintptr_t>(p);
   const auto aligned = (address + kHugePageBytes - 1) & ~(kHugePageBytes - 1);
   base_ = static_cast<std::byte*>(p) + (aligned - address);
+  return grow(bytes);
+}
+
+Status Reservation::grow(uint64_t bytes) {
+  const uint64_t wanted = in_huge_pages(bytes);
+  if (wanted <= usable_bytes_) return {};
+  if (wanted > most_bytes_)
+    return make_error(EFBIG,
+                      "index: %s has address space for %llu bytes, and needs %llu: attach the "
+                      "cache again",
+                      what_, static_cast<unsigned long long>(most_bytes_),
+                      static_cast<unsigned long long>(wanted));
+  std::byte* const added = base_ + usable_bytes_;
+  const uint64_t added_bytes = wanted - usable_bytes_;
+  if (mprotect(added, added_bytes, PROT_READ | PROT_WRITE) != 0)
+    return error_errno(ENOMEM,
+                       "index: no %llu bytes of memory for %s; raise the limit (ulimit -d) or "
+                       "vm.overcommit_memory",
+                       static_cast<unsigned long long>(added_bytes), what_);
   // Random access over many MiB is limited by TLB misses; without huge pages it is only slower.
-  if (pages == Pages::kHuge) (void)madvise(base_, bytes, MADV_HUGEPAGE);
+  if (pages_ == Pages::kHuge) (void)madvise(added, added_bytes, MADV_HUGEPAGE);
+  usable_bytes_ = wanted;
   return {};
 }
 
-Status Arena::create(uint64_t objects, uint32_t object_bytes, const char* what) {
+Status Arena::create(uint64_t objects, uint64_t most_objects, uint32_t object_bytes,
+                     const char* what) {
   PCACHE_CHECK(objects >= 1 && object_bytes % sizeof(uint64_t) == 0);
   objects = std::min(objects, kMaxObjects);
+  most_objects = std::min(most_objects, kMaxObjects);
   object_bytes_ = object_bytes;
-  end_ = objects + 1;
+  end_.store(objects + 1, std::memory_order_relaxed);
   reserve_ = std::min<uint64_t>(objects / 16, 4096);
-  return memory_.map(end_ * object_bytes, Reservation::Pages::kHuge, what);
+  return memory_.map((objects + 1) * object_bytes, (most_objects + 1) * object_bytes,
+                     Reservation::Pages::kHuge, what);
+}
+
+Status Arena::grow(uint64_t objects) {
+  const uint64_t end = std::min(objects, kMaxObjects) + 1;
+  if (end <= end_.load(std::memory_order_relaxed)) return {};
+  if (Status grown = memory_.grow(end * object_bytes_); !grown) return grown;
+  end_.store(end, std::memory_order_release);
+  return {};
 }
 
 std::atomic<uint64_t>& Arena::link(uint32_t handle) const {
@@ -54,7 +95,8 @@ bool Arena::ensure(Pool& pool, uint32_t count, Claim claim) {
   const uint32_t have = pool.free_count + (pool.limit - pool.next);
   if (have >= count) return true;
   const uint64_t need = count - have;
-  const uint64_t end = claim == Claim::kOrdinary ? end_ - reserve_ : end_;
+  const uint64_t all = end_.load(std::memory_order_acquire);
+  const uint64_t end = claim == Claim::kOrdinary ? all - reserve_ : all;
   uint64_t start = bump_.load(std::memory_order_relaxed);
   uint64_t got;
   do {
@@ -83,7 +125,7 @@ uint32_t Arena::take(Pool& pool) {
 }
 
 void Arena::give(Pool& pool, uint32_t handle) {
-  PCACHE_DCHECK(handle != 0 && handle < end_);
+  PCACHE_DCHECK(handle != 0 && handle < end_.load(std::memory_order_relaxed));
   // Release: a stale reader that sees the link also sees the change that freed the object.
   link(handle).store(pool.free_head, std::memory_order_release);
   pool.free_head = handle;

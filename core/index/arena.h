@@ -19,7 +19,8 @@
 
 namespace pcache::index_impl {
 
-// Zeroed memory that costs nothing until it is touched.
+// Zeroed memory that costs nothing until it is touched. It grows in place: what may come is address
+// space without access, which needs no memory and counts for no limit but that of address space.
 class Reservation {
  public:
   enum class Pages { kSmall, kHuge };
@@ -29,13 +30,20 @@ class Reservation {
   Reservation(const Reservation&) = delete;
   Reservation& operator=(const Reservation&) = delete;
 
-  Status map(uint64_t bytes, Pages pages, const char* what);
+  // Room for `bytes` now and `most_bytes` later, or without that if there is no address space.
+  Status map(uint64_t bytes, uint64_t most_bytes, Pages pages, const char* what);
+  // For `bytes` from now on. EFBIG: that is more than `most_bytes`; ENOMEM. One thread at a time;
+  // others go on with what is there.
+  Status grow(uint64_t bytes);
   std::byte* base() const { return base_; }
 
  private:
   std::byte* base_ = nullptr;  // aligned to a huge page
   void* mapping_ = nullptr;
   size_t mapping_bytes_ = 0;
+  uint64_t usable_bytes_ = 0, most_bytes_ = 0;  // from base_, in huge pages
+  Pages pages_ = Pages::kSmall;
+  const char* what_ = "";
 };
 
 class Arena {
@@ -55,7 +63,9 @@ class Arena {
   // The last objects of the reservation are for changes that cannot report an error.
   enum class Claim { kOrdinary, kFromReserve };
 
-  Status create(uint64_t objects, uint32_t object_bytes, const char* what);
+  Status create(uint64_t objects, uint64_t most_objects, uint32_t object_bytes, const char* what);
+  // Room for `objects` in all. As Reservation::grow().
+  Status grow(uint64_t objects);
 
   std::byte* base() const { return memory_.base(); }
 
@@ -69,7 +79,7 @@ class Arena {
 
   Reservation memory_;
   uint32_t object_bytes_ = 0;
-  uint64_t end_ = 0;  // one past the last handle
+  std::atomic<uint64_t> end_{0};  // one past the last handle
   uint64_t reserve_ = 0;
   std::atomic<uint64_t> bump_{1};
 };

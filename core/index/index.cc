@@ -122,6 +122,12 @@ struct MarkCleanOp {
 
 Cell cell_at(CachePos pos) { return {Slot::mapped(pos, false), {}}; }
 
+uint64_t ranges_of(uint64_t device_bytes) { return range_of(device_bytes - 1) + 1; }
+uint64_t directory_bytes(uint64_t device_bytes) {
+  return ranges_of(device_bytes) * sizeof(uint32_t);
+}
+uint64_t slack(size_t stripes) { return stripes * index_impl::Arena::kBatch + 4096; }
+
 Error no_memory(const Extent& extent) {
   return make_error(ENOMEM, "index: no room for the extent at %llu, %llu bytes",
                     static_cast<unsigned long long>(extent.off),
@@ -148,22 +154,40 @@ Status Index::reserve(const IndexOptions& options) {
   device_bytes_ = options.device_bytes;
   stripes_ = std::make_unique<Stripe[]>(options.stripes);
 
-  // The most blocks that the device can need, and those unused in batches and in the reserve.
-  constexpr uint64_t kBlockBytes = uint64_t{kSlotsPerBlock} * kPageBytes;
-  const uint64_t slack = uint64_t{options.stripes} * Arena::kBatch + 4096;
-  const uint64_t ranges = range_of(device_bytes_ - 1) + 1;
-  uint64_t blocks = device_bytes_ / kPageBytes + device_bytes_ / kBlockBytes + 2 + slack;
-  if (options.max_blocks != 0) blocks = options.max_blocks;
-
-  Status s = directory_memory_.map(ranges * sizeof(uint32_t),
+  const uint64_t bytes = options.device_bytes, most = std::max(bytes, options.most_bytes);
+  const bool few = options.max_blocks != 0;
+  const uint64_t blocks = few ? options.max_blocks : most_blocks(bytes);
+  Status s = directory_memory_.map(directory_bytes(bytes), directory_bytes(most),
                                    index_impl::Reservation::Pages::kSmall, "the index's directory");
-  if (s) s = shards_.create(ranges + slack, sizeof(Shard), "the index's shards");
-  if (s) s = blocks_.create(blocks, 1u << block_shift_, "the index's blocks");
+  if (s)
+    s = shards_.create(most_shards(bytes), most_shards(most), sizeof(Shard), "the index's shards");
+  if (s)
+    s = blocks_.create(blocks, few ? blocks : most_blocks(most), 1u << block_shift_,
+                       "the index's blocks");
   if (!s) return s;
   directory_ = reinterpret_cast<std::atomic<uint32_t>*>(directory_memory_.base());
   shards_base_ = shards_.base();
   blocks_base_ = blocks_.base();
   return {};
+}
+
+// With those unused in batches and in the reserve.
+uint64_t Index::most_blocks(uint64_t device_bytes) const {
+  constexpr uint64_t kBlockBytes = uint64_t{kSlotsPerBlock} * kPageBytes;
+  return device_bytes / kPageBytes + device_bytes / kBlockBytes + 2 + slack(stripes());
+}
+
+uint64_t Index::most_shards(uint64_t device_bytes) const {
+  return ranges_of(device_bytes) + slack(stripes());
+}
+
+Status Index::grow(uint64_t device_bytes) {
+  PCACHE_CHECK(device_bytes >= device_bytes_ && device_bytes % kSectorBytes == 0);
+  Status s = directory_memory_.grow(directory_bytes(device_bytes));
+  if (s) s = shards_.grow(most_shards(device_bytes));
+  if (s) s = blocks_.grow(most_blocks(device_bytes));
+  if (s) device_bytes_.grow(device_bytes);
+  return s;
 }
 
 Status Index::insert_any(Extent extent, Location location) {

@@ -28,6 +28,7 @@
 #include <optional>
 #include <span>
 
+#include "base/growing_size.h"
 #include "base/ids.h"
 #include "base/prefetch.h"
 #include "base/result.h"
@@ -71,6 +72,7 @@ struct IndexOptions {
   uint32_t stripes = 1;       // a power of two
   bool with_crc = false;
   uint64_t max_blocks = 0;  // tests only: room for so many blocks; 0: what the device can need
+  uint64_t most_bytes = 0;  // that the device may grow to; less than device_bytes: it stays
 };
 
 namespace index_impl {
@@ -95,6 +97,10 @@ class Index {
  public:
   // EINVAL for options that make no sense, ENOMEM when the address space cannot be reserved.
   static Result<std::unique_ptr<Index>> create(const IndexOptions& options);
+  // Takes extents up to `device_bytes`, a multiple of 512, from now on. EFBIG: the device may not
+  // grow so far; ENOMEM. One thread at a time; others go on below the old end, and go beyond it
+  // when they know of this.
+  Status grow(uint64_t device_bytes);
   Index(const Index&) = delete;
   Index& operator=(const Index&) = delete;
 
@@ -180,6 +186,9 @@ class Index {
 
   Index() = default;
   Status reserve(const IndexOptions& options);
+  // The most objects that a device of that size can need.
+  uint64_t most_blocks(uint64_t device_bytes) const;
+  uint64_t most_shards(uint64_t device_bytes) const;
   const Word* page_block_of(uint64_t off) const;  // null: none
 
   // The fast paths: one whole page, no change of the structure. False / 0: use the general path.
@@ -217,7 +226,7 @@ class Index {
   uint32_t block_shift_ = 6;  // log2 of a block's bytes
   bool with_crc_ = false;
   uint64_t stripe_mask_ = 0;
-  uint64_t device_bytes_ = 0;
+  GrowingSize device_bytes_;
   std::unique_ptr<Stripe[]> stripes_;
   index_impl::Reservation directory_memory_;
   Arena shards_;

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <fstream>
 
 #include "index/index_model.h"
 
@@ -287,6 +288,77 @@ TEST(Index, EraseTakesAllThatIsMapped) {
   EXPECT_EQ(pieces[2].extent, sectors(16, 4));
   ASSERT_TRUE(m.index().erase(sectors(8192, 8)).ok()) << "where nothing is";
 }
+
+// By a part of a range, by ranges, and past what the directory's and the arenas' first pages hold.
+TEST(IndexGrows, InPlaceWithAllThatItHas) {
+  const IndexAlone alone;
+  constexpr uint64_t kOld = 2 * kRangeBytes + kPageBytes, kGiB = uint64_t{1} << 30;
+  auto made = Index::create({.device_bytes = kOld, .stripes = 1, .most_bytes = 4096 * kGiB});
+  ASSERT_TRUE(made.ok());
+  Index& index = *made.value();
+  uint64_t last = kOld - kPageBytes;
+  ASSERT_TRUE(index.insert({last, kPageBytes}, {place(1, 0), false, 1}).ok());
+  uint32_t seg = 1;
+  for (const uint64_t bytes : {kOld + kPageBytes, kOld + kRangeBytes, kGiB, 4096 * kGiB}) {
+    ASSERT_TRUE(index.grow(bytes).ok()) << bytes;
+    for (const uint64_t off : {last, bytes - kPageBytes}) {
+      Piece piece;
+      Index::Snapshot snapshot;
+      ASSERT_EQ(index.lookup({off, kPageBytes}, {&piece, 1}, &snapshot), 1u);
+      EXPECT_EQ(piece.kind, off == last ? Piece::Kind::kHit : Piece::Kind::kMiss) << off;
+      EXPECT_EQ(piece.pos.seg.v, off == last ? seg : 0u);
+    }
+    last = bytes - kPageBytes;
+    ASSERT_TRUE(index.insert({last, kPageBytes}, {place(++seg, 0), false, 1}).ok());
+  }
+  EXPECT_EQ(index.mapped_bytes(), 5 * kPageBytes);
+}
+
+// As many pages as it has grown by have room: the arenas grow, too.
+TEST(IndexGrows, ThereIsRoomForEachPage) {
+  const IndexAlone alone;
+  constexpr uint64_t kOld = 4 << 20, kNew = 256 << 20;
+  auto index = Index::create({.device_bytes = kOld, .stripes = 1, .most_bytes = kNew}).take();
+  const auto insert_all = [&](uint64_t from, uint64_t end) {
+    for (uint64_t off = from; off < end; off += kPageBytes)  // in two pieces: a block each
+      for (const uint64_t part : {0, 1024})
+        ASSERT_TRUE(index->insert({off + part, 512}, {place(1, 0), false, 1}).ok()) << off;
+  };
+  insert_all(0, kOld);
+  ASSERT_TRUE(index->grow(kNew).ok());
+  insert_all(kOld, kNew);
+  EXPECT_EQ(index->mapped_bytes(), kNew / kPageBytes * 1024);
+}
+
+TEST(IndexGrows, NotPastItsAddressSpace) {
+  auto index =
+      Index::create({.device_bytes = kDevice, .stripes = 1, .most_bytes = uint64_t{8} << 30})
+          .take();
+  const auto grown = index->grow(uint64_t{1} << 40);
+  ASSERT_FALSE(grown.ok());
+  EXPECT_EQ(grown.error().code, EFBIG);
+  EXPECT_NE(grown.error().text.find("address space for"), std::string::npos) << grown.error().text;
+  ASSERT_TRUE(index->grow(uint64_t{8} << 30).ok());
+}
+
+#if !PCACHE_TEST_SANITIZED
+// Where address space is scarce (ulimit -v) it has what the device needs.
+TEST(IndexGrows, WithoutAddressSpaceItStaysAsItIs) {
+  rlimit before;
+  ASSERT_EQ(getrlimit(RLIMIT_AS, &before), 0);
+  uint64_t pages = 0;
+  std::ifstream("/proc/self/statm") >> pages;
+  const rlimit little{pages * 4096 + (uint64_t{1} << 30), before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_AS, &little), 0);
+  auto made =
+      Index::create({.device_bytes = kDevice, .stripes = 1, .most_bytes = uint64_t{1} << 40});
+  ASSERT_EQ(setrlimit(RLIMIT_AS, &before), 0);
+  ASSERT_TRUE(made.ok()) << made.error().text;
+  EXPECT_EQ(made.value()->grow(uint64_t{1} << 40).error().code, EFBIG);
+  const IndexAlone alone;
+  EXPECT_TRUE(made.value()->insert(sectors(0, 8), {place(1, 0), false, 1}).ok());
+}
+#endif
 
 TEST(IndexMemory, FillsGiveWayToExhaustion) {
   const IndexAlone alone;

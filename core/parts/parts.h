@@ -31,7 +31,7 @@ struct Parts {
   bool data_crc = false;
   bool readonly = false;       // nothing may be stored: a data head gets no segment
   bool follows = false;        // another process writes back, and moves dirty_tail
-  uint64_t logical_bytes = 0;  // of the backing device
+  uint64_t logical_bytes = 0;  // of the backing device when it was attached
   uint32_t block_bytes = 512;  // requests are aligned to it; a power of two
   // An extent is no longer than this, a power of two. With data_crc extents are short, since a read
   // of a part of one has to check all of it.

@@ -15,11 +15,19 @@ using media::Key;
 
 namespace {
 
+Result<std::unique_ptr<Index>> create_index(const RecoverOptions& options,
+                                            const DeviceFrame& frame) {
+  return Index::create({.device_bytes = options.device_bytes,
+                        .stripes = options.stripes,
+                        .with_crc = frame.info.data_crc,
+                        .most_bytes = options.most_bytes});
+}
+
 Status replay_into(Pmem& pmem, const DeviceFrame& frame, const RecoverOptions& options,
                    const Bounds& bounds, bool raise, Recovered* out) {
   out->segments =
       std::make_unique<SegmentTable>(pmem, SegmentTable::Options{frame.chain, options.log_reserve});
-  auto index = Index::create({options.device_bytes, options.stripes, frame.info.data_crc});
+  auto index = create_index(options, frame);
   if (!index) return index.error();
   out->index = index.take();
   if (raise)
@@ -125,7 +133,7 @@ Status recover_blank(Pmem& pmem, const DeviceFrame& frame, const RecoverOptions&
   PCACHE_CHECK(!out->segments && !out->index);
   out->segments = std::make_unique<SegmentTable>(
       pmem, SegmentTable::Options{frame.chain, options.log_reserve, false});
-  auto index = Index::create({options.device_bytes, options.stripes, frame.info.data_crc});
+  auto index = create_index(options, frame);
   if (!index) return index.error();
   out->index = index.take();
   out->replayed.head = CachePos{};

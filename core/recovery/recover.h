@@ -18,6 +18,7 @@ namespace pcache {
 
 struct RecoverOptions {
   uint64_t device_bytes = 0;  // of the backing device
+  uint64_t most_bytes = 0;    // to which it may grow, see IndexOptions
   uint32_t block_bytes = kSectorBytes;
   uint32_t stripes = 1;      // of the index, a power of two
   uint32_t log_reserve = 2;  // of the segment table

@@ -42,8 +42,8 @@ inline int Queue::check_range(const pcache_request& request) const {
   const Parts& parts = state_.cache.parts();
   if (request.len == 0) return -EINVAL;
   if (((request.off | request.len) & (parts.block_bytes - 1)) != 0) return -EINVAL;
-  if (request.off > parts.logical_bytes || request.len > parts.logical_bytes - request.off)
-    return -ENXIO;
+  const uint64_t end = state_.cache.logical_bytes();
+  if (request.off > end || request.len > end - request.off) return -ENXIO;
   return 0;
 }
 

@@ -9,6 +9,7 @@
 #include <memory>
 #include <vector>
 
+#include "base/growing_size.h"
 #include "parts/parts.h"
 #include "request/counters.h"
 #include "request/deferred.h"
@@ -24,6 +25,9 @@ class RequestState {
   RequestState(const Parts& parts, uint32_t heads);
 
   const Parts& parts() const { return parts_; }
+  // Requests end there. Grows when all that they use of the device and the index is there.
+  uint64_t logical_bytes() const { return logical_bytes_; }
+  void grow(uint64_t logical_bytes) { logical_bytes_.grow(logical_bytes); }
   // In turn.
   DataHead& next_head();
   // For tests, when no queue is left: gives back what the heads hold of their segments.
@@ -53,6 +57,7 @@ class RequestState {
 
  private:
   const Parts parts_;  // a copy of the references: one load less on each way
+  GrowingSize logical_bytes_{parts_.logical_bytes};
   Pace pace_;
   Deferred deferred_{*this};
   DeviceAcks acks_{*parts_.mode};

@@ -123,9 +123,24 @@ void xor_bytes(std::byte* to, const std::byte* from, uint64_t len) {
 }  // namespace
 
 MemoryDevice::MemoryDevice(uint64_t size_bytes, uint32_t block_bytes)
-    : size_(size_bytes), block_bytes_(block_bytes), changes_(map_zeros(size_bytes)) {}
+    : most_bytes_(kMostTimes * size_bytes),
+      size_(size_bytes),
+      real_size_(size_bytes),
+      block_bytes_(block_bytes),
+      changes_(map_zeros(most_bytes_)) {}
 
-MemoryDevice::~MemoryDevice() { munmap(changes_, size_); }
+MemoryDevice::~MemoryDevice() { munmap(changes_, most_bytes_); }
+
+void MemoryDevice::set_real_size(uint64_t bytes) {
+  PCACHE_CHECK(bytes > 0 && bytes % block_bytes_ == 0);
+  real_size_ = bytes;
+}
+
+Result<uint64_t> MemoryDevice::measure_again() {
+  const uint64_t bytes = real_size_;
+  if (bytes > size_) size_.grow(bytes);
+  return bytes;
+}
 
 std::vector<std::byte> MemoryDevice::load(uint64_t off, uint64_t len) const {
   std::vector<std::byte> bytes = pattern(off, len);

@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "base/growing_size.h"
 #include "base/ids.h"
 #include "blockdev/block_device.h"
 
@@ -29,6 +30,7 @@ class MemoryDevice : public BlockDevice {
   ~MemoryDevice() override;
 
   uint64_t size_bytes() const override { return size_; }
+  Result<uint64_t> measure_again() override;
   uint32_t logical_block_bytes() const override { return block_bytes_; }
   const DeviceIdentity& identity() const override { return identity_; }
   const char* io_mode_name() const override { return "memory"; }
@@ -43,6 +45,8 @@ class MemoryDevice : public BlockDevice {
     identity_.text = std::move(text);
     identity_.unique = unique;
   }
+  // What measure_again() finds from now on. There is memory for 4 times what it was made with.
+  void set_real_size(uint64_t bytes);
   // Changes the content without a request.
   void poke(uint64_t off, std::span<const std::byte> bytes);
   std::vector<std::byte> peek(uint64_t off, uint64_t len) const { return load(off, len); }
@@ -114,7 +118,11 @@ class MemoryDevice : public BlockDevice {
 
   std::vector<std::byte> load(uint64_t off, uint64_t len) const;
 
-  const uint64_t size_;
+  static constexpr uint64_t kMostTimes = 4;
+
+  const uint64_t most_bytes_;
+  GrowingSize size_;
+  std::atomic<uint64_t> real_size_;
   const uint32_t block_bytes_;
   DeviceIdentity identity_{"memory device", true, true};
   std::byte* const

@@ -24,7 +24,8 @@
 static struct pcache_options options;
 static pcache_cache* cache;
 static struct pcache_info info;
-static pid_t owner; /* the process that has opened the cache */
+static _Atomic uint64_t served_bytes; /* as the newest connection was told */
+static pid_t owner;                   /* the process that has opened the cache */
 
 /* ---- Options ---- */
 
@@ -97,6 +98,7 @@ static int pcache_after_fork(void) {
   }
   info.size = sizeof(info);
   pcache_get_info(cache, &info);
+  served_bytes = info.logical_bytes;
   owner = getpid();
   lanes_begin(cache, info.block_size);
   return 0;
@@ -117,9 +119,14 @@ static void* pcache_connect(int readonly) {
   return NBDKIT_HANDLE_NOT_NEEDED;
 }
 
+/* Each connection is told once: of a device that has grown meanwhile the next one learns. */
 static int64_t pcache_get_size(void* handle) {
+  struct pcache_info now = {.size = sizeof(now)};
+
   (void)handle;
-  return (int64_t)info.logical_bytes;
+  pcache_get_info(cache, &now);
+  served_bytes = now.logical_bytes;
+  return (int64_t)now.logical_bytes;
 }
 
 /*
@@ -167,7 +174,9 @@ static int told(int status, const char* what, uint32_t count, uint64_t offset) {
 
 /* nbdkit has looked at a client's ranges; this one is checked all the same before it is shared. */
 static bool inside(uint32_t count, uint64_t offset) {
-  return count > 0 && offset <= info.logical_bytes && count <= info.logical_bytes - offset;
+  uint64_t end = served_bytes;
+
+  return count > 0 && offset <= end && count <= end - offset;
 }
 
 static int pcache_pread(void* handle, void* buf, uint32_t count, uint64_t offset, uint32_t flags) {
