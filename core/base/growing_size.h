@@ -22,6 +22,8 @@ class GrowingSize {
   // Any thread. Who sees a size sees all that was there before it was set.
   uint64_t bytes() const { return bytes_.load(std::memory_order_acquire); }
   operator uint64_t() const { return bytes(); }  // NOLINT: reads as the number it is
+  // Of who knows otherwise that it was set. It orders no memory.
+  uint64_t known_bytes() const { return bytes_.load(std::memory_order_relaxed); }
   // One thread at a time.
   void grow(uint64_t bytes) {
     PCACHE_DCHECK(bytes >= this->bytes());

@@ -158,6 +158,7 @@ TEST_F(BackingGrows, NoRequestGoesBeyondWhatIsDurablyRecorded) {
   int stores = 0;
   memory_.set_on_store([&](size_t) {
     stores++;
+    ASSERT_EQ(cache_->logical_bytes(), kOld) << "before store " << stores;
     Bytes data(kPage);
     pcache_request request{PCACHE_OP_READ, 0, kOld, kPage, data.data(), 0, 0, nullptr};
     ASSERT_EQ(other->submit(&request), 1) << "not refused at once";

@@ -7,7 +7,7 @@ namespace pcache::index_impl {
 
 RangeEdit::RangeEdit(Index& index, const Extent& extent)
     : index_(index), range_(range_of(extent.off)), stripe_(index.stripe_of(range_)) {
-  PCACHE_CHECK(extent.len > 0 && extent.end() <= index.device_bytes_);
+  PCACHE_CHECK(extent.len > 0 && extent.end() <= index.device_bytes_.known_bytes());
   PCACHE_CHECK(range_ == range_of(extent.end() - 1));
   PCACHE_CHECK((extent.off | extent.len) % kSectorBytes == 0);
   first_sector_ = static_cast<uint32_t>(extent.off % kRangeBytes / kSectorBytes);

@@ -286,7 +286,7 @@ inline void Index::prefetch_sectors(uint64_t off) const {
 }
 
 inline bool Index::insert_page(uint64_t off, const Location& location) {
-  PCACHE_DCHECK(off + kPageBytes <= device_bytes_);
+  PCACHE_DCHECK(off + kPageBytes <= device_bytes_.known_bytes());
   const uint64_t range = range_of(off);
   const uint32_t shard_handle = directory_[range].load(std::memory_order_relaxed);
   if (shard_handle == 0) [[unlikely]]
@@ -343,7 +343,7 @@ inline void Index::describe(Cell cell, const Extent& extent, Piece* out) const {
 }
 
 inline bool Index::find_page(uint64_t off, Page* page, Snapshot* snapshot) const {
-  PCACHE_DCHECK(off < device_bytes_);
+  PCACHE_DCHECK(off < device_bytes_.known_bytes());
   const uint64_t range = range_of(off);
   const uint32_t shard_handle = directory_[range].load(std::memory_order_acquire);
   if (shard_handle == 0) [[unlikely]]
@@ -362,7 +362,7 @@ inline bool Index::find_page(uint64_t off, Page* page, Snapshot* snapshot) const
 }
 
 inline size_t Index::lookup_page(uint64_t off, Piece* out, Snapshot* snapshot) const {
-  PCACHE_DCHECK(off + kPageBytes <= device_bytes_);
+  PCACHE_DCHECK(off + kPageBytes <= device_bytes_.known_bytes());
   const uint64_t range = range_of(off);
   const uint32_t shard_handle = directory_[range].load(std::memory_order_acquire);
   if (shard_handle == 0) [[unlikely]]

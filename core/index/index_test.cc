@@ -316,13 +316,14 @@ TEST(IndexGrows, InPlaceWithAllThatItHas) {
 
 // As many pages as it has grown by have room: the arenas grow, too.
 TEST(IndexGrows, ThereIsRoomForEachPage) {
-  const IndexAlone alone;
   constexpr uint64_t kOld = 4 << 20, kNew = 256 << 20;
   auto index = Index::create({.device_bytes = kOld, .stripes = 1, .most_bytes = kNew}).take();
   const auto insert_all = [&](uint64_t from, uint64_t end) {
     for (uint64_t off = from; off < end; off += kPageBytes)  // in two pieces: a block each
-      for (const uint64_t part : {0, 1024})
+      for (const uint64_t part : {0, 1024}) {
+        const IndexAlone alone;
         ASSERT_TRUE(index->insert({off + part, 512}, {place(1, 0), false, 1}).ok()) << off;
+      }
   };
   insert_all(0, kOld);
   ASSERT_TRUE(index->grow(kNew).ok());

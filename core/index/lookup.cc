@@ -83,7 +83,7 @@ size_t Index::read_pieces(const Shard& shard, const Extent& extent, std::span<Pi
 
 size_t Index::lookup_any(const Extent& extent, std::span<Piece> out, Snapshot* snapshot) const {
   const uint64_t range = range_of(extent.off);
-  PCACHE_CHECK(extent.len > 0 && extent.end() <= device_bytes_ && !out.empty());
+  PCACHE_CHECK(extent.len > 0 && extent.end() <= device_bytes_.known_bytes() && !out.empty());
   PCACHE_CHECK(range == range_of(extent.end() - 1));
   PCACHE_CHECK((extent.off | extent.len) % kSectorBytes == 0);
   for (unsigned tries = 0;; ++tries) {

@@ -38,22 +38,23 @@ Queue::~Queue() {
 }
 
 // Where a request may be: 0, -EINVAL or -ENXIO.
-inline int Queue::check_range(const pcache_request& request) const {
-  const Parts& parts = state_.cache.parts();
+inline int Queue::check_range(const pcache_request& request, const Parts& parts, uint64_t end) {
   if (request.len == 0) return -EINVAL;
   if (((request.off | request.len) & (parts.block_bytes - 1)) != 0) return -EINVAL;
-  const uint64_t end = state_.cache.logical_bytes();
   if (request.off > end || request.len > end - request.off) return -ENXIO;
   return 0;
 }
 
 inline int Queue::check(const pcache_request& request) const {
+  // First: behind an acquire the compiler would read the request a second time.
+  const RequestState& cache = state_.cache;
+  const uint64_t end = cache.logical_bytes();
   if (request.op >= kOpCount) return -EINVAL;
   // A flag of a later version must not be ignored: it may promise something.
   if (request.flags & ~(PCACHE_REQ_FUA | PCACHE_REQ_PREFLUSH)) return -EINVAL;
   const Op& op = state_.ops[request.op];
   if (op.has_buffer && request.buf == nullptr) return -EINVAL;
-  return op.has_range ? check_range(request) : 0;
+  return op.has_range ? check_range(request, cache.parts(), end) : 0;
 }
 
 int Queue::submit(pcache_request* request) {

@@ -60,7 +60,8 @@ class Queue {
   Queue(RequestState& cache, QueueSet& set, uint32_t depth, std::unique_ptr<BlockQueue> device,
         UniqueFd wake_fd);
   [[gnu::always_inline]] int check(const pcache_request& request) const;
-  [[gnu::always_inline]] int check_range(const pcache_request& request) const;
+  [[gnu::always_inline]] static int check_range(const pcache_request& request, const Parts& parts,
+                                                uint64_t end);
   uint32_t take_done(pcache_request** done, uint32_t max);
   void resume_reads();
   void poll_rings();
