@@ -1,25 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "control/socket.h"
 
-#include <dirent.h>
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <sys/un.h>
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <climits>
-#include <cstdint>
-#include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <optional>
 #include <string_view>
-#include <thread>
 
 #include "control/client.h"
 
@@ -30,26 +22,6 @@ namespace {
 constexpr const char* kSuffix = ".sock";
 constexpr const char* kUnnamed = ".new-";  // begins the name of one that is being made
 constexpr int kBacklog = 64;
-
-// "DEVICE-INODE" of a file, "MAJOR-MINOR" of a device node, which may have several paths.
-Result<std::string> name_of(const std::string& path) {
-  struct stat st;
-  if (stat(path.c_str(), &st) != 0) return error_errno(errno, "%s", path.c_str());
-  char name[64];
-  if (S_ISCHR(st.st_mode) || S_ISBLK(st.st_mode))
-    snprintf(name, sizeof name, "%c%u-%u", S_ISCHR(st.st_mode) ? 'c' : 'b', major(st.st_rdev),
-             minor(st.st_rdev));
-  else
-    snprintf(name, sizeof name, "%llx-%llu", static_cast<unsigned long long>(st.st_dev),
-             static_cast<unsigned long long>(st.st_ino));
-  return std::string(name);
-}
-
-// `begin` and a number.
-bool is_of_a_user(std::string_view name, std::string_view begin) {
-  return name.starts_with(begin) && name.size() > begin.size() &&
-         name.find_first_not_of("0123456789", begin.size()) == std::string_view::npos;
-}
 
 uid_t owner_of(const std::string& path) {
   struct stat st;
@@ -83,39 +55,10 @@ bool is_socket(const std::string& path) {
   return lstat(path.c_str(), &st) == 0 && S_ISSOCK(st.st_mode);
 }
 
-// The paths in a folder; none if it cannot be read. libstdc++'s iterator ends the process where
-// there is no memory.
-std::vector<std::string> paths_in(const std::string& folder) {
-  std::vector<std::string> paths;
-  const std::unique_ptr<DIR, int (*)(DIR*)> dir(opendir(folder.c_str()), closedir);
-  while (const dirent* entry = dir ? readdir(dir.get()) : nullptr)
-    if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
-      paths.push_back(std::string(folder).append("/").append(entry->d_name));
-  return paths;
-}
-
-std::string name_in_folder(const std::string& path) { return path.substr(path.rfind('/') + 1); }
-
 std::string folder_of(const std::string& path) {
   const size_t slash = path.rfind('/');
   if (slash == std::string::npos) return std::string(".");
   return path.substr(0, std::max<size_t>(slash, 1));
-}
-
-Status make_folder(const std::string& folder) {
-  // Root's can be looked into, since its sockets may be given to a group.
-  const mode_t mode = geteuid() == 0 ? 0755 : 0700;
-  if (mkdir(folder.c_str(), mode) != 0 && errno != EEXIST)
-    return error_errno(errno, "folder %s", folder.c_str());
-  struct stat st;
-  if (lstat(folder.c_str(), &st) != 0) return error_errno(errno, "folder %s", folder.c_str());
-  if (!S_ISDIR(st.st_mode) || st.st_uid != geteuid() || (st.st_mode & 022) != 0)
-    return make_error(EPERM,
-                      "folder %s: expected one that this user alone can write to, found %s of user "
-                      "%u with mode %o",
-                      folder.c_str(), S_ISDIR(st.st_mode) ? "a folder" : "something else",
-                      st.st_uid, st.st_mode & 07777);
-  return {};
 }
 
 // Nobody listens there, though another process may be about to: see FolderLocked.
@@ -136,33 +79,6 @@ Status refuse_taken(const std::string& path) {
   return make_error(EADDRINUSE, "socket %s: another program listens there; give another path",
                     path.c_str());
 }
-
-// One process at a time changes what is in a runtime folder, by a lock that nobody else can take.
-// Whoever does not get it in time goes on without: then two that replace what is left of a dead one
-// may get in each other's way.
-class FolderLocked {
- public:
-  explicit FolderLocked(const std::string& folder)
-      : fd_(open((folder + "/.lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600)) {
-    for (int tries = 0; fd_.valid() && !locked_ && tries < kTries; tries++) {
-      locked_ = flock(fd_.get(), LOCK_EX | LOCK_NB) == 0;
-      if (!locked_) std::this_thread::sleep_for(kWait);
-    }
-  }
-  // A child that another thread has forked meanwhile has the descriptor, too.
-  ~FolderLocked() {
-    if (locked_) (void)flock(fd_.get(), LOCK_UN);
-  }
-  FolderLocked(const FolderLocked&) = delete;
-  FolderLocked& operator=(const FolderLocked&) = delete;
-  bool locked() const { return locked_; }
-
- private:
-  static constexpr int kTries = 200;
-  static constexpr std::chrono::milliseconds kWait{10};
-  const UniqueFd fd_;
-  bool locked_ = false;
-};
 
 // What processes that were killed have left. Who makes a socket has the lock that we have.
 void remove_dead(const std::string& folder) {
@@ -197,47 +113,8 @@ std::optional<sockaddr_un> address_of(const std::string& path) {
 
 }  // namespace
 
-std::string runtime_folder() {
-  if (const char* const given = secure_getenv("PCACHE_RUNTIME_DIR"); given && *given == '/')
-    return given;
-  if (geteuid() == 0) return "/run/pcache";
-  const char* const xdg = secure_getenv("XDG_RUNTIME_DIR");
-  if (xdg && *xdg == '/') return std::string(xdg) + "/pcache";
-  return std::string("/tmp/pcache-").append(std::to_string(geteuid()));
-}
-
-std::vector<std::string> runtime_folders() {
-  std::vector<std::string> folders{runtime_folder()};
-  if (secure_getenv("PCACHE_RUNTIME_DIR")) return folders;
-  const auto add = [&](const std::string& folder) {
-    if (std::find(folders.begin(), folders.end(), folder) == folders.end())
-      folders.push_back(folder);
-  };
-  const auto add_all = [&](const char* in, const char* begin, const char* below) {
-    for (const std::string& path : paths_in(in))
-      if (is_of_a_user(name_in_folder(path), begin)) add(path + below);
-  };
-  const std::string user = std::to_string(geteuid());
-  add("/run/pcache");
-  // Whoever has attached the cache may have had another environment.
-  add(std::string("/run/user/").append(user).append("/pcache"));
-  add(std::string("/tmp/pcache-").append(user));
-  if (geteuid() == 0) {
-    add_all("/run/user", "", "/pcache");
-    add_all("/tmp", "pcache-", "");
-  }
-  return folders;
-}
-
-std::string runtime_folders_text() {
-  std::string text;
-  for (const std::string& folder : runtime_folders())
-    text.append(text.empty() ? "" : ", ").append(folder);
-  return text;
-}
-
 Result<std::string> default_socket(const std::string& path, bool readonly) {
-  const auto name = name_of(path);
+  const auto name = name_of_cache(path);
   if (!name) return name.error();
   std::string socket = runtime_folder() + "/" + name.value();
   if (readonly) socket.append(".readonly-").append(unique_text());
@@ -256,7 +133,7 @@ std::vector<std::string> all_sockets() {
 
 Result<std::string> find_socket(const std::string& path) {
   if (is_socket(path)) return path;
-  const auto name = name_of(path);
+  const auto name = name_of_cache(path);
   if (!name) return name.error();
   std::string found;
   for (const std::string& socket : all_sockets()) {
@@ -286,7 +163,7 @@ Result<ControlSocket> ControlSocket::listen(const std::string& path, bool makes_
                       path.c_str(), sizeof address->sun_path - 1,
                       sizeof address->sun_path - 1 - (made_at.size() - folder.size()));
   if (makes_folder)
-    if (auto made = make_folder(folder); !made) return made.error();
+    if (auto made = make_runtime_folder(folder); !made) return made.error();
   std::optional<FolderLocked> lock;
   if (makes_folder && lock.emplace(folder).locked()) remove_dead(folder);
   if (auto is_free = refuse_taken(path); !is_free) return is_free.error();

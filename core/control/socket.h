@@ -15,16 +15,9 @@
 
 #include "base/result.h"
 #include "blockdev/unique_fd.h"
+#include "control/runtime_folder.h"
 
 namespace pcache {
-
-// $PCACHE_RUNTIME_DIR; without that /run/pcache for root, else pcache in $XDG_RUNTIME_DIR, or
-// /tmp/pcache-UID.
-std::string runtime_folder();
-// That; without PCACHE_RUNTIME_DIR also what this user has in another environment, root's, and for
-// root those of all users. Not all of them need exist.
-std::vector<std::string> runtime_folders();
-std::string runtime_folders_text();  // with commas between
 
 // Where a cache is listened for by default. `path`: of the cache device. An errno: it has none.
 Result<std::string> default_socket(const std::string& path, bool readonly);
