@@ -77,6 +77,8 @@ class Backend {
   };
   const Counters& counters() const { return counters_; }
   const BlockDevice& disk() const { return *disk_; }
+  // It may come, and go, at any time. Any thread.
+  bool front_is_there() const { return pmem_->front_is_there(); }
 
  private:
   Backend(const Options& options, std::unique_ptr<Pmem> pmem, std::unique_ptr<BlockDevice> disk);

@@ -2,9 +2,7 @@
 #include "background/worker.h"
 
 #include <algorithm>
-#include <chrono>
 #include <new>
-#include <thread>
 #include <utility>
 
 #include "base/mutants.h"
@@ -17,10 +15,6 @@ namespace {
 constexpr Worker::Milliseconds kWhenWoken{24 * 3600 * 1000};
 // SpaceLimits::quiet_bytes are for so long.
 constexpr Worker::Milliseconds kQuietInterval{5000};
-// Between two looks at what the other side has written back, while something waits for it.
-constexpr Worker::Milliseconds kFollowPause{1};
-// At the end: so long the other side has to make room for what is not in the log yet.
-constexpr Worker::Milliseconds kMostFollowing{5000};
 // A reclaim_fault() that does not pass.
 constexpr const char* kReclaimStandsStill = "the log is damaged";
 
@@ -324,12 +318,15 @@ void Worker::writeback_task() {
     }
     if (others_await(head)) continue;
     if (parts_.follows) {
-      if (!std::exchange(closed, true)) {
+      const bool wants = actions->write_back || writeback_.behind(idle_until_);
+      const bool told = std::exchange(wanted_there_, wants);
+      if (!std::exchange(closed, true) || (wants && !told)) {
         (void)parts_.stripes.close_all();  // the other side sees the log alone
         head = parts_.log.mark();
+        tell_other_side(wants);  // before the last look
         continue;
       }
-      if (actions->write_back) writing_.wake(writeback_id_, kFollowPause);
+      end_following(wants);
       return;
     }
     if (actions->live == LiveData::kLeaveAll) return;  // reclaim asks again
@@ -344,6 +341,7 @@ void Worker::writeback_task() {
     (void)all;  // a log that is full: what was closed is tried again by the next who commits
     head = parts_.log.mark();
   }
+  if (parts_.follows) end_following(false);
 }
 
 std::optional<SpaceActions> Worker::next_step() {
@@ -480,21 +478,6 @@ Result<bool> Worker::move_step() {
   Writeback::Size batch = batch_for(counts());
   batch.live = LiveData::kMoveAnyhow;
   return writeback_.step(parts_.log.mark(), batch);
-}
-
-void Worker::make_room(const std::function<bool()>& done) {
-  SpaceCounts waited_for = counts();
-  waited_for.waiting_requests = 1;  // the caller
-  Writeback::Size batch = batch_for(waited_for);
-  batch.live = LiveData::kWrite;
-  const auto given_up = std::chrono::steady_clock::now() + kMostFollowing;
-  while (!done()) {
-    const auto moved = writeback_.step(parts_.log.mark(), batch);
-    const auto freed = reclaim_.step(Reclaim::Keep::kNothing);
-    if ((moved && moved.value()) || (freed && freed.value())) continue;
-    if (!parts_.follows || std::chrono::steady_clock::now() > given_up) return;
-    std::this_thread::sleep_for(kFollowPause);
-  }
 }
 
 }  // namespace pcache

@@ -23,9 +23,15 @@
 // waits in the same way, until any step succeeds; reclaim that finds none is tried again every
 // 100 ms.
 //
+// Where another process writes back (Parts::follows) a step only follows what that has passed. The
+// worker tells it by the doorbell whether to write back, for the same reasons as it would itself,
+// and is rung when dirty_tail has moved, while it waits for that; without the doorbell it looks
+// each millisecond then.
+//
 // Threads: as said at each function. After stop() nothing runs.
 #pragma once
 
+#include "background/doorbell.h"
 #include "background/reclaim.h"
 #include "background/writeback.h"
 #include "base/executor.h"
@@ -54,6 +60,7 @@ class Worker {
     // Whether requests are to be let in at the pace of writeback.
     std::function<void(bool)> set_pace;
     DeviceWaits* waits = nullptr;  // as in Writeback::Options
+    Doorbell* bell = nullptr;      // where another process writes back
   };
   // `main` and `writing` may be the same.
   Worker(const Parts& parts, Writeback& writeback, Reclaim& reclaim, Executor& main,
@@ -71,6 +78,8 @@ class Worker {
   void space_freed();
   void request_waits();
   void device_awaited();
+  // Another process, which writes back, has rung: see Doorbell.
+  void rung();
   // The mode of the cache has changed.
   void mode_changed();
   void set_gc_percent(uint32_t percent);
@@ -127,6 +136,9 @@ class Worker {
   void note_reclaim_failed(const Error& error);
   // What waits for the device is passed only once its keys are in the log. `head`: of the log then.
   void close_awaited(LogMark* head);
+  // Tells the other side whether to write back now. If so, its ring runs writeback_task() again.
+  void tell_other_side(bool wants);
+  void end_following(bool wants);
   // After a step that has found nothing left before `head`. True: others have come to wait.
   bool others_await(const LogMark& head);
   void writeback_tick();
@@ -162,6 +174,7 @@ class Worker {
   Milliseconds retry_at_{0};                         // writing's task only; 0: nothing failed
   bool device_failed_ = false;                       // likewise: it was not, or not only, memory
   uint64_t written_at_failure_ = 0;                  // likewise
+  bool wanted_there_ = false;                        // likewise: the other side has been told so
   // Of the last tick, in appended bytes; writing's tasks only.
   uint64_t dirty_at_tick_ = 0;
   // Found by the last tick after which few writes came: all before it is written back.

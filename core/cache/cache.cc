@@ -350,6 +350,8 @@ Status Cache::wire_background() {
   working.fail_requests = [this](int error) { requests_->deferred().fail_all(error); };
   working.set_pace = [this](bool on) { requests_->pace().set(on); };
   working.waits = &requests_->acks();
+  if (options_.front) doorbell_ = std::make_unique<Doorbell>(Doorbell::Side::kFront);
+  working.bell = doorbell_.get();
   Executor& main = *devices_.executor;
   Executor& write = devices_.writeback_executor ? *devices_.writeback_executor : main;
   worker_ = std::make_unique<Worker>(*parts_, *writeback_, *reclaim_, main, write, working);
@@ -502,6 +504,15 @@ SpaceWatch::Sample Cache::sample_space(Worker::State state) const {
           .segments = segments.total,
           .failing = state.failing,
           .error = std::move(state.last_error)};
+}
+
+void Cache::say_use() {
+  using Hint = Doorbell::Hint;
+  const SegmentCounts segments = recovered_.segments->counts();
+  doorbell_->say(Hint::kSegments, segments.total);
+  doorbell_->say(Hint::kUsedSegments, segments.total - segments.free);
+  doorbell_->say(Hint::kDirtyBytes, dirty().live_bytes);
+  doorbell_->say(Hint::kWaiting, requests_->deferred().count());
 }
 
 // Reads the tails behind the head: they only grow, and never pass it.

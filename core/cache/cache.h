@@ -21,6 +21,7 @@
 #include <chrono>
 #include <memory>
 
+#include "background/doorbell.h"
 #include "background/worker.h"
 #include "base/executor.h"
 #include "cache/media_errors.h"
@@ -112,6 +113,12 @@ class Cache {
   bool readonly() const { return options_.readonly; }
   // As much of the backing device as requests may use.
   uint64_t logical_bytes() const { return requests_->logical_bytes(); }
+  // Of a front: at its other end is the backend, once a file is connected (BellListener).
+  Doorbell* doorbell() const { return doorbell_.get(); }
+  // The backend has rung. Any thread.
+  void rung() { worker_->rung(); }
+  // What the backend's status shows of a front. Any thread.
+  void say_use();
   const DeviceFrame& frame() const { return frame_; }
   CacheInfoFields info() EXCLUDES(frame_mu_) {
     MutexLock lock(frame_mu_);
@@ -190,6 +197,7 @@ class Cache {
   ModeSwitch mode_;
   std::unique_ptr<const Parts> parts_;
   std::unique_ptr<RequestState> requests_;
+  std::unique_ptr<Doorbell> doorbell_;
   std::unique_ptr<Writeback> writeback_;
   std::unique_ptr<Reclaim> reclaim_;
   std::unique_ptr<Worker> worker_;

@@ -14,6 +14,7 @@
 #include "cache/status.h"
 #include "capi/error.h"
 #include "capi/fork_guard.h"
+#include "control/bell_listener.h"
 #include "control/commands.h"
 #include "pcache.h"
 
@@ -23,6 +24,7 @@ struct pcache_cache final : pcache::Guarded {
   }
   ~pcache_cache() { delist(); }
   std::unique_ptr<pcache::Cache> cache;
+  std::unique_ptr<pcache::BellListener> bell;  // of a front
   std::unique_ptr<pcache::CacheCommands> commands;
   std::unique_ptr<pcache::ControlServer> control;  // last: it uses the others
 };
@@ -80,6 +82,20 @@ pcache::Status begin_control(const pcache::Options& options,
   return pcache::out_of_memory();
 }
 
+// The cache is of use without.
+pcache::Status listen_to_bell(const pcache::Options& options, pcache_cache* handle) try {
+  pcache::Cache& cache = *handle->cache;
+  if (options.control == pcache::kNoControl || !cache.doorbell()) return {};
+  auto bell = pcache::BellListener::start(
+      options.pmem.path, *cache.doorbell(),
+      {.rung = [&cache] { cache.rung(); }, .beats = [&cache] { cache.say_use(); }});
+  if (!bell) return bell.error();
+  handle->bell = bell.take();
+  return {};
+} catch (const std::bad_alloc&) {
+  return pcache::out_of_memory();
+}
+
 }  // namespace
 
 PCACHE_EXPORT int pcache_open(const pcache_options* options, pcache_cache** out,
@@ -101,6 +117,11 @@ PCACHE_EXPORT int pcache_open(const pcache_options* options, pcache_cache** out,
           "control socket: %s: no pcachectl finds this cache while it is attached; control=PATH "
           "names another place, control=off has none",
           begun.error().text.c_str());
+    if (auto heard = listen_to_bell(checked.value(), handle.get()); !heard)
+      checked.value().log.print(
+          pcache::LogLevel::kNotice,
+          "%s: pcached and this front find what the other has done when they look for it",
+          heard.error().text.c_str());
     *out = handle.release();
     return 0;
   });

@@ -13,6 +13,7 @@
 #include <optional>
 #include <string_view>
 
+#include "control/bell_file.h"
 #include "control/client.h"
 
 namespace pcache {
@@ -83,6 +84,7 @@ Status refuse_taken(const std::string& path) {
 // What processes that were killed have left. Who makes a socket has the lock that we have.
 void remove_dead(const std::string& folder) {
   for (const std::string& path : paths_in(folder)) {
+    if (path.ends_with(kBellSuffix)) remove_bell_if_dead(path);
     if (!is_socket(path)) continue;
     const bool is_unnamed = name_in_folder(path).starts_with(kUnnamed);
     if (is_unnamed || (path.ends_with(kSuffix) && is_dead(path))) unlink(path.c_str());

@@ -3,28 +3,21 @@
 #include <signal.h>
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
-#include <chrono>
-#include <condition_variable>
 #include <cstdio>
 #include <exception>
 #include <mutex>
 #include <string>
 #include <thread>
 
-#include "backend/backend.h"
+#include "backend/loop.h"
+#include "control/bell_listener.h"
 
 namespace {
 
 using pcache::Backend;
-using Step = Backend::Step;
-using std::chrono::milliseconds;
+using pcache::BackendLoop;
 
 constexpr int kDone = 0, kFailed = 3;
-
-// Until the front has put something into the log. It rings no bell.
-constexpr milliseconds kShortestPause{1}, kLongestPause{16};
-constexpr milliseconds kFirstBackoff{100}, kLongestBackoff{10000};
 
 // Whether SIGINT or SIGTERM has come. They are blocked, and a thread waits for them, which ends
 // with the process. Not the one that is ignored, as a shell has SIGINT of a job in the background:
@@ -43,22 +36,14 @@ class Ending {
       sigwait(&signals, &number);
       const std::lock_guard lock(mu_);
       begun_ = true;
-      if (backend_) backend_->give_up();
-      changed_.notify_all();
+      if (loop_) loop_->stop();
     }).detach();
   }
-  // The one that gives up what it does then; nullptr: it is gone.
-  void watch(Backend* backend) {
+  // What is to end then, or has; nullptr: it is gone.
+  void watch(BackendLoop* loop) {
     const std::lock_guard lock(mu_);
-    backend_ = backend;
-  }
-  bool begun() {
-    const std::lock_guard lock(mu_);
-    return begun_;
-  }
-  void pause_for(milliseconds time) {
-    std::unique_lock lock(mu_);
-    changed_.wait_for(lock, time, [this] { return begun_; });
+    loop_ = loop;
+    if (loop && begun_) loop->stop();
   }
 
  private:
@@ -68,40 +53,13 @@ class Ending {
   }
 
   std::mutex mu_;
-  std::condition_variable changed_;
-  Backend* backend_ = nullptr;
+  BackendLoop* loop_ = nullptr;
   bool begun_ = false;
 };
 
 int fail(const pcache::Error& error) {
   fprintf(stderr, "pcached: %s\n", error.text.c_str());
   return kFailed;
-}
-
-// Of a disk that fails all is tried again, for as long as it takes.
-int run(Backend& backend, Ending& ending, bool once) {
-  milliseconds pause = kShortestPause, backoff{0};
-  while (!ending.begun()) {
-    const auto stepped = backend.step();
-    if (!stepped) {
-      if (ending.begun()) break;
-      if (once) return fail(stepped.error());
-      if (backoff.count() == 0) fail(stepped.error());
-      backoff = backoff.count() == 0 ? kFirstBackoff : std::min(2 * backoff, kLongestBackoff);
-      ending.pause_for(backoff);
-      continue;
-    }
-    if (stepped.value() == Step::kMoved) {
-      if (backoff.count() > 0) fprintf(stderr, "pcached: goes on\n");
-      backoff = milliseconds{0};
-      pause = kShortestPause;
-      continue;
-    }
-    if (once && stepped.value() == Step::kNothing) return kDone;
-    ending.pause_for(pause);
-    pause = once ? kShortestPause : std::min(2 * pause, kLongestPause);
-  }
-  return once ? kFailed : kDone;
 }
 
 }  // namespace
@@ -113,7 +71,8 @@ int main(int argc, char** argv) try {
   app.footer("Example:\n  pcached /dev/dax0.0 --backing /dev/sdb");
   Backend::Options options;
   std::string order = "strict";
-  bool once = false;
+  BackendLoop::Options loop_options;
+  int64_t interval_ms = loop_options.interval.count();
   app.add_option("CACHE", options.pmem.path, "cache device or file")->required();
   app.add_option("--backing", options.disk.path, "the disk, which the cache belongs to")
       ->required();
@@ -123,7 +82,11 @@ int main(int argc, char** argv) try {
                  "strict (default): the disk alone is at any moment a state that the barriers "
                  "allow; relaxed: only with the cache, in longer batches")
       ->check(CLI::IsMember({"strict", "relaxed"}));
-  app.add_flag("--once", once, "end when all that the log has is written back");
+  app.add_option("--interval-ms", interval_ms,
+                 "how long it waits for the front to say that something is to be written back, "
+                 "before it looks; default 100")
+      ->check(CLI::Range(int64_t{1}, int64_t{3600000}));
+  app.add_flag("--once", loop_options.once, "end when all that the log has is written back");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -132,6 +95,7 @@ int main(int argc, char** argv) try {
     return kFailed;
   }
   options.strict = order == "strict";
+  loop_options.interval = BackendLoop::Milliseconds{interval_ms};
   options.log = pcache::Log(
       [](pcache::LogLevel, const char* line) { fprintf(stderr, "pcached: %s\n", line); });
   Ending& ending = *new Ending;  // its thread outlives main()
@@ -139,14 +103,31 @@ int main(int argc, char** argv) try {
   if (!backend) return fail(backend.error());
   printf("pcached: %s has the disk %s\n", options.pmem.path.c_str(), options.disk.path.c_str());
   if (fflush(stdout) != 0) return kFailed;
-  ending.watch(backend.value().get());
-  const int code = run(*backend.value(), ending, once);
+  pcache::Doorbell bell(pcache::Doorbell::Side::kBackend);
+  pcache::BellFile file(options.pmem.path, bell);
+  std::string unheard;  // what was said of the file last
+  loop_options.beats = [&] {
+    const auto kept = file.keep();
+    const std::string text = kept ? std::string() : kept.error().text;
+    if (text != unheard && !text.empty())
+      fprintf(stderr, "pcached: %s: it looks for what the front has done\n", text.c_str());
+    unheard = text;
+    bell.beat(pcache::beat_now());
+  };
+  loop_options.say = [](const std::string& line) {
+    fprintf(stderr, "pcached: %s\n", line.c_str());
+  };
+  BackendLoop loop(*backend.value(), bell, loop_options);
+  ending.watch(&loop);
+  const auto done = loop.run();
   ending.watch(nullptr);
+  file.leave();
+  if (!done) (void)fail(done.error());
   const Backend::Counters& n = backend.value()->counters();
   printf("pcached: wrote %llu bytes of %llu ksets\n",
          static_cast<unsigned long long>(n.written_bytes),
          static_cast<unsigned long long>(n.ksets));
-  return fflush(stdout) == 0 ? code : kFailed;
+  return fflush(stdout) == 0 && done ? kDone : kFailed;
 } catch (const std::exception& error) {
   fprintf(stderr, "pcached: %s\n", error.what());
   return kFailed;

@@ -3,10 +3,10 @@
 
 namespace pcache {
 
-// The linker's names for the ends of the section.
+// The linker's names for the ends of the section; weak, since a program may store nothing.
 extern "C" {
-[[gnu::visibility("hidden")]] extern const int32_t __start_pcache_may_fault[];
-[[gnu::visibility("hidden")]] extern const int32_t __stop_pcache_may_fault[];
+[[gnu::visibility("hidden"), gnu::weak]] extern const int32_t __start_pcache_may_fault[];
+[[gnu::visibility("hidden"), gnu::weak]] extern const int32_t __stop_pcache_may_fault[];
 }
 
 uintptr_t behind_fault(uintptr_t at) {

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "backend/loop.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace pcache {
+
+namespace {
+
+using Milliseconds = BackendLoop::Milliseconds;
+using Clock = std::chrono::steady_clock;
+using std::chrono::duration_cast;
+
+// Until the front has put something into the log.
+constexpr Milliseconds kShortestPause{1}, kLongestPause{16};
+constexpr Milliseconds kFirstBackoff{100}, kLongestBackoff{10000};
+
+Milliseconds steady_now() { return duration_cast<Milliseconds>(Clock::now().time_since_epoch()); }
+
+}  // namespace
+
+BackendLoop::BackendLoop(Backend& backend, Doorbell& bell, Options options)
+    : backend_(backend), bell_(bell), options_(std::move(options)) {
+  MutexLock lock(mu_);
+  state_.since = state_.front_changed = std::chrono::system_clock::now();
+}
+
+void BackendLoop::stop() {
+  stopping_.store(true);
+  backend_.give_up();
+  bell_.wake_self();
+}
+
+BackendLoop::State BackendLoop::state() const {
+  MutexLock lock(mu_);
+  return state_;
+}
+
+void BackendLoop::beat_if_due() {
+  bell_.look(steady_now());
+  if (Clock::now() < beats_at_) return;
+  beats_at_ = Clock::now() + Doorbell::kBeat;
+  if (options_.beats) options_.beats();
+  look_at_front();
+}
+
+bool BackendLoop::is_not_wanted() const {
+  return !options_.once && bell_.speaks() && !bell_.wanted() && front_is_there();
+}
+
+void BackendLoop::look_at_front() {
+  const bool is_there = front_is_there();
+  MutexLock lock(mu_);
+  if (std::exchange(state_.front_is_there, is_there) != is_there)
+    state_.front_changed = std::chrono::system_clock::now();
+}
+
+void BackendLoop::note(Doing doing, const std::string& error) {
+  MutexLock lock(mu_);
+  state_.counters = backend_.counters();
+  if (state_.doing == doing && state_.error == error) return;
+  state_.since = std::chrono::system_clock::now();
+  state_.doing = doing;
+  state_.error = error;
+}
+
+void BackendLoop::rest(Milliseconds most, bool rung, uint32_t heard) {
+  const auto until = Clock::now() + most;
+  while (!stopping_.load()) {
+    beat_if_due();
+    const auto now = Clock::now();
+    if (now >= until) return;
+    const Milliseconds left =
+        duration_cast<Milliseconds>(std::min(until, beats_at_) - now) + Milliseconds{1};
+    (void)bell_.wait(heard, left);
+    const uint32_t before = std::exchange(heard, bell_.rings_heard());
+    if (rung && heard != before) return;
+  }
+}
+
+// It listens before the last look, so no ring is lost.
+void BackendLoop::wait_for_front() {
+  note(Doing::kNotWanted);
+  const uint32_t heard = bell_.listen();
+  if (is_not_wanted()) rest(options_.interval, true, heard);
+  bell_.listen(false);
+}
+
+Status BackendLoop::run() {
+  Milliseconds pause = kShortestPause, backoff{0};
+  bool listens = false;
+  uint32_t heard = 0;
+  while (!stopping_.load()) {
+    beat_if_due();
+    if (is_not_wanted()) {
+      wait_for_front();
+      pause = kShortestPause;
+      continue;
+    }
+    auto stepped = backend_.step();
+    const bool nothing = stepped && stepped.value() != Backend::Step::kMoved;
+    if (!nothing && std::exchange(listens, false)) bell_.listen(false);
+    if (!stepped) {
+      if (stopping_.load()) break;
+      if (options_.once) return stepped.error();
+      if (backoff.count() == 0) options_.say(stepped.error().text);
+      backoff = backoff.count() == 0 ? kFirstBackoff : std::min(2 * backoff, kLongestBackoff);
+      note(Doing::kRetrying, stepped.error().text);
+      rest(backoff, false, bell_.rings_heard());
+      continue;
+    }
+    if (stepped.value() == Backend::Step::kMoved) {
+      note(Doing::kWriting);
+      bell_.ring();
+      if (std::exchange(backoff, Milliseconds{0}).count() > 0) options_.say("goes on");
+      pause = kShortestPause;
+      continue;
+    }
+    if (options_.once && stepped.value() == Backend::Step::kNothing) return {};
+    note(Doing::kNothingDirty);
+    if (!std::exchange(listens, true)) {
+      heard = bell_.listen();  // and looks once more
+      continue;
+    }
+    rest(pause, true, heard);
+    bell_.listen(listens = false);
+    pause = options_.once ? kShortestPause : std::min(2 * pause, kLongestPause);
+  }
+  if (options_.once) return make_error(ECANCELED, "told to end before all was written back");
+  return {};
+}
+
+}  // namespace pcache

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// BackendLoop: when a backend writes back.
+//
+// A front says by the doorbell whether the time has come, for the same reasons as a process that
+// does it all decides by: want of space, too much dirty data, a writer that waits for the disk, or
+// that there is time. What is left until then is superseded in part, and costs the disk less. Where
+// no front is there, or none that is heard, all is written back at once.
+//
+// - A front that wants something rings, and is rung when dirty_tail has moved. Should a ring be
+// lost
+//   each looks all the same, at intervals. Nothing that stands in the doorbell's page keeps data
+//   from being written back once the front is gone: a lock of the cache device tells that.
+// - Of a disk that fails all is tried again, for as long as it takes.
+// run() is called by one thread; all else by any.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <string>
+
+#include "backend/backend.h"
+#include "background/doorbell.h"
+#include "base/mutex.h"
+
+namespace pcache {
+
+class BackendLoop {
+ public:
+  using Milliseconds = std::chrono::milliseconds;
+  struct Options {
+    bool once = false;            // ends when all that the log has is written back
+    Milliseconds interval{100};   // it looks at least so often for what the front wants
+    std::function<void()> beats;  // about each second, in run(): the doorbell's file is kept
+    std::function<bool()> front_is_there = nullptr;  // nullptr: as the backend says; tests only
+    std::function<void(const std::string&)> say;     // a line for the user
+  };
+  BackendLoop(Backend& backend, Doorbell& bell, Options options);
+
+  // Until stop(). An error: with `once` it could not be done.
+  Status run() EXCLUDES(mu_);
+  // run() ends soon, also in the middle of a step.
+  void stop();
+  bool stopping() const { return stopping_.load(); }
+
+  enum class Doing : uint8_t { kWriting, kNothingDirty, kNotWanted, kRetrying };
+  struct State {
+    Doing doing = Doing::kWriting;
+    std::string error;                            // of kRetrying
+    std::chrono::system_clock::time_point since;  // it is doing that
+    Backend::Counters counters;
+    bool front_is_there = false;
+    std::chrono::system_clock::time_point front_changed;  // when it came or went; or was started
+  };
+  State state() const EXCLUDES(mu_);
+
+ private:
+  void beat_if_due();
+  // The front is heard, and there is time.
+  bool is_not_wanted() const;
+  bool front_is_there() const {
+    return options_.front_is_there ? options_.front_is_there() : backend_.front_is_there();
+  }
+  void look_at_front() EXCLUDES(mu_);
+  void note(Doing doing, const std::string& error = "") EXCLUDES(mu_);
+  // Until it is rung, if `rung`, or told to end.
+  void rest(Milliseconds most, bool rung, uint32_t heard);
+  void wait_for_front();
+
+  Backend& backend_;
+  Doorbell& bell_;
+  const Options options_;
+  std::atomic<bool> stopping_{false};
+  std::chrono::steady_clock::time_point beats_at_{};
+  mutable Mutex mu_;
+  State state_ GUARDED_BY(mu_);
+};
+
+}  // namespace pcache
