@@ -77,7 +77,7 @@ def test_what_is_dirty_waits_until_there_is_time(sides):
 def test_what_becomes_of_the_file_is_no_harm(sides, harm):
     model = bytearray(sides.disk.read_bytes())
     sides.start_backend("--backing-order", "relaxed")
-    with sides.front() as cache:
+    with sides.front(writeback_interval_ms=200) as cache:
         wait_until(bells)
         fill(cache, model, 300, 1)
         bell = bells()[0]
@@ -124,11 +124,12 @@ def test_what_dead_ones_have_left_is_taken_over_or_removed(sides):
     front.communicate()
     wait_until(lambda: sides.disk.read_bytes()[:MIB] == bytes(MIB))
     sides.stop_backend(signal.SIGKILL)
+    assert len(bells()) == 1
+    sides.start_backend()
+    wait_until(bells)
     left = bells()
     assert len(left) == 1
-    sides.start_backend()
-    assert bells() == left
-    with sides.front() as cache:
+    with sides.front(writeback_interval_ms=200) as cache:
         cache.write(0, stamp(0, MIB, 3))
         cache.flush()
         wait_until(lambda: cache.status["dirty"]["live_bytes"] == 0)
@@ -156,7 +157,7 @@ def test_without_a_runtime_folder_they_look(sides, disk, monkeypatch):
         fill(cache, model, 600, 1)
         cache.flush()
         wait_until(lambda: cache.status["dirty"]["live_bytes"] == 0)
-    said = sides.stop_backend()[1].splitlines()
-    assert len(said) == 1 and "it looks for what the front has done" in said[0]
+    said = [line for line in sides.stop_backend()[1].splitlines() if "it looks for what the front has done" in line]
+    assert len(said) == 1
     sides.write_back_all()
     assert sides.disk.read_bytes() == model

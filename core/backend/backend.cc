@@ -197,6 +197,30 @@ Status Backend::write() {
   return {};
 }
 
+// A segment's generations are read anew: those that step() goes by are its own.
+Backend::Left Backend::left() const {
+  constexpr uint64_t kMostKsets = 1 << 16;
+  const SegmentTable segments(*pmem_, SegmentTable::Options{frame_.chain});
+  LogCursor cursor(*pmem_, segments, tails_.dirty_tail());
+  Left left;
+  for (;;) {
+    const auto item = cursor.next();
+    if (!item || item.value().kind == LogItem::Kind::kEnd) return left;
+    if (item.value().kind == LogItem::Kind::kLast) continue;
+    if (left.ksets == kMostKsets) {
+      left.is_all = false;
+      return left;
+    }
+    left.ksets++;
+    for (const media::Key& key : item.value().keys) {
+      if (!validate_key(key, bounds_)) return left;
+      if (!(key.flags & media::kKeyClean) &&
+          key.seg_gen == segments.generation(SegId{key.cache_seg_id}))
+        left.bytes += key.len;
+    }
+  }
+}
+
 Result<Backend::Step> Backend::step() try {
   if (log_ends()) {
     bad_looks_ = 0;

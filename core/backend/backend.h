@@ -76,6 +76,14 @@ class Backend {
     uint64_t batches = 0, ksets = 0, keys = 0, written_bytes = 0, flushes = 0, errors = 0;
   };
   const Counters& counters() const { return counters_; }
+  // What is left in the log behind dirty_tail, as appended. Read beside a front, and a step, so it
+  // is what it was at some moment, or less. Any thread. May throw std::bad_alloc.
+  struct Left {
+    uint64_t ksets = 0, bytes = 0;
+    bool is_all = true;  // false: there was too much to look at
+  };
+  Left left() const;
+  CachePos dirty_tail() const { return tails_.dirty_tail(); }  // any thread
   const BlockDevice& disk() const { return *disk_; }
   // It may come, and go, at any time. Any thread.
   bool front_is_there() const { return pmem_->front_is_there(); }

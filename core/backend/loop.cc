@@ -37,6 +37,20 @@ BackendLoop::State BackendLoop::state() const {
   return state_;
 }
 
+const char* BackendLoop::text_of(Doing doing) {
+  switch (doing) {
+    case Doing::kWriting:
+      return "writes back";
+    case Doing::kNothingDirty:
+      return "nothing is dirty";
+    case Doing::kNotWanted:
+      return "waits until the front wants it";
+    case Doing::kRetrying:
+      break;
+  }
+  return "failing";
+}
+
 void BackendLoop::beat_if_due() {
   bell_.look(steady_now());
   if (Clock::now() < beats_at_) return;

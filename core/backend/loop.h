@@ -53,6 +53,7 @@ class BackendLoop {
     std::chrono::system_clock::time_point front_changed;  // when it came or went; or was started
   };
   State state() const EXCLUDES(mu_);
+  static const char* text_of(Doing doing);
 
  private:
   void beat_if_due();

@@ -200,6 +200,31 @@ void add_background(Fields* fields) {
                   [=](View& v) { return (v.cache.reclaim().counters().*counter.member).load(); });
 }
 
+// Of a front; else there is no other side.
+void add_sides(Fields* fields) {
+  fields->add("sides", "role", "both, or front: then pcached writes back",
+              [](View& v) { return Json(v.cache.doorbell() ? "front" : "both"); });
+  fields->add("sides", "backend_there", "a backend has the cache device open, too; else null",
+              [](View& v) {
+                return v.cache.doorbell() ? Json(v.cache.pmem().backend_is_there()) : Json();
+              });
+  fields->add("sides", "backend_heard", "by the doorbell, in the last seconds; else null",
+              [](View& v) {
+                const Doorbell* const bell = v.cache.doorbell();
+                return bell ? Json(bell->speaks()) : Json();
+              });
+  fields->add("sides", "backend_heard_unix_ms", "when it was heard last, as it says; 0: never",
+              [](View& v) {
+                const Doorbell* const bell = v.cache.doorbell();
+                return Json(bell ? bell->last_beat() : uint64_t{0});
+              });
+  fields->count("sides", "rings", "of the doorbell, that the backend was listening for",
+                [](View& v) {
+                  const Doorbell* const bell = v.cache.doorbell();
+                  return bell ? bell->rings() : uint64_t{0};
+                });
+}
+
 void add_policy(Fields* fields) {
   fields->add("policy", "kind", "the option policy", [](View& v) {
     const policy::Retention* const retention = v.cache.retention();
@@ -277,6 +302,7 @@ Fields all_fields() {
   add_devices(&fields);
   add_segments_and_log(&fields);
   add_background(&fields);
+  add_sides(&fields);
   add_policy(&fields);
   add_attach(&fields);
   add_requests(&fields);

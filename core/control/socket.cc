@@ -21,6 +21,7 @@ namespace pcache {
 namespace {
 
 constexpr const char* kSuffix = ".sock";
+constexpr const char* kBackendSuffix = ".backend.sock";
 constexpr const char* kUnnamed = ".new-";  // begins the name of one that is being made
 constexpr int kBacklog = 64;
 
@@ -123,6 +124,12 @@ Result<std::string> default_socket(const std::string& path, bool readonly) {
   return socket + kSuffix;
 }
 
+Result<std::string> backend_socket(const std::string& path) {
+  const auto name = name_of_cache(path);
+  if (!name) return name.error();
+  return std::string(runtime_folder()).append("/").append(name.value()).append(kBackendSuffix);
+}
+
 std::vector<std::string> all_sockets() {
   std::vector<std::string> sockets;
   for (const std::string& folder : runtime_folders())
@@ -133,7 +140,10 @@ std::vector<std::string> all_sockets() {
   return sockets;
 }
 
-Result<std::string> find_socket(const std::string& path) {
+namespace {
+
+// The living one that ends in `suffix`, else any of the cache if `any`; ENOENT.
+Result<std::string> find_socket(const std::string& path, const char* suffix, bool any) {
   if (is_socket(path)) return path;
   const auto name = name_of_cache(path);
   if (!name) return name.error();
@@ -143,14 +153,24 @@ Result<std::string> find_socket(const std::string& path) {
     if (!is_trusted(socket, geteuid()) && !is_trusted(socket, owner_of(path))) continue;
     const std::string file = name_in_folder(socket);
     if (!file.starts_with(name.value() + ".") || is_dead(socket)) continue;
-    if (file == name.value() + kSuffix) return socket;
-    found = socket;
+    if (file == name.value() + suffix) return socket;
+    if (any) found = socket;
   }
   if (!found.empty()) return found;
   return make_error(ENOENT,
                     "%s: no process that has it attached is found in %s; of one with control=PATH "
                     "give that path",
                     path.c_str(), runtime_folders_text().c_str());
+}
+
+}  // namespace
+
+Result<std::string> find_socket(const std::string& path) {
+  return find_socket(path, kSuffix, true);
+}
+
+Result<std::string> find_backend_socket(const std::string& path) {
+  return find_socket(path, kBackendSuffix, false);
 }
 
 Result<ControlSocket> ControlSocket::listen(const std::string& path, bool makes_folder) {

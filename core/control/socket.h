@@ -21,12 +21,17 @@ namespace pcache {
 
 // Where a cache is listened for by default. `path`: of the cache device. An errno: it has none.
 Result<std::string> default_socket(const std::string& path, bool readonly);
+// The same of a backend (pcached).
+Result<std::string> backend_socket(const std::string& path);
 // All sockets in the runtime folders that are root's or this user's, for root all, in order of
 // their paths; dead ones, too.
 std::vector<std::string> all_sockets();
 // Of the cache device or file at `path`, or that path itself if it is a socket. ENOENT: there is
-// none but dead ones. One of several of a cache that is attached with readonly=1.
+// none but dead ones. One of several of a cache that is attached with readonly=1; that of a backend
+// if no front has one.
 Result<std::string> find_socket(const std::string& path);
+// That of a backend alone.
+Result<std::string> find_backend_socket(const std::string& path);
 
 class ControlSocket {
  public:

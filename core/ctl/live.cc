@@ -13,6 +13,7 @@
 #include "base/one_line.h"
 #include "control/socket.h"
 #include "ctl/metrics.h"
+#include "ctl/sides.h"
 
 namespace pcache::ctl {
 
@@ -21,23 +22,14 @@ namespace {
 // No time is too long for a drain.
 constexpr int kNoTimeout = -1;
 
-// A member of what another process has answered, in one line; "?" if it is none.
-std::string text_in(const Json& json, const char* name) {
-  const auto at = json.find(name);
-  if (at == json.end() || !at->is_string()) return "?";
-  std::string text = at->get<std::string>();
-  make_one_line(text.data());
-  return text;
-}
-
-int64_t pid_in(const Json& info) {
-  const auto at = info.find("pid");
-  return at != info.end() && at->is_number_integer() ? at->get<int64_t>() : 0;
-}
-
 bool is_readonly(const Json& info) {
   const auto at = info.find("readonly");
   return at != info.end() && at->is_boolean() && at->get<bool>();
+}
+
+Error no_front(const std::string& cache) {
+  return make_error(EINVAL, "%s: only its backend is there, no front: see pcachectl status",
+                    cache.c_str());
 }
 
 struct Attached {
@@ -92,7 +84,9 @@ int run_list(bool json) {
   for (const Json& info : listed)
     printf("%s, backing device %s: %s (pid %" PRId64 ")%s\n", text_in(info, "cache").c_str(),
            text_in(info, "backing").c_str(), text_in(info, "program").c_str(), pid_in(info),
-           is_readonly(info) ? ", readonly" : "");
+           is_readonly(info)  ? ", readonly"
+           : is_backend(info) ? ", backend"
+                              : "");
   if (all.empty())
     fprintf(stderr, "pcachectl: no attached cache is found; looked in %s\n",
             runtime_folders_text().c_str());
@@ -126,6 +120,7 @@ int run_metrics(const std::vector<std::string>& caches, MetricsFormat format) {
   };
   if (caches.empty())
     for (Attached& attached : all_attached()) {
+      if (is_backend(attached.info)) continue;  // the front's are the cache's
       auto status = ask_json(&attached.client, "status");
       if (status)
         add(metrics_of(text_in(attached.info, "cache"), attached.info, status.take()));
@@ -137,6 +132,7 @@ int run_metrics(const std::vector<std::string>& caches, MetricsFormat format) {
     if (!client) return fail(client.error());
     const auto info = ask_json(&client.value(), "info");
     if (!info) return fail(info.error());
+    if (is_backend(info.value())) return fail(no_front(cache));
     auto status = ask_json(&client.value(), "status");
     if (!status) return fail(status.error());
     add(metrics_of(text_in(info.value(), "cache"), info.value(), status.take()));
@@ -148,38 +144,18 @@ int run_metrics(const std::vector<std::string>& caches, MetricsFormat format) {
 
 double percent(double part, double all) { return all > 0 ? 100 * part / all : 0; }
 
-// A number of the status, 0 if it is not there.
-double number(const Json& status, const char* object, const char* name) {
-  const auto at = status.find(object);
-  if (at == status.end() || !at->is_object()) return 0;
-  const auto value = at->find(name);
-  return value != at->end() && value->is_number() ? value->get<double>() : 0;
-}
-
-std::string text(const Json& status, const char* object, const char* name) {
-  const auto at = status.find(object);
-  return at != status.end() && at->is_object() ? text_in(*at, name) : "?";
-}
-
-bool flag(const Json& status, const char* object, const char* name) {
-  const auto at = status.find(object);
-  if (at == status.end() || !at->is_object()) return false;
-  const auto value = at->find(name);
-  return value != at->end() && value->is_boolean() && value->get<bool>();
-}
-
 // Why requests wait, or what background work does: the one thing that is most worth knowing.
 std::string state_of(const Json& status) {
-  if (number(status, "backing", "waiting_for_server") > 0)
+  if (number_in(status, "backing", "waiting_for_server") > 0)
     return "waits for the server of the backing device: " +
-           text(status, "backing", "why_not_connected");
-  if (text(status, "writeback", "state") == "failing")
-    return "failing: " + text(status, "writeback", "last_error");
-  const std::string reclaim = text(status, "reclaim", "state");
+           text_in(status, "backing", "why_not_connected");
+  if (text_in(status, "writeback", "state") == "failing")
+    return "failing: " + text_in(status, "writeback", "last_error");
+  const std::string reclaim = text_in(status, "reclaim", "state");
   if (reclaim != "ok") return "reclaim: " + reclaim;
-  if (number(status, "requests", "waiting_for_device") > 0) return "writes through";
-  if (number(status, "requests", "waiting_for_space") > 0) return "waits for the backing device";
-  if (flag(status, "writeback", "cleaning")) return "cleaning";
+  if (number_in(status, "requests", "waiting_for_device") > 0) return "writes through";
+  if (number_in(status, "requests", "waiting_for_space") > 0) return "waits for the backing device";
+  if (flag_in(status, "writeback", "cleaning")) return "cleaning";
   return "ok";
 }
 
@@ -192,11 +168,11 @@ class Interval {
       : before_(before),
         now_(now),
         seconds_(seconds),
-        reset_(number(before, "time", "counted_since_unix_ms") !=
-               number(now, "time", "counted_since_unix_ms")) {}
+        reset_(number_in(before, "time", "counted_since_unix_ms") !=
+               number_in(now, "time", "counted_since_unix_ms")) {}
   // Of a counter; after a reset, since then.
   double more(const char* object, const char* name) const {
-    const double n = number(now_, object, name), was = number(before_, object, name);
+    const double n = number_in(now_, object, name), was = number_in(before_, object, name);
     return reset_ ? n : std::max(n - was, 0.0);
   }
   double rate(const char* object, const char* name) const {
@@ -253,10 +229,12 @@ constexpr Column kColumns[] = {
     {"m99us", 8, 1, [](const Interval& i, const Json&) { return i.latency_us("read_miss", 0.99); }},
     {"w99us", 8, 1, [](const Interval& i, const Json&) { return i.latency_us("write", 0.99); }},
     {"dirtyMiB", 9, 1,
-     [](const Interval&, const Json& now) { return number(now, "dirty", "live_bytes") / kMega; }},
+     [](const Interval&, const Json& now) {
+       return number_in(now, "dirty", "live_bytes") / kMega;
+     }},
     {"used%", 6, 1,
      [](const Interval&, const Json& now) {
-       return percent(number(now, "segments", "used"), number(now, "segments", "total"));
+       return percent(number_in(now, "segments", "used"), number_in(now, "segments", "total"));
      }},
     {"wbMiB/s", 8, 1,
      [](const Interval& i, const Json&) { return i.rate("writeback", "written_bytes") / kMega; }},
@@ -284,6 +262,38 @@ Json row_of(const Interval& interval, const Json& now) {
 }
 
 }  // namespace
+
+std::string text_in(const Json& json, const char* name) {
+  const auto at = json.find(name);
+  if (at == json.end() || !at->is_string()) return "?";
+  std::string text = at->get<std::string>();
+  make_one_line(text.data());
+  return text;
+}
+
+int64_t pid_in(const Json& info) {
+  const auto at = info.find("pid");
+  return at != info.end() && at->is_number_integer() ? at->get<int64_t>() : 0;
+}
+
+double number_in(const Json& status, const char* object, const char* name) {
+  const auto at = status.find(object);
+  if (at == status.end() || !at->is_object()) return 0;
+  const auto value = at->find(name);
+  return value != at->end() && value->is_number() ? value->get<double>() : 0;
+}
+
+std::string text_in(const Json& status, const char* object, const char* name) {
+  const auto at = status.find(object);
+  return at != status.end() && at->is_object() ? text_in(*at, name) : "?";
+}
+
+bool flag_in(const Json& status, const char* object, const char* name) {
+  const auto at = status.find(object);
+  if (at == status.end() || !at->is_object()) return false;
+  const auto value = at->find(name);
+  return value != at->end() && value->is_boolean() && value->get<bool>();
+}
 
 Result<std::optional<ControlClient>> find_live(const std::string& path) {
   const auto socket = find_socket(path);
@@ -317,6 +327,8 @@ Result<Json> ask_json(ControlClient* client, const char* command) {
 
 int run_live_status(ControlClient client, const Image& image, bool line) {
   if (line) {
+    const auto asked = ask_json(&client, "info");
+    if (asked && is_backend(asked.value())) return fail(no_front(image.cache));
     const auto answer = client.ask("line");
     if (!answer) return fail(answer.error());
     if (image.json)
@@ -330,43 +342,51 @@ int run_live_status(ControlClient client, const Image& image, bool line) {
   const auto status = ask_json(&client, "status");
   if (!status) return fail(status.error());
   const Json& s = status.value();
+  const std::optional<Json> backend =
+      text_in(s, "sides", "role") == "front" ? backend_status(image.cache) : std::nullopt;
   if (image.json) {
     Json all = {{"attached", info.value()}};
     all.update(s);
+    if (backend) all["backend"] = *backend;
     print(all);
+    return kDone;
+  }
+  if (is_backend(info.value())) {
+    print_backend_alone(info.value(), s);
     return kDone;
   }
   const Json& i = info.value();
   const auto bytes = [&](const char* object, const char* name) {
-    return bytes_text(static_cast<uint64_t>(number(s, object, name)));
+    return bytes_text(static_cast<uint64_t>(number_in(s, object, name)));
   };
   const auto seconds_since = [&](const char* name) {
     const auto now = std::chrono::system_clock::now().time_since_epoch();
     const std::chrono::duration<double> seconds = now;
-    return std::max(seconds.count() - number(s, "time", name) / 1000, 0.0);
+    return std::max(seconds.count() - number_in(s, "time", name) / 1000, 0.0);
   };
   printf("cache:     %s, attached by %s (pid %" PRId64 ") for %.0f s%s\n",
          text_in(i, "cache").c_str(), text_in(i, "program").c_str(), pid_in(i),
          seconds_since("attached_unix_ms"), is_readonly(i) ? ", readonly" : "");
   printf("backing:   %s, \"%s\", %s, %s\n", text_in(i, "backing").c_str(),
-         text(s, "backing", "identity").c_str(), bytes("backing", "bytes").c_str(),
-         text(s, "backing", "io_mode").c_str());
+         text_in(s, "backing", "identity").c_str(), bytes("backing", "bytes").c_str(),
+         text_in(s, "backing", "io_mode").c_str());
   printf("segments:  %.0f of %.0f in use (%.0f log, %.0f data), gc_percent %.0f, %s\n",
-         number(s, "segments", "used"), number(s, "segments", "total"),
-         number(s, "segments", "log"), number(s, "segments", "data"),
-         number(s, "cache", "gc_percent"), text(s, "cache", "mode").c_str());
+         number_in(s, "segments", "used"), number_in(s, "segments", "total"),
+         number_in(s, "segments", "log"), number_in(s, "segments", "data"),
+         number_in(s, "cache", "gc_percent"), text_in(s, "cache", "mode").c_str());
   printf("dirty:     %s; cached: %s\n", bytes("dirty", "live_bytes").c_str(),
          bytes("index", "mapped_bytes").c_str());
   printf(
       "counted:   for %.0f s: %.0f reads (%.1f %% hits), %.0f writes, %.0f flushes, %.0f errors, "
       "%.0f waits for space\n",
-      seconds_since("counted_since_unix_ms"), number(s, "requests", "reads"),
-      percent(number(s, "requests", "read_hits"), number(s, "requests", "reads")),
-      number(s, "requests", "writes"), number(s, "requests", "flushes"),
-      number(s, "requests", "errors"), number(s, "events", "waits_on_full"));
+      seconds_since("counted_since_unix_ms"), number_in(s, "requests", "reads"),
+      percent(number_in(s, "requests", "read_hits"), number_in(s, "requests", "reads")),
+      number_in(s, "requests", "writes"), number_in(s, "requests", "flushes"),
+      number_in(s, "requests", "errors"), number_in(s, "events", "waits_on_full"));
   printf("writeback: %s written, %s superseded before that\n",
          bytes("writeback", "written_bytes").c_str(),
          bytes("writeback", "superseded_bytes").c_str());
+  if (text_in(s, "sides", "role") == "front") print_backend(s, backend ? &*backend : nullptr);
   printf("state:     %s\n", state_of(s).c_str());
   return kDone;
 }
@@ -376,6 +396,8 @@ int run_watch(const Image& image, uint64_t seconds, uint64_t count) {
   if (!client) return fail(client.error());
   using Clock = std::chrono::steady_clock;
   auto asked_at = Clock::now();
+  const auto info = ask_json(&client.value(), "info");
+  if (info && is_backend(info.value())) return fail(no_front(image.cache));
   auto before = ask_json(&client.value(), "status");
   if (!before) return fail(before.error());
   if (!image.json) print_titles();

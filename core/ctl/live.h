@@ -17,6 +17,13 @@ Result<ControlClient> require_live(const std::string& path);
 // The JSON of an answer.
 Result<Json> ask_json(ControlClient* client, const char* command);
 
+// Of what has been answered: a member, in one line, "?" if it is none; a number, 0 if it is none.
+std::string text_in(const Json& json, const char* name);
+std::string text_in(const Json& status, const char* object, const char* name);
+double number_in(const Json& status, const char* object, const char* name);
+bool flag_in(const Json& status, const char* object, const char* name);
+int64_t pid_in(const Json& info);
+
 int run_live_status(ControlClient client, const Image& image, bool line);
 // A row each so many seconds, until the cache is detached or `count` are printed.
 int run_watch(const Image& image, uint64_t seconds, uint64_t count);

@@ -5,12 +5,14 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
 
 #include "backend/loop.h"
 #include "control/bell_listener.h"
+#include "pcached/commands.h"
 
 namespace {
 
@@ -60,6 +62,16 @@ class Ending {
 int fail(const pcache::Error& error) {
   fprintf(stderr, "pcached: %s\n", error.text.c_str());
   return kFailed;
+}
+
+// It is of use without.
+pcache::Result<std::unique_ptr<pcache::ControlServer>> begin_control(
+    const std::string& cache_path, pcache::BackendCommands& commands) {
+  const auto path = pcache::backend_socket(cache_path);
+  if (!path) return path.error();
+  auto socket = pcache::ControlSocket::listen(path.value(), true);
+  if (!socket) return socket.error();
+  return pcache::ControlServer::start(socket.take(), commands);
 }
 
 }  // namespace
@@ -118,9 +130,16 @@ int main(int argc, char** argv) try {
     fprintf(stderr, "pcached: %s\n", line.c_str());
   };
   BackendLoop loop(*backend.value(), bell, loop_options);
+  pcache::BackendCommands commands(*backend.value(), loop, bell, options.pmem.path,
+                                   options.disk.path);
+  auto control = begin_control(options.pmem.path, commands);
+  if (!control)
+    fprintf(stderr, "pcached: control socket: %s: no pcachectl finds this backend\n",
+            control.error().text.c_str());
   ending.watch(&loop);
   const auto done = loop.run();
   ending.watch(nullptr);
+  if (control) control.value().reset();
   file.leave();
   if (!done) (void)fail(done.error());
   const Backend::Counters& n = backend.value()->counters();

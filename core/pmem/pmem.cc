@@ -430,12 +430,12 @@ Result<bool> Pmem::starts_with_zeros(uint64_t len_bytes) const {
   return zeros(static_cast<size_t>(n));
 }
 
-bool Pmem::front_is_there() const {
+bool Pmem::is_there(PmemSide side) const {
   if (!mapping_) return false;
   struct flock byte = {};
   byte.l_type = F_WRLCK;
   byte.l_whence = SEEK_SET;
-  byte.l_start = kFrontByte;
+  byte.l_start = side == PmemSide::kBackend ? kBackendByte : kFrontByte;
   byte.l_len = 1;
   return fcntl(mapping_->fd, F_OFD_GETLK, &byte) == 0 && byte.l_type != F_UNLCK;
 }

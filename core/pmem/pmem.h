@@ -87,8 +87,10 @@ class Pmem {
   // Whether its first `len_bytes`, as far as they exist, are zeros. EIO: they cannot be read.
   Result<bool> starts_with_zeros(uint64_t len_bytes) const;
 
-  // Whether a front has the file that this side has open. It may come, and go, at any time.
-  bool front_is_there() const;
+  // Whether a front, or a backend, has the file that the other side has open here. It may come, and
+  // go, at any time. Any thread.
+  bool front_is_there() const { return is_there(PmemSide::kFront); }
+  bool backend_is_there() const { return is_there(PmemSide::kBackend); }
 
   uint64_t size_bytes() const { return size_; }
   PmemKind kind() const { return kind_; }
@@ -182,6 +184,8 @@ class Pmem {
   // Allocates the blocks of a range of a sparse file, or ENOSPC. A store into a hole of a full file
   // system would raise SIGBUS.
   Status reserve(MediaOff off, uint64_t len_bytes);
+
+  bool is_there(PmemSide side) const;
 
   struct Mapping;       // libpmem2 objects and the locked file
   struct BlockMapping;  // of open_block()
