@@ -27,8 +27,11 @@ struct queue {
   const struct ublksrv_io_desc* asked; /* by tag; the driver writes it */
   char* buffers;                       /* by tag, max_io_bytes each */
   struct pcache_request* requests;     /* by tag */
-  uint32_t live;                       /* tags that the driver has not aborted */
-  bool polled;                         /* the ring waits for the queue's descriptor */
+  struct pcache_request** begun;       /* depth: to be submitted together */
+  struct pcache_request** hits;        /* depth: of those, completed when they were */
+  uint32_t begun_count;
+  uint32_t live; /* tags that the driver has not aborted */
+  bool polled;   /* the ring waits for the queue's descriptor */
 };
 
 struct serve {
@@ -142,10 +145,33 @@ static void begin_request(struct queue* queue, uint32_t tag) {
   int status = translate(&queue->serve->device, &queue->asked[tag], request);
 
   request->buf = buffer_of(queue, tag);
-  if (!status) status = pcache_submit(queue->cached, request);
-  if (status == 0) return; /* reap() has it */
-  if (status < 0) request->result = status;
-  complete(queue, request);
+  request->result = status;
+  if (status)
+    complete(queue, request);
+  else
+    queue->begun[queue->begun_count++] = request;
+}
+
+/* Those that are not complete then come out of reap(). The cache's queue takes as many as there are
+ * tags. */
+static void submit_begun(struct queue* queue) {
+  struct pcache_request** next = queue->begun;
+  uint32_t left = queue->begun_count;
+
+  queue->begun_count = 0;
+  while (left) {
+    uint32_t hits = 0;
+    int taken = pcache_submit_batch(queue->cached, next, left, queue->hits, &hits);
+
+    for (uint32_t i = 0; i < hits; i++) complete(queue, queue->hits[i]);
+    if (taken < 0) {
+      (*next)->result = taken;
+      complete(queue, *next);
+      taken = 1;
+    }
+    next += taken;
+    left -= (uint32_t)taken;
+  }
 }
 
 static int reap(struct queue* queue) {
@@ -170,8 +196,10 @@ static int open_queue(struct queue* queue, const char** what) {
 
   *what = "no memory";
   queue->requests = calloc(device->depth, sizeof(*queue->requests));
+  queue->begun = calloc(device->depth, sizeof(*queue->begun));
+  queue->hits = calloc(device->depth, sizeof(*queue->hits));
   queue->buffers = aligned_alloc(4096, (size_t)device->depth * device->max_io_bytes);
-  if (!queue->requests || !queue->buffers) return -ENOMEM;
+  if (!queue->requests || !queue->begun || !queue->hits || !queue->buffers) return -ENOMEM;
   *what = "the driver's descriptors cannot be mapped";
   queue->asked = mmap(NULL, asked_bytes, PROT_READ, MAP_SHARED | MAP_POPULATE, device->fd,
                       UBLKSRV_CMD_BUF_OFFSET + (off_t)(queue->id * stride));
@@ -222,6 +250,7 @@ static int take_completions(struct queue* queue) {
       queue->live--; /* aborted, and not fetched again */
   }
   io_uring_cq_advance(&queue->ring, taken);
+  submit_begun(queue);
   if (!readable) return 0;
   queue->polled = false;
   return reap(queue);
@@ -253,6 +282,8 @@ static void close_queue(struct queue* queue, bool idle) {
     munmap((void*)queue->asked, page_up(device->depth * sizeof(struct ublksrv_io_desc)));
   if (idle) free(queue->buffers);
   free(queue->requests);
+  free(queue->begun);
+  free(queue->hits);
 }
 
 static void answer(struct serve* serve, int status, const char* what) {
