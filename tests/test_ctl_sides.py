@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""pcachectl of a cache with two sides: which are there, which is away and since when, what is behind; clients of pcached's
-socket that do as they like."""
+"""pcachectl of a cache with two sides: which are there, which is away and since when, what is behind; clients of
+pcached's socket that do as they like."""
 
 import json
 import os

@@ -136,7 +136,9 @@ TEST_F(BackendLoopTest, ItWritesBackWhenItIsRung) {
   ASSERT_EQ(write(0, 4096, 1), 0);
   ASSERT_EQ(flush(), 0);
   EXPECT_FALSE(has_written());
+  const uint32_t heard = front_bell_.listen();
   front_bell_.want(true);
+  EXPECT_TRUE(front_bell_.wait(heard, std::chrono::hours(1)));
   wait_until([](const auto& state) { return state.counters.ksets > 0; });
   EXPECT_EQ(on_disk(0, 4096), 1);
 }

@@ -39,7 +39,6 @@ BellListener::~BellListener() {
 // A ring that comes while the last one is answered has changed what is waited for.
 void BellListener::run() {
   using std::chrono::duration_cast;
-  uint32_t heard = bell_.rings_heard();
   auto beats_at = std::chrono::steady_clock::now();
   while (!stopping_.load()) {
     const auto now = std::chrono::steady_clock::now();
@@ -50,9 +49,9 @@ void BellListener::run() {
       bell_.look(duration_cast<Milliseconds>(now.time_since_epoch()));
       beats_at = now + Doorbell::kBeat;
     }
-    (void)bell_.wait(heard, duration_cast<Milliseconds>(beats_at - now) + Milliseconds{1});
-    const uint32_t before = std::exchange(heard, bell_.rings_heard());
-    if (heard != before && !stopping_.load()) events_.rung();
+    (void)bell_.wait(heard_, duration_cast<Milliseconds>(beats_at - now) + Milliseconds{1});
+    const uint32_t before = std::exchange(heard_, bell_.rings_heard());
+    if (heard_ != before && !stopping_.load()) events_.rung();
   }
 }
 

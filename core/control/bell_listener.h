@@ -4,6 +4,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <thread>
@@ -27,12 +28,16 @@ class BellListener {
 
  private:
   BellListener(const std::string& cache_path, Doorbell& bell, Events events)
-      : bell_(bell), file_(cache_path, bell), events_(std::move(events)) {}
+      : bell_(bell),
+        file_(cache_path, bell),
+        events_(std::move(events)),
+        heard_(bell.rings_heard()) {}
   void run();
 
   Doorbell& bell_;
   BellFile file_;
   const Events events_;
+  uint32_t heard_;  // run() alone; as of before anybody could ring
   std::atomic<bool> stopping_{false};
   std::thread thread_;  // last: it uses all of the above
 };
