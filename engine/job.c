@@ -16,7 +16,7 @@ int job_start(struct job* job, const struct thread_data* td) {
   job->done = calloc(job->depth, sizeof(struct pcache_request*));
   job->held = calloc(job->depth, sizeof(struct pcache_request*));
   job->hits = calloc(job->depth, sizeof(struct pcache_request*));
-  job->batches = td->o.iodepth_batch > 1;
+  job->batch = td->o.iodepth_batch;
   if (!job->requests || !job->done || !job->held || !job->hits) return ENOMEM;
   return shared_cache_open_queue(job->shared, job->depth, &job->queue);
 }
@@ -104,6 +104,89 @@ static int wait_for(struct thread_data* td, struct job* job, uint32_t min) {
   return n;
 }
 
+/* fio has no more requests than `depth`, so there is room. */
+static void push_done(struct job* job, struct pcache_request* request) {
+  job->done[(job->done_head + job->done_count++) % job->depth] = request;
+}
+
+/*
+ * Never FIO_Q_BUSY: fio 3.33 has entered a write in its iolog and drawn its verify seed by then,
+ * and does both again when it retries. The library's queue takes as many requests as fio has;
+ * should it refuse one all the same, what is in it has to come out first.
+ */
+static int submit(struct thread_data* td, struct job* job, struct pcache_request* request) {
+  int ret;
+
+  while ((ret = pcache_submit(job->queue, request)) == -EAGAIN && job->outstanding) {
+    int n = wait_for(td, job, 1);
+
+    if (n < 0) return n;
+  }
+  return ret;
+}
+
+/* Says it of the first of its kind: fio's own line may have neither offset nor length. */
+static void note_refused(const struct thread_data* td, struct job* job, const struct io_u* io_u,
+                         int error) {
+  const struct pcache_info* info = shared_cache_info(job->shared);
+  unsigned long* count = &job->misaligned;
+  char why[128];
+
+  if (error == EINVAL) {
+    snprintf(why, sizeof(why),
+             "offset and length must be multiples of the block size, %u, and not 0",
+             info->block_size);
+  } else if (error == ENXIO) {
+    count = &job->past_end;
+    snprintf(why, sizeof(why), "the device ends at %llu", (unsigned long long)info->logical_bytes);
+  } else {
+    return;
+  }
+  if ((*count)++ == 0)
+    message("job %s: %s of %llu bytes at offset %llu of %s is refused: %s", td->o.name,
+            io_ddir_name(io_u->ddir), (unsigned long long)io_u->xfer_buflen,
+            (unsigned long long)io_u->offset, shared_cache_backing(job->shared), why);
+}
+
+/* What has completed without being queued in the library goes to `done`. */
+static void push_hit(const struct thread_data* td, struct job* job,
+                     struct pcache_request* request) {
+  if (request->result) note_refused(td, job, request->user, -request->result);
+  job->hits_in_row++;
+  push_done(job, request);
+}
+
+/* As submit(), of all that is held, in order. Without a queue that goes on the rest fails. */
+static void submit_held(struct thread_data* td, struct job* job) {
+  struct pcache_request** next = job->held;
+  struct pcache_request** end = next + job->held_count;
+  int error = 0;
+
+  job->held_count = 0;
+  while (next < end) {
+    uint32_t hits = 0;
+    int taken =
+        error ? error
+              : pcache_submit_batch(job->queue, next, (uint32_t)(end - next), job->hits, &hits);
+
+    for (uint32_t i = 0; i < hits; i++) push_hit(td, job, job->hits[i]);
+    if (taken > 0) {
+      uint32_t misses = (uint32_t)taken - hits;
+
+      if (misses) job->hits_in_row = 0;
+      job->outstanding += misses;
+      next += taken;
+    } else if (taken == -EAGAIN && job->outstanding) {
+      int n = wait_for(td, job, 1);
+
+      if (n < 0) error = n;
+    } else {
+      (*next)->result = taken;
+      push_hit(td, job, *next++);
+    }
+  }
+}
+
 /* As fio's io_completed(): the error is the job's, unless the user wants to go on after it. */
 static void note_missed_error(struct thread_data* td, const struct pcache_request* request) {
   const struct io_u* io_u = request->user;
@@ -121,8 +204,11 @@ static void note_missed_error(struct thread_data* td, const struct pcache_reques
  * ends with up to `depth` requests in flight.
  */
 static void finish(struct thread_data* td, struct job* job) {
-  int ret = job_commit(td), first = 0;
-  uint32_t all = job->outstanding + job->done_count, failed = 0;
+  int ret = 0, first = 0;
+  uint32_t all, failed = 0;
+
+  submit_held(td, job);
+  all = job->outstanding + job->done_count;
 
   while ((job->outstanding || job->done_count) && ret >= 0) {
     for (; job->done_count; job->done_count--) {
@@ -179,87 +265,6 @@ static void set_error(struct io_u* io_u, const struct pcache_request* request) {
   io_u->error = (unsigned int)-request->result;
 }
 
-/* fio has no more requests than `depth`, so there is room. */
-static void push_done(struct job* job, struct pcache_request* request) {
-  job->done[(job->done_head + job->done_count++) % job->depth] = request;
-}
-
-/*
- * Never FIO_Q_BUSY: fio 3.33 has entered a write in its iolog and drawn its verify seed by then,
- * and does both again when it retries. The library's queue takes as many requests as fio has;
- * should it refuse one all the same, what is in it has to come out first.
- */
-static int submit(struct thread_data* td, struct job* job, struct pcache_request* request) {
-  int ret;
-
-  while ((ret = pcache_submit(job->queue, request)) == -EAGAIN && job->outstanding) {
-    int n = wait_for(td, job, 1);
-
-    if (n < 0) return n;
-  }
-  return ret;
-}
-
-/* Says it of the first of its kind: fio's own line may have neither offset nor length. */
-static void note_refused(const struct thread_data* td, struct job* job, const struct io_u* io_u,
-                         int error) {
-  const struct pcache_info* info = shared_cache_info(job->shared);
-  unsigned long* count = &job->misaligned;
-  char why[128];
-
-  if (error == EINVAL) {
-    snprintf(why, sizeof(why),
-             "offset and length must be multiples of the block size, %u, and not 0",
-             info->block_size);
-  } else if (error == ENXIO) {
-    count = &job->past_end;
-    snprintf(why, sizeof(why), "the device ends at %llu", (unsigned long long)info->logical_bytes);
-  } else {
-    return;
-  }
-  if ((*count)++ == 0)
-    message("job %s: %s of %llu bytes at offset %llu of %s is refused: %s", td->o.name,
-            io_ddir_name(io_u->ddir), (unsigned long long)io_u->xfer_buflen,
-            (unsigned long long)io_u->offset, shared_cache_backing(job->shared), why);
-}
-
-/* What has completed without being queued in the library goes to `done`. */
-static void push_hit(const struct thread_data* td, struct job* job,
-                     struct pcache_request* request) {
-  if (request->result) note_refused(td, job, request->user, -request->result);
-  job->hits_in_row++;
-  push_done(job, request);
-}
-
-/* As submit(), of all that is held, in order. */
-int job_commit(struct thread_data* td) {
-  struct job* job = td->io_ops_data;
-  struct pcache_request** next = job->held;
-  struct pcache_request** end = next + job->held_count;
-
-  job->held_count = 0;
-  while (next < end) {
-    uint32_t hits = 0;
-    int ret = pcache_submit_batch(job->queue, next, (uint32_t)(end - next), job->hits, &hits);
-
-    for (uint32_t i = 0; i < hits; i++) push_hit(td, job, job->hits[i]);
-    if (ret > 0) {
-      uint32_t misses = (uint32_t)ret - hits;
-
-      if (misses) job->hits_in_row = 0;
-      job->outstanding += misses;
-      next += ret;
-    } else if (ret == -EAGAIN && job->outstanding) {
-      ret = wait_for(td, job, 1);
-      if (ret < 0) return ret;
-    } else {
-      (*next)->result = ret;
-      push_hit(td, job, *next++);
-    }
-  }
-  return 0;
-}
-
 enum fio_q_status job_queue(struct thread_data* td, struct io_u* io_u) {
   struct job* job = td->io_ops_data;
   struct pcache_request* request = io_u->engine_data;
@@ -267,8 +272,9 @@ enum fio_q_status job_queue(struct thread_data* td, struct io_u* io_u) {
 
   engine_stamp_issue_time(td, io_u);
   fill_request(job, io_u, request);
-  if (job->batches) {
+  if (job->batch > 1) {
     job->held[job->held_count++] = request;
+    if (job->held_count == job->batch) submit_held(td, job);
     return FIO_Q_QUEUED;
   }
   ret = submit(td, job, request);
@@ -305,6 +311,7 @@ int job_getevents(struct thread_data* td, unsigned int min, unsigned int max,
   int ret;
 
   td_io_commit(td); /* fio counts as in flight what it has committed, and waits for that count */
+  submit_held(td, job);
   /* Always, not only when `done` runs short: a miss goes in behind the hits that preceded it. */
   ret = job->outstanding ? reap(job, 0, 0) : 0;
   while (ret >= 0 && job->done_count < min && job->outstanding) {

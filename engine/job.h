@@ -11,7 +11,8 @@
  *   getevents(): otherwise hits would queue behind hits for ever. Not before: misses that come back
  *   fast must not let the depth drop.
  * - No request is ever refused as BUSY.
- * - With iodepth_batch above 1 all are QUEUED: what fio commits together is submitted together.
+ * - With iodepth_batch above 1 all are QUEUED, and so many submitted together. There is no
+ * commit(): an engine that has one gets none of fio's own statistics of submission.
  */
 #ifndef PCACHE_ENGINE_JOB_H
 #define PCACHE_ENGINE_JOB_H
@@ -27,11 +28,11 @@ struct job {
   pcache_queue* queue;
   struct pcache_request* requests; /* one for each io_u */
   struct pcache_request** done;    /* ring of `depth`: completed, not yet delivered to fio */
-  struct pcache_request** held;    /* `depth`: queued by fio, not yet committed */
+  struct pcache_request** held;    /* `depth`: queued by fio, not yet submitted */
   struct pcache_request** hits;    /* `depth`: of a batch, completed when it was submitted */
   uint32_t depth;
   uint32_t requests_used;
-  bool batches;
+  uint32_t batch; /* so many are submitted together */
   uint32_t held_count;
   uint32_t outstanding; /* queued in the library */
   uint32_t hits_in_row;
@@ -53,7 +54,6 @@ struct job {
 int job_io_u_init(struct thread_data* td, struct io_u* io_u);
 void job_io_u_free(struct thread_data* td, struct io_u* io_u);
 enum fio_q_status job_queue(struct thread_data* td, struct io_u* io_u);
-int job_commit(struct thread_data* td);
 int job_getevents(struct thread_data* td, unsigned int min, unsigned int max,
                   const struct timespec* timeout);
 struct io_u* job_event(struct thread_data* td, int event);

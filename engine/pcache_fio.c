@@ -98,7 +98,6 @@ static struct ioengine_ops engine = {
     .io_u_init = job_io_u_init,
     .io_u_free = job_io_u_free,
     .queue = job_queue,
-    .commit = job_commit,
     .getevents = job_getevents,
     .event = job_event,
     .open_file = no_op,

@@ -4,7 +4,7 @@
  * the same bytes through the same mapping and persist primitives of libpcache, and does nothing
  * else. A request for offset X goes to X modulo the size of the map. Every request is accounted
  * exactly as a hit of the engine "pcache": it completes at once, or, with iodepth_batch above 1,
- * when fio commits it.
+ * when so many are queued or fio looks for them.
  *
  * A flush stores a record of 64 bytes and fences, which is the least that one must do.
  *
@@ -101,9 +101,9 @@ struct raw_job {
   struct map* map;
   uint64_t bytes;
   bool fence_each;
-  bool batches;
+  unsigned batch;     /* so many are done together */
   struct io_u** held; /* `iodepth`: first those that are done, for getevents(), then those that are
-                         to be committed */
+                         to be */
   unsigned done_count;
   unsigned held_count; /* of both */
   uint64_t record_off;
@@ -210,7 +210,7 @@ static int raw_init(struct thread_data* td) {
     message("job %s: was not set up as a thread", td->o.name);
     return EINVAL;
   }
-  job->batches = td->o.iodepth_batch > 1;
+  job->batch = td->o.iodepth_batch;
   job->held = calloc(td->o.iodepth, sizeof(struct io_u*));
   return job->held ? 0 : ENOMEM;
 }
@@ -264,23 +264,21 @@ static void run(struct raw_job* job, struct io_u* io_u) {
   }
 }
 
+static void run_held(struct raw_job* job) {
+  while (job->done_count < job->held_count) run(job, job->held[job->done_count++]);
+}
+
 static enum fio_q_status raw_queue(struct thread_data* td, struct io_u* io_u) {
   struct raw_job* job = td->io_ops_data;
 
   engine_stamp_issue_time(td, io_u);
-  if (job->batches) {
+  if (job->batch > 1) {
     job->held[job->held_count++] = io_u;
+    if (job->held_count - job->done_count == job->batch) run_held(job);
     return FIO_Q_QUEUED;
   }
   run(job, io_u);
   return FIO_Q_COMPLETED;
-}
-
-static int raw_commit(struct thread_data* td) {
-  struct raw_job* job = td->io_ops_data;
-
-  while (job->done_count < job->held_count) run(job, job->held[job->done_count++]);
-  return 0;
 }
 
 /*
@@ -293,6 +291,7 @@ static int raw_getevents(struct thread_data* td, unsigned int min, unsigned int 
   unsigned count;
 
   td_io_commit(td);
+  run_held(job);
   count = job->done_count;
   job->held_count = job->done_count = 0;
   return (int)count;
@@ -315,7 +314,6 @@ static struct ioengine_ops engine = {
     .init = raw_init,
     .cleanup = raw_cleanup,
     .queue = raw_queue,
-    .commit = raw_commit,
     .getevents = raw_getevents,
     .event = raw_event,
     .open_file = no_op,

@@ -37,6 +37,8 @@ def test_batches(fio, batch):
     assert fio.stats["requests"]["read_misses"] == 1023
     levels = job["iodepth_level"]
     assert levels["32"] > 50, levels
+    assert job["read"]["slat_ns"]["N"] == 2048, "fio keeps its own statistics of submission"
+    assert sum(job["iodepth_submit"].values()) > 99 and sum(job["iodepth_complete"].values()) > 99
 
 
 @pytest.mark.parametrize("data_crc", [0, 1])
