@@ -199,6 +199,7 @@ int run_restore(const Options& options) {
   }
   if (plan.steps.empty() || in.bad())
     return fail(make_error(EINVAL, "%s: holds no step of a repair", options.restore.c_str()));
+  if (const auto frame = load_frame(*pmem.value(), Log())) plan.chain = frame.value().chain;
   const auto sync = [&] { return sync_cache(options.image.cache, *pmem.value()); };
   if (const auto applied = apply_repair(*pmem.value(), plan, sync); !applied)
     return fail(applied.error());
