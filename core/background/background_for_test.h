@@ -36,6 +36,7 @@ struct RigOptions {
   uint64_t batch_bytes = 32 << 20;  // of writeback
   uint64_t crc_extent_bytes = 16 << 10;  // longer than ours, as the kernel target's
   Writeback::Options writeback{};
+  bool follows = false;  // another process writes back
   policy::PolicyKind policy = policy::PolicyKind::kFifo;
   uint64_t kept_bytes = 64 << 20;  // what the policy takes for the capacity
 };
@@ -73,6 +74,7 @@ class Rig {
     parts->retention = retention.get();
     parts->hit_marks = retention ? retention->marks() : nullptr;
     parts->mode = &mode;
+    parts->follows = o.follows;
     parts->max_extent_bytes = o.data_crc ? kCrcExtentBytes : kRangeBytes;
     writeback = Writeback::create(*parts, o.writeback).take();
     reclaim = std::make_unique<Reclaim>(*parts);

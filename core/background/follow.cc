@@ -23,24 +23,26 @@ std::optional<uint64_t> ksets_between(const Parts& parts, CachePos from, CachePo
 
 // The other side passes ksets in the order of the log, so dirty_tail on media is where a kset of
 // ours begins, at settled() or behind it. What is elsewhere is no dirty_tail of this log, whatever
-// its crc.
-Result<bool> Writeback::follow(const LogMark& until, const Size& size) {
+// its crc. A kset can be seen, and passed, before mark() counts it: then the next step has it.
+Result<bool> Writeback::follow(const Size& size) {
   const Bounds bounds{parts_.segments.size(), parts_.logical_bytes, parts_.block_bytes};
   auto passed = parts_.tails.read_dirty_tail(parts_.pmem, bounds);
   if (!passed) return failed(passed.error());
   const LogMark settled = settler_.settled();
   if (passed.value() == settled.pos) return false;
   auto ksets = ksets_between(parts_, settled.pos, passed.value());
+  const LogMark head = parts_.log.mark();  // of what the other side has seen
   if (!ksets && hazard(Hazard::kForeignDirtyTail)) {
-    passed = until.pos;
-    ksets = until.ksets - settled.ksets;
+    passed = head.pos;
+    ksets = head.ksets - settled.ksets;
   }
-  if (!ksets || *ksets > until.ksets - settled.ksets)
+  if (!ksets)
     return failed(make_error(EUCLEAN,
                              "dirty_tail at segment %u:%u: does not follow from %u:%u, which was "
                              "written back before: nothing behind that counts as written back",
                              passed.value().seg.v, passed.value().off, settled.pos.seg.v,
                              settled.pos.off));
+  if (*ksets > head.ksets - settled.ksets) return false;
   if (*ksets == 0) return false;  // only a LAST kset is between them
   PlanOptions options;
   options.from = settled;

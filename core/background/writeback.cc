@@ -143,7 +143,7 @@ Result<bool> Writeback::step(const LogMark& until, const Size& size) {
 
 Result<bool> Writeback::step_once(const LogMark& until, const Size& size) {
   if (!behind(until)) return false;
-  if (parts_.follows) return follow(until, size);
+  if (parts_.follows) return follow(size);
   reason_ = size.reason;
   strict_ = strict();
   if (written_unknown_) forget();

@@ -32,7 +32,7 @@
 //   such a step, too; what has been appended again of damaged data is not appended twice.
 //
 // Where another process writes back (Parts::follows) a step follows it: it plans what that one has
-// passed, and settles it (follow.cc).
+// passed, whatever the step's end, and settles it (follow.cc).
 // Any thread; steps exclude each other.
 #pragma once
 
@@ -161,7 +161,7 @@ class Writeback {
     drains_ += static_cast<uint32_t>(more);
   }
   Result<bool> step_once(const LogMark& until, const Size& size) REQUIRES(mu_);
-  Result<bool> follow(const LogMark& until, const Size& size) REQUIRES(mu_);
+  Result<bool> follow(const Size& size) REQUIRES(mu_);
   // Plans as many batches as may be under way. An error: the first cannot be planned.
   Status plan_batches(const LogMark& until, const Size& size) REQUIRES(mu_);
   // How keys may be passed whose data is not on the device; each includes those before it.
