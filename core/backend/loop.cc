@@ -79,17 +79,18 @@ void BackendLoop::note(Doing doing, const std::string& error) {
   state_.error = error;
 }
 
-void BackendLoop::rest(Milliseconds most, bool rung, uint32_t heard) {
-  const auto until = Clock::now() + most;
+void BackendLoop::rest(Milliseconds most, Until end, uint32_t heard) {
+  const auto latest = Clock::now() + most;
   while (!stopping_.load()) {
     beat_if_due();
+    if (end == Until::kWanted && !is_not_wanted()) return;
     const auto now = Clock::now();
-    if (now >= until) return;
+    if (now >= latest) return;
     const Milliseconds left =
-        duration_cast<Milliseconds>(std::min(until, beats_at_) - now) + Milliseconds{1};
+        duration_cast<Milliseconds>(std::min(latest, beats_at_) - now) + Milliseconds{1};
     (void)bell_.wait(heard, left);
     const uint32_t before = std::exchange(heard, bell_.rings_heard());
-    if (rung && heard != before) return;
+    if (end != Until::kTime && heard != before) return;
   }
 }
 
@@ -97,7 +98,7 @@ void BackendLoop::rest(Milliseconds most, bool rung, uint32_t heard) {
 void BackendLoop::wait_for_front() {
   note(Doing::kNotWanted);
   const uint32_t heard = bell_.listen();
-  if (is_not_wanted()) rest(options_.interval, true, heard);
+  if (is_not_wanted()) rest(options_.interval, Until::kWanted, heard);
   bell_.listen(false);
 }
 
@@ -121,7 +122,7 @@ Status BackendLoop::run() {
       if (backoff.count() == 0) options_.say(stepped.error().text);
       backoff = backoff.count() == 0 ? kFirstBackoff : std::min(2 * backoff, kLongestBackoff);
       note(Doing::kRetrying, stepped.error().text);
-      rest(backoff, false, bell_.rings_heard());
+      rest(backoff, Until::kTime, bell_.rings_heard());
       continue;
     }
     if (stepped.value() == Backend::Step::kMoved) {
@@ -137,7 +138,7 @@ Status BackendLoop::run() {
       heard = bell_.listen();  // and looks once more
       continue;
     }
-    rest(pause, true, heard);
+    rest(pause, Until::kRung, heard);
     bell_.listen(listens = false);
     pause = options_.once ? kShortestPause : std::min(2 * pause, kLongestPause);
   }

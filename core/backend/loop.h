@@ -7,9 +7,9 @@
 // no front is there, or none that is heard, all is written back at once.
 //
 // - A front that wants something rings, and is rung when dirty_tail has moved. Should a ring be
-// lost
-//   each looks all the same, at intervals. Nothing that stands in the doorbell's page keeps data
-//   from being written back once the front is gone: a lock of the cache device tells that.
+//   lost each looks all the same, at intervals. Nothing that stands in the doorbell's page keeps
+//   data from being written back once the front is gone: a lock of the cache device tells that, and
+//   is looked at with each beat, however long the interval.
 // - Of a disk that fails all is tried again, for as long as it takes.
 // run() is called by one thread; all else by any.
 #pragma once
@@ -64,8 +64,9 @@ class BackendLoop {
   }
   void look_at_front() EXCLUDES(mu_);
   void note(Doing doing, const std::string& error = "") EXCLUDES(mu_);
-  // Until it is rung, if `rung`, or told to end.
-  void rest(Milliseconds most, bool rung, uint32_t heard);
+  // For `most`, or until it is told to end. kRung: or is rung; kWanted: or is_not_wanted() no more.
+  enum class Until : uint8_t { kTime, kRung, kWanted };
+  void rest(Milliseconds most, Until end, uint32_t heard);
   void wait_for_front();
 
   Backend& backend_;
