@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <new>
+#include <optional>
 #include <utility>
 
 namespace pcache {
@@ -78,7 +79,11 @@ void BellFile::leave() {
   if (!fd_.valid()) return;
   bell_.leave();
   bell_.disconnect();
-  const FolderLocked lock(folder_of(path_));
+  std::optional<FolderLocked> lock;
+  try {
+    lock.emplace(folder_of(path_));
+  } catch (const std::bad_alloc&) {  // it goes on without, as who does not get the lock
+  }
   const bool is_ours = is_sound();
   (void)flock(fd_.get(), LOCK_UN);  // a child that was forked meanwhile has the descriptor, too
   if (is_ours) remove_bell_if_dead(path_);

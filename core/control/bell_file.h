@@ -31,7 +31,7 @@ class BellFile {
   // Connects the doorbell, again if the file was removed, replaced or cut since; to be called again
   // and again. An error: it is not connected.
   Status keep();
-  // For this side it is over.
+  // For this side it is over. Needs no memory.
   void leave();
   const std::string& path() const { return path_; }  // empty: not connected
 

@@ -11,6 +11,7 @@
 
 #include "control/bell_listener.h"
 #include "control/folder_for_test.h"
+#include "testing/shortage/failing_memory.h"
 
 namespace pcache {
 namespace {
@@ -89,6 +90,19 @@ TEST_F(BellFileTest, WhatHasAnotherNameIsRefused) {
   EXPECT_FALSE(file.keep().ok());
   EXPECT_FALSE(meet());
   EXPECT_EQ(std::filesystem::file_size(other), 5u);
+}
+
+// It ends a process that has no memory, too.
+TEST_F(BellFileTest, LeavingNeedsNoMemory) {
+  BellFile file(cache_, front_);
+  ASSERT_TRUE(file.keep().ok());
+  const std::string path = file.path();
+  {
+    const FailingMemory failing(0);
+    file.leave();
+  }
+  EXPECT_GT(allocations_failed(), 0u);
+  EXPECT_FALSE(is_there(path));
 }
 
 TEST_F(BellFileTest, OnlyADeadOneIsRemoved) {
