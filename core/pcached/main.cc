@@ -41,14 +41,30 @@ class Ending {
       if (loop_) loop_->stop();
     }).detach();
   }
-  // What is to end then, or has; nullptr: it is gone.
+  // It ends then.
+  pcache::Status run(BackendLoop& loop) {
+    const Watched watched(*this, loop);
+    return loop.run();
+  }
+
+ private:
+  // Also of a loop that throws nothing is kept.
+  class Watched {
+   public:
+    Watched(Ending& ending, BackendLoop& loop) : ending_(ending) { ending_.watch(&loop); }
+    ~Watched() { ending_.watch(nullptr); }
+    Watched(const Watched&) = delete;
+    Watched& operator=(const Watched&) = delete;
+
+   private:
+    Ending& ending_;
+  };
+  // nullptr: it is gone.
   void watch(BackendLoop* loop) {
     const std::lock_guard lock(mu_);
     loop_ = loop;
     if (loop && begun_) loop->stop();
   }
-
- private:
   static bool is_ignored(int number) {
     struct sigaction action = {};
     return sigaction(number, nullptr, &action) == 0 && action.sa_handler == SIG_IGN;
@@ -136,9 +152,7 @@ int main(int argc, char** argv) try {
   if (!control)
     fprintf(stderr, "pcached: control socket: %s: no pcachectl finds this backend\n",
             control.error().text.c_str());
-  ending.watch(&loop);
-  const auto done = loop.run();
-  ending.watch(nullptr);
+  const auto done = ending.run(loop);
   if (control) control.value().reset();
   file.leave();
   if (!done) (void)fail(done.error());
