@@ -116,6 +116,23 @@ TEST_F(BellFileTest, OnlyADeadOneIsRemoved) {
   EXPECT_FALSE(is_there(dead));
 }
 
+// Else root would make files where another user wants them.
+TEST_F(BellFileTest, TheLockOfAFolderIsMadeByItsOwnerAlone) {
+  const std::string folder = folder_ / "a", link = folder_ / "link";
+  ASSERT_EQ(mkdir(folder.c_str(), 0700), 0);
+  ASSERT_EQ(symlink(folder.c_str(), link.c_str()), 0);
+  EXPECT_FALSE(FolderLocked(link).locked());
+  EXPECT_FALSE(is_there(folder + "/.lock"));
+  if (geteuid() == 0) {
+    ASSERT_EQ(chown(folder.c_str(), 1, 1), 0);
+    EXPECT_FALSE(FolderLocked(folder).locked());
+    EXPECT_FALSE(is_there(folder + "/.lock"));
+    ASSERT_EQ(chown(folder.c_str(), 0, 0), 0);
+  }
+  EXPECT_TRUE(FolderLocked(folder).locked());
+  EXPECT_TRUE(is_there(folder + "/.lock"));
+}
+
 // By nothing but the ring.
 TEST_F(BellFileTest, AListenerTellsOfEachRing) {
   std::atomic<int> rung{0}, beats{0};

@@ -73,8 +73,21 @@ Status make_runtime_folder(const std::string& folder) {
   return {};
 }
 
-FolderLocked::FolderLocked(const std::string& folder)
-    : fd_(open((folder + "/.lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600)) {
+namespace {
+
+// Root makes nothing in another user's folder, nor where a link of that one leads.
+UniqueFd open_lock(const std::string& folder) {
+  const UniqueFd in(open(folder.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  struct stat st;
+  if (!in.valid() || fstat(in.get(), &st) != 0) return UniqueFd();
+  const int makes = st.st_uid == geteuid() ? O_CREAT : 0;
+  return UniqueFd(
+      openat(in.get(), ".lock", O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | makes, 0600));
+}
+
+}  // namespace
+
+FolderLocked::FolderLocked(const std::string& folder) : fd_(open_lock(folder)) {
   for (int tries = 0; fd_.valid() && !locked_ && tries < kTries; tries++) {
     locked_ = flock(fd_.get(), LOCK_EX | LOCK_NB) == 0;
     if (!locked_) std::this_thread::sleep_for(kWait);

@@ -29,6 +29,7 @@ std::vector<std::string> paths_in(const std::string& folder);
 std::string name_in_folder(const std::string& path);
 
 // One process at a time changes what is in a runtime folder, by a lock that nobody else can take.
+// The folder's owner alone makes that, and no link is followed.
 // Whoever does not get it in time goes on without: then two that replace what is left of a dead one
 // may get in each other's way.
 class FolderLocked {
