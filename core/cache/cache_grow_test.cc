@@ -136,6 +136,8 @@ TEST_F(BackingGrows, WithoutThePageOfTheIdentityItStaysAsItIs) {
   memory_.make_bad(MediaOff{0});
   device_->set_real_size(kNew);
   expect_no_resize(EIO, "identity block at 0: media error");
+  device_->set_real_size(kNew - kOld / 2);
+  expect_no_resize(EIO, "identity block at 0: media error");
 }
 
 // As an image of the kernel target that something else has its first page of.

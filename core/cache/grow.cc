@@ -36,9 +36,9 @@ Result<Cache::Resized> Cache::resize_backing() {
                       "as large again, an attached cache is not made smaller",
                       ull(now), ull(before));
   if (now == before) return Resized{before, now};
-  if (auto grown = recovered_.index->grow(now); !grown) return grown.error();
   auto identity = identity_of_size(now);
   if (!identity) return identity.error();
+  if (auto grown = recovered_.index->grow(now); !grown) return grown.error();
   if (hazard(Hazard::kGrownBeforeIdentity)) requests_->grow(now);
   if (identity.value())
     if (auto written = write_identity(*devices_.pmem, *identity.value()); !written)

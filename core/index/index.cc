@@ -182,7 +182,8 @@ uint64_t Index::most_shards(uint64_t device_bytes) const {
 }
 
 Status Index::grow(uint64_t device_bytes) {
-  PCACHE_CHECK(device_bytes >= device_bytes_ && device_bytes % kSectorBytes == 0);
+  PCACHE_CHECK(device_bytes % kSectorBytes == 0);
+  if (device_bytes <= device_bytes_) return {};
   Status s = directory_memory_.grow(directory_bytes(device_bytes));
   if (s) s = shards_.grow(most_shards(device_bytes));
   if (s) s = blocks_.grow(most_blocks(device_bytes));

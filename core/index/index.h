@@ -97,9 +97,9 @@ class Index {
  public:
   // EINVAL for options that make no sense, ENOMEM when the address space cannot be reserved.
   static Result<std::unique_ptr<Index>> create(const IndexOptions& options);
-  // Takes extents up to `device_bytes`, a multiple of 512, from now on. EFBIG: the device may not
-  // grow so far; ENOMEM. One thread at a time; others go on below the old end, and go beyond it
-  // when they know of this.
+  // Takes extents up to `device_bytes`, a multiple of 512, from now on, or further if it does so
+  // already. EFBIG: the device may not grow so far; ENOMEM. One thread at a time; others go on
+  // below the old end, and go beyond it when they know of this.
   Status grow(uint64_t device_bytes);
   Index(const Index&) = delete;
   Index& operator=(const Index&) = delete;

@@ -314,6 +314,17 @@ TEST(IndexGrows, InPlaceWithAllThatItHas) {
   EXPECT_EQ(index.mapped_bytes(), 5 * kPageBytes);
 }
 
+// As a device of which less is there, when what it had grown to before was not recorded.
+TEST(IndexGrows, ToLessNothingChanges) {
+  constexpr uint64_t kLess = 2 * kRangeBytes, kMore = 4 * kRangeBytes;
+  auto index =
+      Index::create({.device_bytes = kRangeBytes, .stripes = 1, .most_bytes = kMore}).take();
+  for (const uint64_t bytes : {kMore, kMore, kLess}) ASSERT_TRUE(index->grow(bytes).ok()) << bytes;
+  const IndexAlone alone;
+  ASSERT_TRUE(index->insert({kMore - kPageBytes, kPageBytes}, {place(1, 0), false, 1}).ok());
+  EXPECT_EQ(look(*index, {kMore - kPageBytes, kPageBytes})[0].pos, place(1, 0));
+}
+
 // As many pages as it has grown by have room: the arenas grow, too.
 TEST(IndexGrows, ThereIsRoomForEachPage) {
   constexpr uint64_t kOld = 4 << 20, kNew = 256 << 20;
