@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A backing file that fails or hangs, in a program that drives it with io_mode=threads.
 
-A library for LD_PRELOAD takes the place of pread, pwrite and fdatasync. For the one file it first does what a second
-file, the ailment, says at that moment: nothing when that file is missing or empty, "hang" (wait until it says
+A library for LD_PRELOAD takes the place of pread, pwrite, fdatasync and fsync. For the one file it
+first does what a second file, the ailment, says at that moment: nothing when that file is missing or empty, "hang" (wait until it says
 something else), an errno of writes, "late" and one (reads fail with it after a
 second), or "slow" and milliseconds (that writes take).
 """
@@ -79,6 +79,12 @@ ssize_t pwrite64(int fd, const void* buf, size_t n, off_t off) { return pwrite(f
 int fdatasync(int fd) {
   static int (*real)(int);
   if (!real) real = dlsym(RTLD_NEXT, "fdatasync");
+  BEFORE(1);
+  return real(fd);
+}
+int fsync(int fd) {
+  static int (*real)(int);
+  if (!real) real = dlsym(RTLD_NEXT, "fsync");
   BEFORE(1);
   return real(fd);
 }

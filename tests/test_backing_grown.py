@@ -15,6 +15,7 @@ import pytest
 from ctl import FAILED, UNTRUSTED, Ctl
 from fio import FIO
 from measure.libpcache import FUA, MIB, PcacheError
+from sick_device import SickDevice
 from support import PAGE, SECTOR, golden_images, libnbd, peek, read_all, run_threads, stamp, system_tool, wait_until
 from test_nbdkit import content, good, served, tool
 
@@ -66,6 +67,18 @@ def test_all_of_it_is_used_from_the_next_attach_on(dirty, size):
         content = read_all(cache)
         cache.drain()
     assert content[last:] == stamp(last, SECTOR, 2) and dirty.backing_path.read_bytes() == content
+
+
+def test_a_size_that_a_power_failure_may_undo_is_not_recorded(dirty, ctl, tmp_path):
+    """Else the file might have its old size then, and be refused as another."""
+    os.truncate(dirty.backing_path, 40 * MIB)
+    sick = SickDevice(dirty.backing_path, tmp_path)
+    sick.set(errno.ENOSPC)
+    line = ctl.refused("identity", "set", dirty.cache_path, "--backing", dirty.backing_path,
+                       env={**os.environ, **sick.environment})
+    assert f"{dirty.backing_path}: fsync fails" in line and os.strerror(errno.ENOSPC) in line
+    assert recorded(dirty) == OLD
+    name_again(dirty)
 
 
 def test_tools_take_all_of_it(dirty, disk):

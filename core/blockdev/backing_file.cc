@@ -7,6 +7,7 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include <bit>
 #include <cinttypes>
@@ -227,6 +228,18 @@ Result<uint64_t> measure_again(BackingFile* file) {
   auto size = measure_size(file->path, file->fd.get(), st, file->align.block_bytes, Log());
   if (size && size.value() > file->size_bytes) file->size_bytes.grow(size.value());
   return size;
+}
+
+Status sync_size(const BackingFile& file) {
+  struct stat st;
+  if (fstat(file.fd.get(), &st) != 0)
+    return error_errno(errno, "cannot examine backing device %s", file.path.c_str());
+  // EINVAL: of a file system that is only read.
+  if (!S_ISREG(st.st_mode) || fsync(file.fd.get()) == 0 || errno == EINVAL) return {};
+  return error_errno(errno,
+                     "backing device %s: fsync fails, so a power failure may undo its size, which "
+                     "is not recorded",
+                     file.path.c_str());
 }
 
 bool is_hole(const BackingFile& file, uint64_t off, uint64_t* end) {

@@ -30,6 +30,8 @@ struct BackingFile {
 
 // As BlockDevice::measure_again().
 Result<uint64_t> measure_again(BackingFile* file);
+// As BlockDevice::sync_size().
+Status sync_size(const BackingFile& file);
 // As BlockDevice::is_hole().
 bool is_hole(const BackingFile& file, uint64_t off, uint64_t* end);
 

@@ -40,6 +40,10 @@ Result<BackingReader> BackingReader::open(const std::string& path, const Log& lo
   return reader;
 }
 
+Status BackingReader::sync_size() const {
+  return device_ ? device_->sync_size() : pcache::sync_size(file_);
+}
+
 int64_t BackingReader::read(uint64_t off, void* buffer, size_t len_bytes) const {
   if (!queue_) {
     const ssize_t n = pread(file_.fd.get(), buffer, len_bytes, static_cast<off_t>(off));

@@ -25,6 +25,8 @@ class BackingReader {
   uint32_t block_bytes() const { return block_bytes_; }
   const DeviceIdentity& identity() const { return identity_; }
 
+  Status sync_size() const;  // as BlockDevice::sync_size()
+
   // Into a buffer for direct I/O (kMostDirectIoBytes), whole blocks inside the device. How many
   // bytes were read, 0 if the device ends there, or a negative errno.
   int64_t read(uint64_t off, void* buffer, size_t len_bytes) const;

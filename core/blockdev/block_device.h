@@ -126,6 +126,9 @@ class BlockDevice {
   // Measures it again. A device that is smaller now is said to be so, and size_bytes() stays.
   // EOPNOTSUPP: it cannot be. One thread at a time, with others beside it.
   virtual Result<uint64_t> measure_again();
+  // Before a size that was measured is recorded elsewhere: it outlasts a power failure from now on.
+  // That of a file may be in memory alone. Any thread.
+  virtual Status sync_size() const { return {}; }
   virtual uint32_t logical_block_bytes() const = 0;  // 512 or more, a power of two
   virtual const DeviceIdentity& identity() const = 0;
   virtual const char* io_mode_name() const = 0;  // "io_uring", "threads" or "nbd"

@@ -12,6 +12,7 @@
 
 #include "base/forbid_for_test.h"
 #include "blockdev/backing_file.h"
+#include "blockdev/backing_reader.h"
 #include "blockdev/temp_file_for_test.h"
 #include "blockdev/uring_device.h"
 
@@ -203,6 +204,27 @@ TEST(OpenBlockDevice, UringThatMayNotBeEnteredIsAnErrorOrThreads) {
     EXPECT_STREQ(opened.device.value()->io_mode_name(), "threads");
     EXPECT_THAT(opened.log, ElementsAre(HasSubstr("is not permitted here")));
   }).join();
+}
+
+TEST(OpenBlockDevice, TheSizeOfAFileIsSynced) {
+  TempFile file(1u << 20);
+  std::thread([&] {
+    forbid_in_this_thread(__NR_fsync, ENOSPC);
+    const auto expect_unsynced = [&](const Status& synced) {
+      ASSERT_FALSE(synced.ok());
+      EXPECT_EQ(synced.error().code, ENOSPC);
+      EXPECT_THAT(synced.error().text, HasSubstr(file.path() + ": fsync fails"));
+    };
+    for (const IoMode io_mode : {IoMode::kUring, IoMode::kThreads}) {
+      const Opened opened = open_it(file.path(), true, io_mode);
+      ASSERT_TRUE(opened.device.ok()) << opened.device.error().text;
+      expect_unsynced(opened.device.value()->sync_size());
+    }
+    const auto reader = BackingReader::open(file.path(), Log());
+    ASSERT_TRUE(reader.ok()) << reader.error().text;
+    expect_unsynced(reader.value().sync_size());
+  }).join();
+  EXPECT_TRUE(open_it(file.path()).device.value()->sync_size().ok());
 }
 
 TEST(OpenBlockDevice, SaysThatThereIsNoThread) {

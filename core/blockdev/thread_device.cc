@@ -154,6 +154,7 @@ class ThreadDevice final : public BlockDevice {
 
   uint64_t size_bytes() const override { return file_.size_bytes; }
   Result<uint64_t> measure_again() override { return pcache::measure_again(&file_); }
+  Status sync_size() const override { return pcache::sync_size(file_); }
   uint32_t logical_block_bytes() const override { return file_.align.block_bytes; }
   const DeviceIdentity& identity() const override { return file_.identity; }
   const char* io_mode_name() const override { return "threads"; }

@@ -377,6 +377,8 @@ Status Cache::wire_background() {
 // The last step that can be refused, but for a blank device: the next ones undo nothing.
 Status Cache::make_ready() {
   if (options_.readonly) return {};
+  if (new_identity_)
+    if (auto synced = devices_.backing->sync_size(); !synced) return synced;
   if (auto ready = devices_.pmem->make_ready(blank_); !ready) return ready;
   if (!blank_)
     if (auto begun = begin_log(); !begun) return begun;

@@ -21,6 +21,7 @@ class CacheTest : public ::testing::Test {
     options_.log = lines_.log();
     auto backing = std::make_unique<MemoryDevice>(logical_bytes_);
     backing->set_identity(backing_, unique_backing_);
+    backing->set_sync_error(sync_error_);
     device_ = backing.get();
     auto executor = std::make_unique<SteppedExecutor>();
     executor_ = executor.get();
@@ -91,6 +92,7 @@ class CacheTest : public ::testing::Test {
   std::string backing_ = "disk serial=A";
   uint64_t logical_bytes_ = kLogicalBytes;
   bool unique_backing_ = true;
+  int sync_error_ = 0;  // of the backing device's size
   Options options_;
   LogLines lines_;
   MemoryDevice* device_ = nullptr;       // of the attached cache

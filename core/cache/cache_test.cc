@@ -288,6 +288,14 @@ TEST_F(CacheAttach, ABackingDeviceThatHasGrownIsTakenOnceWithANotice) {
   expect_refused(EXDEV, "had 134217728 bytes");
 }
 
+TEST_F(CacheRefuses, ASizeThatIsToBeRecordedAndThatAPowerFailureMayUndo) {
+  sync_error_ = ENOSPC;
+  attach();  // nothing is recorded
+  detach();
+  logical_bytes_ = kLogicalBytes * 2;
+  expect_refused(ENOSPC, "fsync fails");
+}
+
 // Another file may have got the inode's number.
 TEST_F(CacheRefuses, ABackingDeviceThatHasGrownAndMayBeAnother) {
   unique_backing_ = false;

@@ -93,6 +93,7 @@ int run(Options& options) {
   if (!options.image.backing.empty()) {
     auto backing = open_backing(options.image.backing, path);
     if (!backing) return fail(backing.error());
+    if (const auto synced = backing.value().sync_size(); !synced) return fail(synced.error());
     identity = identity_of(backing.value());
   }
   struct stat st;

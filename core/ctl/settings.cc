@@ -158,6 +158,7 @@ int set_identity(const Image& given, bool force) {
         " bytes, which would go to \"%s\" of %" PRIu64 " bytes; --force if that is a copy of it",
         image.cache.c_str(), bytes_text(report.dirty_bytes).c_str(), report.frame.identity->backing,
         report.frame.identity->backing_bytes, identity.text.c_str(), identity.size_bytes));
+  if (const auto synced = open.value().backing->sync_size(); !synced) return fail(synced.error());
   const std::string overwrites = foreign_first_page(image.cache, *open.value().pmem);
   const auto now = static_cast<uint64_t>(time(nullptr));
   if (const auto written = write_identity(*open.value().pmem, identity, now); !written)

@@ -13,6 +13,7 @@ class LentDevice : public BlockDevice {
   explicit LentDevice(MemoryDevice& device) : device_(device) {}
   uint64_t size_bytes() const override { return device_.size_bytes(); }
   Result<uint64_t> measure_again() override { return device_.measure_again(); }
+  Status sync_size() const override { return device_.sync_size(); }
   uint32_t logical_block_bytes() const override { return device_.logical_block_bytes(); }
   const DeviceIdentity& identity() const override { return device_.identity(); }
   const char* io_mode_name() const override { return device_.io_mode_name(); }

@@ -31,6 +31,10 @@ class MemoryDevice : public BlockDevice {
 
   uint64_t size_bytes() const override { return size_; }
   Result<uint64_t> measure_again() override;
+  Status sync_size() const override {
+    if (sync_error_) return make_error(sync_error_, "fsync fails");
+    return {};
+  }
   uint32_t logical_block_bytes() const override { return block_bytes_; }
   const DeviceIdentity& identity() const override { return identity_; }
   const char* io_mode_name() const override { return "memory"; }
@@ -47,6 +51,8 @@ class MemoryDevice : public BlockDevice {
   }
   // What measure_again() finds from now on. There is memory for 4 times what it was made with.
   void set_real_size(uint64_t bytes);
+  // What sync_size() fails with from now on; 0: it succeeds.
+  void set_sync_error(int code) { sync_error_ = code; }
   // Changes the content without a request.
   void poke(uint64_t off, std::span<const std::byte> bytes);
   std::vector<std::byte> peek(uint64_t off, uint64_t len) const { return load(off, len); }
@@ -123,6 +129,7 @@ class MemoryDevice : public BlockDevice {
   const uint64_t most_bytes_;
   GrowingSize size_;
   std::atomic<uint64_t> real_size_;
+  int sync_error_ = 0;
   const uint32_t block_bytes_;
   DeviceIdentity identity_{"memory device", true, true};
   std::byte* const
