@@ -81,12 +81,13 @@ class Cache {
   Status set_policy(policy::PolicyKind kind);
   CacheMode mode() const { return mode_.mode(); }
   // Uses all of a backing device that has grown. In this order, each step complete before the next:
-  // the device takes requests beyond the old end, the index takes extents there, the identity block
-  // has the new size, requests may go there. Until then no key is beyond the size in the identity
-  // block, so a crash in any step leaves an image for the device of either size; inside the block's
-  // store one without a block, as an attach does that writes it. An error leaves the old size.
-  // EINVAL: it is smaller; EFBIG: it has outgrown what the index has address space for; EOPNOTSUPP:
-  // its size cannot be measured again, or it is another process's. Any thread.
+  // the device takes requests beyond the old end, its new size outlasts a power failure, the index
+  // takes extents there, the identity block has the new size, requests may go there. Until then no
+  // key is beyond the size in the identity block, so a crash in any step leaves an image for the
+  // device of either size; inside the block's store one without a block, as an attach does that
+  // writes it. An error leaves the old size. EINVAL: it is smaller; EFBIG: it has outgrown what the
+  // index has address space for; EOPNOTSUPP: its size cannot be measured again, or it is another
+  // process's. Any thread.
   struct Resized {
     uint64_t before, now;  // bytes
   };

@@ -140,6 +140,17 @@ TEST_F(BackingGrows, WithoutThePageOfTheIdentityItStaysAsItIs) {
   expect_no_resize(EIO, "identity block at 0: media error");
 }
 
+TEST_F(BackingGrows, WhatAPowerFailureMayUndoIsNotRecorded) {
+  attach();
+  device_->set_real_size(kNew);
+  device_->set_sync_error(ENOSPC);
+  expect_no_resize(ENOSPC, "fsync fails");
+  EXPECT_EQ(recorded(memory_), kOld);
+  device_->set_sync_error(0);
+  ASSERT_TRUE(cache_->resize_backing().ok());
+  EXPECT_EQ(recorded(memory_), kNew);
+}
+
 // As an image of the kernel target that something else has its first page of.
 TEST_F(BackingGrows, AFirstPageThatIsNotOursStays) {
   prepare();

@@ -36,6 +36,7 @@ Result<Cache::Resized> Cache::resize_backing() {
                       "as large again, an attached cache is not made smaller",
                       ull(now), ull(before));
   if (now == before) return Resized{before, now};
+  if (auto synced = devices_.backing->sync_size(); !synced) return synced.error();
   auto identity = identity_of_size(now);
   if (!identity) return identity.error();
   if (auto grown = recovered_.index->grow(now); !grown) return grown.error();
