@@ -25,14 +25,10 @@ Status Reservation::map(uint64_t bytes, uint64_t most_bytes, Pages pages, const 
   PCACHE_CHECK(mapping_ == nullptr && bytes > 0 && most_bytes >= bytes);
   pages_ = pages;
   what_ = what;
-  void* p = MAP_FAILED;
-  for (const uint64_t most : {most_bytes, bytes}) {
-    most_bytes_ = in_huge_pages(most);
-    mapping_bytes_ = most_bytes_ + kHugePageBytes;
-    p = mmap(nullptr, mapping_bytes_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
-             0);
-    if (p != MAP_FAILED) break;
-  }
+  most_bytes_ = in_huge_pages(most_bytes);
+  mapping_bytes_ = most_bytes_ + kHugePageBytes;
+  void* const p =
+      mmap(nullptr, mapping_bytes_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED)
     return error_errno(ENOMEM,
                        "index: cannot reserve %llu bytes of address space for %s; "

@@ -30,7 +30,7 @@ class Reservation {
   Reservation(const Reservation&) = delete;
   Reservation& operator=(const Reservation&) = delete;
 
-  // Room for `bytes` now and `most_bytes` later, or without that if there is no address space.
+  // Room for `bytes` now and `most_bytes` later. ENOMEM: no address space, or no memory.
   Status map(uint64_t bytes, uint64_t most_bytes, Pages pages, const char* what);
   // For `bytes` from now on. EFBIG: that is more than `most_bytes`; ENOMEM. One thread at a time;
   // others go on with what is there.

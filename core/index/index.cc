@@ -142,6 +142,15 @@ Result<std::unique_ptr<Index>> Index::create(const IndexOptions& options) {
                       static_cast<unsigned long long>(options.device_bytes));
   if (!std::has_single_bit(options.stripes))
     return make_error(EINVAL, "index: %u stripes, expected a power of two", options.stripes);
+  auto index = try_create(options);
+  if (index || index.error().code != ENOMEM) return index;
+  // All of it without room to grow: what one part takes for that another may need now.
+  IndexOptions least = options;
+  least.most_bytes = 0;
+  return try_create(least);
+}
+
+Result<std::unique_ptr<Index>> Index::try_create(const IndexOptions& options) {
   std::unique_ptr<Index> index(new Index);
   if (Status s = index->reserve(options); !s) return s.error();
   return index;

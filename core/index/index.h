@@ -72,7 +72,9 @@ struct IndexOptions {
   uint32_t stripes = 1;       // a power of two
   bool with_crc = false;
   uint64_t max_blocks = 0;  // tests only: room for so many blocks; 0: what the device can need
-  uint64_t most_bytes = 0;  // that the device may grow to; less than device_bytes: it stays
+  // That the device may grow to, if there is address space for that; less than device_bytes: it
+  // stays.
+  uint64_t most_bytes = 0;
 };
 
 namespace index_impl {
@@ -185,6 +187,7 @@ class Index {
   static constexpr uint32_t kSlotsPerBlock = index_impl::kSlotsPerBlock;
 
   Index() = default;
+  static Result<std::unique_ptr<Index>> try_create(const IndexOptions& options);
   Status reserve(const IndexOptions& options);
   // The most objects that a device of that size can need.
   uint64_t most_blocks(uint64_t device_bytes) const;

@@ -354,21 +354,29 @@ TEST(IndexGrows, NotPastItsAddressSpace) {
 }
 
 #if !PCACHE_TEST_SANITIZED
-// Where address space is scarce (ulimit -v) it has what the device needs.
+// Where address space is scarce (ulimit -v) it has what the device needs: also if there is enough
+// for the directory and the shards of a larger one, but not for the blocks of this one beside them.
 TEST(IndexGrows, WithoutAddressSpaceItStaysAsItIs) {
-  rlimit before;
-  ASSERT_EQ(getrlimit(RLIMIT_AS, &before), 0);
-  uint64_t pages = 0;
-  std::ifstream("/proc/self/statm") >> pages;
-  const rlimit little{pages * 4096 + (uint64_t{1} << 30), before.rlim_max};
-  ASSERT_EQ(setrlimit(RLIMIT_AS, &little), 0);
-  auto made =
-      Index::create({.device_bytes = kDevice, .stripes = 1, .most_bytes = uint64_t{1} << 40});
-  ASSERT_EQ(setrlimit(RLIMIT_AS, &before), 0);
-  ASSERT_TRUE(made.ok()) << made.error().text;
-  EXPECT_EQ(made.value()->grow(uint64_t{1} << 40).error().code, EFBIG);
-  const IndexAlone alone;
-  EXPECT_TRUE(made.value()->insert(sectors(0, 8), {place(1, 0), false, 1}).ok());
+  constexpr uint64_t kMiB = 1 << 20, kGiB = 1024 * kMiB;
+  const struct {
+    uint64_t bytes, most_bytes, address_space;
+  } rows[] = {{kDevice, 1024 * kGiB, 1024 * kMiB}, {32 * kGiB, 4096 * kGiB, 900 * kMiB}};
+  for (const auto& row : rows) {
+    SCOPED_TRACE(row.bytes);
+    rlimit before;
+    ASSERT_EQ(getrlimit(RLIMIT_AS, &before), 0);
+    uint64_t pages = 0;
+    std::ifstream("/proc/self/statm") >> pages;
+    const rlimit little{pages * 4096 + row.address_space, before.rlim_max};
+    ASSERT_EQ(setrlimit(RLIMIT_AS, &little), 0);
+    auto made =
+        Index::create({.device_bytes = row.bytes, .stripes = 1, .most_bytes = row.most_bytes});
+    ASSERT_EQ(setrlimit(RLIMIT_AS, &before), 0);
+    ASSERT_TRUE(made.ok()) << made.error().text;
+    EXPECT_EQ(made.value()->grow(row.most_bytes).error().code, EFBIG);
+    const IndexAlone alone;
+    EXPECT_TRUE(made.value()->insert(sectors(0, 8), {place(1, 0), false, 1}).ok());
+  }
 }
 #endif
 
