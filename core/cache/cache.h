@@ -85,9 +85,9 @@ class Cache {
   // takes extents there, the identity block has the new size, requests may go there. Until then no
   // key is beyond the size in the identity block, so a crash in any step leaves an image for the
   // device of either size; inside the block's store one without a block, as an attach does that
-  // writes it. An error leaves the old size. EINVAL: it is smaller; EFBIG: it has outgrown what the
-  // index has address space for; EOPNOTSUPP: its size cannot be measured again, or it is another
-  // process's. Any thread.
+  // writes it. An error leaves the old size; one of that store may leave no block, too.
+  // EINVAL: it is smaller; EFBIG: it has outgrown what the index has address space for; EOPNOTSUPP:
+  // its size cannot be measured again, or it is another process's. Any thread.
   struct Resized {
     uint64_t before, now;  // bytes
   };

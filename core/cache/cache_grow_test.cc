@@ -151,6 +151,20 @@ TEST_F(BackingGrows, WhatAPowerFailureMayUndoIsNotRecorded) {
   EXPECT_EQ(recorded(memory_), kNew);
 }
 
+// Its error says that there may be no block now, and what writes one.
+TEST_F(BackingGrows, WhatCannotBeRecordedIsNotUsed) {
+  attach();
+  device_->set_real_size(kNew);
+  memory_.set_on_store([&](size_t) { memory_.make_bad(MediaOff{0}); });
+  const auto resized = cache_->resize_backing();
+  memory_.set_on_store(nullptr);
+  ASSERT_FALSE(resized.ok());
+  EXPECT_EQ(resized.error().code, EIO);
+  EXPECT_THAT(resized.error().text, HasSubstr("goes on with 67108864 bytes"));
+  EXPECT_THAT(resized.error().text, HasSubstr("pcachectl identity set records that"));
+  expect_no_resize(EIO, "identity block at 0: media error");
+}
+
 // As an image of the kernel target that something else has its first page of.
 TEST_F(BackingGrows, AFirstPageThatIsNotOursStays) {
   prepare();

@@ -43,7 +43,11 @@ Result<Cache::Resized> Cache::resize_backing() {
   if (hazard(Hazard::kGrownBeforeIdentity)) requests_->grow(now);
   if (identity.value())
     if (auto written = write_identity(*devices_.pmem, *identity.value()); !written)
-      return written.error();
+      return make_error(written.error().code,
+                        "%s; the cache goes on with %llu bytes of the backing device, and may not "
+                        "say any more which one it belongs to: pcachectl identity set records "
+                        "that, as does the next attach with role=both",
+                        written.error().text.c_str(), ull(before));
   requests_->grow(now);
   messages_.print(LogLevel::kNotice,
                   "the backing device has grown from %llu to %llu bytes: all of it is used",
