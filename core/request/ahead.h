@@ -10,12 +10,13 @@
 
 #include "parts/parts.h"
 #include "pcache.h"
+#include "request/state.h"
 
 namespace pcache {
 
 class Ahead {
  public:
-  explicit Ahead(const Parts& parts) : parts_(parts) {}
+  explicit Ahead(const RequestState& cache) : parts_(cache.parts()), end_(cache.logical_bytes()) {}
 
   // How many requests before a request's turn each of its steps is to come. Each reads what the one
   // before has fetched.
@@ -43,10 +44,11 @@ class Ahead {
  private:
   // Nobody has checked the request yet.
   bool is_looked_up(const pcache_request& request) const {
-    return request.op <= PCACHE_OP_WRITE && request.off < parts_.logical_bytes;
+    return request.op <= PCACHE_OP_WRITE && request.off < end_;
   }
 
   const Parts& parts_;
+  const uint64_t end_;  // no request is taken from there on
 };
 
 }  // namespace pcache

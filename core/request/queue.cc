@@ -71,7 +71,7 @@ int Queue::submit(pcache_request* request) {
 
 int Queue::submit_batch(std::span<pcache_request* const> requests, pcache_request** done,
                         uint32_t* done_count) {
-  const Ahead ahead(state_.cache.parts());
+  const Ahead ahead(state_.cache);
   const size_t count = requests.size();
   *done_count = 0;
   for (size_t i = 0; i < count + Ahead::kShard; i++) {
