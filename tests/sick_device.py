@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A backing file that fails or hangs, in a program that drives it with io_mode=threads.
 
-A library for LD_PRELOAD takes the place of pread, pwrite, fdatasync and fsync. For the one file it
-first does what a second file, the ailment, says at that moment: nothing when that file is missing or empty, "hang" (wait until it says
-something else), an errno of writes, "late" and one (reads fail with it after a
-second), or "slow" and milliseconds (that writes take).
+A library for LD_PRELOAD takes the place of pread, pwrite, fdatasync and fsync. For the one file it first does what a
+second file, the ailment, says at that moment: nothing when that file is missing or empty, "hang" (wait until it says
+something else), an errno of writes and syncs, "late" and one (reads fail with it after a second), or "slow" and
+milliseconds (that writes take).
 """
 
 import os
