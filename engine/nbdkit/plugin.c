@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <nbdkit-plugin.h>
 #include <pcache.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -24,7 +25,7 @@
 static struct pcache_options options;
 static pcache_cache* cache;
 static struct pcache_info info;
-static _Atomic uint64_t served_bytes; /* as the newest connection was told */
+static _Atomic uint64_t served_bytes; /* the most that a connection was told */
 static pid_t owner;                   /* the process that has opened the cache */
 
 /* ---- Options ---- */
@@ -122,10 +123,14 @@ static void* pcache_connect(int readonly) {
 /* Each connection is told once: of a device that has grown meanwhile the next one learns. */
 static int64_t pcache_get_size(void* handle) {
   struct pcache_info now = {.size = sizeof(now)};
+  uint64_t served = served_bytes;
 
   (void)handle;
   pcache_get_info(cache, &now);
-  served_bytes = now.logical_bytes;
+  /* Another connection may have been told more meanwhile. */
+  while (served < now.logical_bytes &&
+         !atomic_compare_exchange_weak(&served_bytes, &served, now.logical_bytes)) {
+  }
   return (int64_t)now.logical_bytes;
 }
 
