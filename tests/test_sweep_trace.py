@@ -186,8 +186,8 @@ def _check_report(folder):
 
 def test_a_request_that_is_partly_cached_counts_by_its_bytes(tmp_path, shm):
     """As it is, and as whole blocks of 8 KiB for each page of 4."""
-    found = replayed(tmp_path, shm, {"cache_size": "512m"}, {"cache_size": "512m", "block_bytes": "8k"},
-                     files={"trace": BYTES})
+    one_kset = {"cache_size": "512m", "flush_delay_ms": 60000}
+    found = replayed(tmp_path, shm, one_kset, {**one_kset, "block_bytes": "8k"}, files={"trace": BYTES})
     exact, whole = found[0]["replay"], found[1]["replay"]
     assert exact["bytes"] == 4 * 4096, "pages 0, 1, 2 and one far away"
     assert exact["requested_bytes"] == 4096 * 5 + 1024

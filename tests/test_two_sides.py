@@ -310,7 +310,11 @@ def test_a_signal_that_is_ignored_does_not_end_it(sides):
 
 
 def test_a_signal_that_is_not_ignored_ends_it(sides):
-    sides.start_backend()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run in a shell's background
+    try:
+        sides.start_backend()
+    finally:
+        signal.signal(signal.SIGINT, before)
     sides.backend.send_signal(signal.SIGINT)
     said = sides.backend.communicate(timeout=60)
     assert sides.backend.returncode == 0, said

@@ -129,8 +129,6 @@ int main(int argc, char** argv) try {
   Ending& ending = *new Ending;  // its thread outlives main()
   auto backend = Backend::open(options);
   if (!backend) return fail(backend.error());
-  printf("pcached: %s has the disk %s\n", options.pmem.path.c_str(), options.disk.path.c_str());
-  if (fflush(stdout) != 0) return kFailed;
   pcache::Doorbell bell(pcache::Doorbell::Side::kBackend);
   pcache::BellFile file(options.pmem.path, bell);
   std::string unheard;  // what was said of the file last
@@ -152,6 +150,8 @@ int main(int argc, char** argv) try {
   if (!control)
     fprintf(stderr, "pcached: control socket: %s: no pcachectl finds this backend\n",
             control.error().text.c_str());
+  printf("pcached: %s has the disk %s\n", options.pmem.path.c_str(), options.disk.path.c_str());
+  if (fflush(stdout) != 0) return kFailed;
   const auto done = ending.run(loop);
   if (control) control.value().reset();
   file.leave();
