@@ -55,6 +55,18 @@ class Grow : public ::testing::Test {
     const uint64_t log = segment_data_off(0).v;
     EXPECT_EQ(memcmp(image.data() + log, memory_.data() + log, 4096), 0) << what;
   }
+  // It was killed at any of the events so far.
+  void grow_after_a_killed_process() {
+    for_each_killed_process(
+        memory_, memory_.journal(), {.samples = 3},
+        [](Pmem& pmem) {
+          DeviceFrame now = frame_of(pmem);
+          EXPECT_TRUE(grow_cache(pmem, now, kNew).ok());
+        },
+        [&](MemoryPmem& image, const std::string& what) { judge(image, what); });
+    EXPECT_GT(seen_[kOld], 10);
+    EXPECT_GT(seen_[kNew], 0);
+  }
 
   MemoryPmem memory_{device_bytes(kNew)};
   std::map<size_t, int> seen_;  // by the segments of the chain
@@ -110,30 +122,14 @@ TEST_F(Grow, ACrashAtAnyStoreLeavesTheOldCacheOrTheNew) {
 TEST_F(Grow, ATryThatWasKilledIsMadeDurableBeforeTheNext) {
   DeviceFrame frame = frame_of(memory_.pmem());
   ASSERT_TRUE(grow_cache(memory_.pmem(), frame, kNew).ok());
-  for_each_killed_process(
-      memory_, memory_.journal(), {.samples = 3},
-      [](Pmem& pmem) {
-        DeviceFrame now = frame_of(pmem);
-        EXPECT_TRUE(grow_cache(pmem, now, kNew).ok());
-      },
-      [&](MemoryPmem& image, const std::string& what) { judge(image, what); });
-  EXPECT_GT(seen_[kOld], 10);
-  EXPECT_GT(seen_[kNew], 0);
+  grow_after_a_killed_process();
 }
 
 // cache_info has one replica so far, which a killed process has stored over what a format left.
 TEST_F(Grow, WhatServesIsMadeDurableBeforeTheOtherReplicaIsStored) {
   DeviceFrame frame = frame_of(memory_.pmem());
   ASSERT_TRUE(write_cache_info(memory_.pmem(), frame).ok());
-  for_each_killed_process(
-      memory_, memory_.journal(), {.samples = 5},
-      [](Pmem& pmem) {
-        DeviceFrame now = frame_of(pmem);
-        EXPECT_TRUE(grow_cache(pmem, now, kNew).ok());
-      },
-      [&](MemoryPmem& image, const std::string& what) { judge(image, what); });
-  EXPECT_GT(seen_[kOld], 10);
-  EXPECT_GT(seen_[kNew], 0);
+  grow_after_a_killed_process();
 }
 
 TEST_F(Grow, AChainInAnyOrderGoesOnAtItsEnd) {
