@@ -199,6 +199,9 @@ Status Cache::check_identity() {
                     "the backing device has grown from %llu to %llu bytes: all of it is used",
                     static_cast<unsigned long long>(identity.value()->backing_bytes),
                     static_cast<unsigned long long>(backing.size_bytes));
+    // A first attach records a size unsynced: it asks nothing of a device, which may fail or hang.
+    if (!options_.readonly)
+      if (auto synced = devices_.backing->sync_size(); !synced) return synced;
     new_identity_ = with_size(*identity.value(), backing.size_bytes);
     return {};
   }
@@ -377,8 +380,6 @@ Status Cache::wire_background() {
 // The last step that can be refused, but for a blank device: the next ones undo nothing.
 Status Cache::make_ready() {
   if (options_.readonly) return {};
-  if (new_identity_)
-    if (auto synced = devices_.backing->sync_size(); !synced) return synced;
   if (auto ready = devices_.pmem->make_ready(blank_); !ready) return ready;
   if (!blank_)
     if (auto begun = begin_log(); !begun) return begun;

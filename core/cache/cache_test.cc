@@ -296,6 +296,12 @@ TEST_F(CacheRefuses, ASizeThatIsToBeRecordedAndThatAPowerFailureMayUndo) {
   expect_refused(ENOSPC, "fsync fails");
 }
 
+TEST_F(CacheTest, AFirstAttachAsksNothingOfADeviceThatMayFailOrHang) {
+  sync_error_ = EIO;
+  attach();
+  EXPECT_EQ(write(0, 4096, 1, PCACHE_REQ_FUA), 0);
+}
+
 // Another file may have got the inode's number.
 TEST_F(CacheRefuses, ABackingDeviceThatHasGrownAndMayBeAnother) {
   unique_backing_ = false;
