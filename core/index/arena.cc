@@ -1,67 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "index/arena.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 
 #include "base/check.h"
 
 namespace pcache::index_impl {
-
-namespace {
-constexpr uint64_t kHugePageBytes = 2u << 20;
-
-uint64_t in_huge_pages(uint64_t bytes) {
-  return (bytes + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
-}
-}  // namespace
-
-Reservation::~Reservation() {
-  if (mapping_ != nullptr) munmap(mapping_, mapping_bytes_);
-}
-
-Status Reservation::map(uint64_t bytes, uint64_t most_bytes, Pages pages, const char* what) {
-  PCACHE_CHECK(mapping_ == nullptr && bytes > 0 && most_bytes >= bytes);
-  pages_ = pages;
-  what_ = what;
-  most_bytes_ = in_huge_pages(most_bytes);
-  mapping_bytes_ = most_bytes_ + kHugePageBytes;
-  void* const p =
-      mmap(nullptr, mapping_bytes_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (p == MAP_FAILED)
-    return error_errno(ENOMEM,
-                       "index: cannot reserve %llu bytes of address space for %s; "
-                       "raise the limit (ulimit -v) or vm.overcommit_memory",
-                       static_cast<unsigned long long>(mapping_bytes_), what);
-  mapping_ = p;
-  const auto address = reinterpret_cast<uintptr_t>(p);
-  const auto aligned = (address + kHugePageBytes - 1) & ~(kHugePageBytes - 1);
-  base_ = static_cast<std::byte*>(p) + (aligned - address);
-  return grow(bytes);
-}
-
-Status Reservation::grow(uint64_t bytes) {
-  const uint64_t wanted = in_huge_pages(bytes);
-  if (wanted <= usable_bytes_) return {};
-  if (wanted > most_bytes_)
-    return make_error(EFBIG,
-                      "index: %s has address space for %llu bytes, and needs %llu: attach the "
-                      "cache again",
-                      what_, static_cast<unsigned long long>(most_bytes_),
-                      static_cast<unsigned long long>(wanted));
-  std::byte* const added = base_ + usable_bytes_;
-  const uint64_t added_bytes = wanted - usable_bytes_;
-  if (mprotect(added, added_bytes, PROT_READ | PROT_WRITE) != 0)
-    return error_errno(ENOMEM,
-                       "index: no %llu bytes of memory for %s; raise the limit (ulimit -d) or "
-                       "vm.overcommit_memory",
-                       static_cast<unsigned long long>(added_bytes), what_);
-  // Random access over many MiB is limited by TLB misses; without huge pages it is only slower.
-  if (pages_ == Pages::kHuge) (void)madvise(added, added_bytes, MADV_HUGEPAGE);
-  usable_bytes_ = wanted;
-  return {};
-}
 
 Status Arena::create(uint64_t objects, uint64_t most_objects, uint32_t object_bytes,
                      const char* what) {

@@ -15,36 +15,10 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "base/reservation.h"
 #include "base/result.h"
 
 namespace pcache::index_impl {
-
-// Zeroed memory that costs nothing until it is touched. It grows in place: what may come is address
-// space without access, which needs no memory and counts for no limit but that of address space.
-class Reservation {
- public:
-  enum class Pages { kSmall, kHuge };
-
-  Reservation() = default;
-  ~Reservation();
-  Reservation(const Reservation&) = delete;
-  Reservation& operator=(const Reservation&) = delete;
-
-  // Room for `bytes` now and `most_bytes` later. ENOMEM: no address space, or no memory.
-  Status map(uint64_t bytes, uint64_t most_bytes, Pages pages, const char* what);
-  // For `bytes` from now on. EFBIG: that is more than `most_bytes`; ENOMEM. One thread at a time;
-  // others go on with what is there.
-  Status grow(uint64_t bytes);
-  std::byte* base() const { return base_; }
-
- private:
-  std::byte* base_ = nullptr;  // aligned to a huge page
-  void* mapping_ = nullptr;
-  size_t mapping_bytes_ = 0;
-  uint64_t usable_bytes_ = 0, most_bytes_ = 0;  // from base_, in huge pages
-  Pages pages_ = Pages::kSmall;
-  const char* what_ = "";
-};
 
 class Arena {
  public:

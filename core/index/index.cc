@@ -167,7 +167,7 @@ Status Index::reserve(const IndexOptions& options) {
   const bool few = options.max_blocks != 0;
   const uint64_t blocks = few ? options.max_blocks : most_blocks(bytes);
   Status s = directory_memory_.map(directory_bytes(bytes), directory_bytes(most),
-                                   index_impl::Reservation::Pages::kSmall, "the index's directory");
+                                   Reservation::Pages::kSmall, "the index's directory");
   if (s)
     s = shards_.create(most_shards(bytes), most_shards(most), sizeof(Shard), "the index's shards");
   if (s)

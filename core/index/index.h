@@ -231,7 +231,7 @@ class Index {
   uint64_t stripe_mask_ = 0;
   GrowingSize device_bytes_;
   std::unique_ptr<Stripe[]> stripes_;
-  index_impl::Reservation directory_memory_;
+  Reservation directory_memory_;
   Arena shards_;
   Arena blocks_;
 };
