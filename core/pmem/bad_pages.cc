@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstdlib>
 #include <mutex>
 #include <new>
 
@@ -18,22 +17,16 @@ constexpr uint64_t kWordPages = 64;
 
 std::mutex g_ranges_mu;
 
-uint64_t words_of(uint64_t size_bytes) {
-  const uint64_t pages = (size_bytes + kPageBytes - 1) / kPageBytes;
-  return (pages + kWordPages - 1) / kWordPages;
-}
-
 // Zeros that take memory only when they are touched: the bits of a terabyte are 32 MiB.
-std::atomic<uint64_t>* make_bits(uint64_t size_bytes) {
-  void* const bits = calloc(words_of(size_bytes) + 1, sizeof(std::atomic<uint64_t>));
-  if (!bits) throw std::bad_alloc();
-  return static_cast<std::atomic<uint64_t>*>(bits);
+uint64_t bytes_of_bits(uint64_t size_bytes) {
+  const uint64_t pages = (size_bytes + kPageBytes - 1) / kPageBytes;
+  return ((pages + kWordPages - 1) / kWordPages + 1) * sizeof(uint64_t);
 }
 
 }  // namespace
 
-// Never freed, and only `owner` ever changes, so a handler may follow it at any time. A new mapping
-// at the place of an earlier one uses the range of that one.
+// Of all that the mapping may come to. Never freed, and only `owner` ever changes, so a handler may
+// follow it at any time. A new mapping at the place of an earlier one uses the range of that one.
 struct BadPages::Range {
   const uintptr_t begin, end;
   std::atomic<BadPages*> owner;
@@ -43,28 +36,33 @@ struct BadPages::Range {
 std::atomic<bool> BadPages::any_{false};
 std::atomic<BadPages::Range*> BadPages::ranges_{nullptr};
 
-BadPages::BadPages(const std::byte* base, uint64_t size_bytes)
-    : base_(reinterpret_cast<uintptr_t>(base)), size_(size_bytes), bits_(make_bits(size_bytes)) {
+BadPages::BadPages(const std::byte* base, uint64_t size_bytes, uint64_t most_bytes)
+    : base_(reinterpret_cast<uintptr_t>(base)), size_(size_bytes) {
+  PCACHE_CHECK(size_bytes <= most_bytes);
+  memory_.map(bytes_of_bits(size_bytes), bytes_of_bits(most_bytes), "the table of bad pages");
+  bits_ = reinterpret_cast<std::atomic<uint64_t>*>(memory_.base());
+  const uintptr_t end = base_ + most_bytes;
   std::lock_guard lock(g_ranges_mu);
   Range* const first = ranges_.load(std::memory_order_relaxed);
   for (range_ = first; range_; range_ = range_->next)
-    if (range_->begin == base_ && range_->end == base_ + size_ && !range_->owner.load()) break;
+    if (range_->begin == base_ && range_->end == end && !range_->owner.load()) break;
   if (range_) {
     range_->owner.store(this, std::memory_order_release);
     return;
   }
-  range_ = new (std::nothrow) Range{base_, base_ + size_, this, first};
-  if (!range_) {
-    free(bits_);
-    throw std::bad_alloc();
-  }
+  range_ = new Range{base_, end, this, first};
   ranges_.store(range_, std::memory_order_release);
 }
 
 BadPages::~BadPages() {
   PCACHE_CHECK(range_->owner.load() == this);
   range_->owner.store(nullptr, std::memory_order_release);
-  free(bits_);
+}
+
+Status BadPages::grow(uint64_t size_bytes) {
+  auto grown = memory_.grow(bytes_of_bits(size_bytes));
+  if (grown) size_.grow(size_bytes);
+  return grown;
 }
 
 std::optional<uint64_t> BadPages::first_in(uint64_t off, uint64_t len_bytes) const {
@@ -99,7 +97,6 @@ bool BadPages::note(uintptr_t at, uint64_t len_bytes) {
 void BadPages::note_here(uintptr_t at, uint64_t len_bytes) {
   const uint64_t begin = at > base_ ? at - base_ : 0;
   const uint64_t end = std::min<uint64_t>(at + len_bytes - base_, size_);
-  PCACHE_DCHECK(begin < end);
   for (uint64_t page = begin / kPageBytes; page * kPageBytes < end; page++) {
     const uint64_t bit = uint64_t{1} << page % kWordPages;
     if (!(bits_[page / kWordPages].fetch_or(bit, std::memory_order_release) & bit))

@@ -13,15 +13,22 @@
 #include <cstdint>
 #include <optional>
 
+#include "base/growing_size.h"
+#include "base/reservation.h"
+
 namespace pcache {
 
 class BadPages {
  public:
-  // For this mapping, with a bit for each page. Throws std::bad_alloc.
-  BadPages(const std::byte* base, uint64_t size_bytes);
+  // For this mapping, with a bit for each page, and for what may come behind it, up to
+  // `most_bytes`. Throws std::bad_alloc.
+  BadPages(const std::byte* base, uint64_t size_bytes, uint64_t most_bytes);
   ~BadPages();
   BadPages(const BadPages&) = delete;
   BadPages& operator=(const BadPages&) = delete;
+
+  // The mapping has so many bytes from now on. ENOMEM. One thread at a time.
+  Status grow(uint64_t size_bytes);
 
   // Whether a store was ever lost in this process: one load, and mostly the only check.
   static bool any() { return any_.load(std::memory_order_relaxed); }
@@ -45,8 +52,9 @@ class BadPages {
   static std::atomic<Range*> ranges_;
 
   const uintptr_t base_;
-  const uint64_t size_;
-  std::atomic<uint64_t>* const bits_;
+  GrowingSize size_;
+  Reservation memory_;
+  std::atomic<uint64_t>* bits_ = nullptr;  // in memory_
   std::atomic<uint64_t> count_{0};
   Range* range_ = nullptr;
 };

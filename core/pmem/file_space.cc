@@ -142,6 +142,32 @@ Status FileSpace::reserve(uint64_t off, uint64_t len_bytes) {
   return allocate(FALLOC_FL_KEEP_SIZE, off, len_bytes);
 }
 
+Status FileSpace::grow(uint64_t used_bytes, uint64_t size_bytes) {
+  const auto size = static_cast<uint64_t>(before_.st_size);
+  if (size < used_bytes)
+    return make_error(EINVAL,
+                      "cache device %s: was cut to %" PRIu64 " bytes, %" PRIu64 " are in use",
+                      name_.c_str(), size, used_bytes);
+  Status done = extend(size_bytes);
+  if (done && !told_ && used_bytes < size)
+    done = allocate(FALLOC_FL_KEEP_SIZE, used_bytes, size - used_bytes);
+  for (const FileGap& gap : gaps_) {
+    const uint64_t from = std::max(gap.off, used_bytes), end = gap.off + gap.len_bytes;
+    if (done && told_ && from < end) done = allocate(FALLOC_FL_KEEP_SIZE, from, end - from);
+  }
+  if (done && fsync(fd_) != 0)
+    done = error_errno(errno, "cache device %s: fsync fails: a power failure may undo its size",
+                       name_.c_str());
+  if (!done) cut();
+  return done;
+}
+
+void FileSpace::cut() {
+  struct stat now;
+  if (fstat(fd_, &now) == 0 && now.st_size > before_.st_size)
+    (void)!ftruncate(fd_, before_.st_size);
+}
+
 // Blocks that cannot be given back stay allocated.
 void FileSpace::restore() {
   struct stat now;

@@ -38,6 +38,12 @@ class FileSpace {
   // The same for one range, whatever it was before.
   Status reserve(uint64_t off, uint64_t len_bytes);
   void restore();
+  // Makes the file that long, with all blocks behind the first `used_bytes`, while others store to
+  // those; durably. Fails: the file has the length that it had. Of an object that is made for it
+  // alone: no restore().
+  Status grow(uint64_t used_bytes, uint64_t size_bytes);
+  // To the length that it had, after a grow() of which nothing is used.
+  void cut();
 
  private:
   Status allocate(int mode, uint64_t off, uint64_t len_bytes);

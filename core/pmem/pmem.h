@@ -19,6 +19,7 @@
 #include <optional>
 #include <string>
 
+#include "base/growing_size.h"
 #include "base/ids.h"
 #include "base/log.h"
 #include "base/mutants.h"
@@ -58,6 +59,7 @@ struct PmemOptions {
   // that this still makes (a file created, a page of tmpfs made by reading) are undone at the end,
   // unless keep() was called.
   bool provisional = false;
+  bool with_room = false;     // takes address space for a file to grow into, see grow()
   bool block_device = false;  // for tools alone: takes a block device, too, as open_block() does
 };
 
@@ -70,8 +72,10 @@ class Pmem {
   // A block device, for tools alone: without options, through the page cache; each fence flushes
   // the device (block_mapping.cc). EBUSY: attached, mounted, or open elsewhere.
   static Result<std::unique_ptr<Pmem>> open_block(const std::string& path, bool read_only);
-  // Over memory of the caller, for tests and simulators; `ctx` is passed to `ops`.
-  Pmem(std::byte* base, uint64_t size_bytes, const PersistOps* ops, void* ctx);
+  // Over memory of the caller, for tests and simulators; `ctx` is passed to `ops`. It may grow to
+  // `most_bytes`.
+  Pmem(std::byte* base, uint64_t size_bytes, const PersistOps* ops, void* ctx,
+       uint64_t most_bytes = 0);
   ~Pmem();
   Pmem(const Pmem&) = delete;
   Pmem& operator=(const Pmem&) = delete;
@@ -93,6 +97,15 @@ class Pmem {
   bool backend_is_there() const { return is_there(PmemSide::kBackend); }
 
   uint64_t size_bytes() const { return size_; }
+  // To which it may grow while it is open; size_bytes(): not at all.
+  uint64_t most_bytes() const { return std::max<uint64_t>(most_bytes_, size_); }
+  // Of a file: its length now, which others may have changed.
+  uint64_t file_bytes() const;
+  // Has so many bytes, in whole pages, from now on: up to most_bytes(). Makes the file as long, and
+  // allocates its new part, durably. Places keep their address. Others go on meanwhile, in the old
+  // part. An error (ENOSPC, ENOMEM, EIO) leaves the size, and the file, as they were. After keep(),
+  // one thread at a time.
+  Status grow(uint64_t size_bytes);
   PmemKind kind() const { return kind_; }
   const char* persist_name() const { return ops_->name; }
 
@@ -196,7 +209,8 @@ class Pmem {
   explicit Pmem(std::unique_ptr<Mapping> mapping);
 
   std::byte* base_ = nullptr;
-  uint64_t size_ = 0;
+  GrowingSize size_;
+  uint64_t most_bytes_ = 0;
   const PersistOps* ops_ = nullptr;
   void* ctx_ = nullptr;
   PmemKind kind_ = PmemKind::kSimulated;
