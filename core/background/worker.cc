@@ -115,9 +115,7 @@ SpaceCounts Worker::counts_at_dirty_tail() const {
   return now;
 }
 
-Writeback::Size Worker::batch_for(const SpaceCounts& now) const {
-  return size_of(decide(options_.limits, now));
-}
+Writeback::Size Worker::batch_for(const SpaceCounts& now) const { return size_of(decided(now)); }
 
 void Worker::space_taken() {
   const SpaceActions actions = decided();
@@ -129,7 +127,7 @@ void Worker::space_taken() {
 void Worker::space_freed() {
   SpaceCounts now = counts();
   now.throttled = true;  // if it is not, turning it off changes nothing
-  if (!decide(options_.limits, now).throttle) options_.set_pace(false);
+  if (!decided(now).throttle) options_.set_pace(false);
   if (now.waiting_requests > 0 && !hazard(Hazard::kFreedSpaceWakesNobody)) wake(main_, room_id_);
   if (now.device_awaited) wake(writing_, writeback_id_);  // the log had no room for their ksets
 }
@@ -229,14 +227,14 @@ bool Worker::reclaim_stands_still() const {
 }
 
 void Worker::ask_for_writeback() {
-  SpaceActions actions = decide(options_.limits, counts_at_dirty_tail());
+  SpaceActions actions = decided(counts_at_dirty_tail());
   if (!actions.write_back) {
     // Nothing can be written back: nobody would grant credit.
     if (!actions.throttle) options_.set_pace(false);
     options_.retry_requests();
     // Meanwhile who went on may have written something, and writeback may have moved dirty_tail.
     const SpaceCounts now = counts_at_dirty_tail();
-    actions = decide(options_.limits, now);
+    actions = decided(now);
     if (actions.fail_waiting) options_.fail_requests(EIO);
     if (now.waiting_requests > 0 && !now.waits_for_writeback && now.reclaimable)
       wake(main_, room_id_);
@@ -266,7 +264,8 @@ void Worker::writeback_tick() {
   const uint64_t written = head.dirty_bytes - std::exchange(dirty_at_tick_, head.dirty_bytes);
   // A long interval may have more, a short one is too short to say that much is written.
   const auto scale = std::max(writeback_interval() / kQuietInterval, int64_t{1});
-  if (written < options_.limits.quiet_bytes * static_cast<uint64_t>(scale)) idle_until_ = head;
+  const uint64_t quiet_bytes = options_.limits(parts_.segments.size()).quiet_bytes;
+  if (written < quiet_bytes * static_cast<uint64_t>(scale)) idle_until_ = head;
   writeback_task();
 }
 

@@ -50,7 +50,8 @@ class Worker {
     Milliseconds writeback_interval{5000};
     uint32_t gc_percent = media::kGcPercentDefault;
     DirtyLimits dirty_limits;
-    SpaceLimits limits;
+    // Of a cache of so many segments, which may become more.
+    std::function<SpaceLimits(uint32_t segments)> limits = space_limits;
     // The requests' side: how many wait for space, and letting them go on.
     std::function<uint32_t()> waiting_requests;
     std::function<bool()> waits_for_writeback = nullptr;  // the first does; nullptr: it does not
@@ -122,7 +123,10 @@ class Worker {
   // counts() takes no lock of the log, so it does not know whether writeback has anything left. It
   // assumes that it has.
   SpaceCounts counts() const;
-  SpaceActions decided() const { return decide(options_.limits, counts()); }
+  SpaceActions decided() const { return decided(counts()); }
+  SpaceActions decided(const SpaceCounts& now) const {
+    return decide(options_.limits(now.segments), now);
+  }
   // The same, with what writeback and the log say. No lock of the log may be held.
   SpaceCounts counts_at_dirty_tail() const;
   Writeback::Size batch_for(const SpaceCounts& now) const;

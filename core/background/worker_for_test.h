@@ -42,7 +42,8 @@ class WorkerTest : public BackgroundTest {
     w.fail_requests = [this](int error) { failed_ = error; };
     w.waits = options_.writeback.waits;
     const SpaceLimits::Shortage shortage{throttle_segments_, move_segments_, options_.batch_bytes};
-    w.limits = {.writing = shortage, .moving = shortage, .idle_batch_bytes = 64 << 20};
+    const SpaceLimits limits{.writing = shortage, .moving = shortage, .idle_batch_bytes = 64 << 20};
+    w.limits = [limits](uint32_t) { return limits; };
     worker_ = std::make_unique<Worker>(*rig_->parts, *rig_->writeback, *rig_->reclaim, *main_,
                                        *writing_, w);
     rig_->table->set_events({[this](SegId seg) {

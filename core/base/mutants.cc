@@ -75,6 +75,7 @@ constexpr struct {
     {"backend-skips-flush", Hazard::kBackendSkipsFlush},
     {"generations-not-reloaded", Hazard::kGenerationsNotReloaded},
     {"grown-before-identity", Hazard::kGrownBeforeIdentity},
+    {"grown-before-counted", Hazard::kGrownBeforeCounted},
 };
 
 std::optional<Hazard> hazard_named(std::string_view name) {

@@ -64,6 +64,7 @@ enum class Hazard : uint8_t {
   kBackendSkipsFlush,
   kGenerationsNotReloaded,
   kGrownBeforeIdentity,
+  kGrownBeforeCounted,
 };
 
 // A place in the code that stores to media or fences. A function that does this for several callers

@@ -189,6 +189,7 @@ Status Cache::recover_log() {
   recovery_.block_bytes = devices_.backing->logical_block_bytes();
   recovery_.stripes = kStripes;
   recovery_.log_reserve = log_reserve_segments(frame_.info.n_segs);
+  recovery_.most_segments = segments_of_device(devices_.pmem->most_bytes());
   recovery_.verify_data = options_.check_at_attach;
   recovery_.threads = recovery_threads(*devices_.pmem);
   recovery_.flush_seen = !options_.readonly;  // begin_log() has the fence
@@ -216,6 +217,11 @@ Status Cache::accept_copied_kset() const {
   return {};
 }
 
+uint64_t Cache::kept_bytes(uint32_t segments, uint32_t gc_percent) {
+  const uint32_t percent = std::max<uint32_t>(gc_percent, policy::kLeastCapacityPercent);
+  return gc_threshold_segments(segments, percent) * media::kSegmentBytes;
+}
+
 Status Cache::wire() {
   PCACHE_CHECK(recovered_.segments && recovered_.index);
   // check_range() takes a remainder by these bits.
@@ -230,10 +236,7 @@ Status Cache::wire() {
   if (options_.policy != policy::PolicyKind::kFifo && !options_.readonly)
     retention_ = std::make_unique<policy::Retention>(
         options_.policy, devices_.pmem->size_when_ready(),
-        uint64_t{gc_threshold_segments(
-            frame_.info.n_segs,
-            std::max<uint32_t>(frame_.info.gc_percent, policy::kLeastCapacityPercent))} *
-            media::kSegmentBytes);
+        kept_bytes(frame_.info.n_segs, frame_.info.gc_percent), devices_.pmem->most_bytes());
   zeros_ = std::make_unique<ZeroBacklog>(uint64_t{frame_.info.n_segs} * media::kSegDataBytes,
                                          recovered_.replayed.dirty_zero_bytes);
   parts_ = std::make_unique<const Parts>(
@@ -283,7 +286,6 @@ Status Cache::wire_background() {
   working.writeback_interval = Worker::Milliseconds{options_.writeback_interval_ms};
   working.gc_percent = frame_.info.gc_percent;
   working.dirty_limits = dirty_limits_of(options_.dirty).value();
-  working.limits = space_limits(frame_.info.n_segs);
   working.waiting_requests = [this] { return requests_->deferred().count(); };
   working.waits_for_writeback = [this] { return requests_->deferred().waits_for_writeback(); };
   working.retry_requests = [this] { requests_->deferred().run(); };

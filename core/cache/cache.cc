@@ -29,6 +29,7 @@ Result<std::unique_ptr<Cache>> Cache::open(const Options& options) {
   if (!writing) return writing.error();
   PmemOptions pmem_options = options.pmem;
   pmem_options.provisional = true;
+  pmem_options.with_room = !options.front;
   PCACHE_CHECK(options.front == (pmem_options.side == PmemSide::kFront));
   auto pmem = Pmem::open(pmem_options, options.log);
   if (!pmem) return pmem.error();

@@ -92,6 +92,17 @@ class Cache {
     uint64_t before, now;  // bytes
   };
   Result<Resized> resize_backing() EXCLUDES(frame_mu_);
+  // Makes the cache larger, to `bytes`, or to all that its file or device has (0). In this order,
+  // each step complete before the next: the file has the space, and is mapped; the tables in DRAM
+  // have room; the records on media are durable, see segment/grow.h; the new segments are handed
+  // out. So a crash leaves the cache of the old size or of the new one. Requests go on meanwhile.
+  // An error leaves the old size, and at most a file that is longer.
+  // EINVAL: it would be smaller, or as large as it is; EFBIG: it has outgrown the address space
+  // that was taken at attach; EOPNOTSUPP: it has two sides; ENOSPC, ENOMEM, EIO. Any thread.
+  struct Grown {
+    uint32_t before, now;  // segments
+  };
+  Result<Grown> resize(uint64_t bytes) EXCLUDES(grow_mu_, frame_mu_);
   // As pcache_set().
   Status set(const char* name, const char* text) EXCLUDES(frame_mu_, dirty_mu_);
 
@@ -120,10 +131,16 @@ class Cache {
   void rung() { worker_->rung(); }
   // What the backend's status shows of a front. Any thread.
   void say_use();
-  const DeviceFrame& frame() const { return frame_; }
+  bool data_crc() const { return parts_->data_crc; }
+  uint32_t sb_flags() const { return frame_.sb_flags; }
   CacheInfoFields info() EXCLUDES(frame_mu_) {
     MutexLock lock(frame_mu_);
     return frame_.info;
+  }
+  // The superblock's.
+  uint32_t seg_num() EXCLUDES(frame_mu_) {
+    MutexLock lock(frame_mu_);
+    return frame_.seg_num;
   }
   const Tails& tails() const { return recovered_.tails; }
   const ReplayResult& replayed() const { return recovered_.replayed; }
@@ -170,6 +187,11 @@ class Cache {
   Status change_info(T CacheInfoFields::*field, T value) REQUIRES(frame_mu_);
   Status refuse_if_readonly(const char* what) const;
   Result<std::optional<media::Identity>> identity_of_size(uint64_t bytes) const;
+  // Of a cache of so many segments, what garbage collection leaves.
+  static uint64_t kept_bytes(uint32_t segments, uint32_t gc_percent);
+  Result<uint64_t> size_to_grow_to(uint64_t bytes) REQUIRES(grow_mu_);
+  Status grow_to(uint64_t bytes) REQUIRES(grow_mu_) EXCLUDES(frame_mu_);
+  Status store_grown(uint32_t segments) REQUIRES(grow_mu_) EXCLUDES(frame_mu_);
   SpaceWatch::Sample sample_space(Worker::State state) const;
 
   Devices devices_;
@@ -182,9 +204,11 @@ class Cache {
   bool first_page_is_ours_ = true;               // we may write to it
   std::atomic<bool> attached_{false};            // all steps are done; not with `readonly`
   std::optional<Calibration> calibration_;
-  // Constant, but for gc_percent, mode and info_record, which only change_info() changes later.
+  // Constant, but for gc_percent, mode and info_record, which only change_info() changes later, and
+  // for what resize() changes.
   DeviceFrame frame_;
   Mutex frame_mu_;
+  Mutex grow_mu_;  // before frame_mu_
   Mutex dirty_mu_;
   DirtyOptions dirty_options_ GUARDED_BY(dirty_mu_);
   mutable Mutex counter_mu_;

@@ -17,6 +17,10 @@ class CacheTest : public ::testing::Test {
   static constexpr uint64_t kLogicalBytes = 64 << 20;
   using Bytes = std::vector<std::byte>;
 
+  // The cache device may grow to `most_bytes`.
+  explicit CacheTest(uint64_t most_bytes = media::kMinDeviceBytes)
+      : memory_(media::kMinDeviceBytes, most_bytes) {}
+
   Result<std::unique_ptr<Cache>> try_attach() {
     options_.log = lines_.log();
     auto backing = std::make_unique<MemoryDevice>(logical_bytes_);
@@ -88,7 +92,7 @@ class CacheTest : public ::testing::Test {
     return static_cast<int>(data[0]);
   }
 
-  MemoryPmem memory_{media::kMinDeviceBytes};
+  MemoryPmem memory_;
   std::string backing_ = "disk serial=A";
   uint64_t logical_bytes_ = kLogicalBytes;
   bool unique_backing_ = true;

@@ -63,9 +63,9 @@ class CacheAttach : public CacheTest {};
 
 TEST_F(CacheAttach, ABlankDeviceIsFormattedAndKeepsWhatIsWritten) {
   attach();
-  EXPECT_EQ(cache_->frame().info.n_segs, 31u);
-  EXPECT_EQ(cache_->frame().info.gc_percent, 70u);
-  EXPECT_FALSE(cache_->frame().info.data_crc);
+  EXPECT_EQ(cache_->info().n_segs, 31u);
+  EXPECT_EQ(cache_->info().gc_percent, 70u);
+  EXPECT_FALSE(cache_->info().data_crc);
   EXPECT_THAT(lines_.lines, IsEmpty());
   EXPECT_EQ(value_at(0, 4096), -1);
   ASSERT_EQ(write(4096, 8192, 5), 0);
@@ -93,12 +93,12 @@ TEST_F(CacheAttach, OptionsOfABlankDevice) {
   options_.data_crc = true;
   options_.gc_percent = 20;
   attach();
-  EXPECT_TRUE(cache_->frame().info.data_crc);
+  EXPECT_TRUE(cache_->info().data_crc);
   detach();
   options_ = {};
   attach();
-  EXPECT_TRUE(cache_->frame().info.data_crc);
-  EXPECT_EQ(cache_->frame().info.gc_percent, 20u);
+  EXPECT_TRUE(cache_->info().data_crc);
+  EXPECT_EQ(cache_->info().gc_percent, 20u);
   detach();
 }
 
@@ -109,7 +109,7 @@ TEST_F(CacheAttach, GcPercentIsChangedForGood) {
   detach();
   options_ = {};
   attach();
-  EXPECT_EQ(cache_->frame().info.gc_percent, 0u);
+  EXPECT_EQ(cache_->info().gc_percent, 0u);
   detach();
 }
 
@@ -363,7 +363,7 @@ TEST_F(CacheAttach, ASmallerCacheSizeIsANotice) {
   options_.pmem.create_bytes = bytes_of_segments(30);
   attach();
   EXPECT_THAT(lines_.lines, Contains(HasSubstr("never made smaller")));
-  EXPECT_EQ(cache_->frame().info.n_segs, 31u);
+  EXPECT_EQ(cache_->info().n_segs, 31u);
   detach();
 }
 

@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // What of a cache's size changes while it is attached.
+#include "segment/grow.h"
+
+#include <new>
+#include <vector>
+
 #include "base/mutants.h"
 #include "cache/cache.h"
 
@@ -53,6 +58,104 @@ Result<Cache::Resized> Cache::resize_backing() {
                   "the backing device has grown from %llu to %llu bytes: all of it is used",
                   ull(before), ull(now));
   return Resized{before, now};
+}
+
+// Nothing is to be changed: what it has.
+Result<uint64_t> Cache::size_to_grow_to(uint64_t bytes) {
+  const Pmem& pmem = *devices_.pmem;
+  const uint64_t has = pmem.size_bytes(), wanted = bytes != 0 ? bytes : pmem.file_bytes();
+  const uint32_t now = segments().size(), segments = segments_of_device(wanted);
+  if (segments < now)
+    return make_error(EINVAL,
+                      "the cache has %u segments of 16 MiB, and %llu bytes are %u of them: an "
+                      "attached cache is not made smaller; end it, and resize it then",
+                      now, ull(wanted), segments);
+  const uint32_t known = seg_num();
+  if (segments < known)
+    return make_error(EINVAL,
+                      "a resize that was interrupted has begun to make it %u segments of 16 MiB, "
+                      "and %llu bytes are %u of them: %llu bytes or more",
+                      known, ull(wanted), segments, ull(bytes_of_segments(known)));
+  if (segments == now && bytes > has)
+    return make_error(EINVAL,
+                      "%llu bytes are %u segments of 16 MiB, as many as the cache has: %llu bytes "
+                      "or more",
+                      ull(wanted), segments, ull(bytes_of_segments(now + 1)));
+  if (segments == now || wanted <= has) return wanted;
+  if (pmem.kind() == PmemKind::kDevdax)
+    return make_error(EINVAL, "the device has %llu bytes, and cannot be made larger", ull(has));
+  if (wanted > pmem.most_bytes())
+    return make_error(EFBIG,
+                      "the cache has address space for %llu bytes, and needs %llu: end it, and "
+                      "resize it then%s",
+                      ull(pmem.most_bytes()), ull(wanted),
+                      pmem.most_bytes() == has ? " (ulimit -v leaves it none to grow into)" : "");
+  return wanted;
+}
+
+Result<Cache::Grown> Cache::resize(uint64_t bytes) try {
+  if (auto writable = refuse_if_readonly("resize"); !writable) return writable.error();
+  if (options_.front)
+    return make_error(EOPNOTSUPP,
+                      "resize: the cache was opened with role=front, and its backend goes by its "
+                      "size, too: end both, and resize it then");
+  MutexLock lock(grow_mu_);
+  const uint32_t before = segments().size();
+  const auto size = size_to_grow_to(bytes);
+  if (!size) return size.error();
+  if (segments_of_device(size.value()) == before) return Grown{before, before};
+  if (auto grown = grow_to(size.value()); !grown) return grown.error();
+  const uint32_t now = segments().size();
+  messages_.print(LogLevel::kNotice, "the cache has grown from %u to %u segments of 16 MiB", before,
+                  now);
+  return Grown{before, now};
+} catch (const std::bad_alloc&) {
+  return out_of_memory();
+}
+
+Status Cache::grow_to(uint64_t bytes) {
+  const uint32_t segments = segments_of_device(bytes);
+  Pmem& pmem = *devices_.pmem;
+  SegmentTable& table = *recovered_.segments;
+  if (bytes > pmem.size_bytes())
+    if (auto grown = pmem.grow(bytes); !grown) return grown;
+  if (auto room = table.make_room(segments); !room) return room;
+  if (retention_)
+    if (auto room = retention_->make_room(pmem.size_bytes()); !room) return room;
+  return store_grown(segments);
+}
+
+// With the lock until all goes by the new size, so that no other change of the frame comes between.
+Status Cache::store_grown(uint32_t segments) {
+  SegmentTable& table = *recovered_.segments;
+  const size_t before = table.size();
+  MutexLock lock(frame_mu_);
+  DeviceFrame grown = frame_;
+  const auto publish = [&](std::span<const uint32_t> added) {
+    table.add(added, log_reserve_segments(segments));
+  };
+  if (hazard(Hazard::kGrownBeforeCounted)) {
+    std::vector<uint32_t> added;
+    for (auto i = static_cast<uint32_t>(before); i < segments; i++) added.push_back(i);
+    publish(added);
+  }
+  if (auto stored = grow_cache(*devices_.pmem, grown, segments); !stored) return stored;
+  PCACHE_CHECK(grown.chain.size() == segments && grown.info.n_segs == segments);
+  // The rest of the frame is read without the lock.
+  frame_.chain = std::move(grown.chain);
+  frame_.seg_num = grown.seg_num;
+  frame_.info.n_segs = grown.info.n_segs;
+  frame_.info_record = grown.info_record;
+  if (!hazard(Hazard::kGrownBeforeCounted))
+    publish(std::span<const uint32_t>(frame_.chain).subspan(before));
+  zeros_->set_most(uint64_t{segments} * media::kSegDataBytes);
+  if (retention_) retention_->set_capacity(kept_bytes(segments, frame_.info.gc_percent));
+  try {
+    requests_->set_heads(data_heads(segments));
+  } catch (const std::bad_alloc&) {
+    // Then queues that come later share what there are.
+  }
+  return {};
 }
 
 }  // namespace pcache

@@ -93,7 +93,7 @@ void add_devices(Fields* fields) {
   fields->add("cache", "readonly", "attached with readonly=1",
               [](View& v) { return Json(v.cache.readonly()); });
   fields->add("cache", "data_crc", "keys carry a CRC of their data",
-              [](View& v) { return Json(v.cache.frame().info.data_crc); });
+              [](View& v) { return Json(v.cache.data_crc()); });
   fields->add("cache", "gc_percent",
               "garbage collection starts with so much of the segments in use",
               [](View& v) { return Json(v.cache.gc_percent()); });
@@ -264,7 +264,7 @@ void add_attach(Fields* fields) {
               [](View& v) { return Json(v.cache.replayed().torn_tail); });
   fields->add("replay", "data_crc_check", "when the data found was checked: attach, read or none",
               [](View& v) {
-                if (!v.cache.frame().info.data_crc) return Json("none");
+                if (!v.cache.data_crc()) return Json("none");
                 return Json(v.cache.checked_at_attach() ? "attach" : "read");
               });
   fields->add("replay", "bad_clean_dropped", "clean extents with damaged data",
@@ -322,9 +322,9 @@ std::string status_line(Cache& cache) {
   const CacheInfoFields info = cache.info();
   char line[256];
   snprintf(line, sizeof line, "0 %llu pcache %x %u %u %u %u %x %s %s %s",
-           static_cast<unsigned long long>(cache.logical_bytes() / kSectorBytes),
-           cache.frame().sb_flags, cache.frame().seg_num, segs.total, segs.total - segs.free,
-           info.gc_percent, make_cache_info(info).flags, position(cache.log().head()).c_str(),
+           static_cast<unsigned long long>(cache.logical_bytes() / kSectorBytes), cache.sb_flags(),
+           cache.seg_num(), segs.total, segs.total - segs.free, info.gc_percent,
+           make_cache_info(info).flags, position(cache.log().head()).c_str(),
            position(cache.tails().dirty_tail()).c_str(),
            position(cache.tails().key_tail()).c_str());
   PCACHE_DCHECK(strlen(line) + 1 < sizeof line);  // all of it is there

@@ -175,7 +175,7 @@ PCACHE_EXPORT int pcache_get_info(const pcache_cache* cache, pcache_info* info) 
   all.logical_bytes = c.logical_bytes();
   all.cache_bytes = c.pmem().size_bytes();
   all.segments = c.segments().size();
-  all.data_crc = c.frame().info.data_crc;
+  all.data_crc = c.data_crc();
   all.gc_percent = static_cast<int32_t>(c.gc_percent());
   all.cache_mode = static_cast<int32_t>(c.mode());
   all.makes_holes = c.backing().makes_holes();

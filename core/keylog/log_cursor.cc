@@ -16,7 +16,12 @@ LogCursor::LogCursor(const Pmem& pmem, const SegmentTable& segments, CachePos fr
                      const Options& options)
     : pmem_(pmem), segments_(segments), pos_(from), options_(options), passed_(segments.size()) {
   PCACHE_CHECK(from.seg.v < segments.size() && from.off <= media::kSegDataBytes);
-  passed_[from.seg.v] = true;
+  pass(from.seg);
+}
+
+void LogCursor::pass(SegId seg) {
+  if (seg.v >= passed_.size()) passed_.resize(segments_.size());
+  passed_[seg.v] = true;
 }
 
 // Loads only as much as the header says: most ksets of a synchronous writer hold one key.
@@ -63,11 +68,11 @@ Result<LogItem> LogCursor::read_kset(KsetState state) {
     if (header.key_num >= segments_.size())
       return make_error(EUCLEAN, "log at segment %u:%u: LAST kset leads to segment %u of %u",
                         pos_.seg.v, pos_.off, header.key_num, segments_.size());
-    if (passed_[header.key_num] && !hazard(Hazard::kLogCycle))
+    if (passed(SegId{header.key_num}) && !hazard(Hazard::kLogCycle))
       return make_error(EUCLEAN,
                         "log at segment %u:%u: LAST kset leads back to segment %u: a cycle",
                         pos_.seg.v, pos_.off, header.key_num);
-    passed_[header.key_num] = true;
+    pass(SegId{header.key_num});
   } else {
     // Every writer leaves room for the next header: without that it would be outside the segment.
     if (kset_bytes(header.key_num) > media::kSegDataBytes - sizeof header - pos_.off)
@@ -179,7 +184,7 @@ Result<LogItem> LogCursor::past_damage(const Error& damage, std::optional<CacheP
   lost.next = pos_ = *follower;
   lost.damage = damage;
   PCACHE_CHECK(follower->seg.v < segments_.size());
-  passed_[follower->seg.v] = true;
+  pass(follower->seg);
   return lost;
 }
 
@@ -200,7 +205,7 @@ std::optional<Error> LogCursor::sealed_with_wrong_count(const KsetHeader& header
 std::optional<CachePos> LogCursor::live_follower(const KsetHeader& header) const {
   if (header.flags & media::kKsetLast) {
     const CachePos follower{SegId{header.key_num}, 0};
-    if (header.key_num >= segments_.size() || passed_[header.key_num]) return std::nullopt;
+    if (header.key_num >= segments_.size() || passed(follower.seg)) return std::nullopt;
     return is_of_this_life(follower) ? std::optional(follower) : std::nullopt;
   }
   if (header.key_num == 0 || header.key_num > media::kKeysPerKset ||

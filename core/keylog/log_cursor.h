@@ -67,6 +67,9 @@ class LogCursor {
   const SegmentTable& segments_;
   CachePos pos_;
   const Options options_;
+  // A cache may grow meanwhile, and a log lead on into what is new.
+  bool passed(SegId seg) const { return seg.v < passed_.size() && passed_[seg.v]; }
+  void pass(SegId seg);
   std::vector<bool> passed_;  // segments that the log has passed
   alignas(8) std::byte buffer_[media::kMaxKsetBytes];
 };

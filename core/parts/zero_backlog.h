@@ -17,13 +17,15 @@ class ZeroBacklog {
       : most_(most_bytes), bytes_(found_bytes) {}
 
   uint64_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
-  uint64_t most_bytes() const { return most_; }
+  uint64_t most_bytes() const { return most_.load(std::memory_order_relaxed); }
+  void set_most(uint64_t bytes) { most_.store(bytes, std::memory_order_relaxed); }
   // Takes up to `wanted_bytes`, in whole `unit_bytes`; 0: there is room for less than
   // `least_bytes`.
   uint64_t take(uint64_t wanted_bytes, uint64_t least_bytes, uint64_t unit_bytes) {
+    const uint64_t most = most_bytes();
     uint64_t now = bytes_.load(std::memory_order_relaxed), taken = 0;
     do {
-      taken = std::min(wanted_bytes, most_ - std::min(most_, now));
+      taken = std::min(wanted_bytes, most - std::min(most, now));
       taken -= taken % unit_bytes;
       if (taken < std::min(wanted_bytes, least_bytes)) return 0;
     } while (!bytes_.compare_exchange_weak(now, now + taken, std::memory_order_relaxed));
@@ -37,7 +39,7 @@ class ZeroBacklog {
   }
 
  private:
-  const uint64_t most_;
+  std::atomic<uint64_t> most_;
   std::atomic<uint64_t> bytes_;
 };
 

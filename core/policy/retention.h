@@ -17,6 +17,7 @@
 #include <memory>
 
 #include "base/ids.h"
+#include "base/reservation.h"
 #include "format/media.h"
 #include "policy/eviction_policy.h"
 
@@ -28,16 +29,29 @@ inline constexpr uint32_t kLeastCapacityPercent = 10;
 
 class Retention {
  public:
-  // `capacity_bytes`: of the data that the cache keeps, about. Throws std::bad_alloc.
-  Retention(PolicyKind kind, uint64_t media_bytes, uint64_t capacity_bytes)
+  // `capacity_bytes`: of the data that the cache keeps, about. The media may grow to
+  // `most_media_bytes`, if that is more. Throws std::bad_alloc.
+  Retention(PolicyKind kind, uint64_t media_bytes, uint64_t capacity_bytes,
+            uint64_t most_media_bytes = 0)
       : policy_(EvictionPolicy::make(kind, std::max<uint64_t>(capacity_bytes / kPageBytes, 1))),
         sample_limit_(policy_->sample_limit()),
-        marks_(std::make_unique<std::atomic<uint8_t>[]>(media_bytes / kPageBytes + 1)),
         capacity_bytes_(capacity_bytes),
-        passed_since_bytes_(capacity_bytes) {}
+        passed_since_bytes_(capacity_bytes) {
+    memory_.map(marks_of(media_bytes), marks_of(std::max(media_bytes, most_media_bytes)),
+                "the marks of hits");
+    marks_ = reinterpret_cast<std::atomic<uint8_t>*>(memory_.base());
+  }
 
-  // Of each 4 KiB of the media; see note_hit().
-  const std::atomic<uint8_t>* marks() const { return marks_.get(); }
+  // Of each 4 KiB of the media; see note_hit(). They stay where they are.
+  const std::atomic<uint8_t>* marks() const { return marks_; }
+  // For media of so many bytes from now on. EFBIG, ENOMEM. One thread at a time.
+  Status make_room(uint64_t media_bytes) { return memory_.grow(marks_of(media_bytes)); }
+  // The cache keeps so much from now on. The policy goes on with what it was made for, as it does
+  // when gc_percent changes. Any thread.
+  void set_capacity(uint64_t capacity_bytes) {
+    capacity_bytes_.store(capacity_bytes, std::memory_order_relaxed);
+    grew();
+  }
   static constexpr uint8_t kHit = 1;
   // A read has hit the page at this offset, of which a byte is at this place, and the place's mark
   // is not kHit. Any thread.
@@ -77,7 +91,7 @@ class Retention {
                               std::memory_order_relaxed);
   }
   // The cache is to keep more than it did. Any thread.
-  void grew() { passed_since_bytes_.store(capacity_bytes_, std::memory_order_relaxed); }
+  void grew() { passed_since_bytes_.store(capacity_bytes(), std::memory_order_relaxed); }
   // The mark of what is at these places. Any thread.
   Mark mark(MediaOff at, uint32_t len_bytes) const {
     for (uint64_t page = at.v / kPageBytes; page <= (at.v + len_bytes - 1) / kPageBytes; page++)
@@ -102,8 +116,10 @@ class Retention {
  private:
   static constexpr uint8_t kSample = 2, kTellOneIn = 32;
 
+  static constexpr uint64_t marks_of(uint64_t media_bytes) { return media_bytes / kPageBytes + 1; }
+  uint64_t capacity_bytes() const { return capacity_bytes_.load(std::memory_order_relaxed); }
   bool has_room() const {
-    return passed_since_bytes_.load(std::memory_order_relaxed) >= capacity_bytes_;
+    return passed_since_bytes_.load(std::memory_order_relaxed) >= capacity_bytes();
   }
   static uint64_t pages_of(const Extent& extent) {
     return (extent.end() - 1) / kPageBytes - extent.off / kPageBytes + 1;
@@ -114,8 +130,9 @@ class Retention {
 
   const std::unique_ptr<EvictionPolicy> policy_;
   const uint64_t sample_limit_;  // of the policy
-  const std::unique_ptr<std::atomic<uint8_t>[]> marks_;
-  const uint64_t capacity_bytes_;
+  Reservation memory_;
+  std::atomic<uint8_t>* marks_ = nullptr;  // in memory_
+  std::atomic<uint64_t> capacity_bytes_;
   std::atomic<uint64_t> passed_since_bytes_;  // something was given up
 };
 

@@ -25,8 +25,8 @@ Result<std::unique_ptr<Index>> create_index(const RecoverOptions& options,
 
 Status replay_into(Pmem& pmem, const DeviceFrame& frame, const RecoverOptions& options,
                    const Bounds& bounds, bool raise, Recovered* out) {
-  out->segments =
-      std::make_unique<SegmentTable>(pmem, SegmentTable::Options{frame.chain, options.log_reserve});
+  out->segments = std::make_unique<SegmentTable>(
+      pmem, SegmentTable::Options{frame.chain, options.log_reserve, true, options.most_segments});
   auto index = create_index(options, frame);
   if (!index) return index.error();
   out->index = index.take();
@@ -132,7 +132,7 @@ Status recover_blank(Pmem& pmem, const DeviceFrame& frame, const RecoverOptions&
                      Recovered* out) {
   PCACHE_CHECK(!out->segments && !out->index);
   out->segments = std::make_unique<SegmentTable>(
-      pmem, SegmentTable::Options{frame.chain, options.log_reserve, false});
+      pmem, SegmentTable::Options{frame.chain, options.log_reserve, false, options.most_segments});
   auto index = create_index(options, frame);
   if (!index) return index.error();
   out->index = index.take();

@@ -20,8 +20,9 @@ struct RecoverOptions {
   uint64_t device_bytes = 0;  // of the backing device
   uint64_t most_bytes = 0;    // to which it may grow, see IndexOptions
   uint32_t block_bytes = kSectorBytes;
-  uint32_t stripes = 1;      // of the index, a power of two
-  uint32_t log_reserve = 2;  // of the segment table
+  uint32_t stripes = 1;        // of the index, a power of two
+  uint32_t log_reserve = 2;    // of the segment table
+  uint32_t most_segments = 0;  // to which it may grow
   // Flushes what is gone by, so that it is durable after the next fence: who stored it may have
   // been killed before it did. For who goes on with the cache.
   bool flush_seen = false;

@@ -4,10 +4,10 @@
 // Any thread.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <vector>
 
 #include "base/growing_size.h"
 #include "parts/parts.h"
@@ -16,12 +16,14 @@
 #include "request/device_acks.h"
 #include "request/pace.h"
 #include "segment/data_head.h"
+#include "segment/space_policy.h"
 
 namespace pcache {
 
 class RequestState {
  public:
-  // `heads`: how many; a queue has one, and shares it when there are more queues.
+  // `heads`: how many, kMostHeads at most; a queue has one, and shares it when there are more
+  // queues. Throws std::bad_alloc.
   RequestState(const Parts& parts, uint32_t heads);
 
   const Parts& parts() const { return parts_; }
@@ -30,8 +32,10 @@ class RequestState {
   void grow(uint64_t logical_bytes) { logical_bytes_.grow(logical_bytes); }
   // In turn.
   DataHead& next_head();
+  // For queues that are made later. One thread at a time. Throws std::bad_alloc.
+  void set_heads(uint32_t heads);
   // For tests, when no queue is left: gives back what the heads hold of their segments.
-  void close_heads() { heads_.clear(); }
+  void close_heads();
   Pace& pace() { return pace_; }
   Deferred& deferred() { return deferred_; }
   DeviceAcks& acks() { return acks_; }
@@ -63,7 +67,8 @@ class RequestState {
   DeviceAcks acks_{*parts_.mode};
   std::atomic<int> lost_{0};
   std::atomic<uint64_t> seq_cutoff_{0};
-  std::vector<std::unique_ptr<DataHead>> heads_;
+  std::array<std::unique_ptr<DataHead>, kMostHeads> heads_;
+  std::atomic<uint32_t> heads_made_{0};
   std::atomic<uint32_t> next_head_{0};
   SharedCounters counters_;
 };

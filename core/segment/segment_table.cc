@@ -1,23 +1,53 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "segment/segment_table.h"
 
+#include <algorithm>
+#include <new>
+#include <type_traits>
+
 #include "base/mutants.h"
 #include "segment/space_policy.h"
 
 namespace pcache {
 
-SegmentTable::SegmentTable(Pmem& pmem, Options options)
-    : pmem_(pmem),
-      segments_(options.chain.size()),
-      log_reserve_(hazard(Hazard::kNoLogReserve) ? 0 : options.log_reserve) {
+SegmentTable::SegmentTable(Pmem& pmem, const Options& options)
+    : pmem_(pmem), log_reserve_(hazard(Hazard::kNoLogReserve) ? 0 : options.log_reserve) {
+  static_assert(std::is_trivially_destructible_v<Segment>);
+  const auto segments = static_cast<uint32_t>(options.chain.size());
+  memory_.map(std::max(segments, 1u) * sizeof(Segment),
+              uint64_t{std::max({segments, options.most_segments, 1u})} * sizeof(Segment),
+              "the segments");
+  segments_ = reinterpret_cast<Segment*>(memory_.base());
   MutexLock lock(mu_);
-  for (size_t i = 0; i < segments_.size(); i++) {
-    Segment& s = segments_[i];
-    s.data_off = segment_data_off(options.chain[i]).v;
-    s.record = Replicated<media::SegmentGen>(segment_gen_place(options.chain[i]));
-  }
-  free_ = size();
+  for (uint32_t i = 0; i < segments; i++) make(i, options.chain[i]);
+  size_.store(segments, std::memory_order_release);
+  free_ = segments;
   if (options.formatted) load_all();
+}
+
+void SegmentTable::make(uint32_t i, uint32_t physical) {
+  Segment& s = *new (&segments_[i]) Segment;
+  s.data_off = segment_data_off(physical).v;
+  s.record = Replicated<media::SegmentGen>(segment_gen_place(physical));
+}
+
+Status SegmentTable::make_room(uint32_t segments) {
+  return memory_.grow(uint64_t{segments} * sizeof(Segment));
+}
+
+void SegmentTable::add(std::span<const uint32_t> physical, uint32_t log_reserve) {
+  {
+    MutexLock lock(mu_);
+    const uint32_t before = size(), added = static_cast<uint32_t>(physical.size());
+    free_ += added;
+    for (uint32_t i = 0; i < added; i++) {
+      make(before + i, physical[i]);
+      load(segments_[before + i]);
+    }
+    if (!hazard(Hazard::kNoLogReserve)) log_reserve_ = log_reserve;
+    size_.store(before + added, std::memory_order_release);
+  }
+  if (events_.freed) events_.freed();
 }
 
 void SegmentTable::load_generations() {
@@ -32,20 +62,21 @@ uint64_t SegmentTable::reload_generation(SegId seg) {
   return s.gen.load(std::memory_order_relaxed);
 }
 
+void SegmentTable::load(Segment& segment) {
+  const auto& record = segment.record;
+  if (auto found = segment.record.load(pmem_))
+    segment.gen.store(found->gen, std::memory_order_relaxed);
+  // One never-written slot is normal: a format writes the first record to slot 1 alone.
+  if (record.state(0) != ReplicaState::kValid && record.state(1) != ReplicaState::kValid)
+    torn_records_++;
+  // A segment that cannot store its next generation is retired: it is not handed out.
+  if (record.state(0) == ReplicaState::kUnreadable || record.state(1) == ReplicaState::kUnreadable)
+    mark_retired(segment);
+}
+
 void SegmentTable::load_all() {
   torn_records_ = 0;
-  for (Segment& s : segments_) {
-    if (auto record = s.record.load(pmem_)) s.gen.store(record->gen, std::memory_order_relaxed);
-    // One never-written slot is normal: a format writes the first record to slot 1 alone.
-    const bool both_bad =
-        s.record.state(0) != ReplicaState::kValid && s.record.state(1) != ReplicaState::kValid;
-    if (both_bad) torn_records_++;
-  }
-  // A segment that cannot store its next generation is retired: it is not handed out.
-  for (Segment& s : segments_)
-    if (s.record.state(0) == ReplicaState::kUnreadable ||
-        s.record.state(1) == ReplicaState::kUnreadable)
-      mark_retired(s);
+  for (Segment& s : all()) load(s);
 }
 
 void SegmentTable::set_events(Events events) {
@@ -78,7 +109,7 @@ void SegmentTable::raise_generation(SegId seg, uint64_t gen) {
 
 void SegmentTable::persist_raised() {
   MutexLock lock(mu_);
-  for (Segment& s : segments_)
+  for (Segment& s : all())
     if (s.raised) {
       // If it cannot be stored, the log proves it again at the next attach.
       if (!persist_generation(s, s.gen.load(std::memory_order_relaxed))) mark_retired(s);
@@ -114,18 +145,18 @@ bool SegmentTable::replay_first_key(SegId seg) {
   return true;
 }
 
-std::optional<SegId> SegmentTable::take(SegmentUse use, uint32_t keep_free) {
+std::optional<SegId> SegmentTable::take(SegmentUse use) {
   std::optional<SegId> seg;
   {
     MutexLock lock(mu_);
-    seg = find_free(use, keep_free);
+    seg = find_free(use);
   }
   if (seg && events_.taken) events_.taken(*seg);
   return seg;
 }
 
-std::optional<SegId> SegmentTable::find_free(SegmentUse use, uint32_t keep_free) {
-  if (free_ <= keep_free) return std::nullopt;
+std::optional<SegId> SegmentTable::find_free(SegmentUse use) {
+  if (free_ <= (use == SegmentUse::kData ? log_reserve_ : 0)) return std::nullopt;
   for (uint32_t n = 0; n < size(); n++) {
     const uint32_t i = next_;
     next_ = next_ + 1 == size() ? 0 : next_ + 1;
@@ -148,7 +179,7 @@ std::optional<SegId> SegmentTable::find_free(SegmentUse use, uint32_t keep_free)
 // on. It takes some milliseconds, once in an attach.
 std::optional<SegId> SegmentTable::take_for_log() {
   for (uint32_t tried = 0; tried < size(); tried++) {
-    const auto seg = take(SegmentUse::kLog, 0);
+    const auto seg = take(SegmentUse::kLog);
     if (!seg || probe(*seg)) return seg;
     retire(*seg);
     release_log(*seg);
@@ -168,7 +199,7 @@ bool SegmentTable::probe(SegId seg) {
   return true;
 }
 
-std::optional<SegId> SegmentTable::take_for_data() { return take(SegmentUse::kData, log_reserve_); }
+std::optional<SegId> SegmentTable::take_for_data() { return take(SegmentUse::kData); }
 
 void SegmentTable::finish_filling(SegId seg, int64_t keys) {
   PCACHE_CHECK(keys >= 0 && keys < kFillingBias);
@@ -261,7 +292,7 @@ bool SegmentTable::exhausted_for_log() const {
   MutexLock lock(mu_);
   if (retired_ == 0) return false;
   uint32_t log = 0, others = 0;
-  for (const Segment& s : segments_)
+  for (const Segment& s : all())
     if (!s.retired) (s.use == SegmentUse::kLog ? log : others)++;
   return others == 0 && log <= 1;  // the segment of the log head
 }

@@ -23,9 +23,11 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "base/mutex.h"
+#include "base/reservation.h"
 #include "format/layout.h"
 #include "pmem/pmem.h"
 
@@ -43,11 +45,13 @@ class SegmentTable {
   struct Options {
     std::vector<uint32_t> chain;  // physical number of each SegId
     uint32_t log_reserve = 2;
-    bool formatted = true;  // false: reads nothing before load_generations()
+    bool formatted = true;       // false: reads nothing before load_generations()
+    uint32_t most_segments = 0;  // to which it may grow, if that is more
   };
   // Loads every segment's generation. A segment with no valid generation record starts at 0, and
   // the keys that replay finds raise it; torn_records() counts such segments.
-  SegmentTable(Pmem& pmem, Options options);
+  // Throws std::bad_alloc.
+  SegmentTable(Pmem& pmem, const Options& options);
   // Only while no other thread uses the table.
   void load_generations() EXCLUDES(mu_);
   // Of a table whose segments another process hands out: this one's generation as the media has it
@@ -65,7 +69,14 @@ class SegmentTable {
   // Reports the segments that are retired already, too.
   void set_events(Events events) EXCLUDES(mu_);
 
-  uint32_t size() const { return static_cast<uint32_t>(segments_.size()); }
+  // In this order, while others use the table. Room for `segments` in all. EFBIG: that is more than
+  // most_segments; ENOMEM. Then these come behind the others, free: their records are durable, and
+  // so is what counts them, since a key may name one at once. One thread at a time.
+  Status make_room(uint32_t segments);
+  void add(std::span<const uint32_t> physical, uint32_t log_reserve) EXCLUDES(mu_);
+
+  // Who sees a number sees those segments.
+  uint32_t size() const { return size_.load(std::memory_order_acquire); }
   // A segment, found once, for several looks. Valid as long as the table.
   class View;
   View view(SegId seg) const;
@@ -131,11 +142,14 @@ class SegmentTable {
   };
   static constexpr int64_t kFillingBias = int64_t{1} << 40;
 
+  std::span<Segment> all() const { return {segments_, size()}; }
+  void make(uint32_t i, uint32_t physical);
+  void load(Segment& segment) REQUIRES(mu_);
   void load_all() REQUIRES(mu_);
   bool replay_first_key(SegId seg) EXCLUDES(mu_);
   void take_out(const Segment& segment) REQUIRES(mu_);
-  std::optional<SegId> take(SegmentUse use, uint32_t keep_free) EXCLUDES(mu_);
-  std::optional<SegId> find_free(SegmentUse use, uint32_t keep_free) REQUIRES(mu_);
+  std::optional<SegId> take(SegmentUse use) EXCLUDES(mu_);
+  std::optional<SegId> find_free(SegmentUse use) REQUIRES(mu_);
   void release(SegId seg) EXCLUDES(mu_);
   // Takes it out of use: it is free then (true), or retired.
   bool put_back(Segment& segment) REQUIRES(mu_);
@@ -146,11 +160,13 @@ class SegmentTable {
                                         const CodeSite& site = CodeSite::current()) REQUIRES(mu_);
 
   Pmem& pmem_;
-  std::vector<Segment> segments_;  // never moves
-  const uint32_t log_reserve_;
+  Reservation memory_;
+  Segment* segments_ = nullptr;  // in memory_
+  std::atomic<uint32_t> size_{0};
   Events events_;
   uint32_t torn_records_ = 0;
   mutable Mutex mu_{LockRank::kSegments};
+  uint32_t log_reserve_ GUARDED_BY(mu_);
   uint32_t free_ GUARDED_BY(mu_) = 0;
   uint32_t log_ GUARDED_BY(mu_) = 0;
   uint32_t retired_ GUARDED_BY(mu_) = 0;

@@ -30,13 +30,15 @@ const PersistOps MemoryPmem::kOps = {
     &MemoryPmem::fence, &MemoryPmem::flush,
 };
 
-MemoryPmem::MemoryPmem(uint64_t size_bytes) : MemoryPmem(size_bytes, make_base(size_bytes)) {}
+MemoryPmem::MemoryPmem(uint64_t size_bytes, uint64_t most_bytes)
+    : MemoryPmem(size_bytes, most_bytes, make_base(most_bytes)) {}
 
-MemoryPmem::MemoryPmem(uint64_t size_bytes, int base_fd)
-    : size_(size_bytes),
+MemoryPmem::MemoryPmem(uint64_t size_bytes, uint64_t most_bytes, int base_fd)
+    : size_(most_bytes),
+      pmem_bytes_(size_bytes),
       base_fd_(base_fd),
-      base_(map_base(base_fd, size_bytes)),
-      pmem_(base_, size_bytes, &kOps, this) {}
+      base_(map_base(base_fd, most_bytes)),
+      pmem_(base_, size_bytes, &kOps, this, most_bytes) {}
 
 MemoryPmem::~MemoryPmem() {
   munmap(base_, size_);
@@ -44,7 +46,7 @@ MemoryPmem::~MemoryPmem() {
 }
 
 std::unique_ptr<Pmem> MemoryPmem::make_pmem() {
-  return std::make_unique<Pmem>(base_, size_, &kOps, this);
+  return std::make_unique<Pmem>(base_, pmem_bytes_, &kOps, this, size_);
 }
 
 void MemoryPmem::poke(MediaOff off, const void* bytes, size_t len_bytes) {
@@ -129,7 +131,8 @@ void MemoryPmem::checkpoint() {
 
 std::unique_ptr<MemoryPmem> MemoryPmem::crash_image(std::span<const KeptStore> kept) const {
   PCACHE_CHECK(poked_.empty());
-  std::unique_ptr<MemoryPmem> image(new MemoryPmem(size_, fcntl(base_fd_, F_DUPFD_CLOEXEC, 0)));
+  std::unique_ptr<MemoryPmem> image(
+      new MemoryPmem(size_, size_, fcntl(base_fd_, F_DUPFD_CLOEXEC, 0)));
   for (const KeptStore& store : kept)
     memcpy(image->base_ + store.off.v, store.bytes.data(), store.bytes.size());
   return image;

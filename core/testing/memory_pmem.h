@@ -40,7 +40,9 @@ struct KeptStore {
 
 class MemoryPmem {
  public:
-  explicit MemoryPmem(uint64_t size_bytes);  // zeros
+  explicit MemoryPmem(uint64_t size_bytes) : MemoryPmem(size_bytes, size_bytes) {}  // zeros
+  // Whose Pmems are of `size_bytes`, and may grow to `most_bytes`; crash images have all.
+  MemoryPmem(uint64_t size_bytes, uint64_t most_bytes);
   ~MemoryPmem();
   MemoryPmem(const MemoryPmem&) = delete;
   MemoryPmem& operator=(const MemoryPmem&) = delete;
@@ -48,6 +50,8 @@ class MemoryPmem {
   Pmem& pmem() { return pmem_; }
   std::unique_ptr<Pmem> make_pmem();  // another one over the same memory and journal
   uint64_t size_bytes() const { return size_; }
+  // Of the Pmems that are made from now on.
+  void set_size(uint64_t bytes) { pmem_bytes_ = bytes; }
 
   template <typename T>
   T peek(MediaOff off) const {
@@ -89,7 +93,7 @@ class MemoryPmem {
   std::unique_ptr<MemoryPmem> crash_image(std::span<const KeptStore> kept) const;
 
  private:
-  MemoryPmem(uint64_t size_bytes, int base_fd);
+  MemoryPmem(uint64_t size_bytes, uint64_t most_bytes, int base_fd);
   static void copy(void* self, std::byte* dst, const void* src, size_t len_bytes);
   static void fence(void* self);
   static void flush(void* self, const std::byte* at, size_t len_bytes);
@@ -100,7 +104,8 @@ class MemoryPmem {
   void map_empty(uint64_t page);
   static const PersistOps kOps;
 
-  const uint64_t size_;
+  const uint64_t size_;  // of the memory
+  uint64_t pmem_bytes_;
   const int base_fd_;
   std::byte* const base_;
   std::function<void(size_t)> on_store_;
