@@ -89,7 +89,7 @@ def test_what_is_refused(dirty, shm):
     old = patch(dirty.cache_path, CACHE_CTRL, bytes(64))
     assert "key_tail" in refused(dirty, "--size", "1G", code=UNTRUSTED)
     patch(dirty.cache_path, CACHE_CTRL, old)
-    with dirty.open():  # who writes to the file meanwhile
+    with dirty.open(control="off"):  # who writes to the file meanwhile, and cannot be asked
         assert "in use" in Ctl().refused("resize", dirty.cache_path, "--size", "1G")
     assert "cannot allocate" in refused(dirty, "--size", "1024P")
     os.truncate(dirty.cache_path, CACHE_BYTES - SEGMENT * 2)

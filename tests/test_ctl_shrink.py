@@ -159,7 +159,7 @@ def test_what_is_refused(large):
     for size in ("-1",):
         assert "a size in bytes" in refused(large, "--size=" + size)
     with large.open(writeback_interval_ms=NEVER):
-        assert "in use" in Ctl().refused("resize", large.cache_path, "--size", "512M")
+        assert "an attached cache is not made smaller" in Ctl().refused("resize", large.cache_path, "--size", "512M")
     still_there(large)
 
 

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <unistd.h>
 
+#include <charconv>
 #include <filesystem>
 #include <sstream>
 
@@ -22,6 +23,7 @@ constexpr const char* kHelp =
     "flush              makes all that is complete durable in pmem\n"
     "drain              writes back all that is complete; answers when that is done\n"
     "reset              what is counted begins at 0\n"
+    "resize [BYTES]     makes the cache larger; answers with its segments\n"
     "resize-backing     uses all of a backing device that has grown; answers with its size\n"
     "help               this\n";
 
@@ -69,11 +71,21 @@ Result<std::string> CacheCommands::run(std::string_view line) {
     if (!resized) return resized.error();
     return Json({{"bytes", resized.value().now}, {"before", resized.value().before}}).dump();
   }
+  if (!words.empty() && words[0] == "resize" && words.size() <= 2) {
+    const std::string_view text = words.size() == 2 ? words[1] : std::string_view("0");
+    uint64_t bytes = 0;
+    const auto [end, bad] = std::from_chars(text.data(), text.data() + text.size(), bytes);
+    if (bad != std::errc() || end != text.data() + text.size())
+      return make_error(EINVAL, "resize %s: expected a number of bytes", words[1].c_str());
+    const auto grown = cache_.resize(bytes);
+    if (!grown) return grown.error();
+    return Json({{"segments", grown.value().now}, {"before", grown.value().before}}).dump();
+  }
   if (words.size() == 3 && words[0] == "set")
     return done(cache_.set(words[1].c_str(), words[2].c_str()));
   return make_error(EINVAL,
                     "no such command: %s; expected info, status, line, set NAME VALUE, "
-                    "flush, drain, reset, resize-backing or help",
+                    "flush, drain, reset, resize [BYTES], resize-backing or help",
                     words.empty() ? "an empty line" : words[0].c_str());
 }
 

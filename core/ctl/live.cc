@@ -19,9 +19,6 @@ namespace pcache::ctl {
 
 namespace {
 
-// No time is too long for a drain.
-constexpr int kNoTimeout = -1;
-
 bool is_readonly(const Json& info) {
   const auto at = info.find("readonly");
   return at != info.end() && at->is_boolean() && at->get<bool>();
@@ -315,8 +312,8 @@ Result<ControlClient> require_live(const std::string& path) {
   return client;
 }
 
-Result<Json> ask_json(ControlClient* client, const char* command) {
-  const auto answer = client->ask(command);
+Result<Json> ask_json(ControlClient* client, const char* command, int timeout_ms) {
+  const auto answer = client->ask(command, timeout_ms);
   if (!answer) return answer.error();
   Json json = Json::parse(answer.value(), nullptr, false);
   if (!json.is_object())

@@ -14,8 +14,12 @@ namespace pcache::ctl {
 Result<std::optional<ControlClient>> find_live(const std::string& path);
 // The same, but ENOENT in place of nothing.
 Result<ControlClient> require_live(const std::string& path);
-// The JSON of an answer.
-Result<Json> ask_json(ControlClient* client, const char* command);
+// The JSON of an answer, which may take so long.
+Result<Json> ask_json(ControlClient* client, const char* command,
+                      int timeout_ms = ControlClient::kAnswerMs);
+
+// No time is too long for a drain.
+inline constexpr int kNoTimeout = -1;
 
 // Of what has been answered: a member, in one line, "?" if it is none; a number, 0 if it is none.
 std::string text_in(const Json& json, const char* name);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// pcachectl resize: makes a formatted cache larger or smaller, offline, and keeps its content.
+// pcachectl resize: makes a formatted cache larger or smaller, and keeps its content; larger alone
+// while it is attached: then who has it does so.
 // pcachectl resize-backing: has an attached cache use all of a backing device that has grown.
 #include <sys/stat.h>
 #include <unistd.h>
@@ -145,9 +146,38 @@ Status take_size(Options* options) {
   return {};
 }
 
+uint64_t bytes_in(const Json& answer, const char* name) {
+  const auto at = answer.find(name);
+  return at != answer.end() && at->is_number_unsigned() ? at->get<uint64_t>() : 0;
+}
+
+int run_live(const Options& options, ControlClient* client) {
+  const std::string& path = options.image.cache;
+  // The file system may take long to make room.
+  const auto grown =
+      ask_json(client, ("resize " + std::to_string(options.size_bytes)).c_str(), kNoTimeout);
+  if (!grown)
+    return fail(make_error(grown.error().code, "cache device %s: is attached: %s", path.c_str(),
+                           grown.error().text.c_str()));
+  const uint64_t now = bytes_in(grown.value(), "segments");
+  const uint64_t before = bytes_in(grown.value(), "before");
+  if (options.image.json)
+    print(grown.value());
+  else if (now != before)
+    printf("%s: %" PRIu64 " segments of 16 MiB (was %" PRIu64 "), in use from now on\n",
+           path.c_str(), now, before);
+  else
+    printf("%s: has %" PRIu64 " segments of 16 MiB already, nothing was changed\n", path.c_str(),
+           now);
+  return kDone;
+}
+
 int run(Options& options) {
   if (const auto taken = take_size(&options); !taken) return fail(taken.error());
   const Image& image = options.image;
+  auto client = find_live(image.cache);
+  if (!client) return fail(client.error());
+  if (client.value()) return run_live(options, &*client.value());
   auto pmem = open_to_resize(options);
   if (!pmem) return fail(pmem.error());
   struct stat st;
@@ -196,10 +226,7 @@ int run_resize_backing(const Image& image) {
                            image.cache.c_str()));
   const auto resized = ask_json(&*client.value(), "resize-backing");
   if (!resized) return fail(resized.error());
-  const auto bytes = [&](const char* name) -> uint64_t {
-    const auto at = resized.value().find(name);
-    return at != resized.value().end() && at->is_number_unsigned() ? at->get<uint64_t>() : 0;
-  };
+  const auto bytes = [&](const char* name) { return bytes_in(resized.value(), name); };
   if (image.json)
     print(resized.value());
   else if (bytes("before") != bytes("bytes"))
@@ -217,7 +244,7 @@ void add_resize(CLI::App& app, int* exit_code) {
   auto* command =
       app.add_subcommand("resize",
                          "Makes a cache larger or smaller, with all that it holds, dirty data too; "
-                         "smaller only if the "
+                         "larger also while it is attached, smaller only if the "
                          "segments that go are free. A crash leaves the old size or the new one");
   command->footer(
       "Examples:\n  pcachectl resize cache.img --size 2G\n  pcachectl resize /dev/dax0.0");

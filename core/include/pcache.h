@@ -277,8 +277,8 @@ struct pcache_info {
   uint32_t size;          /* sizeof(struct pcache_info), set by the caller; then: what is filled */
   uint32_t block_size;    /* alignment of request offsets and lengths */
   uint64_t logical_bytes; /* of the cached device; pcachectl resize-backing lets it grow */
-  uint64_t cache_bytes;   /* bytes of the cache device in use */
-  uint32_t segments;      /* 16 MiB segments on the cache device */
+  uint64_t cache_bytes;   /* bytes of the cache device in use; pcachectl resize lets it grow */
+  uint32_t segments;      /* 16 MiB segments on the cache device; likewise */
   int32_t data_crc;
   int32_t gc_percent;
   int32_t emulated;
