@@ -13,6 +13,7 @@ namespace pcache {
 
 // From the outermost to the innermost. Two of one rank are never held together.
 enum class LockRank : uint8_t {
+  kGrow,       // Cache::grow_mu_: a cache becomes larger
   kWriteback,  // Writeback::mu_: a whole batch, and what it lets in
   kStalled,    // Deferred::run_mu_: stalled writes go on
   kQueues,     // QueueSet::mu_: all rings are polled

@@ -208,7 +208,7 @@ class Cache {
   // for what resize() changes.
   DeviceFrame frame_;
   Mutex frame_mu_;
-  Mutex grow_mu_;  // before frame_mu_
+  Mutex grow_mu_{LockRank::kGrow};
   Mutex dirty_mu_;
   DirtyOptions dirty_options_ GUARDED_BY(dirty_mu_);
   mutable Mutex counter_mu_;

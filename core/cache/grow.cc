@@ -125,12 +125,10 @@ Status Cache::grow_to(uint64_t bytes) {
   return store_grown(segments);
 }
 
-// With the lock until all goes by the new size, so that no other change of the frame comes between.
 Status Cache::store_grown(uint32_t segments) {
   SegmentTable& table = *recovered_.segments;
   const size_t before = table.size();
-  MutexLock lock(frame_mu_);
-  DeviceFrame grown = frame_;
+  uint32_t gc_percent = 0;
   const auto publish = [&](std::span<const uint32_t> added) {
     table.add(added, log_reserve_segments(segments));
   };
@@ -139,17 +137,22 @@ Status Cache::store_grown(uint32_t segments) {
     for (auto i = static_cast<uint32_t>(before); i < segments; i++) added.push_back(i);
     publish(added);
   }
-  if (auto stored = grow_cache(*devices_.pmem, grown, segments); !stored) return stored;
-  PCACHE_CHECK(grown.chain.size() == segments && grown.info.n_segs == segments);
-  // The rest of the frame is read without the lock.
-  frame_.chain = std::move(grown.chain);
-  frame_.seg_num = grown.seg_num;
-  frame_.info.n_segs = grown.info.n_segs;
-  frame_.info_record = grown.info_record;
+  {
+    MutexLock lock(frame_mu_);
+    DeviceFrame grown = frame_;
+    if (auto stored = grow_cache(*devices_.pmem, grown, segments); !stored) return stored;
+    PCACHE_CHECK(grown.chain.size() == segments && grown.info.n_segs == segments);
+    // The rest of the frame is read without the lock.
+    frame_.chain = std::move(grown.chain);
+    frame_.seg_num = grown.seg_num;
+    frame_.info.n_segs = grown.info.n_segs;
+    frame_.info_record = grown.info_record;
+    gc_percent = frame_.info.gc_percent;
+  }
   if (!hazard(Hazard::kGrownBeforeCounted))
     publish(std::span<const uint32_t>(frame_.chain).subspan(before));
   zeros_->set_most(uint64_t{segments} * media::kSegDataBytes);
-  if (retention_) retention_->set_capacity(kept_bytes(segments, frame_.info.gc_percent));
+  if (retention_) retention_->set_capacity(kept_bytes(segments, gc_percent));
   try {
     requests_->set_heads(data_heads(segments));
   } catch (const std::bad_alloc&) {
