@@ -38,7 +38,7 @@ MemoryPmem::MemoryPmem(uint64_t size_bytes, uint64_t most_bytes, int base_fd)
       pmem_bytes_(size_bytes),
       base_fd_(base_fd),
       base_(map_base(base_fd, most_bytes)),
-      pmem_(base_, size_bytes, &kOps, this, most_bytes) {}
+      pmem_(base_, most_bytes, &kOps, this) {}
 
 MemoryPmem::~MemoryPmem() {
   munmap(base_, size_);

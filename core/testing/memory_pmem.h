@@ -41,7 +41,8 @@ struct KeptStore {
 class MemoryPmem {
  public:
   explicit MemoryPmem(uint64_t size_bytes) : MemoryPmem(size_bytes, size_bytes) {}  // zeros
-  // Whose Pmems are of `size_bytes`, and may grow to `most_bytes`; crash images have all.
+  // make_pmem() gives `size_bytes`, which may grow to `most_bytes`; pmem() and crash images have
+  // all.
   MemoryPmem(uint64_t size_bytes, uint64_t most_bytes);
   ~MemoryPmem();
   MemoryPmem(const MemoryPmem&) = delete;
