@@ -31,6 +31,7 @@ struct raw_options {
   char* persist;
   unsigned int emulate_pmem;
   int fence;
+  int huge_pages;
 };
 
 #define ENGINE_OPTION .category = FIO_OPT_C_ENGINE, .group = FIO_OPT_G_INVALID
@@ -83,6 +84,20 @@ static struct fio_option option_table[] = {
             },
         ENGINE_OPTION,
     },
+    {
+        .name = "huge_pages",
+        .lname = "Huge pages",
+        .type = FIO_OPT_STR,
+        .off1 = offsetof(struct raw_options, huge_pages),
+        .def = "auto",
+        .help = "Whether the pages of a cache_dev in memory are of 2 MiB, as the engine pcache's",
+        .posval =
+            {
+                {.ival = "auto", .oval = PCACHE_HUGE_PAGES_AUTO, .help = "Where the kernel does"},
+                {.ival = "never", .oval = PCACHE_HUGE_PAGES_NEVER, .help = "As the file has them"},
+            },
+        ENGINE_OPTION,
+    },
     {.name = NULL},
 };
 
@@ -129,6 +144,7 @@ static struct map* open_map(const struct thread_data* td) {
   options.cache_size = eo->cache_size;
   options.emulate_pmem = (int)eo->emulate_pmem;
   if (eo->persist) options.persist = eo->persist;
+  options.huge_pages = eo->huge_pages;
   options.log = log_line;
   ret = pcache_raw_open(&options, &map->raw, &error);
   map->cache_dev = ret ? NULL : strdup(eo->cache_dev);

@@ -89,6 +89,7 @@ static const struct {
     {"policy", "third_chance", EINVAL, "option policy=third_chance: expected"},
     {"role", "front", EINVAL, "option role: an open cache keeps it"},
     {"data_crc_check", "read", EINVAL, "option data_crc_check: an open cache keeps it"},
+    {"huge_pages", "never", EINVAL, "option huge_pages: an open cache keeps it"},
     {"drain", "1", EINVAL, "option drain: an open cache keeps it"},
     {"cache_path", "elsewhere", EINVAL, "option cache_path: an open cache keeps it"},
     {"nonsense", "1", ENOENT, "option nonsense: there is none of this name"},

@@ -54,6 +54,10 @@ PRINTED = {
               f"misses of a front at depth 32 against fio's nbd engine at the same server: {SPREAD}",
               *(f"{what}: a front against role=both: {SPREAD}" for what in (
                   "writes of four times what the cache holds", "the same within a quarter of it"))],
+    "pages": [*(rf"{rw}, 512 MiB: pages of 2 MiB against {what}: {SPREAD}" for rw in ("randwrite", "randread")
+                for what in ("4 KiB", r"the bound's \(fence: none\)")),
+              f"the part of the mapping in pages of 2 MiB: {SPREAD}",
+              f"attach of a new cache with prefault=attach: pages of 2 MiB against 4 KiB, seconds: {SPREAD}"],
     "keys": [f"{what}, each page {often}, ns of CPU a key: {SPREAD}" for often in ("once", "32 times")
              for what in ("writeback", "reclaim")],
     "batches": [*(rf"4 KiB reads, {n} at a time, against the bound: {SPREAD}" for n in (1, 8, 32)),

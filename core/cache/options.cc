@@ -100,6 +100,7 @@ Result<Options> check_options(const pcache_options& given) {
   if (raw.persist && *raw.persist) options.pmem.persist = raw.persist;
   options.pmem.prefault = raw.prefault == PCACHE_PREFAULT_ATTACH;
   options.prefault_beside = raw.prefault == PCACHE_PREFAULT_BESIDE;
+  options.pmem.huge_pages = raw.huge_pages == PCACHE_HUGE_PAGES_AUTO;
   // Before any device is opened or created.
   if (auto method = find_persist_method(options.pmem.persist); !method) return method.error();
   options.backing.path = raw.backing_path;

@@ -47,6 +47,9 @@ TEST(CheckOptions, Table) {
       {"prefault 2", [](auto& o) { o.prefault = 2; },
        "option prefault: 2 is not 0 (beside) or 1 (attach)"},
       {"prefault -1", [](auto& o) { o.prefault = -1; }, "option prefault: -1 is not"},
+      {"huge pages 1", [](auto& o) { o.huge_pages = PCACHE_HUGE_PAGES_NEVER; }, "ok"},
+      {"huge pages 2", [](auto& o) { o.huge_pages = 2; },
+       "option huge_pages: 2 is not 0 (auto) or 1 (never)"},
       {"dirty high 101", [](auto& o) { o.dirty_high_percent = 101; },
        "option dirty_high_percent: 101 is not in 0..100"},
       {"a cleaner", [](auto& o) { o.dirty_high_percent = 0; }, "ok"},
@@ -125,6 +128,9 @@ TEST(CheckOptions, PagesAreMadeBesideUnlessAskedFor) {
   raw.prefault = PCACHE_PREFAULT_ATTACH;
   const Options attach = check_options(raw).take();
   EXPECT_TRUE(attach.pmem.prefault && !attach.prefault_beside);
+  EXPECT_TRUE(attach.pmem.huge_pages);
+  raw.huge_pages = PCACHE_HUGE_PAGES_NEVER;
+  EXPECT_FALSE(check_options(raw).take().pmem.huge_pages);
 }
 
 TEST(CheckOptions, ValuesArriveInside) {

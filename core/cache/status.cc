@@ -90,6 +90,8 @@ void add_devices(Fields* fields) {
               [](View& v) { return Json(pmem_kind_name(v.cache.pmem().kind())); });
   fields->add("cache", "persist", "the persist method in use",
               [](View& v) { return Json(v.cache.pmem().persist_name()); });
+  fields->add("cache", "huge_bytes", "so much of a file in memory was mapped in pages of 2 MiB",
+              [](View& v) { return Json(v.cache.pmem().huge_bytes()); });
   fields->add("cache", "readonly", "attached with readonly=1",
               [](View& v) { return Json(v.cache.readonly()); });
   fields->add("cache", "data_crc", "keys carry a CRC of their data",

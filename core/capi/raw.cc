@@ -52,6 +52,11 @@ PCACHE_EXPORT int pcache_raw_open(const pcache_raw_options* given, pcache_raw** 
     options.create_bytes = raw->cache_size;
     if (raw->persist && *raw->persist) options.persist = raw->persist;
     options.prefault = true;
+    if (raw->huge_pages != PCACHE_HUGE_PAGES_AUTO && raw->huge_pages != PCACHE_HUGE_PAGES_NEVER)
+      return fail(
+          make_error(EINVAL, "option huge_pages: %d is not 0 (auto) or 1 (never)", raw->huge_pages),
+          err);
+    options.huge_pages = raw->huge_pages == PCACHE_HUGE_PAGES_AUTO;
     options.provisional = true;  // on an error the file is left as it was
     pcache::Log log;
     if (raw->log)

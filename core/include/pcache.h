@@ -110,6 +110,13 @@ enum pcache_prefault {
   PCACHE_PREFAULT_ATTACH = 1, /* before pcache_open() returns, some 0.25 s a GiB: to measure then */
 };
 
+/* Whether the pages that are mapped so are of 2 MiB: the file's are copied into such, which takes
+ * two or three times as long. */
+enum pcache_huge_pages {
+  PCACHE_HUGE_PAGES_AUTO = 0,  /* where the kernel makes them: Linux 6.1, while memory is free */
+  PCACHE_HUGE_PAGES_NEVER = 1, /* as the file has them */
+};
+
 #define PCACHE_FROM_MEDIA \
   (-1) /* take what the cache device says, or the default when it is blank */
 

@@ -31,9 +31,12 @@ struct pcache_raw_options {
   const char* persist;    /* auto, flushcache, clflushopt, clwb, movdir64b; NULL: auto */
   pcache_log_fn log;      /* NULL: silent */
   void* log_ctx;
+  int32_t huge_pages; /* enum pcache_huge_pages, as of a cache with prefault=attach */
+  int32_t reserved;
 };
 
-/* Fills in the defaults, `size` bytes of them at most, and keeps `size`, which is 48. */
+/* Fills in the defaults, `size` bytes of them at most, and keeps `size`, which is 48 or
+ * more and a multiple of 8. `reserved` stays 0. */
 void pcache_raw_options_init_sized(struct pcache_raw_options* options, uint32_t size);
 
 /* Call it before setting any field. */

@@ -333,13 +333,18 @@ Status Pmem::Mapping::allocate_holes() {
 
 Status Pmem::Mapping::make_pages() {
   PCACHE_CHECK(writable || opt.read_only);
-  if (opt.prefault && wants_pages()) Prefault(base(), size()).run();
+  if (opt.prefault && wants_pages()) pages_from(0)->run();
   return {};
+}
+
+std::unique_ptr<Prefault> Pmem::Mapping::pages_from(uint64_t from) {
+  return std::make_unique<Prefault>(base() + from, size() - from,
+                                    opt.huge_pages ? &huge_bytes : nullptr);
 }
 
 // Of all that is mapped, in a thread of its own.
 void Pmem::Mapping::prefault(uint64_t from) try {
-  prefaulting.push_back(std::make_unique<Prefault>(base() + from, size() - from));
+  prefaulting.push_back(pages_from(from));
   prefaulting.back()->start();
 } catch (const std::bad_alloc&) {
   // Then page faults make the pages.

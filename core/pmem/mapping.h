@@ -8,6 +8,7 @@
 #include <libpmem2.h>
 #include <sys/stat.h>
 
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -37,6 +38,7 @@ struct Pmem::Mapping {
   Status allocate_holes();
   Status make_pages();
   void prefault(uint64_t from);
+  std::unique_ptr<Prefault> pages_from(uint64_t from);
 
   const char* path() const { return opt.path.c_str(); }
   bool is_there(PmemSide side) const;
@@ -70,6 +72,7 @@ struct Pmem::Mapping {
   std::vector<struct pmem2_map*> maps;
   uint64_t mapped_bytes = 0;
   PmemKind kind = PmemKind::kEmulated;
+  std::atomic<uint64_t> huge_bytes{0};
   std::vector<std::unique_ptr<Prefault>> prefaulting;
 };
 

@@ -205,6 +205,10 @@ void Pmem::prefault_beside() {
   mapping_->prefault(0);
 }
 
+uint64_t Pmem::huge_bytes() const {
+  return mapping_ ? mapping_->huge_bytes.load(std::memory_order_relaxed) : 0;
+}
+
 uint64_t Pmem::next_data(uint64_t from) const {
   if (!mapping_ || !S_ISREG(mapping_->st.st_mode) || from >= size_bytes())
     return std::min(from, size_bytes());

@@ -55,6 +55,7 @@ struct PmemOptions {
   bool keep_sparse = false;  // do not allocate a file's holes: for tools, which change little
   bool read_only = false;    // map for reading; the lock is a shared one, store() is a bug
   bool prefault = false;     // as prefault_beside(), but before open() or make_ready() returns
+  bool huge_pages = true;    // prefaulted pages are of 2 MiB, where the kernel makes them
   // Only to look, until make_ready(): mapped for reading, not extended, nothing allocated. Changes
   // that this still makes (a file created, a page of tmpfs made by reading) are undone at the end,
   // unless keep() was called.
@@ -167,6 +168,8 @@ class Pmem {
   // tmpfs files that are not kept sparse: real pmem is mapped in large pages, a file on a disk
   // would be rewritten, a sparse one filled. Call it once, while no other thread uses the device.
   void prefault_beside();
+  // So much of the mapping has been prefaulted in huge pages. Any thread.
+  uint64_t huge_bytes() const;
 
   // Measures the persist methods at the device's end, some milliseconds for 8 rounds. Stores the
   // content that is there: a crash leaves the media as it was. While no other thread uses it.

@@ -88,8 +88,12 @@ class PmemInMemory : public PmemFile {
     options.prefault = true;
     return options;
   }
-  // How much of the mapping is in this process's page table.
-  uint64_t bytes_present() const {
+  // How much of the mapping is in this process's page table, and in huge pages there.
+  uint64_t bytes_present() const { return bytes_of("Rss: "); }
+  uint64_t bytes_huge() const { return bytes_of("ShmemPmdMapped: "); }
+
+ private:
+  uint64_t bytes_of(const std::string& field) const {
     std::ifstream maps("/proc/self/smaps");
     uint64_t bytes = 0;
     bool ours = false;
@@ -97,7 +101,8 @@ class PmemInMemory : public PmemFile {
       uint64_t begin, kib;
       if (sscanf(line.c_str(), "%" SCNx64 "-%*x ", &begin) == 1 && line.find('-') < line.find(' '))
         ours = line.ends_with(path_.string());
-      else if (ours && sscanf(line.c_str(), "Rss: %" SCNu64, &kib) == 1)
+      else if (ours && line.starts_with(field) &&
+               sscanf(line.c_str() + field.size(), "%" SCNu64, &kib) == 1)
         bytes += kib << 10;
     }
     return bytes;

@@ -168,5 +168,21 @@ TEST_F(PmemInMemory, PagesOfWhatIsNewAreMadeBeside) {
   EXPECT_EQ(bytes_present(), 8 * kMiB);
 }
 
+// From the middle of a huge page on, of which the rest stays as it is.
+TEST_F(PmemInMemory, WhatIsNewIsMappedInHugePagesToo) {
+  PmemOptions options = emulated(kBytes + 4096);
+  options.with_room = true;
+  const auto pmem = open(options).take();
+  pmem->prefault_beside();
+  ASSERT_TRUE(pmem->grow(2 * kBytes).ok());
+  const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  const auto done = [&] {
+    return bytes_present() == 2 * kBytes && pmem->huge_bytes() == bytes_huge();
+  };
+  while (!done() && std::chrono::steady_clock::now() < limit) std::this_thread::yield();
+  EXPECT_EQ(bytes_present(), 2 * kBytes);
+  EXPECT_EQ(pmem->huge_bytes(), bytes_huge());
+}
+
 }  // namespace
 }  // namespace pcache

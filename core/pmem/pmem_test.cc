@@ -45,6 +45,30 @@ TEST_F(PmemInMemory, AllPagesAreThereWhenOpenReturns) {
   }
 }
 
+// Of a file that has its pages, too; and the next one to map it finds them.
+TEST_F(PmemInMemory, PagesAreHugeWhereTheKernelMakesThem) {
+  PmemOptions options = prefaulted();
+  options.huge_pages = false;
+  const uint64_t number = 0x70636163;
+  {
+    const auto pmem = open(options).take();
+    EXPECT_EQ(pmem->huge_bytes(), 0u);
+    EXPECT_TRUE(pmem->store(MediaOff{kBytes - 8}, &number, sizeof number));
+    pmem->fence();
+  }
+  options.huge_pages = true;
+  for (int round = 0; round < 4; round++) {
+    options.with_room = round % 2 == 1;  // mapped elsewhere
+    const auto pmem = open(options).take();
+    EXPECT_EQ(pmem->huge_bytes(), bytes_huge());
+    EXPECT_EQ(bytes_present(), kBytes);
+    uint64_t found = 0;
+    EXPECT_TRUE(pmem->load(&found, MediaOff{kBytes - 8}, sizeof found));
+    EXPECT_EQ(found, number);
+    if (pmem->huge_bytes() == 0) GTEST_SKIP() << "this kernel makes no huge pages of tmpfs";
+  }
+}
+
 TEST_F(PmemInMemory, AllPagesAreThereInTheEndWhenMadeBeside) {
   const auto pmem = open(emulated(kBytes)).take();
   pmem->prefault_beside();

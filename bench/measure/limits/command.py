@@ -2,7 +2,7 @@
 """What a sweep of equal jobs cannot show: the cache's other limits, each beside its bound in the same run.
 
     bench/limits.py [large] [beside] [memory] [attach] [foreground] [miss] [fragments] [spread] [keys]
-                    [batches] [sides]
+                    [batches] [sides] [pages]
                     [--rounds N] [--small] [--dir DIR] [--shm DIR] [--out FILE]
 
     large       4 KiB hits in 8 GiB (2 Mi extents) against 256 MiB, and against the bound over the same 8 GiB
@@ -15,11 +15,12 @@
     spread      memory of the index for each 4 KiB page, by how far apart the pages lie, up to 1 PiB
     sides       a front with pcached against role=both: hits, a full cache; misses against fio's nbd engine
     keys        CPU time of writeback and of reclaim for each key, data that was superseded and data that was not
+    pages       4 KiB hits in 8 GiB with pages of 2 MiB against 4 KiB, and against the bound; the time of an attach
     batches     4 KiB read hits that fio submits 8 and 32 together, against the bound's, and against one by one
 
-Needs up to 11 GiB in the folder for pmem (large) and 4 GiB in that of the backing file (miss). Prints medians with
-their range; --out keeps them, and all values, as JSON (results/README.md). Its files are removed at the end, also when
-it is interrupted.
+Needs up to 11 GiB in the folder for pmem (large, pages) and 4 GiB in that of the backing file (miss). Prints medians
+with their range; --out keeps them, and all values, as JSON (results/README.md). Its files are removed at the end, also
+when it is interrupted.
 """
 import argparse
 import os
@@ -28,12 +29,13 @@ import pathlib
 from .. import fio
 from ..libpcache import BUILD
 from ..scratch import check_space, new_folders
-from . import attach, batches, beside, foreground, fragments, keys, large, memory, miss, sides, spread
+from . import attach, batches, beside, foreground, fragments, keys, large, memory, miss, pages, sides, spread
 from .record import Record
 from .rig import SMALL, Rig, cache_size
 
 LIMITS = {"large": large, "beside": beside, "memory": memory, "attach": attach, "foreground": foreground, "miss": miss,
-          "fragments": fragments, "spread": spread, "keys": keys, "batches": batches, "sides": sides}
+          "fragments": fragments, "spread": spread, "keys": keys, "batches": batches, "sides": sides,
+          "pages": pages}
 
 
 def check_place(names, divisor, shm, folder):

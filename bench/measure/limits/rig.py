@@ -80,9 +80,9 @@ class Rig:
         job = {"rw": rw, "size": size, "io_size": io_size, "norandommap": 1, **more}
         return fio.iops(self.fio(self.over_cache(engine, cache_bytes, **tuned), job)["job"])
 
-    def fill_new_cache(self, cache_bytes, size):
+    def fill_new_cache(self, cache_bytes, size, **more):
         self.cache.unlink(missing_ok=True)
-        self.fio(self.over_cache("fio", cache_bytes, **NO_WRITEBACK), {"rw": "randwrite", "size": size})
+        self.fio(self.over_cache("fio", cache_bytes, **NO_WRITEBACK, **more), {"rw": "randwrite", "size": size})
 
     def blank_cache(self):
         """The bound refuses a device that holds a cache; its pages stay where they are."""
