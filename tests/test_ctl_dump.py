@@ -53,6 +53,19 @@ def test_keys_are_the_logical_device(ctl, golden, name):
     assert hashlib.sha256(content).hexdigest() == golden.entry(name)["logical_sha256_kernel"]
     assert sum(kset.get("keys", 0) for kset in of_type(records, "kset")) == len(keys)
     assert sum(segment["live_keys"] for segment in of_type(records, "segment")) == len(keys)
+    assert not any(kset.get("same_epoch") for kset in of_type(records, "kset")), "the kernel target knows no epochs"
+
+
+def test_epochs(ctl, pair):
+    """A kset says whether a barrier may be between it and the one before it; each attach begins with one."""
+    for _ in range(2):
+        with pair.open(writeback_interval_ms=3_600_000) as cache:
+            for _ in range(2):
+                for off in (0, 4 * MIB, 8 * MIB):  # not one kset: more than 1 MiB of data
+                    cache.write(off, bytes(MIB))
+                cache.flush()
+    ksets = of_type(ctl.jsons("dump", pair.cache_path, "--what", "ksets"), "kset")
+    assert [kset["same_epoch"] for kset in ksets if "keys" in kset] == [False, True, True] * 4
 
 
 def test_range_tells_where_sectors_live(ctl, pair):

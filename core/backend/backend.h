@@ -49,7 +49,8 @@ class Backend {
   struct Options {
     PmemOptions pmem;  // `side` is set here
     BlockDeviceOptions disk;
-    // The disk alone is at any moment a state that the user's barriers allow: each kset is a batch.
+    // The disk alone is at any moment a state that the user's barriers allow: no batch goes past
+    // one.
     bool strict = false;
     Log log;
   };

@@ -139,19 +139,29 @@ TEST_F(TwoSidesTest, ADiskThatFailsIsTriedAgain) {
   EXPECT_EQ(on_disk(0, 4096), 1);
 }
 
-// The disk alone is then a state between two flushes at any moment.
-TEST_F(TwoSidesTest, StrictOrderPassesAKsetAtATime) {
+// The disk alone is then a state between two flushes at any moment. What no barrier divides is one
+// batch, and one flush of the disk.
+TEST_F(TwoSidesTest, StrictOrderPassesAnEpochAtATime) {
   start_front();
   start_backend(true);
   for (int n = 1; n <= 3; n++) {
-    ASSERT_EQ(write(static_cast<uint64_t>(n) * 4096, 4096, n), 0);
+    // Of several ksets: their stripes are committed one by one.
+    for (uint64_t i = 0; i < 3; i++) {
+      ASSERT_EQ(write(i * kRangeBytes + static_cast<uint64_t>(n) * 4096, 4096, n), 0);
+      executor_->advance(milliseconds(2000));
+    }
     ASSERT_EQ(flush(), 0);
   }
   for (int n = 1; n <= 3; n++) {
+    const uint64_t flushes = backend_->counters().flushes, ksets = backend_->counters().ksets;
     const auto moved = backend_->step();
     ASSERT_TRUE(moved.ok() && moved.value() == Backend::Step::kMoved);
+    EXPECT_EQ(backend_->counters().flushes, flushes + 1);
+    EXPECT_EQ(backend_->counters().ksets, ksets + 3);
     for (int other = 1; other <= 3; other++)
-      EXPECT_EQ(on_disk(static_cast<uint64_t>(other) * 4096, 4096), other <= n ? other : -1);
+      for (uint64_t i = 0; i < 3; i++)
+        EXPECT_EQ(on_disk(i * kRangeBytes + static_cast<uint64_t>(other) * 4096, 4096),
+                  other <= n ? other : -1);
   }
 }
 

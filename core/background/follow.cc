@@ -49,7 +49,7 @@ Result<bool> Writeback::follow(const Size& size) {
   options.end_ksets = settled.ksets + *ksets;
   options.batch_bytes = size.bytes;
   options.strict = false;
-  LogKsets log(parts_.pmem, parts_.segments, settled.pos, passed.value(), nullptr);
+  LogKsets log(parts_.pmem, parts_.segments, settled.pos, passed.value());
   BatchPlan plan = std::exchange(spare_, {});
   if (auto made = make_plan(log, options, &plan); !made) return failed(made.error());
   PCACHE_CHECK(!plan.empty() && plan.end.ksets <= options.end_ksets);

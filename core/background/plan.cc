@@ -12,23 +12,24 @@ namespace {
 class Planner {
  public:
   Planner(KsetSource& log, const PlanOptions& options, BatchPlan* plan)
-      : log_(log), options_(options), plan_(*plan), last_(options.end_ksets) {}
+      : log_(log), options_(options), plan_(*plan) {}
 
   Status collect() {
     LogMark& at = plan_.end;
-    while (at.ksets < last_ && size_bytes() < options_.batch_bytes &&
+    while (at.ksets < options_.end_ksets && size_bytes() < options_.batch_bytes &&
            plan_.batch.keys().size() + plan_.moves.size() < kMostPlannedKeys) {
       const auto next = log_.next();
-      if (!next) {
-        if (plan_.empty()) return next.error();
-        break;  // what is in front of it can be saved; the next batch meets it first
-      }
+      // What is in front of damage can be saved; the next batch meets it first.
+      if (!next && !plan_.empty()) break;
+      if (!next) return next.error();
       const LogItem& item = next.value();
-      if (item.kind == LogItem::Kind::kEnd && options_.ends_with_log) break;
-      if (item.kind == LogItem::Kind::kEnd)
+      const bool ends = item.kind == LogItem::Kind::kEnd;
+      if (ends && (options_.ends_with_log || !plan_.empty())) break;
+      if (ends)
         return make_error(EUCLEAN, "log at segment %u:%u: ends before its head: damaged",
                           item.pos.seg.v, item.pos.off);
-      if (item.kind == LogItem::Kind::kKeys && is_busy(item.keys)) break;
+      if (item.kind == LogItem::Kind::kKeys && (is_behind_barrier(item) || is_busy(item.keys)))
+        break;
       at.pos = item.next;
       if (item.kind == LogItem::Kind::kLast) continue;
       if (options_.prefetch) options_.prefetch(item.keys);
@@ -42,6 +43,10 @@ class Planner {
   uint64_t size_bytes() const { return plan_.passed_bytes() + plan_.costly_zero_bytes; }
   bool is_dirty(const Key& key) const {
     return !(key.flags & media::kKeyClean) && log_.is_live(key);
+  }
+  bool is_behind_barrier(const LogItem& kset) const {
+    const bool writes = options_.in_epoch || plan_.epoch_from != BatchPlan::kNoEpoch;
+    return options_.strict && writes && !kset.same_epoch;
   }
   bool is_busy(std::span<const Key> keys) const {
     if (!options_.busy) return false;
@@ -77,10 +82,7 @@ class Planner {
       case KeyFate::kWrite:
         break;
     }
-    if (plan_.epoch_from == BatchPlan::kNoEpoch) {
-      plan_.epoch_from = plan_.end.ksets;
-      if (options_.strict) last_ = std::min(last_, log_.epoch_end_after(plan_.epoch_from));
-    }
+    if (plan_.epoch_from == BatchPlan::kNoEpoch) plan_.epoch_from = plan_.end.ksets;
     plan_.batch.add(key);
     plan_.zero_keys += zeros;
     plan_.zero_bytes += zeros ? key.len : 0;
@@ -91,7 +93,6 @@ class Planner {
   KsetSource& log_;
   const PlanOptions& options_;
   BatchPlan& plan_;
-  uint64_t last_;  // in ksets
 };
 
 void restart(const LogMark& from, BatchPlan* plan) {

@@ -10,12 +10,12 @@
 //
 // Invariants
 // - With PlanOptions::strict a plan does not reach past the end of the epoch of its first key to
-//   be written (see KeyLog). What comes before that key in the log is only passed, whatever its
-//   epoch.
+//   be written. What comes before that key in the log is only passed, whatever its epoch. Each kset
+//   says whether an epoch begins with it (kKsetSameEpoch), also to who has not written the log.
 // - A plan ends where a kset ends.
 // - Of each sector the newest data of the batch is written; pieces ascend and do not overlap.
 // - With it, batches that are under way at the same time are of one epoch
-//   (PlanOptions::end_ksets), or the backing device alone might be a state that no barrier allows.
+//   (PlanOptions::in_epoch), or the backing device alone might be a state that no barrier allows.
 //   None of them writes what another
 //   one writes (PlanOptions::busy), or the older data might come last.
 // One thread for each call.
@@ -37,28 +37,20 @@ class KsetSource {
   virtual Result<LogItem> next() = 0;
   // Whether the key names data of its segment's present life; a dead key's data is gone.
   virtual bool is_live(const media::Key& key) const = 0;
-  // The end of the epoch that goes on behind the first `passed` ksets, in ksets. Where no epochs
-  // are recorded each kset is one.
-  virtual uint64_t epoch_end_after(uint64_t passed) const { return passed + 1; }
 };
 
-// The log on media, up to `until`. `epochs` knows where they end; nullptr: nobody does.
+// The log on media, up to `until`.
 class LogKsets final : public KsetSource {
  public:
-  LogKsets(const Pmem& pmem, const SegmentTable& segments, CachePos from, CachePos until,
-           KeyLog* epochs)
-      : segments_(segments), epochs_(epochs), cursor_(pmem, segments, from, {.until = until}) {}
+  LogKsets(const Pmem& pmem, const SegmentTable& segments, CachePos from, CachePos until)
+      : segments_(segments), cursor_(pmem, segments, from, {.until = until}) {}
   Result<LogItem> next() override { return cursor_.next(); }
   bool is_live(const media::Key& key) const override {
     return key.seg_gen == segments_.generation(SegId{key.cache_seg_id});
   }
-  uint64_t epoch_end_after(uint64_t passed) const override {
-    return epochs_ ? epochs_->epoch_end_after(passed) : KsetSource::epoch_end_after(passed);
-  }
 
  private:
   const SegmentTable& segments_;
-  KeyLog* const epochs_;
   LogCursor cursor_;
 };
 
@@ -117,6 +109,9 @@ struct PlanOptions {
   // Zeros count as data, and not only those that are no hole: the device has to write them.
   bool zeros_count = false;
   bool strict = true;  // as in the invariants
+  // strict: the kset in front of `from` is of an epoch of which batches are under way, and the plan
+  // is of no other.
+  bool in_epoch = false;
   // The log may end before end_ksets, and so does the plan: for who does not know its head.
   bool ends_with_log = false;
   // What is known of a key's data, which is in a kset of this number; nothing: every live key is

@@ -25,18 +25,16 @@ class MadeUpKsets final : public KsetSource {
     if (at_ == ksets.size()) return item;
     item.kind = LogItem::Kind::kKeys;
     item.next = {SegId{0}, (at_ + 1) * 4096};
+    item.same_epoch =
+        std::find(epoch_ends.begin(), epoch_ends.end(), from + at_) == epoch_ends.end();
     item.keys = ksets[at_++];
     return item;
   }
   bool is_live(const Key& key) const override { return key.seg_gen == 0; }
-  uint64_t epoch_end_after(uint64_t passed) const override {
-    for (const uint64_t end : epoch_ends)
-      if (end > passed) return end;
-    return UINT64_MAX;
-  }
 
   std::vector<std::vector<Key>> ksets;
-  std::vector<uint64_t> epoch_ends;
+  uint64_t from = 100;               // the number of the first of them
+  std::vector<uint64_t> epoch_ends;  // with these ksets epochs begin
   size_t bad_at = SIZE_MAX;
 
  private:
@@ -93,19 +91,33 @@ TEST_F(Plan, EndsWhereTheEpochOfItsFirstKeyEnds) {
   EXPECT_EQ(plan_.other_keys, 1u);
 }
 
-TEST_F(Plan, WithoutRecordedEpochsIsOneKset) {
-  class Unrecorded final : public KsetSource {
-   public:
-    explicit Unrecorded(KsetSource& log) : log_(log) {}
-    Result<LogItem> next() override { return log_.next(); }
-    bool is_live(const Key& key) const override { return log_.is_live(key); }
-
-   private:
-    KsetSource& log_;
-  } unrecorded(log_);
+// As the kernel target leaves it.
+TEST_F(Plan, WhereNoKsetGoesOnWithAnEpochIsOneKset) {
   log_.ksets = {{sectors(0, 1)}, {sectors(8, 1)}};
-  options_.end_ksets = 102;
-  ASSERT_TRUE(make_plan(unrecorded, options_, &plan_).ok());
+  log_.epoch_ends = {100, 101};
+  make();
+  EXPECT_EQ(passed(), 1u);
+}
+
+TEST_F(Plan, ThatIsToBeOfAnEpochUnderWayIsOfNoOther) {
+  log_.ksets = {{sectors(0, 1, media::kKeyClean)}, {sectors(8, 1)}};
+  log_.epoch_ends = {101};
+  options_.in_epoch = true;
+  make();
+  EXPECT_EQ(passed(), 1u) << "it writes nothing itself";
+  options_.from = {{SegId{0}, 4096}, 101, 1 << 20};
+  log_ = {};
+  log_.ksets = {{sectors(8, 1)}};
+  log_.from = 101;
+  log_.epoch_ends = {101};
+  options_.end_ksets = UINT64_MAX;
+  make();
+  EXPECT_TRUE(plan_.empty());
+  log_ = {};
+  log_.ksets = {{sectors(8, 1)}};
+  log_.epoch_ends = {100};
+  options_.strict = false;
+  make();
   EXPECT_EQ(passed(), 1u);
 }
 
@@ -202,6 +214,9 @@ TEST_F(Plan, SavesWhatIsInFrontOfAKsetThatCannotBeRead) {
 TEST_F(Plan, OfALogThatEndsTooEarlyIsAnError) {
   log_.ksets = {{sectors(0, 8)}};
   options_.end_ksets = 102;
+  ASSERT_TRUE(make_plan(log_, options_, &plan_).ok());
+  EXPECT_EQ(passed(), 1u) << "what is in front of the damage is saved";
+  options_.from = plan_.end;
   const Status made = make_plan(log_, options_, &plan_);
   ASSERT_FALSE(made.ok());
   EXPECT_THAT(made.error().text, HasSubstr("ends before its head"));
@@ -228,23 +243,28 @@ TEST(PlanOfASecondSide, NeedsTheMediaAlone) {
   image.key_tail({});
   image.dirty_tail({});
   Rig rig(image.pmem(), image, device, o);
-  for (uint32_t i = 0; i < 300; i++) rig.write(i % 200 * 4096, 4096, i);
-  rig.flush();
+  for (uint32_t epoch = 0; epoch < 3; epoch++) {
+    for (uint32_t i = 0; i < 100; i++) {
+      rig.write((epoch * 100 + i) % 200 * 4096, 4096, epoch * 100 + i);
+      if (i % 10 == 0) rig.close();
+    }
+    rig.flush();
+  }
 
   const auto other_side = image.memory().make_pmem();
   Tails tails;
   ASSERT_TRUE(tails.load(*other_side, Bounds{o.segments, o.logical_bytes}).ok());
   const auto segments = image.table(*other_side);
   LogMark at{tails.dirty_tail(), 0, 0};
-  uint64_t keys = 0;
+  uint64_t keys = 0, epochs = 0;
   for (const LogMark head = rig.log->mark(); at.ksets < head.ksets;) {
-    LogKsets log(*other_side, *segments, at.pos, head.pos, nullptr);
+    LogKsets log(*other_side, *segments, at.pos, head.pos);
     PlanOptions options{.from = at, .end_ksets = head.ksets, .batch_bytes = 32 << 20};
     BatchPlan plan;
     ASSERT_TRUE(make_plan(log, options, &plan).ok());
-    ASSERT_EQ(plan.end.ksets, at.ksets + 1) << "nobody knows of epochs";
     keys += plan.batch.keys().size();
     at = plan.end;
+    EXPECT_EQ(keys, ++epochs * 100) << "the log says where the barriers were";
   }
   EXPECT_EQ(keys, 300u);
   EXPECT_EQ(at.pos, rig.log->head());

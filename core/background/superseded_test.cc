@@ -225,7 +225,7 @@ TEST_F(SupersededTest, ADrainThatNobodyDisturbsWritesTheNewestAlone) {
   EXPECT_EQ(rig_->device_value(0), 2);
 }
 
-// What an attach has found in the log has no recorded epochs.
+// Nobody knows when what an attach has found in the log is superseded.
 TEST_F(SupersededTest, BeforeAnAttachItIsWritten) {
   start();
   write_kset(0, 1);

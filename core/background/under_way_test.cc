@@ -42,7 +42,7 @@ class UnderWayByHand : public WritebackTest, public ::testing::WithParamInterfac
   Batch plan(const LogMark& from, const Batch* before = nullptr) {
     Batch batch;
     const LogMark head = rig_->log->mark();
-    LogKsets log(rig_->pmem, *rig_->table, from.pos, head.pos, rig_->log.get());
+    LogKsets log(rig_->pmem, *rig_->table, from.pos, head.pos);
     PlanOptions options{.from = from, .end_ksets = head.ksets, .batch_bytes = 1};
     if (before)
       options.busy = [before](const Extent& extent) { return before->plan.writes_to(extent); };

@@ -181,13 +181,9 @@ std::optional<PlanOptions> Writeback::next_plan(const LogMark& until, uint64_t b
   options.batch_bytes = batch_bytes;
   options.strict = strict_;
   options.zeros_count = !out_->makes_holes();
-  // Asked again: a FLUSH may have ended an epoch that was open when the first was planned.
-  for (const Batch& batch : under_way_)
-    if (strict_ && batch.plan.epoch_from != BatchPlan::kNoEpoch) {
-      options.end_ksets =
-          std::min(options.end_ksets, parts_.log.epoch_end_after(batch.plan.epoch_from));
-      break;
-    }
+  options.in_epoch = std::any_of(under_way_.begin(), under_way_.end(), [](const Batch& batch) {
+    return batch.plan.epoch_from != BatchPlan::kNoEpoch;
+  });
   options.end_ksets = std::min(options.end_ksets, settler_.farthest_end());
   if (options.from.ksets >= options.end_ksets) return std::nullopt;
   if (!under_way_.empty())
@@ -231,7 +227,7 @@ uint64_t Writeback::passable_from() const {
 
 Status Writeback::plan_as(PlanOptions options, const LogMark& until, Pass pass, BatchPlan* plan) {
   ask_fates(&options, pass);
-  LogKsets log(parts_.pmem, parts_.segments, options.from.pos, until.pos, &parts_.log);
+  LogKsets log(parts_.pmem, parts_.segments, options.from.pos, until.pos);
   if (auto made = make_plan(log, options, plan); !made) return made;
   plan->copied_bytes = std::min(copied_ahead_, plan->freed_bytes());
   if (!plan->moves.empty())

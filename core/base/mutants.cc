@@ -76,6 +76,7 @@ constexpr struct {
     {"generations-not-reloaded", Hazard::kGenerationsNotReloaded},
     {"grown-before-identity", Hazard::kGrownBeforeIdentity},
     {"grown-before-counted", Hazard::kGrownBeforeCounted},
+    {"barrier-not-in-log", Hazard::kBarrierNotInLog},
 };
 
 std::optional<Hazard> hazard_named(std::string_view name) {

@@ -65,6 +65,7 @@ enum class Hazard : uint8_t {
   kGenerationsNotReloaded,
   kGrownBeforeIdentity,
   kGrownBeforeCounted,
+  kBarrierNotInLog,
 };
 
 // A place in the code that stores to media or fences. A function that does this for several callers

@@ -153,6 +153,7 @@ class KsetPrinter {
       if (kset.item.kind == LogItem::Kind::kKeys) {
         json["keys"] = kset.keys.size();
         json["behind_dirty_tail"] = kset.behind_dirty_tail;
+        json["same_epoch"] = kset.item.same_epoch;
       } else {
         json[kset.item.kind == LogItem::Kind::kLast ? "last_to" : "lost_to"] =
             position_text(kset.item.next);

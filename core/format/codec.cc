@@ -149,12 +149,12 @@ Status validate_key(const Key& key, const Bounds& bounds) {
   return {};
 }
 
-void seal_kset(KsetHeader* header, std::span<const Key> keys) {
-  PCACHE_DCHECK(!keys.empty() && keys.size() <= kKeysPerKset);
+void seal_kset(KsetHeader* header, std::span<const Key> keys, uint64_t flags) {
+  PCACHE_DCHECK(!keys.empty() && keys.size() <= kKeysPerKset && !(flags & kKsetLast));
   PCACHE_DCHECK(reinterpret_cast<const Key*>(header + 1) == keys.data());
   header->key_num = static_cast<uint32_t>(keys.size());
   header->magic = kKsetMagic;
-  header->flags = 0;
+  header->flags = flags;
   header->crc = crc32c(kCrcSeed, reinterpret_cast<const char*>(header) + kCrcStart,
                        kset_bytes(header->key_num) - kCrcStart);
 }

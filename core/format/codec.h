@@ -69,7 +69,7 @@ Status validate_key(const media::Key& key, const Bounds& bounds);
 inline uint64_t off_of_key(const media::Key& key) { return key.off; }
 
 // Sets magic, flags, key_num and crc of a kset whose keys follow `header` in memory.
-void seal_kset(media::KsetHeader* header, std::span<const media::Key> keys);
+void seal_kset(media::KsetHeader* header, std::span<const media::Key> keys, uint64_t flags = 0);
 media::KsetHeader make_last_kset(SegId next);
 
 inline uint32_t kset_bytes(uint32_t key_num) {

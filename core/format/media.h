@@ -105,6 +105,9 @@ struct SegmentGen {
 static_assert(sizeof(SegmentGen) == 16);
 
 inline constexpr uint64_t kKsetLast = 1u << 0;
+// Ours; the kernel target sets and looks at none but kKsetLast. No barrier of the user (FLUSH, FUA,
+// PREFLUSH) is between the kset and the one before it in the log.
+inline constexpr uint64_t kKsetSameEpoch = 1u << 1;
 
 struct KsetHeader {
   uint32_t crc;

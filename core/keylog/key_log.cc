@@ -42,7 +42,6 @@ KeyLog::KeyLog(Pmem& pmem, SegmentTable& segments, const LogMark& head, Use use)
       segments_(segments),
       head_(head),
       shown_head_(head),
-      ksets_at_attach_(head.ksets),
       last_epoch_from_(head.ksets) {
   PCACHE_CHECK(head.pos.seg.v < segments.size());
   if (use == Use::kAppend) make_reserve();
@@ -117,7 +116,8 @@ KeyLog::Ticket KeyLog::seal(KsetBuffer* kset) {
   PCACHE_DCHECK(kset->next == nullptr);
   // A full one gets its header here, where no other thread waits for it; others may get more keys.
   kset->header.key_num = 0;
-  if (kset->n == media::kKeysPerKset) seal_kset(&kset->header, {kset->keys, kset->n});
+  if (kset->n == media::kKeysPerKset)
+    seal_kset(&kset->header, {kset->keys, kset->n}, media::kKsetSameEpoch);
   MutexLock lock(queue_mu_);
   (queue_tail_ ? queue_tail_->next : queue_head_) = kset;
   queue_tail_ = kset;
@@ -190,7 +190,7 @@ KsetBuffer* KeyLog::append_group(KsetBuffer* list) {
   KsetBuffer* kset = list;
   for (; kset; kset = kset->next) {
     if (kset->n == 0) continue;  // one before it has its keys
-    take_keys_behind(*kset, group.end);
+    take_keys_behind(*kset, group.end, flags_for(group));
     if (!append_one(group, *kset)) break;
   }
   PCACHE_DCHECK(group.end != head_.pos || !group.first_pending);
@@ -234,7 +234,12 @@ KsetBuffer* KeyLog::append_group(KsetBuffer* list) {
   return true;
 }
 
-void KeyLog::take_keys_behind(KsetBuffer& kset, CachePos at) {
+uint64_t KeyLog::flags_for(const Group& group) const {
+  const bool begins_epoch = head_.ksets + group.done.ksets == last_epoch_from();
+  return begins_epoch && !hazard(Hazard::kBarrierNotInLog) ? 0 : media::kKsetSameEpoch;
+}
+
+void KeyLog::take_keys_behind(KsetBuffer& kset, CachePos at, uint64_t flags) {
   // If it does not fit there itself, it will stand at the start of a segment.
   const uint32_t here = keys_that_fit(at), most = kset.n <= here ? here : media::kKeysPerKset;
   uint64_t bytes = 0;
@@ -245,7 +250,8 @@ void KeyLog::take_keys_behind(KsetBuffer& kset, CachePos at) {
     if (bytes > kMostMergedBytes) break;
     kset.take_keys_of(*later);
   }
-  if (kset.header.key_num != kset.n) seal_kset(&kset.header, {kset.keys, kset.n});
+  if (kset.header.key_num != kset.n || kset.header.flags != flags)
+    seal_kset(&kset.header, {kset.keys, kset.n}, flags);
 }
 
 bool KeyLog::append_one(Group& group, KsetBuffer& kset) {
@@ -305,38 +311,8 @@ bool KeyLog::roll(Group& group) {
 
 void KeyLog::end_epoch() {
   BiasedLock lock(writer_mu_);
-  const uint64_t end = head_.ksets;
-  MutexLock epochs(epochs_mu_);
-  PCACHE_CHECK(end >= last_epoch_from_);
-  last_epoch_from_ = end;
-  const uint64_t recorded = epoch_ends_.empty() ? ksets_at_attach_ : epoch_ends_.back();
-  if (end == std::max(recorded, unrecorded_last_)) return;
-  PCACHE_CHECK(end > recorded);
-  try {
-    epoch_ends_.push_back(end);
-  } catch (const std::bad_alloc&) {
-    if (unrecorded_last_ == 0) unrecorded_first_ = end;
-    unrecorded_last_ = end;
-  }
-}
-
-uint64_t KeyLog::last_epoch_from() const {
-  MutexLock lock(epochs_mu_);
-  return last_epoch_from_;
-}
-
-uint64_t KeyLog::epoch_end_after(uint64_t passed) {
-  PCACHE_CHECK(passed <= mark().ksets);
-  MutexLock lock(epochs_mu_);
-  if (passed < ksets_at_attach_) return passed + 1;
-  while (!epoch_ends_.empty() && epoch_ends_.front() <= passed) epoch_ends_.pop_front();
-  const uint64_t recorded = epoch_ends_.empty() ? UINT64_MAX : epoch_ends_.front();
-  PCACHE_CHECK(recorded > passed);
-  if (passed >= unrecorded_last_) {
-    unrecorded_first_ = unrecorded_last_ = 0;
-    return recorded;
-  }
-  return std::min(recorded, std::max(passed + 1, unrecorded_first_));
+  PCACHE_CHECK(head_.ksets >= last_epoch_from());
+  last_epoch_from_.store(head_.ksets, std::memory_order_release);
 }
 
 LogMark KeyLog::mark() const {

@@ -28,19 +28,18 @@
 //   If the page under the head goes bad later, or no good segment is left, the log ends: nothing
 //   more becomes durable, see failed().
 // - Epochs: writeback must not mix ksets from before and behind a barrier of the user (FLUSH, FUA,
-//   PREFLUSH). An epoch is a run of ksets in the log. Its positions count the ksets appended, as
-//   these numbers only grow, and media positions do not. The log from before the attach has no
-//   recorded epochs: there each kset is one.
-// Locks: stripe -> free_mu_, queue_mu_; writer_mu_ -> free_mu_, queue_mu_, epochs_mu_. No stripe
+//   PREFLUSH). An epoch is a run of ksets in the log; each kset but its first says that it goes on
+//   (kKsetSameEpoch), for every reader of the log. The first of an attach begins one, and so does
+//   each that the kernel target has appended.
+// Locks: stripe -> free_mu_, queue_mu_; writer_mu_ -> free_mu_, queue_mu_. No stripe
 // lock is taken with one of them held. Two are biased, since a thread that writes, or flushes its
 // own writes, shall wait for its stores only in the fences: background work borrows them to commit.
 // The lock of the queue is not: whoever seals a kset commits next, with a fence. What background
 // work asks many times it reads without borrowing, which interrupts the thread that writes: mark()
-// and epochs.
+// and last_epoch_from().
 #pragma once
 
 #include <atomic>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -90,16 +89,12 @@ class KeyLog {
   // The same for background work, which borrows the locks.
   Status commit_borrowing(Ticket ticket) EXCLUDES(writer_mu_, free_mu_, queue_mu_);
 
-  // Ends the epoch: what is committed now and what comes later are in different ones. Cannot fail:
-  // without memory to record the end each kset up to here is an epoch, which only takes more
-  // flushes of the device.
-  void end_epoch() EXCLUDES(writer_mu_, epochs_mu_);
-  // The end, in ksets, of the epoch that continues behind the first `passed` ksets; UINT64_MAX if
-  // it is the last epoch. Forgets earlier ends.
-  uint64_t epoch_end_after(uint64_t passed) EXCLUDES(epochs_mu_);
-
-  // Where the last epoch begins, in ksets: all that comes behind is of one epoch.
-  uint64_t last_epoch_from() const EXCLUDES(epochs_mu_);
+  // Ends the epoch: what is committed now and what comes later are in different ones.
+  void end_epoch() EXCLUDES(writer_mu_);
+  // Where the last epoch begins, counted in ksets, as these numbers only grow: all that comes
+  // behind is of one epoch. Who commits and then asks sees each end that does not come behind what
+  // was committed. Any thread.
+  uint64_t last_epoch_from() const { return last_epoch_from_.load(std::memory_order_acquire); }
 
   // Its media is bad: what is not committed now never will be. Any thread.
   bool failed() const { return failed_.load(std::memory_order_acquire); }
@@ -140,7 +135,9 @@ class KeyLog {
     uint64_t dirty_bytes = 0;
   };
   // Takes the keys of those behind it, as long as there is room for them where it will stand.
-  static void take_keys_behind(KsetBuffer& kset, CachePos at);
+  static void take_keys_behind(KsetBuffer& kset, CachePos at, uint64_t flags);
+  // Of the kset that is appended next.
+  uint64_t flags_for(const Group& group) const REQUIRES(writer_mu_);
   bool append_one(Group& group, KsetBuffer& kset) REQUIRES(writer_mu_);
   // At the group's end. False: there is no room, or a page of it or of the header behind is bad.
   bool place(Group& group, const KsetBuffer& kset) REQUIRES(writer_mu_);
@@ -169,15 +166,7 @@ class KeyLog {
   CachePos failed_at_ GUARDED_BY(writer_mu_);
   std::function<void(const Error&)> on_failed_;
 
-  // An end is chosen and recorded under both locks: who commits and then asks for the last epoch
-  // sees each end that does not come behind what was committed.
-  mutable Mutex epochs_mu_ ACQUIRED_AFTER(writer_mu_){LockRank::kLogQueue};
-  const uint64_t ksets_at_attach_;
-  std::deque<uint64_t> epoch_ends_ GUARDED_BY(epochs_mu_);  // ascending, in ksets
-  uint64_t last_epoch_from_ GUARDED_BY(epochs_mu_);
-  // Unrecorded ends: after each of the ksets from the first to the last an epoch ends.
-  uint64_t unrecorded_first_ GUARDED_BY(epochs_mu_) = 0, unrecorded_last_
-                                                         GUARDED_BY(epochs_mu_) = 0;
+  std::atomic<uint64_t> last_epoch_from_;  // in ksets; written under writer_mu_
 
   BiasedMutex free_mu_ ACQUIRED_AFTER(writer_mu_){LockRank::kLogQueue};
   KsetBuffer* free_ GUARDED_BY(free_mu_) = nullptr;

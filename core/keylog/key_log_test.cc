@@ -273,22 +273,45 @@ TEST_F(KeyLogThreads, EveryCommitIsDurableOnReturnAndOrderIsKept) {
   for (uint32_t t = 0; t < kThreads; t++) EXPECT_EQ(next[t], kEach);
 }
 
-TEST_F(KeyLogAppend, EpochsAreCountedInKsets) {
-  start_counting(3);  // ksets that replay found: each is an epoch
-  EXPECT_EQ(log_->epoch_end_after(0), 1u);
-  EXPECT_EQ(log_->epoch_end_after(2), 3u);
-  EXPECT_EQ(log_->epoch_end_after(3), UINT64_MAX);
+TEST_F(KeyLogAppend, EachKsetSaysWhetherAnEpochBeginsWithIt) {
+  start_counting(3);
+  EXPECT_EQ(log_->last_epoch_from(), 3u);
   log_->end_epoch();
-  EXPECT_EQ(log_->epoch_end_after(3), UINT64_MAX) << "an epoch without ksets is none";
+  EXPECT_EQ(log_->last_epoch_from(), 3u) << "an epoch without ksets is none";
   for (uint32_t i = 0; i < 4; i++) ASSERT_TRUE(log_->commit(seal_named(*log_, i, 2)).ok());
   log_->end_epoch();
   log_->end_epoch();
-  ASSERT_TRUE(log_->commit(seal_named(*log_, 4, 2)).ok());
-  EXPECT_EQ(log_->epoch_end_after(3), 7u);
-  EXPECT_EQ(log_->epoch_end_after(6), 7u);
-  EXPECT_EQ(log_->epoch_end_after(7), UINT64_MAX);
+  EXPECT_EQ(log_->last_epoch_from(), 7u);
+  // A full one has its header already, and one of a group is the first of its epoch.
+  seal_named(*log_, 4, media::kKeysPerKset);
+  ASSERT_TRUE(log_->commit(seal_named(*log_, 5, media::kKeysPerKset)).ok());
   log_->end_epoch();
-  EXPECT_EQ(log_->epoch_end_after(7), 8u);
+  seal_named(*log_, 6, kAlone);
+  ASSERT_TRUE(log_->commit(seal_named(*log_, 7, kAlone)).ok());
+  LogCursor cursor(image_->pmem(), *table_, from_);
+  std::string epochs;
+  for (;;) {
+    const auto item = cursor.next();
+    ASSERT_TRUE(item.ok()) << item.error().text;
+    if (item.value().kind == LogItem::Kind::kEnd) break;
+    epochs += item.value().same_epoch ? "-" : "|";
+  }
+  EXPECT_EQ(epochs, "|---|-|-");
+}
+
+// The log may be full, or its segment, when a kset with a header is to be appended: it may stand
+// elsewhere later, behind a barrier.
+TEST_F(KeyLogAppend, AKsetThatHadToWaitSaysItAsWell) {
+  start({SegId{0}, media::kSegDataBytes - 4096}, 2);
+  SegmentTable& table = *table_;
+  const auto taken = table.take_for_log();
+  ASSERT_TRUE(taken.has_value());
+  const KeyLog::Ticket ticket = seal_named(*log_, 1, media::kKeysPerKset);
+  ASSERT_EQ(log_->commit(ticket).error().code, ENOSPC);
+  log_->end_epoch();
+  table.release_log(*taken);
+  ASSERT_TRUE(log_->commit(seal_named(*log_, 2, media::kKeysPerKset)).ok());
+  EXPECT_EQ(read(), (Names{"LAST", "1x128", "2x128"}));
 }
 
 TEST_F(KeyLogAppend, TheMarkCountsKsetsAndDirtyBytes) {

@@ -82,6 +82,7 @@ Result<LogItem> LogCursor::read_kset(KsetState state) {
     item.kind = LogItem::Kind::kKeys;
     item.keys = {reinterpret_cast<const media::Key*>(buffer_ + sizeof header), header.key_num};
     item.crc = header.crc;
+    item.same_epoch = header.flags & media::kKsetSameEpoch;
     item.next = pos_ + kset_bytes(header.key_num);
   }
   // Each step leads on in the segment or to one not yet passed, so the log comes to an end.
@@ -105,7 +106,7 @@ bool one_field_was_damaged(std::span<std::byte> window, uint32_t n_segs) {
   KsetHeader header = found;
   header.magic = media::kKsetMagic;
   if (valid(header)) return true;
-  for (const uint64_t flags : {uint64_t{0}, media::kKsetLast}) {
+  for (const uint64_t flags : {uint64_t{0}, media::kKsetSameEpoch, media::kKsetLast}) {
     header = found;
     header.flags = flags;
     if (valid(header)) return true;

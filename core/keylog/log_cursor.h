@@ -33,6 +33,7 @@ struct LogItem {
   CachePos next;                     // where the log goes on (kEnd: same as pos)
   std::span<const media::Key> keys;  // valid until the next call
   uint32_t crc = 0;                  // of the kset
+  bool same_epoch = false;           // kKeys: as kKsetSameEpoch
   bool torn = false;                 // kEnd: a header is there, and it is not valid
   // Salvage: what was wrong. A kset that comes with it had one damaged field in its header; its crc
   // has confirmed the corrected value.
