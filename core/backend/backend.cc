@@ -221,11 +221,57 @@ Backend::Left Backend::left() const {
   }
 }
 
+// To the log's end, as far as it was not seen yet.
+void Backend::look_ahead() {
+  if (seen_.ksets <= at_.ksets) seen_ = at_;
+  LogCursor cursor(*pmem_, *segments_, seen_.pos);
+  for (;;) {
+    const auto item = cursor.next();
+    // What is wrong there a plan meets.
+    if (!item || item.value().kind == LogItem::Kind::kEnd) return;
+    seen_.pos = item.value().next;
+    seen_.ksets += item.value().kind == LogItem::Kind::kKeys;
+    if (!item.value().passes) continue;
+    passable_ = item.value().passes;
+    said_at_ = item.value().pos;
+  }
+}
+
+// The keys that supersede what is passed were durable before that kset was stored. A position that
+// is not met on the way there is behind dirty_tail: another one of its name may come.
+Result<bool> Backend::pass() try {
+  if (log_ends()) return false;
+  look_ahead();
+  const auto end = std::exchange(passable_, std::nullopt);
+  if (!end || *end == at_.pos) return false;
+  LogMark at = at_;
+  LogCursor cursor(*pmem_, *segments_, at_.pos, {.until = said_at_});
+  while (at.pos != *end && !hazard(Hazard::kStalePassTaken)) {
+    const auto item = cursor.next();
+    if (!item || item.value().kind == LogItem::Kind::kEnd) return false;
+    at.pos = item.value().next;
+    at.ksets += item.value().kind == LogItem::Kind::kKeys;
+  }
+  at.pos = *end;
+  if (auto moved = tails_.set_dirty_tail(*pmem_, at.pos); !moved) {
+    counters_.errors++;
+    return moved.error();
+  }
+  counters_.passed_ksets += at.ksets - at_.ksets;
+  at_ = at;
+  return true;
+} catch (const std::bad_alloc&) {
+  return out_of_memory();
+}
+
 Result<Backend::Step> Backend::step() try {
   if (log_ends()) {
     bad_looks_ = 0;
     return Step::kNothing;
   }
+  const auto passed = pass();
+  if (!passed) return passed.error();
+  if (passed.value()) return Step::kMoved;
   if (auto planned = plan(); !planned) {
     // What of a segment's former life stands there looks valid to who knows its former generation.
     segments_->load_generations();

@@ -25,13 +25,16 @@
 // - Nothing from media is trusted, be it from a front of another version: each key is checked.
 // - What no front has attached is checked as an attach does (recover.h): an image that role=both
 //   refuses is not written back.
-// - The backend has no index: it writes what a later batch supersedes. And no log: data that is
-//   damaged cannot be appended again, so dirty_tail stays in front of it.
+// - The backend has no index: it writes what a later batch supersedes, but for what the front says
+//   is not needed (kKsetPasses). That stands in the log behind the keys that supersede, so who sees
+//   it sees them. It counts if its position is between dirty_tail and its own kset.
+// - It has no log: data that is damaged cannot be appended again, and dirty_tail stays before it.
 // One thread, but for stop().
 #pragma once
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "background/write_out.h"
@@ -70,11 +73,15 @@ class Backend {
   // Writes back one batch of what the log has. EIO: some of the data is damaged, and stays;
   // EUCLEAN: the log is, or a key in it; EINVAL: a range does not fit the disk.
   Result<Step> step();
+  // Moves dirty_tail to where a kset of the front says that nothing in front is needed, and writes
+  // nothing. False: there is no such place. A step begins with it.
+  Result<bool> pass();
   // A step under way ends at once, as one that fails, and so does each later one. Any thread.
   void give_up();
 
   struct Counters {
     uint64_t batches = 0, ksets = 0, keys = 0, written_bytes = 0, flushes = 0, errors = 0;
+    uint64_t passed_ksets = 0;  // that pass() has passed
   };
   const Counters& counters() const { return counters_; }
   // What is left in the log behind dirty_tail, as appended. Read beside a front, and a step, so it
@@ -94,6 +101,7 @@ class Backend {
   Status load();
   Status check_image() const;
   bool log_ends() const;
+  void look_ahead();
   Status plan();
   Status write();
 
@@ -106,6 +114,10 @@ class Backend {
   std::unique_ptr<SegmentTable> segments_;
   std::unique_ptr<WriteOut> out_;
   LogMark at_;  // what is passed, since it was opened
+  // What a kset in front of seen_ has said last; where that stands, and what it says.
+  LogMark seen_;
+  CachePos said_at_;
+  std::optional<CachePos> passable_;
   BatchPlan plan_;
   uint32_t bad_looks_ = 0;  // in a row, at a log that seemed damaged
   Counters counters_;

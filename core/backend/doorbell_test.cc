@@ -77,8 +77,7 @@ TEST_F(TwoSidesBellTest, AWriteThatWaitsForSpaceRingsAndIsRung) {
       const uint64_t rung = cache_->doorbell()->rings();
       executor_->advance(milliseconds(0));
       if (queue_->reap(done, 0, 1, 0) == 1) break;
-      ASSERT_TRUE(bell_.wanted());
-      EXPECT_GE(cache_->doorbell()->rings(), rung);
+      ASSERT_GT(cache_->doorbell()->rings(), rung);
       const auto moved = backend_->step();
       ASSERT_TRUE(moved.ok());
       if (moved.value() != Backend::Step::kMoved) continue;

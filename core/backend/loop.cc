@@ -94,11 +94,19 @@ void BackendLoop::rest(Milliseconds most, Until end, uint32_t heard) {
   }
 }
 
+// What the front does not need is passed at any time. An error a step meets, too.
+bool BackendLoop::pass() {
+  const auto passed = backend_.pass();
+  if (!passed || !passed.value()) return false;
+  bell_.ring();
+  return true;
+}
+
 // It listens before the last look, so no ring is lost.
 void BackendLoop::wait_for_front() {
   note(Doing::kNotWanted);
   const uint32_t heard = bell_.listen();
-  if (is_not_wanted()) rest(options_.interval, Until::kWanted, heard);
+  if (is_not_wanted() && !pass()) rest(options_.interval, Until::kWanted, heard);
   bell_.listen(false);
 }
 

@@ -10,6 +10,8 @@
 //   lost each looks all the same, at intervals. Nothing that stands in the doorbell's page keeps
 //   data from being written back once the front is gone: a lock of the cache device tells that, and
 //   is looked at with each beat, however long the interval.
+// - What the front says is not needed (Backend::pass()) is passed whether it wants something or
+// not.
 // - Of a disk that fails all is tried again, for as long as it takes.
 // run() is called by one thread; all else by any.
 #pragma once
@@ -68,6 +70,7 @@ class BackendLoop {
   enum class Until : uint8_t { kTime, kRung, kWanted };
   void rest(Milliseconds most, Until end, uint32_t heard);
   void wait_for_front();
+  bool pass();
 
   Backend& backend_;
   Doorbell& bell_;

@@ -317,15 +317,7 @@ void Worker::writeback_task() {
     }
     if (others_await(head)) continue;
     if (parts_.follows) {
-      const bool wants = actions->write_back || writeback_.behind(idle_until_);
-      const bool told = std::exchange(wanted_there_, wants);
-      if (!std::exchange(closed, true) || (wants && !told)) {
-        (void)parts_.stripes.close_all();  // the other side sees the log alone
-        head = parts_.log.mark();
-        tell_other_side(wants);  // before the last look
-        continue;
-      }
-      end_following(wants);
+      if (tell_or_end(*actions, !std::exchange(closed, true), &head)) continue;
       return;
     }
     if (actions->live == LiveData::kLeaveAll) return;  // reclaim asks again

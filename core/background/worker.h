@@ -25,6 +25,7 @@
 //
 // Where another process writes back (Parts::follows) a step only follows what that has passed. The
 // worker tells it by the doorbell whether to write back, for the same reasons as it would itself,
+// or to pass what need not be written,
 // and is rung when dirty_tail has moved, while it waits for that; without the doorbell it looks
 // each millisecond then.
 //
@@ -141,8 +142,11 @@ class Worker {
   // What waits for the device is passed only once its keys are in the log. `head`: of the log then.
   void close_awaited(LogMark* head);
   // Tells the other side whether to write back now. If so, its ring runs writeback_task() again.
-  void tell_other_side(bool wants);
-  void end_following(bool wants);
+  // And whether something was stated that it is to pass.
+  void tell_other_side(bool wants, bool stated = false);
+  void end_following(bool wants, bool stated = false);
+  // After a step that has not moved dirty_tail. True: the other side was told something new.
+  bool tell_or_end(const SpaceActions& actions, bool first, LogMark* head);
   // After a step that has found nothing left before `head`. True: others have come to wait.
   bool others_await(const LogMark& head);
   void writeback_tick();
@@ -179,6 +183,8 @@ class Worker {
   bool device_failed_ = false;                       // likewise: it was not, or not only, memory
   uint64_t written_at_failure_ = 0;                  // likewise
   bool wanted_there_ = false;                        // likewise: the other side has been told so
+  uint64_t stated_there_ = 0;                        // likewise, of Writeback::stated_ksets(),
+  Milliseconds stated_at_{0};                        // and when
   // Of the last tick, in appended bytes; writing's tasks only.
   uint64_t dirty_at_tick_ = 0;
   // Found by the last tick after which few writes came: all before it is written back.

@@ -90,6 +90,7 @@ void Writeback::note_marked(size_t part, size_t all) {
 
 // The batch is not under way yet: what is told goes to whichever begins next.
 void Writeback::note_moved(const BatchPlan& plan, uint64_t bytes) {
+  if (parts_.follows) return;  // nothing comes free until the other process has passed it
   const uint64_t all = plan.freed_bytes() - plan.freed_bytes() / kMarkingShare;
   const auto share = static_cast<uint64_t>(static_cast<double>(all) * static_cast<double>(bytes) /
                                            static_cast<double>(plan.moved_bytes));
@@ -143,7 +144,12 @@ Result<bool> Writeback::step(const LogMark& until, const Size& size) {
 
 Result<bool> Writeback::step_once(const LogMark& until, const Size& size) {
   if (!behind(until)) return false;
-  if (parts_.follows) return follow(size);
+  if (parts_.follows) {
+    strict_ = true;
+    auto followed = follow(size);
+    if (followed && !followed.value()) needs_no_writing_.store(state_passable(until, size));
+    return followed;
+  }
   reason_ = size.reason;
   strict_ = strict();
   if (written_unknown_) forget();

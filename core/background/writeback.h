@@ -32,7 +32,9 @@
 //   such a step, too; what has been appended again of damaged data is not appended twice.
 //
 // Where another process writes back (Parts::follows) a step follows it: it plans what that one has
-// passed, whatever the step's end, and settles it (follow.cc).
+// passed, whatever the step's end, and settles it (follow.cc). Where moving pays it moves what is
+// live, and states in the log what need not be written (kKsetPasses): the other process passes it.
+// That is always as if it was strict: the other process may be.
 // Any thread; steps exclude each other.
 #pragma once
 
@@ -95,6 +97,16 @@ class Writeback {
   // Of what the last step with kMove or kLeave has met.
   bool moving_pays() const { return moving_pays_.load(std::memory_order_relaxed); }
   const Mover::Counters& moved() const NO_THREAD_SAFETY_ANALYSIS { return mover_.counters(); }
+  // Follows: the last step has found nothing for the other process to write: it has stated what
+  // that is to pass, or there is time.
+  bool needs_no_writing() const { return needs_no_writing_.load(std::memory_order_relaxed); }
+  // Follows: up to here, in ksets, the other process was told to pass and has not; 0: nothing.
+  uint64_t stated_ksets() const {
+    const uint64_t stated = stated_.load(std::memory_order_acquire);
+    return stated > passed_ksets() ? stated : 0;
+  }
+  // Appends a key, if nobody has since, so that a kset says what was stated.
+  void say_what_is_stated() EXCLUDES(mu_);
   // Of the batches that the last step has not finished: not on the device yet. 0: there are none.
   uint64_t unwritten_bytes() const { return unwritten_.load(std::memory_order_relaxed); }
   // A step under way ends at once, as one that fails, and so does each later one; or does no more.
@@ -162,6 +174,7 @@ class Writeback {
   }
   Result<bool> step_once(const LogMark& until, const Size& size) REQUIRES(mu_);
   Result<bool> follow(const Size& size) REQUIRES(mu_);
+  bool state_passable(const LogMark& until, const Size& size) REQUIRES(mu_);
   // Plans as many batches as may be under way. An error: the first cannot be planned.
   Status plan_batches(const LogMark& until, const Size& size) REQUIRES(mu_);
   // How keys may be passed whose data is not on the device; each includes those before it.
@@ -220,6 +233,10 @@ class Writeback {
   // superseded, by the copies.
   uint64_t copied_ahead_ GUARDED_BY(mu_) = 0;
   bool strict_ GUARDED_BY(mu_) = true;  // in this step
+  std::optional<Extent> stated_of_
+      GUARDED_BY(mu_);  // of which it was stated that it has a later key
+  std::atomic<bool> needs_no_writing_{false};
+  std::atomic<uint64_t> stated_{0};  // in ksets
   bool repeats_told_ GUARDED_BY(mu_) = false;
   WriteReason reason_ GUARDED_BY(mu_) = WriteReason::kIdle;  // of the step
   std::atomic<bool> wants_strict_;

@@ -77,6 +77,8 @@ constexpr struct {
     {"grown-before-identity", Hazard::kGrownBeforeIdentity},
     {"grown-before-counted", Hazard::kGrownBeforeCounted},
     {"barrier-not-in-log", Hazard::kBarrierNotInLog},
+    {"passed-before-moved", Hazard::kPassedBeforeMoved},
+    {"stale-pass-taken", Hazard::kStalePassTaken},
 };
 
 std::optional<Hazard> hazard_named(std::string_view name) {

@@ -66,6 +66,8 @@ enum class Hazard : uint8_t {
   kGrownBeforeIdentity,
   kGrownBeforeCounted,
   kBarrierNotInLog,
+  kPassedBeforeMoved,
+  kStalePassTaken,
 };
 
 // A place in the code that stores to media or fences. A function that does this for several callers

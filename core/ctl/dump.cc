@@ -154,6 +154,7 @@ class KsetPrinter {
         json["keys"] = kset.keys.size();
         json["behind_dirty_tail"] = kset.behind_dirty_tail;
         json["same_epoch"] = kset.item.same_epoch;
+        if (kset.item.passes) json["passes"] = position_text(*kset.item.passes);
       } else {
         json[kset.item.kind == LogItem::Kind::kLast ? "last_to" : "lost_to"] =
             position_text(kset.item.next);

@@ -159,6 +159,33 @@ void seal_kset(KsetHeader* header, std::span<const Key> keys, uint64_t flags) {
                        kset_bytes(header->key_num) - kCrcStart);
 }
 
+namespace {
+
+constexpr uint64_t low_bits(uint32_t n) { return (uint64_t{1} << n) - 1; }
+constexpr uint64_t kPassPosition = low_bits(kKsetPassOffBits) << kKsetPassOffShift |
+                                   low_bits(kKsetPassSegBits) << kKsetPassSegShift;
+
+}  // namespace
+
+uint64_t pass_flags(CachePos end) {
+  PCACHE_CHECK(end.off % 8 == 0 && end.off < kSegDataBytes && end.seg.v < kMaxSegments);
+  return kKsetPasses | uint64_t{end.off / 8} << kKsetPassOffShift |
+         uint64_t{end.seg.v} << kKsetPassSegShift;
+}
+
+std::optional<CachePos> passed_by(uint64_t flags) {
+  if (!(flags & kKsetPasses) || !known_kset_flags(flags)) return std::nullopt;
+  return CachePos{
+      SegId{static_cast<uint32_t>(flags >> kKsetPassSegShift & low_bits(kKsetPassSegBits))},
+      static_cast<uint32_t>(flags >> kKsetPassOffShift & low_bits(kKsetPassOffBits)) * 8};
+}
+
+bool known_kset_flags(uint64_t flags) {
+  if (flags & kKsetLast) return flags == kKsetLast;
+  const uint64_t position = flags & kKsetPasses ? kPassPosition : 0;
+  return (flags & ~(kKsetSameEpoch | kKsetPasses | position)) == 0;
+}
+
 KsetHeader make_last_kset(SegId next) {
   KsetHeader header{};
   header.key_num = next.v;

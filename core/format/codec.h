@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "base/crc32c.h"
@@ -71,6 +72,13 @@ inline uint64_t off_of_key(const media::Key& key) { return key.off; }
 // Sets magic, flags, key_num and crc of a kset whose keys follow `header` in memory.
 void seal_kset(media::KsetHeader* header, std::span<const media::Key> keys, uint64_t flags = 0);
 media::KsetHeader make_last_kset(SegId next);
+
+// kKsetPasses with its position, and back; nothing: the flags do not say so, or have bits that no
+// version sets.
+uint64_t pass_flags(CachePos end);
+std::optional<CachePos> passed_by(uint64_t flags);
+// Whether a kset with keys, or a LAST one, may have them.
+bool known_kset_flags(uint64_t flags);
 
 inline uint32_t kset_bytes(uint32_t key_num) {
   return static_cast<uint32_t>(sizeof(media::KsetHeader) + key_num * sizeof(media::Key));

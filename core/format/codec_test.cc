@@ -321,6 +321,24 @@ TEST_F(KsetBytes, EveryFlippedBit) {
   }
 }
 
+TEST_F(KsetBytes, AKsetSaysUpToWhereNothingIsNeeded) {
+  for (const CachePos end : {CachePos{SegId{0}, 0}, CachePos{SegId{30}, 5144},
+                             CachePos{SegId{kMaxSegments - 1}, kSegDataBytes - 24}}) {
+    const uint64_t flags = pass_flags(end);
+    EXPECT_EQ(passed_by(flags), end);
+    EXPECT_EQ(passed_by(flags | kKsetSameEpoch), end);
+    EXPECT_EQ(passed_by(flags & ~kKsetPasses), std::nullopt);
+    EXPECT_EQ(passed_by(flags | uint64_t{1} << 44), std::nullopt) << "another version's";
+    EXPECT_EQ(passed_by(flags | kKsetLast), std::nullopt);
+    EXPECT_FALSE(flags & (kKsetLast | kKsetSameEpoch));
+  }
+  EXPECT_EQ(passed_by(0), std::nullopt);
+  for (const uint64_t flags : {uint64_t{0}, kKsetSameEpoch, kKsetLast, kKsetPasses | 8})
+    EXPECT_TRUE(known_kset_flags(flags)) << flags;
+  for (const uint64_t flags : {uint64_t{8}, kKsetLast | kKsetSameEpoch, kKsetSameEpoch | 1u << 24})
+    EXPECT_FALSE(known_kset_flags(flags)) << flags;
+}
+
 TEST_F(KsetBytes, ClearedIsNone) {
   EXPECT_EQ(classify_kset(std::vector<std::byte>(kMaxKsetBytes)), KsetState::kNone);
 }

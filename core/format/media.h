@@ -108,6 +108,14 @@ inline constexpr uint64_t kKsetLast = 1u << 0;
 // Ours; the kernel target sets and looks at none but kKsetLast. No barrier of the user (FLUSH, FUA,
 // PREFLUSH) is between the kset and the one before it in the log.
 inline constexpr uint64_t kKsetSameEpoch = 1u << 1;
+// Likewise: of what is in the log in front of a position nothing is needed, since later keys, which
+// are in front of this kset and of the same epoch, have its data. The position is in the flags,
+// too: offset / 8 and segment.
+inline constexpr uint64_t kKsetPasses = 1u << 2;
+inline constexpr uint32_t kKsetPassOffShift = 3, kKsetPassOffBits = 21;
+inline constexpr uint32_t kKsetPassSegShift = 24, kKsetPassSegBits = 20;
+static_assert(kMaxSegments <= 1u << kKsetPassSegBits &&
+              kSegmentBytes / 8 <= 1u << kKsetPassOffBits);
 
 struct KsetHeader {
   uint32_t crc;

@@ -215,6 +215,10 @@ KsetBuffer* KeyLog::append_group(KsetBuffer* list) {
   PCACHE_CHECK(group.done.ksets + group.done.rolls > 0);
   head_ = {group.end, head_.ksets + group.done.ksets, head_.dirty_bytes + group.dirty_bytes};
   shown_head_.store(head_);
+  if (group.done.ksets > 0 && unstated_) {
+    unstated_.reset();
+    has_unstated_.store(false, std::memory_order_release);
+  }
   counters_.ksets += group.done.ksets;
   counters_.keys += group.done.keys;
   counters_.rolls += group.done.rolls;
@@ -236,7 +240,9 @@ KsetBuffer* KeyLog::append_group(KsetBuffer* list) {
 
 uint64_t KeyLog::flags_for(const Group& group) const {
   const bool begins_epoch = head_.ksets + group.done.ksets == last_epoch_from();
-  return begins_epoch && !hazard(Hazard::kBarrierNotInLog) ? 0 : media::kKsetSameEpoch;
+  const uint64_t epoch =
+      begins_epoch && !hazard(Hazard::kBarrierNotInLog) ? 0 : media::kKsetSameEpoch;
+  return group.done.ksets == 0 && unstated_ ? epoch | pass_flags(*unstated_) : epoch;
 }
 
 void KeyLog::take_keys_behind(KsetBuffer& kset, CachePos at, uint64_t flags) {
@@ -313,6 +319,14 @@ void KeyLog::end_epoch() {
   BiasedLock lock(writer_mu_);
   PCACHE_CHECK(head_.ksets >= last_epoch_from());
   last_epoch_from_.store(head_.ksets, std::memory_order_release);
+}
+
+bool KeyLog::state_passable(CachePos end, uint64_t from) {
+  BorrowedLock lock(writer_mu_);
+  if (from < last_epoch_from() && !hazard(Hazard::kSupersededAcrossABarrier)) return false;
+  unstated_ = end;
+  has_unstated_.store(true, std::memory_order_release);
+  return true;
 }
 
 LogMark KeyLog::mark() const {

@@ -62,9 +62,8 @@ void each_kset_behind_garbage(const Pmem& pmem, const SegmentTable& segments, Ca
   if (end.off > media::kSegDataBytes - sizeof header ||
       !pmem.load(&header, segments.media(end), sizeof header))
     return;
-  const bool torn = (header.magic == 0 || header.magic == media::kKsetMagic) &&
-                    (header.flags == 0 || header.flags == media::kKsetSameEpoch ||
-                     header.flags == media::kKsetLast);
+  const bool torn =
+      (header.magic == 0 || header.magic == media::kKsetMagic) && known_kset_flags(header.flags);
   if (torn) return;
   Key keys[media::kKeysPerKset];
   for (auto at = find_kset(pmem, segments, end + sizeof header); at;

@@ -83,6 +83,7 @@ Result<LogItem> LogCursor::read_kset(KsetState state) {
     item.keys = {reinterpret_cast<const media::Key*>(buffer_ + sizeof header), header.key_num};
     item.crc = header.crc;
     item.same_epoch = header.flags & media::kKsetSameEpoch;
+    item.passes = passed_by(header.flags);
     item.next = pos_ + kset_bytes(header.key_num);
   }
   // Each step leads on in the segment or to one not yet passed, so the log comes to an end.
@@ -109,6 +110,11 @@ bool one_field_was_damaged(std::span<std::byte> window, uint32_t n_segs) {
   for (const uint64_t flags : {uint64_t{0}, media::kKsetSameEpoch, media::kKsetLast}) {
     header = found;
     header.flags = flags;
+    if (valid(header)) return true;
+  }
+  for (int bit = 0; bit < 64; bit++) {  // of those with a position
+    header = found;
+    header.flags ^= uint64_t{1} << bit;
     if (valid(header)) return true;
   }
   header = found;

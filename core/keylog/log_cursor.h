@@ -34,6 +34,7 @@ struct LogItem {
   std::span<const media::Key> keys;  // valid until the next call
   uint32_t crc = 0;                  // of the kset
   bool same_epoch = false;           // kKeys: as kKsetSameEpoch
+  std::optional<CachePos> passes;    // kKeys: as kKsetPasses
   bool torn = false;                 // kEnd: a header is there, and it is not valid
   // Salvage: what was wrong. A kset that comes with it had one damaged field in its header; its crc
   // has confirmed the corrected value.

@@ -142,6 +142,23 @@ TEST_F(Cursor, OneDamagedFieldIsDamageEvenAtTheEnd) {
   }
 }
 
+TEST_F(Cursor, ADamagedBitOfAPositionIsDamage) {
+  const CachePos at = put({}, 1, 1);
+  put(at, 2, 2);
+  alignas(8) std::byte bytes[media::kMaxKsetBytes];
+  ASSERT_TRUE(image_.pmem().load(bytes, image_.off(at), kset_bytes(2)));
+  auto* const header = reinterpret_cast<KsetHeader*>(bytes);
+  seal_kset(header, {reinterpret_cast<const media::Key*>(header + 1), 2},
+            pass_flags({SegId{3}, 4096}) | media::kKsetSameEpoch);
+  change(at, [&](KsetHeader& h) { h = *header; });
+  EXPECT_THAT(read(), ElementsAre("1x1", "2x2"));
+  for (const int bit : {0, 1, 2, 12, 24, 63}) {
+    change(at, [&](KsetHeader& h) { h.flags ^= uint64_t{1} << bit; });
+    EXPECT_THAT(read(), ElementsAre("1x1", HasSubstr("one field"))) << bit;
+    change(at, [&](KsetHeader& h) { h = *header; });
+  }
+}
+
 TEST_F(Cursor, ADamagedLastHeaderIsDamage) {
   for (const uint32_t next : {2u, 0u, 7u}) {
     const CachePos at = put({}, 1, 1);

@@ -162,7 +162,9 @@ void TwoSides::in_backend(const std::function<void()>& what) {
 }
 
 void TwoSides::step() {
+  const uint64_t before = backend_->counters().passed_ksets;
   const auto stepped = backend_->step();
+  counts_.passed += backend_->counters().passed_ksets - before;
   if (!stepped) note("lost: the backend: " + stepped.error().text);
 }
 
@@ -318,11 +320,37 @@ void TwoSides::read(const Extent& extent) {
            std::to_string(version) + ", written was " + std::to_string(oracle_.newest(sector)));
 }
 
+// All that is in the log is written back, if there is a backend: behind a barrier nothing can be
+// stated of what is in front of it.
+void TwoSides::begin_epoch() {
+  if (backend_)
+    in_backend([this] {
+      for (int i = 0; i < 8 && !dead_ && wrong_.empty(); i++) step();
+    });
+  session_->advance(6000);
+}
+
+// Without a barrier, and of few places.
+void TwoSides::write_plain() {
+  const Extent& where = kWritten[random_() % std::size(kWritten)];
+  const int error = session_->write({where.off, kSectorBytes << random_() % 3});
+  if (error && error != ETIMEDOUT) note("lost: a write failed: " + std::string(strerror(error)));
+}
+
+// What need not be written is stated, where the barriers allow it.
+void TwoSides::move() {
+  if (const auto moved = session_->cache().move_step(); !moved && !dead_)
+    note("lost: a move failed: " + moved.error().text);
+  counts_.stated += session_->cache().writeback().stated_ksets() > 0;
+}
+
 // While a backend is in the middle of a step.
 void TwoSides::small_operation() {
-  switch (random_() % 4) {
+  switch (random_() % 5) {
     case 0:
       return write();
+    case 4:
+      return move();
     case 1:
       if (const int error = session_->flush(); error && error != ETIMEDOUT)
         note("lost: a flush failed: " + std::string(strerror(error)));
@@ -337,7 +365,15 @@ void TwoSides::small_operation() {
 void TwoSides::front_operation() {
   quiet_ = false;
   in_front_ = true;
-  switch (random_() % 10) {
+  switch (random_() % 12) {
+    case 10:
+    case 11:
+      begin_epoch();
+      for (uint64_t n = 1 + random_() % 4; n > 0; n--) write_plain();
+      move();
+      write_plain();
+      session_->advance(1000);
+      break;
     case 0:
     case 1:
       if (const int error = session_->flush(); error && (error != ETIMEDOUT || backend_))
@@ -565,6 +601,8 @@ void run_two_sides(Base& base, uint64_t seed, Totals* totals, TwoSides::Counts* 
   if (random() % 2) sides.settle();
   const TwoSides::Counts& now = sides.counts();
   counts->interleaved += now.interleaved;
+  counts->stated += now.stated;
+  counts->passed += now.passed;
   counts->killed_fronts += now.killed_fronts;
   counts->killed_backends += now.killed_backends;
   counts->power_losses += now.power_losses;

@@ -46,6 +46,7 @@ class TwoSides {
   void set_interleaving(uint64_t one_in) { one_in_ = one_in; }
   struct Counts {
     uint64_t interleaved = 0, killed_fronts = 0, killed_backends = 0, power_losses = 0;
+    uint64_t stated = 0, passed = 0;  // what need not be written: moves of the front, the backend's
   };
   const Counts& counts() const { return counts_; }
 
@@ -75,6 +76,9 @@ class TwoSides {
   void write();
   void read(const Extent& extent);
   void small_operation();
+  void begin_epoch();
+  void write_plain();
+  void move();
   Sectors disk_sectors() const;
   const Oracle& oracle_at(size_t event) const;
   Oracle::Found read_all(Session& session) const;

@@ -295,6 +295,8 @@ void sides(const Common& common, std::optional<uint64_t> one) {
   }
   print(totals, {{"seeds", totals.sequences},
                  {"interleaved", counts.interleaved},
+                 {"stated", counts.stated},
+                 {"passed_ksets", counts.passed},
                  {"killed_fronts", counts.killed_fronts},
                  {"killed_backends", counts.killed_backends},
                  {"power_losses", counts.power_losses}});
