@@ -89,7 +89,6 @@ def upstream(machine):
     return folder
 
 
-
 def test_headers_come_from_upstream_without_apt(machine, upstream):
     version = subprocess.run(["/usr/bin/fio", "--version"], capture_output=True, text=True, check=True).stdout.strip()
     subprocess.run(["git", "-C", upstream, "tag", version], check=True)
@@ -99,6 +98,39 @@ def test_headers_come_from_upstream_without_apt(machine, upstream):
     assert (tree / "config-host.h").exists() and (tree / ".pcache-stamp").read_text() == f"{version}\n"
     again, _ = machine(fio=f"echo {version}")
     assert again.returncode == 0 and "getting" not in again.stdout
+
+
+def known_commits():
+    """{package: commit}: packages that were not made of the tag of their version."""
+    body = re.search(r"^upstream_of\(\) .*?^}", SETUP.read_text(), re.MULTILINE | re.DOTALL)[0]
+    return dict(re.findall(r'^ *([^ *]+)\*\) echo "([0-9a-f]{40}) ', body, re.MULTILINE))
+
+
+@pytest.mark.parametrize("package, commit", known_commits().items())
+@pytest.mark.parametrize("has_commit", [True, False])
+def test_headers_of_a_package_that_was_not_made_of_a_tag(machine, upstream, package, commit, has_commit):
+    """Of the commit, where the repository has it; else of the tag, which CMake may refuse. A git that answers."""
+    version = subprocess.run(["/usr/bin/fio", "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    subprocess.run(["git", "-C", upstream, "tag", version], check=True)
+    (machine.path / "bin/git").unlink()
+    tools = {
+        "dpkg_query": f"case $# in 4) echo {package};; *) for name; do printf 'installed:%s ' \"$name\"; done;; esac",
+        "apt_get": "case $1 in indextargets) echo deb-src here there main;; *) exit 100;; esac",
+        "fio": f"echo {version}",
+        "git": f"case \"$*\" in *' {commit}') [ {int(has_commit)} = 1 ] || exit 128; "
+               f"exec /usr/bin/git -C {version} fetch --quiet --depth 1 \"$PCACHE_FIO_GIT\" {version};; esac\n"
+               "exec /usr/bin/git \"$@\"",
+    }
+    done, asked = machine("--build", **tools)
+    assert done.returncode == 0, done.stderr
+    assert f"apt has no source of fio {package}; trying upstream's {commit}\n" in done.stdout
+    assert any(line.startswith("git ") and line.endswith(f" {commit}") for line in asked)
+    stamp = machine.path / "cache/pcache" / version / ".pcache-stamp"
+    assert stamp.read_text() == f"{commit if has_commit else version}\n"
+    before = stamp.stat().st_ino
+    again, _ = machine("--build", **tools)
+    assert again.returncode == 0 and stamp.stat().st_ino == before, "what is there stays"
+    assert has_commit != ("trying" in again.stdout)
 
 
 def test_no_headers_anywhere(machine):
