@@ -100,6 +100,29 @@ def test_told_to_end_it_takes_all_along(started_by_program, tmp_path, how, statu
     wait_until(lambda: not running_in(tmp_path))
 
 
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("runs", ["processes.run(sys.argv[1:])",
+                                  "processes.running(sys.argv[1:], until_said='there').__enter__()"])
+def test_told_while_it_starts_a_program_it_takes_that_along(tmp_path, runs, how):
+    """The signal comes when the child is there and its starter does not know it yet."""
+    program = ("import os, sys, subprocess\n"
+               "from measure import entry, processes\n"
+               "real = subprocess.Popen\n"
+               "def started(command, **how):\n"
+               "    child = real(command, stdout=subprocess.PIPE, **{k: v for k, v in how.items() if k != 'stdout'})\n"
+               "    child.stdout.readline()\n"
+               f"    os.kill(os.getpid(), {int(how)})\n"
+               "    return child\n"
+               "processes.subprocess.Popen = started\n"
+               f"entry.run_main('it', lambda: {runs})\n")
+    command = ["bash", "-c", f"echo there; {WITH_CHILD}", tmp_path]
+    done = subprocess.run([sys.executable, "-c", program, *map(str, command)], stderr=subprocess.PIPE, text=True,
+                          preexec_fn=hear_ctrl_c, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == {signal.SIGINT: (130, "it: interrupted\n"),
+                                              signal.SIGTERM: (143, "it: terminated\n")}[how]
+    wait_until(lambda: not running_in(tmp_path))
+
+
 def test_killed_it_takes_what_it_started_along(started_by_program, tmp_path):
     """Not what that has started: nobody is left to do it."""
     started_by_program.kill()

@@ -3,7 +3,8 @@
 its time is over, and when whoever waits for it fails.
 
 Python hears a signal that comes just before a wait only behind it, and drops what a handler raises within a destructor.
-So nothing here waits for longer than HEARD_S without looking whether we were told to end.
+So nothing here waits for longer than HEARD_S without looking whether we were told to end. Between the start of a program
+and its end the signal is only noted: raised between two lines it would leave behind what has just been started.
 """
 import contextlib
 import ctypes
@@ -22,7 +23,8 @@ PR_SET_PDEATHSIG = 1
 HEARD_S = 0.5
 PATIENCE_S = 30  # of a program that puts away what is its own; then it is killed
 _prctl = ctypes.CDLL(None).prctl
-_told = None  # what the signal raised that told us to end
+_told = None  # what the signal raises that told us to end
+_noting = 0  # of the main thread, which hears signals: > 0 while they raise nothing
 _lock = threading.Lock()
 _groups = set()  # under the lock: process groups that run; None: no more are started
 
@@ -41,7 +43,8 @@ def watch_signals():
         _told = RAISED_BY[number]
         for one in RAISED_BY:
             signal.signal(one, signal.SIG_IGN)
-        raise _told
+        if not _noting:
+            raise _told
     for number in RAISED_BY:
         if signal.getsignal(number) != signal.SIG_IGN:  # as for what a shell runs in the background
             signal.signal(number, on_signal)
@@ -52,6 +55,25 @@ def raise_if_told():
         raise _told
 
 
+@contextlib.contextmanager
+def _signals_are_noted(noted=True):
+    """What comes within is raised by raise_if_told(), or behind it. With `noted` False at once again. In other threads
+    neither."""
+    global _noting  # pylint: disable=global-statement
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before, _noting = _noting, _noting + 1 if noted else 0
+    try:
+        if not noted:
+            raise_if_told()
+        yield
+    finally:
+        _noting = before
+        if not before:
+            raise_if_told()  # also in place of an error that comes of it
+
+
 def run(command, *, cwd=None, timeout_s=None, show_stderr=False, end_with=signal.SIGKILL):
     """Runs a program to its end, in any thread; a CompletedProcess with what it said, whatever its exit status.
 
@@ -59,7 +81,7 @@ def run(command, *, cwd=None, timeout_s=None, show_stderr=False, end_with=signal
     `end_with`: the signal that ends its group; one that lets it clean up is followed by SIGKILL.
     """
     command = [str(part) for part in command]
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, _signals_are_noted():
         child = _start(command, cwd, out, None if show_stderr else err, end_with)
         try:
             _wait(child, command, timeout_s)
@@ -76,7 +98,7 @@ def running(command, *, cwd=None, until_said=None):
     """Runs a program beside us, until the block ends: then it is told to end. MeasureError: it cannot be run; or it has
     ended before, with the last line of what it said. The block begins when it has said `until_said`."""
     command = [str(part) for part in command]
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as said, _signals_are_noted():
         child = _start(command, cwd, said, said, signal.SIGTERM)
 
         def is_running():
@@ -88,7 +110,8 @@ def running(command, *, cwd=None, until_said=None):
         try:
             while until_said and is_running() and until_said.encode() not in os.pread(said.fileno(), 1 << 16, 0):
                 time.sleep(0.01)
-            yield is_running
+            with _signals_are_noted(False):
+                yield is_running
         finally:
             _end(child, signal.SIGTERM)
             _reap(child)
