@@ -3,8 +3,8 @@
 its time is over, and when whoever waits for it fails.
 
 Python hears a signal that comes just before a wait only behind it, and drops what a handler raises within a destructor.
-So nothing here waits for longer than HEARD_S without looking whether we were told to end. Between the start of a program
-and its end the signal is only noted: raised between two lines it would leave behind what has just been started.
+So nothing here waits for longer than HEARD_S without looking whether we were told to end. Between the start of a
+program and its end the signal is only noted: raised between two lines it would leave behind what has just been started.
 """
 import contextlib
 import ctypes
