@@ -252,7 +252,6 @@ Status Pmem::Mapping::new_map(struct pmem2_source* source, struct pmem2_config* 
       opt.emulate ? PMEM2_GRANULARITY_PAGE : PMEM2_GRANULARITY_CACHE_LINE;
   const unsigned protection = PMEM2_PROT_READ | (writable ? PMEM2_PROT_WRITE : 0);
   struct pmem2_map* made = nullptr;
-  maps.reserve(maps.size() + 1);
   int rc = pmem2_config_set_required_store_granularity(config, needed);
   if (rc == 0) rc = pmem2_config_set_offset(config, mapped_bytes);
   if (rc == 0) rc = pmem2_config_set_length(config, end - mapped_bytes);
@@ -267,6 +266,7 @@ Status Pmem::Mapping::new_map(struct pmem2_source* source, struct pmem2_config* 
 }
 
 Status Pmem::Mapping::map_up_to(uint64_t most_bytes) {
+  maps.reserve(maps.size() + 1);  // it may throw, and below nothing may
   struct pmem2_source* source = nullptr;
   struct pmem2_config* config = nullptr;
   if (int rc = pmem2_source_from_fd(&source, fd)) {
