@@ -221,11 +221,13 @@ Backend::Left Backend::left() const {
   }
 }
 
-// To the log's end, as far as it was not seen yet.
+// To the log's end, as far as it was not seen yet; of a log of gigabytes a part at a time, since
+// nothing else is done meanwhile.
 void Backend::look_ahead() {
+  constexpr int kMostAhead = 1 << 14;
   if (seen_.ksets <= at_.ksets) seen_ = at_;
   LogCursor cursor(*pmem_, *segments_, seen_.pos);
-  for (;;) {
+  for (int ksets = 0; ksets < kMostAhead; ksets++) {
     const auto item = cursor.next();
     // What is wrong there a plan meets.
     if (!item || item.value().kind == LogItem::Kind::kEnd) return;
@@ -271,7 +273,7 @@ Result<Backend::Step> Backend::step() try {
   }
   const auto passed = pass();
   if (!passed) return passed.error();
-  if (passed.value()) return Step::kMoved;
+  if (passed.value()) return Step::kPassed;
   if (auto planned = plan(); !planned) {
     // What of a segment's former life stands there looks valid to who knows its former generation.
     segments_->load_generations();

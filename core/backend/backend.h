@@ -67,9 +67,11 @@ class Backend {
 
   enum class Step : uint8_t {
     kMoved,    // a batch is written back
+    kPassed,   // what the front does not need was passed, and the disk not asked for anything
     kNothing,  // the log has no more
     kUnclear,  // what is at its end looks damaged, or is just being stored: look again
   };
+  static bool has_moved(Step step) { return step == Step::kMoved || step == Step::kPassed; }
   // Writes back one batch of what the log has. EIO: some of the data is damaged, and stays;
   // EUCLEAN: the log is, or a key in it; EINVAL: a range does not fit the disk.
   Result<Step> step();

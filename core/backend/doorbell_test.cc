@@ -80,7 +80,7 @@ TEST_F(TwoSidesBellTest, AWriteThatWaitsForSpaceRingsAndIsRung) {
       ASSERT_GT(cache_->doorbell()->rings(), rung);
       const auto moved = backend_->step();
       ASSERT_TRUE(moved.ok());
-      if (moved.value() != Backend::Step::kMoved) continue;
+      if (!Backend::has_moved(moved.value())) continue;
       const uint64_t before = bell_.rings();
       bell_.ring();
       ASSERT_GT(bell_.rings(), before) << "the front does not listen";
@@ -96,10 +96,10 @@ class BackendLoopTest : public TwoSidesBellTest {
  protected:
   void start_loop() {
     BackendLoop::Options options;
-    options.interval = std::chrono::hours(1);
+    options.interval = options.front_looks = std::chrono::hours(1);
     options.front_is_there = [this] { return front_is_there_.load(); };
     options.beats = [this] { bell_.beat(milliseconds(++beats_)); };
-    options.say = [](const std::string&) {};
+    options.say = [this](const std::string& line) { said_.push_back(line); };
     loop_ = std::make_unique<BackendLoop>(*backend_, bell_, options);
     thread_ = std::thread([this] { done_ = loop_->run(); });
   }
@@ -117,10 +117,20 @@ class BackendLoopTest : public TwoSidesBellTest {
   }
   bool has_written() const { return loop_->state().counters.ksets > 0; }
 
+  // The log has data that the front has moved on, and says so.
+  void pass_over() {
+    ASSERT_EQ(write(0, 4096, 1), 0);
+    executor_->advance(milliseconds(2000));
+    ASSERT_TRUE(cache_->move_step().ok());
+    ASSERT_EQ(write(8192, 4096, 2), 0);
+    executor_->advance(milliseconds(2000));
+  }
+
   // Not the cache's, whose thread this one would be.
   Doorbell front_bell_{Side::kFront};
   std::atomic<bool> front_is_there_{true};
   std::atomic<int> beats_{0};
+  std::vector<std::string> said_;  // by run()'s thread
   std::unique_ptr<BackendLoop> loop_;
   Status done_;
   std::thread thread_;
@@ -164,6 +174,47 @@ TEST_F(BackendLoopTest, ItWritesBackAllWhenTheFrontHasGone) {
     backend_.reset();
     detach();
   }
+}
+
+// What it wanted until then would be written while it moves on, and again the next time.
+TEST_F(BackendLoopTest, TheFrontLooksAtWhatWasPassedBeforeMoreIsWritten) {
+  start_front();
+  start_backend();
+  ASSERT_TRUE(front_bell_.connect(file_.get()).ok());
+  start_loop();
+  wait_until([](const auto& state) { return state.doing == Doing::kNotWanted; });
+  pass_over();
+  const uint32_t heard = front_bell_.listen();
+  front_bell_.want(true);
+  EXPECT_TRUE(front_bell_.wait(heard, std::chrono::hours(1)));
+  EXPECT_GT(loop_->state().counters.passed_ksets, 0u);
+  std::this_thread::yield();  // else it writes now
+  front_bell_.want(false);
+  front_bell_.ring();
+  loop_->stop();
+  thread_.join();
+  EXPECT_EQ(backend_->counters().written_bytes, 0u);
+}
+
+// The disk was not asked, so nothing goes on, and it is not asked sooner for it.
+TEST_F(BackendLoopTest, WhileTheDiskFailsWhatIsNotNeededIsPassed) {
+  start_front();
+  start_backend();
+  ASSERT_TRUE(front_bell_.connect(file_.get()).ok());
+  disk_.set_error(EIO);
+  start_loop();
+  wait_until([](const auto& state) { return state.doing == Doing::kNotWanted; });
+  ASSERT_EQ(write(kRangeBytes, 4096, 3), 0);
+  executor_->advance(milliseconds(2000));
+  front_bell_.want(true);
+  wait_until([](const auto& state) { return state.doing == Doing::kRetrying; });
+  pass_over();
+  front_bell_.ring();
+  wait_until([](const auto& state) { return state.counters.passed_ksets > 0; });
+  EXPECT_EQ(loop_->state().doing, Doing::kRetrying);
+  loop_->stop();
+  thread_.join();
+  EXPECT_EQ(said_.size(), 1u);
 }
 
 TEST_F(BackendLoopTest, AFrontThatIsNotHeardIsNotWaitedFor) {

@@ -79,6 +79,11 @@ void BackendLoop::note(Doing doing, const std::string& error) {
   state_.error = error;
 }
 
+void BackendLoop::note_counters() {
+  MutexLock lock(mu_);
+  state_.counters = backend_.counters();
+}
+
 void BackendLoop::rest(Milliseconds most, Until end, uint32_t heard) {
   const auto latest = Clock::now() + most;
   while (!stopping_.load()) {
@@ -90,7 +95,7 @@ void BackendLoop::rest(Milliseconds most, Until end, uint32_t heard) {
         duration_cast<Milliseconds>(std::min(latest, beats_at_) - now) + Milliseconds{1};
     (void)bell_.wait(heard, left);
     const uint32_t before = std::exchange(heard, bell_.rings_heard());
-    if (end != Until::kTime && heard != before) return;
+    if (heard != before) return;
   }
 }
 
@@ -98,6 +103,7 @@ void BackendLoop::rest(Milliseconds most, Until end, uint32_t heard) {
 bool BackendLoop::pass() {
   const auto passed = backend_.pass();
   if (!passed || !passed.value()) return false;
+  note_counters();
   bell_.ring();
   return true;
 }
@@ -107,6 +113,26 @@ void BackendLoop::wait_for_front() {
   note(Doing::kNotWanted);
   const uint32_t heard = bell_.listen();
   if (is_not_wanted() && !pass()) rest(options_.interval, Until::kWanted, heard);
+  bell_.listen(false);
+}
+
+// A front that wants something rings at once.
+void BackendLoop::let_front_look() {
+  const uint32_t heard = bell_.listen();
+  bell_.ring();
+  if (!options_.once && bell_.speaks() && front_is_there())
+    rest(options_.front_looks, Until::kRung, heard);
+  bell_.listen(false);
+}
+
+void BackendLoop::back_off(Milliseconds most) {
+  const auto latest = Clock::now() + most;
+  while (!stopping_.load() && Clock::now() < latest) {
+    const uint32_t heard = bell_.listen();
+    if (!pass())
+      rest(duration_cast<Milliseconds>(latest - Clock::now()) + Milliseconds{1}, Until::kRung,
+           heard);
+  }
   bell_.listen(false);
 }
 
@@ -122,7 +148,7 @@ Status BackendLoop::run() {
       continue;
     }
     auto stepped = backend_.step();
-    const bool nothing = stepped && stepped.value() != Backend::Step::kMoved;
+    const bool nothing = stepped && !Backend::has_moved(stepped.value());
     if (!nothing && std::exchange(listens, false)) bell_.listen(false);
     if (!stepped) {
       if (stopping_.load()) break;
@@ -130,7 +156,13 @@ Status BackendLoop::run() {
       if (backoff.count() == 0) options_.say(stepped.error().text);
       backoff = backoff.count() == 0 ? kFirstBackoff : std::min(2 * backoff, kLongestBackoff);
       note(Doing::kRetrying, stepped.error().text);
-      rest(backoff, Until::kTime, bell_.rings_heard());
+      back_off(backoff);
+      continue;
+    }
+    if (stepped.value() == Backend::Step::kPassed) {
+      note_counters();
+      let_front_look();
+      pause = kShortestPause;
       continue;
     }
     if (stepped.value() == Backend::Step::kMoved) {

@@ -11,7 +11,9 @@
 //   data from being written back once the front is gone: a lock of the cache device tells that, and
 //   is looked at with each beat, however long the interval.
 // - What the front says is not needed (Backend::pass()) is passed whether it wants something or
-// not.
+// not,
+//   and while the disk fails. Then the front looks first: what it has wanted until now may be
+//   passed next, and a disk that writes it meanwhile would be behind for ever.
 // - Of a disk that fails all is tried again, for as long as it takes.
 // run() is called by one thread; all else by any.
 #pragma once
@@ -31,9 +33,10 @@ class BackendLoop {
  public:
   using Milliseconds = std::chrono::milliseconds;
   struct Options {
-    bool once = false;            // ends when all that the log has is written back
-    Milliseconds interval{100};   // it looks at least so often for what the front wants
-    std::function<void()> beats;  // about each second, in run(): the doorbell's file is kept
+    bool once = false;             // ends when all that the log has is written back
+    Milliseconds interval{100};    // it looks at least so often for what the front wants
+    Milliseconds front_looks{20};  // so long a front is given to look at what was passed
+    std::function<void()> beats;   // about each second, in run(): the doorbell's file is kept
     std::function<bool()> front_is_there = nullptr;  // nullptr: as the backend says; tests only
     std::function<void(const std::string&)> say;     // a line for the user
   };
@@ -66,10 +69,13 @@ class BackendLoop {
   }
   void look_at_front() EXCLUDES(mu_);
   void note(Doing doing, const std::string& error = "") EXCLUDES(mu_);
-  // For `most`, or until it is told to end. kRung: or is rung; kWanted: or is_not_wanted() no more.
-  enum class Until : uint8_t { kTime, kRung, kWanted };
+  void note_counters() EXCLUDES(mu_);
+  // For `most`, or until it is told to end or rung; kWanted: or is_not_wanted() no more.
+  enum class Until : uint8_t { kRung, kWanted };
   void rest(Milliseconds most, Until end, uint32_t heard);
   void wait_for_front();
+  void let_front_look();
+  void back_off(Milliseconds most);
   bool pass();
 
   Backend& backend_;

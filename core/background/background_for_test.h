@@ -78,7 +78,7 @@ class Rig {
     parts->max_extent_bytes = o.data_crc ? kCrcExtentBytes : kRangeBytes;
     writeback = Writeback::create(*parts, o.writeback).take();
     reclaim = std::make_unique<Reclaim>(*parts);
-    head = std::make_unique<DataHead>(*table);
+    head = std::make_unique<DataHead>(*table, 512);
   }
   ~Rig() { head.reset(); }
 

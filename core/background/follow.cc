@@ -111,7 +111,8 @@ void Writeback::say_what_is_stated() {
   if (!parts_.index.still_valid(snapshot) || piece.kind != Piece::Kind::kHit || piece.clean) return;
   media::Key key{};
   key.off = piece.extent.off;
-  key.len = static_cast<uint32_t>(std::min<uint64_t>(piece.extent.len, kPageBytes));
+  const uint32_t least_bytes = std::max<uint32_t>(kPageBytes, parts_.block_bytes);
+  key.len = static_cast<uint32_t>(std::min<uint64_t>(piece.extent.len, least_bytes));
   key.cache_seg_id = piece.pos.seg.v;
   key.cache_seg_off = piece.pos.off;
   superseded_.forget();

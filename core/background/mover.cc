@@ -23,7 +23,7 @@ constexpr size_t kMostPieces = 8;
 Mover::Mover(const Parts& parts, std::function<void()> stored)
     : parts_(parts),
       stored_(std::move(stored)),
-      head_(parts.segments),
+      head_(parts.segments, parts.block_bytes),
       buffer_(std::make_unique_for_overwrite<std::byte[]>(kCopyBytes)) {
   moves_.reserve(kMostMoves);
 }

@@ -139,7 +139,7 @@ TEST_F(ReclaimTest, ASegmentStaysWhileAnyKeyNamesIt) {
   rig_->write(4096, 512, 2);
   rig_->flush();
   const SegId seg = rig_->lookup({0, 512}).pos.seg;
-  rig_->head = std::make_unique<DataHead>(*rig_->table);
+  rig_->head = std::make_unique<DataHead>(*rig_->table, 512);
   EXPECT_TRUE(step().value());
   rig_->reclaim_all();
   EXPECT_EQ(rig_->table->generation(seg), 0u);

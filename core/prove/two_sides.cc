@@ -528,7 +528,7 @@ void TwoSides::attach_two_sides(const Sectors& device, const Oracle::Found& foun
     for (int i = 0; i < 10; i++) {
       for (auto step = backend->step();; step = backend->step()) {
         if (!step) throw Failure("lost: the backend: " + step.error().text);
-        if (step.value() != Backend::Step::kMoved) break;
+        if (!Backend::has_moved(step.value())) break;
       }
       session->advance(20000);
       if (session->cache().dirty().live_bytes == 0) break;

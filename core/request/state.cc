@@ -8,7 +8,7 @@ RequestState::RequestState(const Parts& parts, uint32_t heads) : parts_(parts) {
 void RequestState::set_heads(uint32_t heads) {
   PCACHE_CHECK(heads <= kMostHeads);
   for (uint32_t i = heads_made_.load(std::memory_order_relaxed); i < heads; i++) {
-    heads_[i] = std::make_unique<DataHead>(parts_.segments);
+    heads_[i] = std::make_unique<DataHead>(parts_.segments, parts_.block_bytes);
     heads_made_.store(i + 1, std::memory_order_release);
   }
 }

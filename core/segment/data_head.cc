@@ -16,7 +16,7 @@ bool DataHead::make_room() {
   filling_ = seg.has_value();
   if (!filling_) return false;
   next_ = CachePos{*seg, 0};
-  left_ = media::kSegDataBytes;
+  left_ = seg_bytes_;
   keys_ = 0;
   PCACHE_DCHECK(left_ % kSectorBytes == 0);
   return true;

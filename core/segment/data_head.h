@@ -4,7 +4,8 @@
 // Invariants
 // - A place is handed out once in a segment's life. It carries one reference to its segment, which
 //   passes to the key that names it, or is given back with drop_refs().
-// - What is left of a segment with a bad page is not handed out: leave().
+// - What is left of a segment with a bad page is not handed out: leave(); nor what is less than the
+//   backing device can write, which is 4 KiB and less of all but few.
 // - A head holds extra references to its segment until the segment is full, so the segment cannot
 //   be freed under a place that no key names yet.
 // Any thread.
@@ -24,10 +25,14 @@ struct Place {
 
 class alignas(64) DataHead {  // own cache lines: each is another queue's
  public:
-  explicit DataHead(SegmentTable& segments) : segments_(segments) {}
+  // `block_bytes`: of the backing device, a power of two.
+  DataHead(SegmentTable& segments, uint32_t block_bytes)
+      : segments_(segments),
+        seg_bytes_(static_cast<uint32_t>(media::kSegDataBytes) & ~(block_bytes - 1)) {}
   ~DataHead();
 
-  // Up to `len_bytes` (a multiple of 512), fewer at a segment's end. No place: no segment is free.
+  // Up to `len_bytes` (a multiple of the device's block), fewer at a segment's end. No place: no
+  // segment is free.
   Place allocate(uint32_t len_bytes) EXCLUDES(mu_) {
     PCACHE_DCHECK(len_bytes > 0 && len_bytes % kSectorBytes == 0);
     BiasedLock lock(mu_);
@@ -60,6 +65,7 @@ class alignas(64) DataHead {  // own cache lines: each is another queue's
   }
 
   SegmentTable& segments_;
+  const uint32_t seg_bytes_;         // handed out of each
   BiasedMutex mu_{LockRank::kPath};  // a head is mostly one queue's
   CachePos next_ GUARDED_BY(mu_);
   uint32_t left_ GUARDED_BY(mu_) = 0;  // behind next_, in its segment

@@ -12,6 +12,8 @@
 namespace pcache {
 namespace {
 
+constexpr uint32_t kBlock = 512;
+
 class Heads : public ::testing::Test {
  protected:
   Image image_{4};
@@ -19,7 +21,7 @@ class Heads : public ::testing::Test {
 };
 
 TEST_F(Heads, HandsOutFrontToBack) {
-  DataHead head(*table_);
+  DataHead head(*table_, kBlock);
   uint32_t off = 0;
   for (const uint32_t len : {512u, 4096u, 1u << 20, 512u}) {
     const auto place = head.allocate(len);
@@ -31,7 +33,7 @@ TEST_F(Heads, HandsOutFrontToBack) {
 }
 
 TEST_F(Heads, CutsAtTheSegmentsEndAndGoesOnInAnother) {
-  DataHead head(*table_);
+  DataHead head(*table_, kBlock);
   constexpr uint32_t kRest = 1024;
   ASSERT_EQ(head.allocate(media::kSegDataBytes - kRest).len, media::kSegDataBytes - kRest);
   const auto cut = head.allocate(4096);
@@ -41,8 +43,23 @@ TEST_F(Heads, CutsAtTheSegmentsEndAndGoesOnInAnother) {
   EXPECT_EQ(head.allocate(512).pos, (CachePos{SegId{1}, 0}));
 }
 
+// A backing device of blocks of 8 KiB could not write back what a key of 4 KiB names.
+TEST_F(Heads, HandsOutNoPartOfABlock) {
+  for (const uint32_t block : {8192u, 16384u, 65536u}) {
+    DataHead head(*table_, block);
+    for (uint64_t bytes = 0; bytes < 2 * media::kSegDataBytes;) {
+      const auto place = head.allocate(3 * block);
+      ASSERT_TRUE(place);
+      EXPECT_EQ(place.len % block, 0u) << block << " at " << place.pos.off;
+      EXPECT_LE(place.pos.off + place.len, media::kSegDataBytes);
+      bytes += place.len;
+      table_->drop_refs(place.pos.seg);
+    }
+  }
+}
+
 TEST_F(Heads, NothingWhenOnlyTheLogsReserveIsLeft) {
-  DataHead head(*table_);
+  DataHead head(*table_, kBlock);
   for (int i = 0; i < 3; i++) ASSERT_TRUE(head.allocate(media::kSegDataBytes));
   EXPECT_FALSE(head.allocate(512));
   EXPECT_EQ(table_->counts().free, 1u);
@@ -54,7 +71,7 @@ TEST_F(Heads, NothingWhenOnlyTheLogsReserveIsLeft) {
 
 TEST_F(Heads, EachPlaceIsOneReference) {
   {
-    DataHead head(*table_);
+    DataHead head(*table_, kBlock);
     for (int i = 0; i < 3; i++) ASSERT_TRUE(head.allocate(512));
     table_->drop_refs(SegId{0});
   }  // gives the extra references back
@@ -66,14 +83,14 @@ TEST_F(Heads, EachPlaceIsOneReference) {
 }
 
 TEST_F(Heads, AnUnusedHeadTakesNothing) {
-  { DataHead head(*table_); }
+  { DataHead head(*table_, kBlock); }
   EXPECT_EQ(table_->counts().free, 4u);
   EXPECT_TRUE(image_.memory().journal().empty());
 }
 
 TEST_F(Heads, AHeadWhosePlacesAllCameBackFreesItsSegment) {
   {
-    DataHead head(*table_);
+    DataHead head(*table_, kBlock);
     ASSERT_TRUE(head.allocate(512));
     table_->drop_refs(SegId{0});
   }
@@ -83,7 +100,7 @@ TEST_F(Heads, AHeadWhosePlacesAllCameBackFreesItsSegment) {
 
 TEST_F(Heads, ThreadsNeverGetTheSamePlace) {
   image_.memory().set_recording(false);
-  DataHead one(*table_), two(*table_);
+  DataHead one(*table_, kBlock), two(*table_, kBlock);
   std::mutex mu;
   std::set<CachePos> places;
   const auto work = [&](DataHead& head) {
@@ -103,7 +120,7 @@ TEST_F(Heads, ThreadsNeverGetTheSamePlace) {
 // After a place was lost to a bad page.
 TEST_F(Heads, LeavesASegmentThatItIsIn) {
   const auto table = image_.table(0);
-  DataHead head(*table);
+  DataHead head(*table, kBlock);
   const Place first = head.allocate(4096);
   head.leave(SegId{first.pos.seg.v + 1});
   EXPECT_EQ(head.allocate(4096).pos, first.pos + 4096) << "that was another one";
