@@ -188,5 +188,43 @@ TEST_F(PassingTest, AHotSetIsNotWritten) {
   EXPECT_LT(backend_->counters().written_bytes, written / 4);
 }
 
+class PassingOfLargeBlocks : public TwoSidesTest {
+ protected:
+  static constexpr uint32_t kBlock = 16 << 10;
+  PassingOfLargeBlocks() : TwoSidesTest(false, kBlock) {}
+};
+
+// A key of part of a block could not be written back, and the next attach would be refused.
+TEST_F(PassingOfLargeBlocks, EachKeyIsOfWholeBlocks) {
+  start_front();
+  start_backend(true);
+  constexpr uint64_t kPiece = 3 * kBlock;  // fits into no segment without a rest
+  int n = 0;
+  for (int round = 0; round < 4; round++)
+    for (uint64_t off = 0; off + kPiece <= kLogicalBytes; off += kPiece, n++) {
+      Bytes data(kPiece, std::byte(round + 1));
+      pcache_request request{PCACHE_OP_WRITE, 0, off, kPiece, data.data(), 0, 0, nullptr};
+      if (queue_->submit(&request) == 1) continue;
+      pcache_request* done[1];
+      for (int looks = 0; queue_->reap(done, 0, 1, 0) == 0; looks++) {
+        ASSERT_LT(looks, 1000);
+        executor_->advance(milliseconds(1));
+        if (n % 64 == 0)
+          (void)backend_->step();
+        else
+          (void)backend_->pass();
+      }
+      ASSERT_EQ(request.result, 0);
+    }
+  ASSERT_EQ(flush(), 0);
+  queue_.reset();
+  cache_.reset();
+  backend_.reset();
+  start_front();
+  start_backend(true);
+  write_back();
+  EXPECT_EQ(on_disk(0, kPiece), 4);
+}
+
 }  // namespace
 }  // namespace pcache

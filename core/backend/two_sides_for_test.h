@@ -42,7 +42,8 @@ class TwoSidesTest : public CacheTest {
  protected:
   using milliseconds = std::chrono::milliseconds;
   // A cache that is formatted, and belongs to the disk.
-  explicit TwoSidesTest(bool data_crc = false) {
+  explicit TwoSidesTest(bool data_crc = false, uint32_t block_bytes = 512)
+      : disk_(kLogicalBytes, block_bytes) {
     disk_.set_identity(backing_);
     options_.data_crc = data_crc;
     prepare();
@@ -94,7 +95,7 @@ class TwoSidesTest : public CacheTest {
     return static_cast<int>(data[0]);
   }
 
-  MemoryDevice disk_{kLogicalBytes};
+  MemoryDevice disk_;
   std::unique_ptr<Backend> backend_;  // destroyed before it
 };
 
