@@ -94,6 +94,24 @@ TEST_F(CacheGrows, WhatIsNewIsUsedAndKept) {
   EXPECT_EQ(value_at(kPage, kPage), 3);
 }
 
+// Data goes there at once: the older replica, which serves when the newer one is damaged, must
+// know.
+TEST_F(CacheGrows, EitherReplicaCountsWhatIsNew) {
+  prepare_full();
+  attach();
+  ASSERT_TRUE(grow_to(kNew).ok());
+  ASSERT_EQ(write(0, kPage, 1, PCACHE_REQ_FUA), 0);
+  EXPECT_EQ(segment_of(*cache_, 0).v, kOld);
+  detach();
+  memory_.set_size(device_bytes(kNew));
+  for (const uint64_t slot : {0u, 1u}) {
+    const MediaOff n_segs{media::kCacheInfoOff + slot * media::kCacheInfoStride + 20};
+    memory_.flip_bit(n_segs);
+    EXPECT_EQ(frame_of(memory_).info.n_segs, kNew) << "without replica " << slot;
+    memory_.flip_bit(n_segs);
+  }
+}
+
 // Marks of hits, generations, and references of what is new.
 TEST_F(CacheGrows, WhatIsNewIsFreedAndUsedAgain) {
   prepare_full();

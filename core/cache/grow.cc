@@ -142,6 +142,9 @@ Status Cache::store_grown(uint32_t segments) {
     DeviceFrame grown = frame_;
     if (auto stored = grow_cache(*devices_.pmem, grown, segments); !stored) return stored;
     PCACHE_CHECK(grown.chain.size() == segments && grown.info.n_segs == segments);
+    // In the other replica, too: data goes to the new segments at once, and an older one must not
+    // serve then. One that cannot be written is bad, and does not.
+    (void)write_cache_info(*devices_.pmem, grown);
     // The rest of the frame is read without the lock.
     frame_.chain = std::move(grown.chain);
     frame_.seg_num = grown.seg_num;
@@ -149,10 +152,10 @@ Status Cache::store_grown(uint32_t segments) {
     frame_.info_record = grown.info_record;
     gc_percent = frame_.info.gc_percent;
   }
+  zeros_->set_most(uint64_t{segments} * media::kSegDataBytes);  // before who waits is woken
+  if (retention_) retention_->set_capacity(kept_bytes(segments, gc_percent));
   if (!hazard(Hazard::kGrownBeforeCounted))
     publish(std::span<const uint32_t>(frame_.chain).subspan(before));
-  zeros_->set_most(uint64_t{segments} * media::kSegDataBytes);
-  if (retention_) retention_->set_capacity(kept_bytes(segments, gc_percent));
   try {
     requests_->set_heads(data_heads(segments));
   } catch (const std::bad_alloc&) {

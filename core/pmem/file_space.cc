@@ -149,10 +149,12 @@ Status FileSpace::grow(uint64_t used_bytes, uint64_t size_bytes) {
                       "cache device %s: was cut to %" PRIu64 " bytes, %" PRIu64 " are in use",
                       name_.c_str(), size, used_bytes);
   Status done = extend(size_bytes);
-  if (done && !told_ && used_bytes < size)
-    done = allocate(FALLOC_FL_KEEP_SIZE, used_bytes, size - used_bytes);
+  const uint64_t old_end = std::min(size, size_bytes);
+  if (done && !told_ && used_bytes < old_end)
+    done = allocate(FALLOC_FL_KEEP_SIZE, used_bytes, old_end - used_bytes);
   for (const FileGap& gap : gaps_) {
-    const uint64_t from = std::max(gap.off, used_bytes), end = gap.off + gap.len_bytes;
+    const uint64_t from = std::max(gap.off, used_bytes);
+    const uint64_t end = std::min(gap.off + gap.len_bytes, size_bytes);
     if (done && told_ && from < end) done = allocate(FALLOC_FL_KEEP_SIZE, from, end - from);
   }
   if (done && fsync(fd_) != 0)
@@ -162,9 +164,11 @@ Status FileSpace::grow(uint64_t used_bytes, uint64_t size_bytes) {
   return done;
 }
 
+// Also of a file of the same length: XFS has allocated a part behind its end when there is no room
+// for all, and keeps that.
 void FileSpace::cut() {
   struct stat now;
-  if (fstat(fd_, &now) == 0 && now.st_size > before_.st_size)
+  if (fstat(fd_, &now) == 0 && now.st_size >= before_.st_size)
     (void)!ftruncate(fd_, before_.st_size);
 }
 
@@ -172,8 +176,9 @@ void FileSpace::cut() {
 void FileSpace::restore() {
   struct stat now;
   if (fstat(fd_, &now) != 0) return;
-  const bool longer = changed_ && now.st_size > before_.st_size;
-  if (longer && ftruncate(fd_, before_.st_size) != 0) return;
+  const bool longer = now.st_size > before_.st_size;
+  if (changed_) cut();
+  if (changed_ && longer && (fstat(fd_, &now) != 0 || now.st_size > before_.st_size)) return;
   // Data that others have written there since stays. On tmpfs a page that was only read is
   // allocated, too.
   if ((changed_ || on_tmpfs_) && fstat(fd_, &now) == 0 && now.st_blocks != before_.st_blocks)

@@ -19,6 +19,8 @@ namespace {
 constexpr uint64_t kPageSize = 4096;
 // To which a file may grow while it is mapped. It is address space alone.
 constexpr uint64_t kRoomTimes = 4, kLeastRoomBytes = uint64_t{256} << 30;
+// Of huge pages. libpmem2 aligns a map, but no reservation, and a kernel before 6.7 neither.
+constexpr uint64_t kAlignBytes = 2 << 20;
 
 }  // namespace
 
@@ -226,10 +228,13 @@ Status Pmem::Mapping::take_room() {
   const uint64_t bytes = std::max(static_cast<uint64_t>(st.st_size), opt.create_bytes);
   if (bytes > UINT64_MAX / (2 * kRoomTimes)) return {};
   const uint64_t most = std::max(kRoomTimes * bytes, kLeastRoomBytes) / kPageSize * kPageSize;
-  if (pmem2_vm_reservation_new(&room, nullptr, most) == 0)
-    room_bytes = most;
-  else
+  if (pmem2_vm_reservation_new(&room, nullptr, most + kAlignBytes) != 0) {
     room = nullptr;
+    return {};
+  }
+  room_bytes = most;
+  const auto at = reinterpret_cast<uintptr_t>(pmem2_vm_reservation_get_address(room));
+  room_off = (kAlignBytes - at % kAlignBytes) % kAlignBytes;
   return {};
 }
 
@@ -256,7 +261,7 @@ Status Pmem::Mapping::new_map(struct pmem2_source* source, struct pmem2_config* 
   if (rc == 0) rc = pmem2_config_set_offset(config, mapped_bytes);
   if (rc == 0) rc = pmem2_config_set_length(config, end - mapped_bytes);
   if (rc == 0) rc = pmem2_config_set_protection(config, protection);
-  if (rc == 0 && room) rc = pmem2_config_set_vm_reservation(config, room, mapped_bytes);
+  if (rc == 0 && room) rc = pmem2_config_set_vm_reservation(config, room, room_off + mapped_bytes);
   if (rc == 0) rc = pmem2_map_new(&made, config, source);
   if (rc == PMEM2_E_GRANULARITY_NOT_SUPPORTED) return not_dax(path());
   if (rc != 0) return pmem2_error(rc, path(), "cannot be mapped");
@@ -311,7 +316,15 @@ Status Pmem::Mapping::grow(uint64_t size_bytes) {
   PCACHE_CHECK(kept && writable && room && size_bytes <= room_bytes);
   FileSpace more(fd, opt.path);
   if (auto grown = more.grow(mapped_bytes, size_bytes); !grown) return grown;
+  const uint64_t before = mapped_bytes;
   Status mapped = map_up_to(size_bytes);
+  if (mapped && mapped_bytes < size_bytes / kPageSize * kPageSize) {
+    mapped = make_error(EINVAL, "cache device %s: was cut to %" PRIu64 " bytes while it grew",
+                        path(), mapped_bytes);
+    pmem2_map_delete(&maps.back());
+    maps.pop_back();
+    mapped_bytes = before;
+  }
   if (!mapped) more.cut();
   return mapped;
 }

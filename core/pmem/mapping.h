@@ -69,6 +69,7 @@ struct Pmem::Mapping {
   std::optional<FileSpace> space;               // of a regular file that is opened for writing
   struct pmem2_vm_reservation* room = nullptr;  // in which the maps are, one behind the other
   uint64_t room_bytes = 0;
+  uint64_t room_off = 0;  // of the first map in it
   std::vector<struct pmem2_map*> maps;
   uint64_t mapped_bytes = 0;
   PmemKind kind = PmemKind::kEmulated;

@@ -195,7 +195,9 @@ Status Pmem::grow(uint64_t size_bytes) {
   if (mapping_)
     if (auto grown = mapping_->grow(size_bytes); !grown) return grown;
   size_.grow(size);
-  if (mapping_ && !mapping_->prefaulting.empty()) mapping_->prefault(before);
+  if (mapping_ && mapping_->wants_pages() &&
+      (mapping_->opt.prefault || !mapping_->prefaulting.empty()))
+    mapping_->prefault(before);
   return {};
 }
 

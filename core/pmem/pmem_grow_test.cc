@@ -94,6 +94,16 @@ TEST_F(PmemGrows, WhatCannotBeAllocatedLeavesTheFileAsItWas) {
   EXPECT_TRUE(pmem->grow(3 * kMiB).ok());
 }
 
+// Only what is asked for is allocated.
+TEST_F(PmemGrows, IntoAPartOfWhatIsThere) {
+  const auto pmem = open(with_room()).take();
+  std::filesystem::resize_file(path_, 64 * kMiB);
+  ASSERT_TRUE(pmem->grow(3 * kMiB).ok());
+  EXPECT_EQ(pmem->size_bytes(), 3 * kMiB);
+  EXPECT_EQ(file_bytes(), 64 * kMiB);
+  EXPECT_LT(allocated_bytes(), 8 * kMiB);
+}
+
 TEST_F(PmemGrows, AFileThatWasCutIsRefused) {
   const auto pmem = open(with_room()).take();
   std::filesystem::resize_file(path_, kMiB / 2);

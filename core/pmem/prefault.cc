@@ -59,18 +59,20 @@ void Prefault::make_huge(uint64_t begin, uint64_t end) {
   end = begin + (end - begin) / kHugeBytes * kHugeBytes;
   if (begin == end) return;
   uint64_t made = 0;
+  int error = 0;
   if (madvise(base_ + begin, end - begin, MADV_COLLAPSE) == 0) {
     made = end - begin;
   } else {
     for (uint64_t at = begin; at < end && !stopped(); at += kHugeBytes) {
       if (madvise(base_ + at, kHugeBytes, MADV_COLLAPSE) == 0)
         made += kHugeBytes;
-      else if (errno == ENOMEM)  // none of 2 MiB is free, nor soon will be
+      else if ((error = errno) == ENOMEM)  // none of 2 MiB is free, nor soon will be
         break;
     }
   }
   huge_bytes_->fetch_add(made, std::memory_order_relaxed);
-  if (made == 0) huge_bytes_ = nullptr;  // the kernel does not know it, or has no memory for it
+  // The kernel does not know it, or has no memory for it. Others: a page was in use just then.
+  if (made == 0 && (error == EINVAL || error == ENOMEM)) huge_bytes_ = nullptr;
 }
 
 // When all are mapped: a hypervisor that keeps page tables of its own forgets the pages that were

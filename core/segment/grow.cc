@@ -34,6 +34,7 @@ class Growing {
 
   Status run() {
     if (added_.empty()) return {};
+    frame_.chain.reserve(frame_.chain.size() + added_.size());  // later nothing may throw
     constexpr Status (Growing::*kSteps[])() = {&Growing::write_heads, &Growing::write_superblock,
                                                &Growing::write_link, &Growing::write_info};
     for (const auto step : kSteps)
