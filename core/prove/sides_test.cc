@@ -10,7 +10,7 @@ namespace {
 
 using Side = TwoSides::Side;
 
-constexpr unsigned kMostEvents = 16;
+constexpr unsigned kMostEvents = 16, kMostFreeing = 8;
 constexpr Extent kFirst{0, 4096}, kSecond{kRangeBytes, 4096};
 
 class Sides : public ::testing::TestWithParam<const char*> {
@@ -18,10 +18,11 @@ class Sides : public ::testing::TestWithParam<const char*> {
   // Kills `side` at each of its events in turn, then `after`; and every crash of that.
   void at_each_event(Side side, const std::function<void(TwoSides&)>& before,
                      const std::function<void(TwoSides&)>& what,
-                     const std::function<void(TwoSides&)>& after) {
+                     const std::function<void(TwoSides&)>& after,
+                     unsigned most_events = kMostEvents) {
     const auto base = make_two_sides_base(GetParam(), false, true, true);
     Totals totals;
-    for (unsigned n = 1; n <= kMostEvents; n++) {
+    for (unsigned n = 1; n <= most_events; n++) {
       TwoSides sides(*base, n, &totals);
       sides.set_interleaving(0);
       try {
@@ -134,6 +135,27 @@ TEST_P(Sides, AFrontThatIsKilledWhileItReclaimsLeavesItToTheNext) {
         sides.front().advance(6000);
       });
 }
+
+class FullSides : public Sides {};
+
+// The next one's keys would be of a generation whose record a crash takes back.
+TEST_P(FullSides, AFrontThatIsKilledWhileItFreesLeavesTheGenerationsToTheNext) {
+  at_each_event(
+      Side::kFront,
+      [](TwoSides& sides) {
+        start_both(sides);
+        sides.backend_steps(100);
+      },
+      [](TwoSides& sides) { sides.front().advance(6000); },
+      [](TwoSides& sides) {
+        sides.start(Side::kFront);
+        write(sides, kSecond);
+      },
+      kMostFreeing);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, FullSides, ::testing::Values("full"),
+                         [](const auto& info) { return std::string(info.param); });
 
 INSTANTIATE_TEST_SUITE_P(All, Sides, ::testing::Values("fresh", "roll"),
                          [](const auto& info) { return std::string(info.param); });
