@@ -60,9 +60,10 @@ def test_an_option_of_another_engine_is_to_be_deleted(fio, option):
 # ---- Each does what it says ----
 
 def test_options_reach_the_library(fio):
-    fio.run(data_crc=1, gc_percent=42, persist="flushcache", io_mode="threads", cache_mode="writeonly", **SMALL)
+    fio.run(data_crc=1, gc_percent=42, persist="flushcache", io_mode="threads", cache_mode="writeonly",
+            huge_pages="never", prefault="attach", **SMALL)
     stats = fio.stats
-    assert stats["cache"] == {"pmem_kind": "emulated", "persist": "flushcache", "readonly": False,
+    assert stats["cache"] == {"pmem_kind": "emulated", "persist": "flushcache", "huge_bytes": 0, "readonly": False,
                               "data_crc": True, "gc_percent": 42, "mode": "writeonly"}
     assert stats["backing"]["io_mode"] == "threads"
     fio.run(**SMALL)  # taken from the media
