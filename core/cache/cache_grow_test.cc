@@ -243,12 +243,14 @@ TEST_F(BackingGrows, UnderThreadsThatReadAndWriteToItsEnd) {
   attach();
   std::atomic<bool> ends{false};
   std::atomic<int> begun{0};
-  std::array<uint64_t, kThreads> beyond{};
+  std::atomic<int> beyond{0};
+  std::atomic<int> stopped{0};
   const auto use = [&](int thread) {
     auto queue = cache_->create_queue(4).take();
     std::mt19937 random(static_cast<unsigned>(thread + 1));
     std::map<uint64_t, std::byte> written;
     Bytes data(kPage);
+    bool was_beyond = false;
     const auto run = [&](uint32_t op, uint64_t page) {
       pcache_request request{op, 0, page * kPage, kPage, data.data(), 0, 0, nullptr};
       if (queue->submit(&request) == 0) {
@@ -262,7 +264,6 @@ TEST_F(BackingGrows, UnderThreadsThatReadAndWriteToItsEnd) {
       const uint64_t pages = cache_->logical_bytes() / kPage / kThreads;
       const uint64_t page = (n % 2 ? pages - 1 - random() % 64 : random() % pages) * kThreads +
                             static_cast<uint64_t>(thread);
-      if (page * kPage >= kOld) beyond[static_cast<size_t>(thread)]++;
       if (n % 3 == 0 && written.size() < 1000) {
         const auto value = static_cast<std::byte>(random());
         std::fill(data.begin(), data.end(), value);
@@ -275,20 +276,33 @@ TEST_F(BackingGrows, UnderThreadsThatReadAndWriteToItsEnd) {
                                             : Bytes(kPage, at->second));
       }
       if (n == 100) begun++;
+      if (page * kPage >= kOld && !was_beyond) {
+        was_beyond = true;
+        beyond++;
+      }
       if (n > 400) std::this_thread::yield();
     }
   };
   std::vector<std::thread> threads;
-  for (int i = 0; i < kThreads; i++) threads.emplace_back(use, i);
-  while (begun < kThreads) std::this_thread::yield();
+  for (int i = 0; i < kThreads; i++)
+    threads.emplace_back([&, i] {
+      use(i);
+      stopped++;
+    });
+  // A thread stops before the end only where it fails.
+  const auto wait_for_all = [&](const std::atomic<int>& count) {
+    while (count < kThreads && stopped == 0) std::this_thread::yield();
+  };
+  wait_for_all(begun);
   for (uint64_t bytes = kOld; bytes <= 4 * kOld; bytes += kOld / 4) {
     const auto resized = resize_to(bytes);
     ASSERT_TRUE(resized.ok()) << resized.error().text;
     for (int n = 0; n < 100; n++) std::this_thread::yield();
   }
+  wait_for_all(beyond);
   ends = true;
   for (std::thread& thread : threads) thread.join();
-  for (const uint64_t n : beyond) EXPECT_GT(n, 0u);
+  EXPECT_EQ(beyond, kThreads);
   EXPECT_EQ(recorded(memory_), 4 * kOld);
 }
 
