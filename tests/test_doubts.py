@@ -11,7 +11,7 @@ from measure.doubts import Doubts
 from measure.estimates import Estimate
 from measure.run_folder import Run
 from test_compare import results, rounds
-from test_gate import CANNOT_TELL, SAME, run
+from test_gate import CANNOT_TELL, SAME, SLOWER, run
 from test_report import KEPT
 from test_verdict_files import NO_DOUBTS, gate_of  # noqa: F401  pylint: disable=unused-import
 
@@ -44,6 +44,27 @@ def test_compare_says_when_it_compares_the_disk(tmp_path, waits, says, strict):
     assert ("this compares the disk" in done.stdout.splitlines()[-1]) == is_disk
     assert content["verdict"] == ("ok in part" if is_disk else "ok")
     assert run("compare", folder, "--strict").returncode == strict
+
+
+@pytest.mark.parametrize("of_load, what, status, verdict", [
+    (1, "slower", SLOWER, "worse"),
+    (2, "cannot tell", SAME, "ok in part"),
+])
+def test_no_latency_is_called_longer_by_a_busy_machine(tmp_path, of_load, what, status, verdict):
+    """Of 24 measurements 2 began with a load above the CPUs, or 4."""
+    builds = {"a": list(rounds(12, p50=1000)), "b": list(rounds(12, p50=1300, seed=2))}
+    folder = results(tmp_path / "run", {"4k": builds})
+    info = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(info | {"host": {"cpu": {"online": 2}}}))
+    lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["load_average"] = 8.0 if line["repeat"] < of_load else 1.0
+    (folder / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = run("compare", folder, "--json", tmp_path / "x")
+    (p50,) = [line for line in done.stdout.splitlines() if line.startswith("bs=4k ") and " p50 " in line]
+    assert p50.endswith(f": {what}") and done.returncode == status
+    assert json.loads((tmp_path / "x").read_text())["verdict"] == verdict
+    assert ("too noisy to tell: p50 of bs=4k" in done.stdout) == (what == "cannot tell")
 
 
 def test_gate_does_not_judge_the_cache_by_the_disk(gate_of):  # noqa: F811

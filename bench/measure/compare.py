@@ -58,6 +58,13 @@ class Comparison:
                 if v.metric in MUST_BE_TOLD and v.what == "cannot tell" and case not in slower}
 
 
+    def without_latencies(self):
+        """Who shares a CPU waits for whole slices of time, by whichever build: no latency tells them apart then."""
+        return dataclasses.replace(self, verdicts=[
+            (case, dataclasses.replace(v, what="cannot tell") if v.what in ("slower", "faster")
+             and v.metric not in MUST_BE_TOLD else v) for case, v in self.verdicts])
+
+
 def findings_of(pairs, threshold):
     """pairs: {case id: (first, second)}, each {round: metrics}."""
     found = Comparison([], {})
@@ -164,9 +171,8 @@ def check_of(case, verdict):
                  {"ratio": figures_of(verdict.ratio), "p": verdict.p})
 
 
-def say_doubts(runs, found):
+def say_doubts(doubts, found):
     """How wide an interval is, is judged itself. Given are those by which this is a verdict on the disk."""
-    doubts = [Doubts.of(run, None) for run in runs]
     notes = [note for one in doubts for note in one.notes()]
     say("compare", notes)
     found.notes += notes
@@ -175,6 +181,9 @@ def say_doubts(runs, found):
 
 def conclude(compared, threshold, found, runs, cure=""):
     """Prints it all, and fills in what was found."""
+    doubts = [Doubts.of(run, None) for run in runs]
+    if any(one.is_overloaded for one in doubts):
+        compared = compared.without_latencies()
     for case, why in compared.untold.items():
         print(f"{case:<48} {why}: cannot tell")
         found.checks.append(Check(METRICS[0].name, case, Outcome.UNJUDGED, "cannot tell", why))
@@ -185,7 +194,7 @@ def conclude(compared, threshold, found, runs, cure=""):
         raise MeasureError("compare: nothing was measured that could be compared; expected measurements of the cache "
                            "or the bound by both sides, in the same rounds")
     found.status, found.headline = verdict_on(compared, threshold, cure, found.is_strict)
-    for note in say_doubts(runs, found):
+    for note in say_doubts(doubts, found):
         found.headline += f"; {note}"
         found.checks.append(Check("doubts", "writeback", Outcome.UNJUDGED, "of the disk", note))
         if found.is_strict and found.status is Exit.OK:

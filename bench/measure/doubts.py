@@ -36,6 +36,11 @@ class Doubts:
         """More than a tenth of the measurements."""
         return 10 * len(self.waited) > len(self.writing)
 
+    @property
+    def is_overloaded(self):
+        """More than a tenth of the measurements."""
+        return 10 * len(self.overloaded) > len(self.known_load)
+
     def waited_note(self):
         """Short: what a verdict says of it."""
         return (f"{len(self.waited)} of {len(self.writing)} measurements that write waited for writeback: "
