@@ -86,9 +86,11 @@ class Retention {
   // that were cached. Where that is none for a whole capacity, there is room. The thread of the
   // log's tail.
   void passed(uint64_t bytes, uint64_t given_up_bytes) {
-    const uint64_t since = passed_since_bytes_.load(std::memory_order_relaxed);
-    passed_since_bytes_.store(given_up_bytes > 0 ? 0 : since + std::min(bytes, UINT64_MAX - since),
-                              std::memory_order_relaxed);
+    uint64_t since = passed_since_bytes_.load(std::memory_order_relaxed);
+    // Fails where grew() has come between: there is room then, whatever was given up before.
+    passed_since_bytes_.compare_exchange_strong(
+        since, given_up_bytes > 0 ? 0 : since + std::min(bytes, UINT64_MAX - since),
+        std::memory_order_relaxed);
   }
   // The cache is to keep more than it did. Any thread.
   void grew() { passed_since_bytes_.store(capacity_bytes(), std::memory_order_relaxed); }
