@@ -78,6 +78,7 @@ def test_options_are_changed_while_it_runs(ctl, pair):
                                    ("flush_delay_ms", "20", ("log", "flush_delay_ms")),
                                    ("writeback_interval_ms", "700", ("writeback", "interval_ms")),
                                    ("cache_mode", "writearound", ("cache", "mode")),
+                                   ("drain", "1", ("writeback", "drain")),
                                    ("policy", "fifo", ("policy", "rule")), ("policy", "adaptive", ("policy", "kind")),
                                    ("backing_order", "relaxed", ("writeback", "backing_order"))):
             assert ctl.run("set", pair.cache_path, name, value).stdout == f"{name}: {value}\n"

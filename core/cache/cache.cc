@@ -66,6 +66,7 @@ Cache::Cache(Devices devices, const Options& options)
     : devices_(std::move(devices)),
       options_(options),
       messages_(options.log),
+      drains_at_close_(options.drain),
       dirty_options_(options.dirty),
       media_errors_(*devices_.pmem, messages_),
       space_watch_(messages_, devices_.backing->identity().text) {}
@@ -163,7 +164,7 @@ Status Cache::close() {
   space_watch_.close(sample_space({}));  // without an error's text, which takes memory
   Status closed = close_ksets();
   PCACHE_CHECK(!closed || (stripes_->open_keys() == 0 && !log_->has_uncommitted()));
-  if (closed && options_.drain) {
+  if (closed && drains_at_close_) {
     Status drained = worker_->drain();
     if (!hazard(Hazard::kLastFlushIgnored)) closed = std::move(drained);
   }

@@ -154,6 +154,7 @@ class Cache {
   const Reclaim& reclaim() const { return *reclaim_; }
   const Worker& worker() const { return *worker_; }
   const policy::Retention* retention() const { return retention_.get(); }
+  bool drains_at_close() const { return drains_at_close_; }
   uint64_t seq_cutoff_bytes() const { return requests_->seq_cutoff_bytes(); }
   // What persist=auto has measured; nothing with another method.
   const std::optional<Calibration>& calibration() const { return calibration_; }
@@ -202,7 +203,8 @@ class Cache {
   std::optional<media::Identity> new_identity_;  // to be written
   bool blank_ = false;                           // before this attach
   bool first_page_is_ours_ = true;               // we may write to it
-  std::atomic<bool> attached_{false};            // all steps are done; not with `readonly`
+  std::atomic<bool> drains_at_close_;
+  std::atomic<bool> attached_{false};  // all steps are done; not with `readonly`
   std::optional<Calibration> calibration_;
   // Constant, but for gc_percent, mode and info_record, which only change_info() changes later, and
   // for what resize() changes.

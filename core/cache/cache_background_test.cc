@@ -191,10 +191,24 @@ TEST_F(CacheBackground, OptionsChangeWhileItIsOpen) {
   EXPECT_EQ(
       error("data_crc", "1"),
       "option data_crc: an open cache keeps it; gc_percent, cache_mode, backing_order, policy, "
-      "dirty_high_percent, dirty_low_percent, writeback_rate, seq_cutoff, flush_delay_ms and "
-      "writeback_interval_ms can be changed");
+      "dirty_high_percent, dirty_low_percent, writeback_rate, seq_cutoff, flush_delay_ms, "
+      "writeback_interval_ms and drain can be changed");
   EXPECT_THAT(error("dirty", "1"), HasSubstr("option dirty: there is none of this name"));
   detach();
+}
+
+TEST_F(CacheBackground, WhetherItDrainsAtTheEndCanBeChanged) {
+  for (const bool drain : {true, false}) {
+    options_.drain = !drain;
+    attach();
+    ASSERT_EQ(write(0, 4096, drain ? 1 : 2), 0);
+    ASSERT_TRUE(cache_->set("drain", drain ? "1" : "0").ok());
+    detach();
+    options_.drain = false;
+    attach();
+    EXPECT_EQ(cache_->dirty().live_bytes, drain ? 0u : 4096u);
+    detach();
+  }
 }
 
 TEST_F(CacheBackground, ChangedTimesHoldForWhatIsOpenAndDirty) {

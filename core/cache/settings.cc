@@ -81,12 +81,17 @@ Status Cache::set(const char* name, const char* text) {
     if (options.cache_mode == PCACHE_FROM_MEDIA) return {};  // likewise
     return set_mode(static_cast<CacheMode>(options.cache_mode));
   }
+  if (option == "drain") {
+    if (auto alone = refuse_if_front("drain"); !alone) return alone;
+    drains_at_close_ = options.drain != 0;
+    return {};
+  }
   if (option == "policy") return set_policy(static_cast<policy::PolicyKind>(options.policy));
   return make_error(
       EINVAL,
       "option %s: an open cache keeps it; gc_percent, cache_mode, backing_order, policy, "
-      "dirty_high_percent, dirty_low_percent, writeback_rate, seq_cutoff, flush_delay_ms and "
-      "writeback_interval_ms can be changed",
+      "dirty_high_percent, dirty_low_percent, writeback_rate, seq_cutoff, flush_delay_ms, "
+      "writeback_interval_ms and drain can be changed",
       name);
 }
 

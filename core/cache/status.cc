@@ -167,6 +167,8 @@ void add_background(Fields* fields) {
               [](View& v) { return Json(v.dirty.live_bytes); });
   fields->add("writeback", "backing_order", "what the backing device alone holds meanwhile",
               [](View& v) { return Json(v.cache.writeback().strict() ? "strict" : "relaxed"); });
+  fields->add("writeback", "drain", "when the cache is closed: option drain",
+              [](View& v) { return Json(v.cache.drains_at_close()); });
   fields->add("writeback", "dirty_high_percent", "of the cache: more may not be dirty",
               [](View& v) { return Json(v.cache.worker().dirty_limits().high_percent); });
   fields->add("writeback", "dirty_low_percent", "of the cache: until so much is left",
