@@ -20,6 +20,7 @@ namespace pcache {
   X(fill_bytes, "fill_bytes", "of them")                                                     \
   X(fill_kept_bytes, "fill_kept_bytes", "of them, that were cached then")                    \
   X(fill_bypassed_bytes, "fill_bypassed_bytes", "of them, that were let pass by the cache")  \
+  X(fill_ahead_bytes, "fill_ahead_bytes", "of them, that nobody had asked for yet")          \
   X(fill_joins, "fill_joins", "reads that waited for another's fill")                        \
   X(fills_uncached, "fills_uncached", "read, but no space to keep it")                       \
   X(clean_dropped, "bad_clean_dropped", "damaged clean extents, read from the device again") \

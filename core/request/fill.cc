@@ -110,8 +110,17 @@ bool overlap(const Fill& join, const Fill& fill) {
   return join.dst < fill.dst + fill.extent.len && fill.dst < join.dst + join.extent.len;
 }
 
+// Of a part of what could not be read: it may be sound, and its reader alone asked for no more.
+void read_alone(Fill* join) {
+  QueueState& queue = *join->owner->queue;
+  join->token = {};
+  start_fill(queue, join);
+  queue.device->kick();
+}
+
 void finish_join(const Fill& fill, Fill* join, int error) {
   PCACHE_DCHECK(join->extent.off >= fill.extent.off && join->extent.end() <= fill.extent.end());
+  if (error && !(join->extent == fill.extent)) return read_alone(join);
   // The buffers overlap where two reads were given one: hence memmove().
   if (!error) memmove(join->dst, fill.dst + (join->extent.off - fill.extent.off), join->extent.len);
   PendingRequest* const read = join->owner;
@@ -146,6 +155,7 @@ void on_device_done(BlockIo* io) {
   PCACHE_DCHECK(error >= 0 && io->buf == fill->dst);
   if (error) queue.cache.counters().backing_errors.add();
   if (fill->token.v != 0) finish_joins(*fill, end_fill(queue, fill, !error), error);
+  if (queue.ahead.is(fill)) return queue.ahead.end();
   queue.completions.return_fill(fill);
   queue.completions.finish_part(owner, error);
 }

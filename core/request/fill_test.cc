@@ -183,11 +183,13 @@ TEST_P(FillRaces, AnErrorReachesAllAndLeavesNoMarks) {
   const auto second = submit_read(4096, 4096);
   device_->set_error(0);
   const auto both = submit_read(4096, 8192);  // half of it joins the bad one
+  device_->set_error(ENODEV);                 // who joined it for a part reads that again
   ASSERT_EQ(write(0, filled(512, 1)), 0);
   finish();
   EXPECT_EQ(first->request.result, -ENODEV);
   EXPECT_EQ(second->request.result, -ENODEV);
   EXPECT_EQ(both->request.result, -ENODEV);
+  device_->set_error(0);
   EXPECT_EQ(mapped(0, 12288), "D...............CCCCCCCC");
   EXPECT_EQ(read_sectors(0, 8192), "1ddddddddddddddd");
 }

@@ -95,12 +95,18 @@ int copy_hits(RequestState& cache, ReadProgress* at, Found* found, const Piece**
   return 0;
 }
 
-// Whether a miss is cached.
-bool keeps(QueueState& queue, const Extent& miss) {
+// The bytes that the run of this miss has missed, with it; 0 where nobody asks.
+uint64_t run_bytes(QueueState& queue, const Extent& miss) {
   const RequestState& cache = queue.cache;
+  const bool asks = cache.seq_cutoff_bytes() != 0 || cache.read_ahead_bytes() != 0;
+  return asks ? queue.sequential_misses.run_bytes(miss) : 0;
+}
+
+// Whether a miss is cached.
+bool keeps(const RequestState& cache, const Extent& miss, uint64_t run) {
   if (!cache.parts().mode->answers().fills) return false;
   const uint64_t cutoff = cache.seq_cutoff_bytes();
-  if (cutoff != 0 && queue.sequential_misses.run_bytes(miss) > cutoff) return false;
+  if (cutoff != 0 && run > cutoff) return false;
   return !cache.parts().retention || cache.parts().retention->admits(miss);
 }
 
@@ -113,6 +119,8 @@ bool fetch(QueueState& queue, pcache_request* request, Piece gap, const Index::S
   const Parts& parts = cache.parts();
   Stripe& stripe = parts.stripes.of(gap.extent.off);
   Fill* fill = nullptr;
+  bool kept = false;
+  uint64_t run = 0;
   {
     StripeLock lock(stripe);
     if (!parts.index.still_valid(seen)) {
@@ -143,7 +151,8 @@ bool fetch(QueueState& queue, pcache_request* request, Piece gap, const Index::S
       cache.counters().fill_joins.add();
       return true;
     }
-    fill->is_kept = keeps(queue, gap.extent);
+    run = run_bytes(queue, gap.extent);
+    fill->is_kept = kept = keeps(cache, gap.extent, run);
     fill->token = stripe.fills.add(fill);
     if (fill->token.v != 0 && !parts.index.begin_fill(gap.extent, fill->token)) {
       stripe.fills.remove(fill->token);
@@ -153,6 +162,7 @@ bool fetch(QueueState& queue, pcache_request* request, Piece gap, const Index::S
   // Without room for its token or its marks: it is read all the same, uncached and unshared.
   if (fill->token.v == 0) cache.counters().fills_uncached.add();
   start_fill(queue, fill);
+  if (kept && at->todo.len == 0) read_ahead(queue, gap.extent, run);
   return true;
 }
 

@@ -33,6 +33,7 @@ Queue::~Queue() {
   cancel_parked_reads(state_);
   pcache_request* done[16];
   while (in_flight() > 0) reap(done, 1, 16, -1);
+  while (state_.ahead.under_way()) state_.device->wait(-1);
   PCACHE_CHECK(state_.parked_reads.empty() && state_.in_flight.waiting_elsewhere() == 0);
   set_.remove(&state_);
 }

@@ -11,6 +11,7 @@
 #include "request/completion_queue.h"
 #include "request/counters.h"
 #include "request/pending.h"
+#include "request/read_ahead.h"
 #include "request/state.h"
 
 namespace pcache {
@@ -53,6 +54,7 @@ struct QueueState {
   InFlightTable in_flight;
   const std::unique_ptr<BlockQueue> device;
   policy::SequentialMisses sequential_misses;
+  ReadAhead ahead{this};
   PendingList parked_reads;  // until a fill is free; in order of arrival
   int all_rings_fd = -1;     // QueueSet::fd(), from when there is a ready fd
   QueueCounters counters;

@@ -50,6 +50,10 @@ class RequestState {
   uint64_t seq_cutoff_bytes() const { return seq_cutoff_.load(std::memory_order_relaxed); }
   void set_seq_cutoff_bytes(uint64_t n) { seq_cutoff_.store(n, std::memory_order_relaxed); }
 
+  // Behind a run of sequential misses so much is read at once, at most; 0: nothing is.
+  uint64_t read_ahead_bytes() const { return read_ahead_.load(std::memory_order_relaxed); }
+  void set_read_ahead_bytes(uint64_t n) { read_ahead_.store(n, std::memory_order_relaxed); }
+
   // Data that a FLUSH had promised is not safe in pmem any more: the next FLUSH fails, once.
   void data_lost(int error) { lost_.store(error, std::memory_order_relaxed); }
   // A positive errno, or 0.
@@ -66,7 +70,7 @@ class RequestState {
   Deferred deferred_{*this};
   DeviceAcks acks_{*parts_.mode};
   std::atomic<int> lost_{0};
-  std::atomic<uint64_t> seq_cutoff_{0};
+  std::atomic<uint64_t> seq_cutoff_{0}, read_ahead_{0};
   std::array<std::unique_ptr<DataHead>, kMostHeads> heads_;
   std::atomic<uint32_t> heads_made_{0};
   std::atomic<uint32_t> next_head_{0};
