@@ -69,6 +69,9 @@ static const struct {
     {"seq_cutoff", "4k", {90, 60, 50, 2 << 20, 4096}},
     {"seq_cutoff", "1t", {90, 60, 50, 2 << 20, 1LL << 40}},
     {"seq_cutoff", "0", {90, 60, 50, 2 << 20, 0}},
+    {"read_ahead", "4m", {90, 60, 50, 2 << 20, 0}},
+    {"drain", "1", {90, 60, 50, 2 << 20, 0}},
+    {"drain", "0", {90, 60, 50, 2 << 20, 0}},
 };
 
 static const struct {
@@ -90,7 +93,9 @@ static const struct {
     {"role", "front", EINVAL, "option role: an open cache keeps it"},
     {"data_crc_check", "read", EINVAL, "option data_crc_check: an open cache keeps it"},
     {"huge_pages", "never", EINVAL, "option huge_pages: an open cache keeps it"},
-    {"drain", "1", EINVAL, "option drain: an open cache keeps it"},
+    {"read_ahead", "5m", EINVAL, "option read_ahead=5m: expected a size in bytes"},
+    {"drain", "2", EINVAL, "option drain=2: expected"},
+    {"prefault", "attach", EINVAL, "option prefault: an open cache keeps it"},
     {"cache_path", "elsewhere", EINVAL, "option cache_path: an open cache keeps it"},
     {"nonsense", "1", ENOENT, "option nonsense: there is none of this name"},
 };

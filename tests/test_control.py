@@ -69,28 +69,33 @@ def test_every_status_field_is_told(ctl, pair):
         assert set(status) - {"attached"} == set(cache.status)
 
 
+# Option, value, where the status shows it, and as what.
+SETTINGS = (("gc_percent", "50", "cache", "gc_percent", 50),
+            ("dirty_high_percent", "40", "writeback", "dirty_high_percent", 40),
+            ("writeback_rate", "10m", "writeback", "bytes_per_second", 10 * MIB),
+            ("seq_cutoff", "64k", "policy", "seq_cutoff", 65536),
+            ("read_ahead", "256k", "policy", "read_ahead", 262144),
+            ("flush_delay_ms", "20", "log", "flush_delay_ms", 20),
+            ("writeback_interval_ms", "700", "writeback", "interval_ms", 700),
+            ("drain", "1", "writeback", "drain", True),
+            ("cache_mode", "writearound", "cache", "mode", "writearound"),
+            ("policy", "fifo", "policy", "rule", "fifo"),
+            ("policy", "adaptive", "policy", "kind", "adaptive"),
+            ("backing_order", "relaxed", "writeback", "backing_order", "relaxed"))
+
+
 def test_options_are_changed_while_it_runs(ctl, pair):
     with pair.open(gc_percent=70) as cache:
-        for name, value, where in (("gc_percent", "50", ("cache", "gc_percent")),
-                                   ("dirty_high_percent", "40", ("writeback", "dirty_high_percent")),
-                                   ("writeback_rate", "10m", ("writeback", "bytes_per_second")),
-                                   ("seq_cutoff", "64k", ("policy", "seq_cutoff")),
-                                   ("flush_delay_ms", "20", ("log", "flush_delay_ms")),
-                                   ("writeback_interval_ms", "700", ("writeback", "interval_ms")),
-                                   ("cache_mode", "writearound", ("cache", "mode")),
-                                   ("drain", "1", ("writeback", "drain")),
-                                   ("policy", "fifo", ("policy", "rule")), ("policy", "adaptive", ("policy", "kind")),
-                                   ("backing_order", "relaxed", ("writeback", "backing_order"))):
+        for name, value, group, field, shown in SETTINGS:
             assert ctl.run("set", pair.cache_path, name, value).stdout == f"{name}: {value}\n"
-            assert cache.status[where[0]][where[1]] == {"10m": 10 * MIB, "64k": 65536}.get(
-                value, int(value) if value.isdigit() else value)
-        before = cache.status
+            assert cache.status[group][field] == shown
         for name, value, told in (("gc_percent", "91", "91"), ("data_crc", "1", "keeps it"), ("none", "1", "none"),
                                   ("dirty_low_percent", "99", "dirty_high_percent"), ("gc_percent", "", "blanks"),
                                   ("gc_percent", "5 0", "blanks"), ("gc_percent", "5\n0", "blanks")):
             assert told in ctl.refused("set", pair.cache_path, name, value)
-        for group in ("cache", "writeback", "policy"):
-            assert cache.status[group] == before[group]
+        status = cache.status
+        for _, _, group, field, shown in SETTINGS:
+            assert (group, field) == ("policy", "rule") or status[group][field] == shown
     with pair.open() as cache:
         assert cache.status["cache"]["gc_percent"] == 50 and cache.status["policy"]["seq_cutoff"] == 0
 

@@ -43,6 +43,7 @@ PRINTED = {
     "foreground": [rf"write hits while writeback runs, against without: {SPREAD}; \d+ MiB written back meanwhile",
                    rf"the bound \(fence: none\) while fio writes to the disk at depth 32, against without: {SPREAD}",
                    rf"write hits while writeback runs, against the bound while fio writes: {SPREAD}"],
+    "ahead": [rf"bytes per second, {what}: {SPREAD}" for what in ("of those one by one", "of the bound")],
     "miss": [rf"{what}: {SPREAD}" for what in ("requests per second", "CPU time of a request")],
     "fragments": [*(f"{state}: 4 KiB reads against the bound: {SPREAD}" for state in STATES),
                   *(f"{state}: a read takes so many times as long as before, the bound's as often: {SPREAD}"

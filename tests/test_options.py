@@ -38,7 +38,8 @@ def test_defaults(pair):
     {"persist": "CLWB"}, {"persist": "clwb "}, {"cache_size": 1}, {"cache_size": 512 * MIB - 1},
     {"writeback_rate": 1}, {"writeback_rate": 2 ** 40 + 1}, {"seq_cutoff": 4095},
     {"policy": 3}, {"policy": -1}, {"prefault": 2}, {"prefault": -1},
-    {"role": 2}, {"role": -1}, {"data_crc_check": 2}, {"huge_pages": 2}], ids=str)
+    {"role": 2}, {"role": -1}, {"data_crc_check": 2}, {"huge_pages": 2},
+    {"read_ahead": 4095}, {"read_ahead": 4 * MIB + 1}], ids=str)
 def test_values_out_of_range(pair, shm, options):
     """Hazard option-truncated. The line names the option and the value; no cache file is made for it."""
     pair.cache_path = shm / "new"

@@ -136,6 +136,21 @@ def test_long_sequential_reads_pass(pair):
     assert read_all(cache) == pair.backing_path.read_bytes()
 
 
+def test_small_sequential_reads_are_read_ahead(pair):
+    """One read of the device for many of 4 KiB, in a row; a later write and random reads are as they were."""
+    content = pair.backing_path.read_bytes()
+    cache = pair.open(read_ahead=256 * 1024)
+    for off in range(0, 8 * MIB, PAGE):
+        assert cache.read(off, PAGE) == content[off:off + PAGE]
+    events = cache.status["events"]
+    assert events["fills"] < 2 * (8 * MIB // (256 * 1024) + 16) and events["fill_ahead_bytes"] > 7 * MIB
+    assert events["fill_kept_bytes"] >= 8 * MIB
+    for off in random.Random(4).sample(range(9 * MIB, 16 * MIB, 64 * PAGE), 28):
+        cache.read(off, PAGE)
+    assert cache.status["events"]["fill_ahead_bytes"] == events["fill_ahead_bytes"], "at random"
+    assert read_all(cache) == content
+
+
 def test_without_a_cutoff_all_is_cached(pair):
     """And what is written is always cached."""
     cache = pair.open()

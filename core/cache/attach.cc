@@ -260,6 +260,7 @@ Status Cache::wire() {
             .mode = &mode_});
   requests_ = std::make_unique<RequestState>(*parts_, data_heads(frame_.info.n_segs));
   requests_->set_seq_cutoff_bytes(options_.seq_cutoff_bytes);
+  requests_->set_read_ahead_bytes(options_.read_ahead_bytes);
   requests_->deferred().set_to_device(mode_.answers().acks_on_device);
   return wire_background();
 }

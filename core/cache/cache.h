@@ -156,6 +156,7 @@ class Cache {
   const policy::Retention* retention() const { return retention_.get(); }
   bool drains_at_close() const { return drains_at_close_; }
   uint64_t seq_cutoff_bytes() const { return requests_->seq_cutoff_bytes(); }
+  uint64_t read_ahead_bytes() const { return requests_->read_ahead_bytes(); }
   // What persist=auto has measured; nothing with another method.
   const std::optional<Calibration>& calibration() const { return calibration_; }
   const VerifyResult& verified() const { return recovered_.verified; }

@@ -191,8 +191,8 @@ TEST_F(CacheBackground, OptionsChangeWhileItIsOpen) {
   EXPECT_EQ(
       error("data_crc", "1"),
       "option data_crc: an open cache keeps it; gc_percent, cache_mode, backing_order, policy, "
-      "dirty_high_percent, dirty_low_percent, writeback_rate, seq_cutoff, flush_delay_ms, "
-      "writeback_interval_ms and drain can be changed");
+      "dirty_high_percent, dirty_low_percent, writeback_rate, seq_cutoff, read_ahead, "
+      "flush_delay_ms, writeback_interval_ms and drain can be changed");
   EXPECT_THAT(error("dirty", "1"), HasSubstr("option dirty: there is none of this name"));
   detach();
 }

@@ -115,6 +115,7 @@ Result<Options> check_options(const pcache_options& given) {
   options.drain = raw.drain;
   options.policy = static_cast<policy::PolicyKind>(raw.policy);
   options.seq_cutoff_bytes = static_cast<uint64_t>(raw.seq_cutoff);
+  options.read_ahead_bytes = static_cast<uint64_t>(raw.read_ahead);
   if (raw.control) options.control = raw.control;
   options.strict_order = raw.backing_order == PCACHE_ORDER_STRICT;
   options.dirty = {raw.dirty_high_percent, raw.dirty_low_percent, raw.writeback_rate};

@@ -42,6 +42,7 @@ struct Options {
   DirtyOptions dirty;
   policy::PolicyKind policy = policy::PolicyKind::kFifo;
   uint64_t seq_cutoff_bytes = 0;  // 0: none
+  uint64_t read_ahead_bytes = 0;  // 0: none
   std::string control;            // a path, or kNoControl; empty: the default one
   Log log;
 };

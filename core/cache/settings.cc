@@ -61,6 +61,10 @@ Status Cache::set(const char* name, const char* text) {
     requests_->set_seq_cutoff_bytes(static_cast<uint64_t>(options.seq_cutoff));
     return {};
   }
+  if (option == "read_ahead") {
+    requests_->set_read_ahead_bytes(static_cast<uint64_t>(options.read_ahead));
+    return {};
+  }
   if (option == "flush_delay_ms") {
     worker_->set_flush_delay(Worker::Milliseconds{options.flush_delay_ms});
     return {};
@@ -90,8 +94,8 @@ Status Cache::set(const char* name, const char* text) {
   return make_error(
       EINVAL,
       "option %s: an open cache keeps it; gc_percent, cache_mode, backing_order, policy, "
-      "dirty_high_percent, dirty_low_percent, writeback_rate, seq_cutoff, flush_delay_ms, "
-      "writeback_interval_ms and drain can be changed",
+      "dirty_high_percent, dirty_low_percent, writeback_rate, seq_cutoff, read_ahead, "
+      "flush_delay_ms, writeback_interval_ms and drain can be changed",
       name);
 }
 

@@ -236,6 +236,8 @@ void add_policy(Fields* fields) {
   });
   fields->add("policy", "seq_cutoff", "0: none",
               [](View& v) { return Json(v.cache.seq_cutoff_bytes()); });
+  fields->add("policy", "read_ahead", "0: none",
+              [](View& v) { return Json(v.cache.read_ahead_bytes()); });
   fields->add("policy", "rule", "by which data stays in the cache, now", [](View& v) {
     const policy::Retention* const retention = v.cache.retention();
     return Json(policy::name_of(retention ? retention->rule() : policy::Rule::kFifo));

@@ -270,7 +270,7 @@ int pcache_set_gc_percent(pcache_cache* cache, int32_t percent, struct pcache_er
 /*
  * Changes an option of an open cache: gc_percent and cache_mode, which are kept on the media,
  * backing_order, policy, dirty_high_percent, dirty_low_percent, writeback_rate, seq_cutoff,
- * flush_delay_ms, writeback_interval_ms and drain, until it is closed. `text` as for
+ * read_ahead, flush_delay_ms, writeback_interval_ms and drain, until it is closed. `text` as for
  * pcache_options_set(); it holds for every request that is submitted when this has returned. A
  * WRITE that was submitted before, in a mode that acknowledges on the backing device, is
  * acknowledged there still. Such a mode makes what is dirty go there, and the first WRITE in it

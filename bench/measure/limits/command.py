@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a sweep of equal jobs cannot show: the cache's other limits, each beside its bound in the same run.
 
-    bench/limits.py [large] [beside] [memory] [attach] [foreground] [miss] [fragments] [spread] [keys]
+    bench/limits.py [large] [beside] [memory] [attach] [foreground] [miss] [ahead] [fragments] [spread] [keys]
                     [batches] [sides] [pages]
                     [--rounds N] [--small] [--dir DIR] [--shm DIR] [--out FILE]
 
@@ -11,6 +11,7 @@
     attach      of an empty cache over 8 TiB: memory; of 4 Mi keys: time
     foreground  what write hits lose while writeback runs, and the bound while fio writes to the same disk
     miss        4 KiB read misses at depth 32 against fio's io_uring engine on the same file, and their CPU time
+    ahead       sequential 4 KiB read misses at depth 1 with read_ahead against without, and against io_uring by 256 KiB
     fragments   4 KiB read hits after the pages were overwritten by 512 B, against before; the index's memory
     spread      memory of the index for each 4 KiB page, by how far apart the pages lie, up to 1 PiB
     sides       a front with pcached against role=both: hits, a full cache; misses against fio's nbd engine
@@ -18,9 +19,9 @@
     pages       4 KiB hits in 8 GiB with pages of 2 MiB against 4 KiB, and against the bound; the time of an attach
     batches     4 KiB read hits that fio submits 8 and 32 together, against the bound's, and against one by one
 
-Needs up to 11 GiB in the folder for pmem (large, pages) and 4 GiB in that of the backing file (miss). Prints medians
-with their range; --out keeps them, and all values, as JSON (results/README.md). Its files are removed at the end, also
-when it is interrupted.
+Needs up to 11 GiB in the folder for pmem (large, pages) and 4 GiB in that of the backing file (miss, ahead). Prints
+medians with their range; --out keeps them, and all values, as JSON (results/README.md). Its files are removed at the
+end, also when it is interrupted.
 """
 import argparse
 import os
@@ -29,12 +30,12 @@ import pathlib
 from .. import fio
 from ..libpcache import BUILD
 from ..scratch import check_space, new_folders
-from . import attach, batches, beside, foreground, fragments, keys, large, memory, miss, pages, sides, spread
+from . import ahead, attach, batches, beside, foreground, fragments, keys, large, memory, miss, pages, sides, spread
 from .record import Record
 from .rig import SMALL, Rig, cache_size
 
 LIMITS = {"large": large, "beside": beside, "memory": memory, "attach": attach, "foreground": foreground, "miss": miss,
-          "fragments": fragments, "spread": spread, "keys": keys, "batches": batches, "sides": sides,
+          "ahead": ahead, "fragments": fragments, "spread": spread, "keys": keys, "batches": batches, "sides": sides,
           "pages": pages}
 
 
