@@ -217,6 +217,37 @@ TEST_F(BackendLoopTest, WhileTheDiskFailsWhatIsNotNeededIsPassed) {
   EXPECT_EQ(said_.size(), 1u);
 }
 
+// Whatever the front says; it is told while nothing is wanted.
+TEST_F(BackendLoopTest, ItFinishesWithAllThatTheLogHas) {
+  start_front();
+  start_backend();
+  ASSERT_TRUE(front_bell_.connect(file_.get()).ok());
+  start_loop();
+  wait_until([](const auto& state) { return state.doing == Doing::kNotWanted; });
+  ASSERT_EQ(write(0, 4096, 1), 0);
+  ASSERT_EQ(flush(), 0);
+  loop_->finish();
+  thread_.join();
+  EXPECT_TRUE(done_.ok());
+  EXPECT_EQ(on_disk(0, 4096), 1);
+}
+
+// It does not try again for ever: it is told while it waits to.
+TEST_F(BackendLoopTest, ItFinishesWithADiskThatFails) {
+  start_front();
+  start_backend();
+  disk_.set_error(EIO);
+  start_loop();
+  ASSERT_EQ(write(0, 4096, 1), 0);
+  ASSERT_EQ(flush(), 0);
+  while (loop_->state().doing != Doing::kRetrying) std::this_thread::sleep_for(milliseconds(1));
+  loop_->finish();
+  thread_.join();
+  EXPECT_FALSE(done_.ok());
+  EXPECT_EQ(done_.error().code, EIO);
+  done_ = {};
+}
+
 TEST_F(BackendLoopTest, AFrontThatIsNotHeardIsNotWaitedFor) {
   start_front();
   start_backend();

@@ -21,7 +21,7 @@ Milliseconds steady_now() { return duration_cast<Milliseconds>(Clock::now().time
 }  // namespace
 
 BackendLoop::BackendLoop(Backend& backend, Doorbell& bell, Options options)
-    : backend_(backend), bell_(bell), options_(std::move(options)) {
+    : backend_(backend), bell_(bell), options_(std::move(options)), once_(options_.once) {
   MutexLock lock(mu_);
   state_.since = state_.front_changed = std::chrono::system_clock::now();
 }
@@ -29,6 +29,11 @@ BackendLoop::BackendLoop(Backend& backend, Doorbell& bell, Options options)
 void BackendLoop::stop() {
   stopping_.store(true);
   backend_.give_up();
+  bell_.wake_self();
+}
+
+void BackendLoop::finish() {
+  once_.store(true);
   bell_.wake_self();
 }
 
@@ -60,7 +65,7 @@ void BackendLoop::beat_if_due() {
 }
 
 bool BackendLoop::is_not_wanted() const {
-  return !options_.once && bell_.speaks() && !bell_.wanted() && front_is_there();
+  return !finishing() && bell_.speaks() && !bell_.wanted() && front_is_there();
 }
 
 void BackendLoop::look_at_front() {
@@ -120,7 +125,7 @@ void BackendLoop::wait_for_front() {
 void BackendLoop::let_front_look() {
   const uint32_t heard = bell_.listen();
   bell_.ring();
-  if (!options_.once && bell_.speaks() && front_is_there())
+  if (!finishing() && bell_.speaks() && front_is_there())
     rest(options_.front_looks, Until::kRung, heard);
   bell_.listen(false);
 }
@@ -129,6 +134,7 @@ void BackendLoop::back_off(Milliseconds most) {
   const auto latest = Clock::now() + most;
   while (!stopping_.load() && Clock::now() < latest) {
     const uint32_t heard = bell_.listen();
+    if (finishing()) break;
     if (!pass())
       rest(duration_cast<Milliseconds>(latest - Clock::now()) + Milliseconds{1}, Until::kRung,
            heard);
@@ -152,7 +158,7 @@ Status BackendLoop::run() {
     if (!nothing && std::exchange(listens, false)) bell_.listen(false);
     if (!stepped) {
       if (stopping_.load()) break;
-      if (options_.once) return stepped.error();
+      if (finishing()) return stepped.error();
       if (backoff.count() == 0) options_.say(stepped.error().text);
       backoff = backoff.count() == 0 ? kFirstBackoff : std::min(2 * backoff, kLongestBackoff);
       note(Doing::kRetrying, stepped.error().text);
@@ -172,7 +178,7 @@ Status BackendLoop::run() {
       pause = kShortestPause;
       continue;
     }
-    if (options_.once && stepped.value() == Backend::Step::kNothing) return {};
+    if (finishing() && stepped.value() == Backend::Step::kNothing) return {};
     note(Doing::kNothingDirty);
     if (!std::exchange(listens, true)) {
       heard = bell_.listen();  // and looks once more
@@ -180,9 +186,9 @@ Status BackendLoop::run() {
     }
     rest(pause, Until::kRung, heard);
     bell_.listen(listens = false);
-    pause = options_.once ? kShortestPause : std::min(2 * pause, kLongestPause);
+    pause = finishing() ? kShortestPause : std::min(2 * pause, kLongestPause);
   }
-  if (options_.once) return make_error(ECANCELED, "told to end before all was written back");
+  if (finishing()) return make_error(ECANCELED, "told to end before all was written back");
   return {};
 }
 

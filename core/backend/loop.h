@@ -42,11 +42,14 @@ class BackendLoop {
   };
   BackendLoop(Backend& backend, Doorbell& bell, Options options);
 
-  // Until stop(). An error: with `once` it could not be done.
+  // Until stop(), or finish() and all is done. An error: with `once` it could not be.
   Status run() EXCLUDES(mu_);
   // run() ends soon, also in the middle of a step.
   void stop();
   bool stopping() const { return stopping_.load(); }
+  // From now on it is as with Options::once: nobody is there who would start it again.
+  void finish();
+  bool finishing() const { return once_.load(); }
 
   enum class Doing : uint8_t { kWriting, kNothingDirty, kNotWanted, kRetrying };
   struct State {
@@ -81,7 +84,7 @@ class BackendLoop {
   Backend& backend_;
   Doorbell& bell_;
   const Options options_;
-  std::atomic<bool> stopping_{false};
+  std::atomic<bool> stopping_{false}, once_;
   std::chrono::steady_clock::time_point beats_at_{};
   mutable Mutex mu_;
   State state_ GUARDED_BY(mu_);

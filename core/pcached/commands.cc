@@ -7,6 +7,7 @@
 #include <chrono>
 #include <filesystem>
 
+#include "blockdev/nbd_uri.h"
 #include "cache/json.h"
 
 namespace pcache {
@@ -16,6 +17,8 @@ namespace {
 constexpr const char* kHelp =
     "info               the process, the paths of the cache and of the disk\n"
     "status             as pcachectl status --json\n"
+    "offer              what a front has to know: lines of a word and its value\n"
+    "end                ends it, if who has started it has gone\n"
     "help               this\n";
 
 std::string absolute(const std::string& path) {
@@ -24,14 +27,34 @@ std::string absolute(const std::string& path) {
   return none ? path : whole.string();
 }
 
-std::string info_of(const std::string& cache_path, const std::string& disk_path) {
+// What is on a server is no path.
+BackendCommands::Places absolute(BackendCommands::Places places) {
+  places.cache_path = absolute(places.cache_path);
+  if (!is_nbd_uri(places.disk_path)) places.disk_path = absolute(places.disk_path);
+  return places;
+}
+
+const char* text_of(Ending::Input input) {
+  switch (input) {
+    case Ending::Input::kNone:
+      return "none";
+    case Ending::Input::kOpen:
+      return "open";
+    case Ending::Input::kEnded:
+      break;
+  }
+  return "ended";
+}
+
+std::string info_of(const BackendCommands::Places& places) {
   Json info;
   info["program"] = program_invocation_short_name;
   info["pid"] = getpid();
-  info["cache"] = absolute(cache_path);
-  info["backing"] = absolute(disk_path);
+  info["cache"] = places.cache_path;
+  info["backing"] = places.disk_path;
   info["readonly"] = false;
   info["side"] = "backend";
+  if (!places.socket.empty()) info["serves"] = places.socket;
   return info.dump();
 }
 
@@ -42,9 +65,13 @@ int64_t unix_ms(std::chrono::system_clock::time_point at) {
 }  // namespace
 
 BackendCommands::BackendCommands(const Backend& backend, const BackendLoop& loop,
-                                 const Doorbell& bell, const std::string& cache_path,
-                                 const std::string& disk_path)
-    : backend_(backend), loop_(loop), bell_(bell), info_(info_of(cache_path, disk_path)) {}
+                                 const Doorbell& bell, Ending& ending, const Places& places)
+    : backend_(backend),
+      loop_(loop),
+      bell_(bell),
+      ending_(ending),
+      places_(absolute(places)),
+      info_(info_of(places_)) {}
 
 Status BackendCommands::drain(const std::atomic<bool>&) {
   return make_error(EOPNOTSUPP,
@@ -83,14 +110,35 @@ std::string BackendCommands::status() const {
   return json.dump();
 }
 
+std::string BackendCommands::offer() const {
+  std::string text = "pid ";
+  text.append(std::to_string(getpid())).append("\ndisk ").append(places_.disk_path);
+  text.append("\nsocket ").append(places_.socket).append("\ninput ");
+  return text.append(text_of(ending_.input())).append("\n");
+}
+
+// A front that comes after a killed one starts its own: this one writes back what that left, and
+// would end under the new one.
+Status BackendCommands::end() {
+  if (ending_.input() != Ending::Input::kEnded)
+    return make_error(EBUSY, "end: who has started it is there, or ends it by a signal");
+  ending_.end();
+  return {};
+}
+
 Result<std::string> BackendCommands::run(std::string_view line) {
   if (line == "info") return info_;
   if (line == "status") return status();
+  if (line == "offer") return offer();
+  if (line == "end") {
+    const auto ended = end();
+    return ended ? Result<std::string>(std::string()) : ended.error();
+  }
   if (line == "help") return std::string(kHelp);
   const bool is_empty = line.find_first_not_of(" \t") == std::string_view::npos;
-  return make_error(EOPNOTSUPP,
-                    "a backend takes no such command: %s; expected info, status or help",
-                    is_empty ? "an empty line" : std::string(line).c_str());
+  return make_error(
+      EOPNOTSUPP, "a backend takes no such command: %s; expected info, status, offer, end or help",
+      is_empty ? "an empty line" : std::string(line).c_str());
 }
 
 }  // namespace pcache

@@ -7,14 +7,19 @@
 
 #include "backend/loop.h"
 #include "control/server.h"
+#include "pcached/ending.h"
 
 namespace pcache {
 
 class BackendCommands final : public ControlServer::Commands {
  public:
-  // The paths as the user has given them. All of these outlive it.
+  struct Places {
+    std::string cache_path, disk_path;  // as the user has given them
+    std::string socket;                 // at which the disk is served; empty: at none
+  };
+  // The parts outlive it.
   BackendCommands(const Backend& backend, const BackendLoop& loop, const Doorbell& bell,
-                  const std::string& cache_path, const std::string& disk_path);
+                  Ending& ending, const Places& places);
 
   Result<std::string> run(std::string_view line) override;
   Status drain(const std::atomic<bool>& given_up) override;
@@ -22,10 +27,14 @@ class BackendCommands final : public ControlServer::Commands {
 
  private:
   std::string status() const;
+  std::string offer() const;
+  Status end();
 
   const Backend& backend_;
   const BackendLoop& loop_;
   const Doorbell& bell_;
+  Ending& ending_;
+  const Places places_;  // the paths are absolute
   const std::string info_;
 };
 

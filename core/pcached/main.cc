@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // pcached: the backend of a cache, see backend/backend.h. It writes back until it is told to end.
-#include <signal.h>
-
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
 #include <memory>
-#include <mutex>
 #include <string>
-#include <thread>
 
 #include "backend/loop.h"
+#include "blockdev/nbd_uri.h"
 #include "control/bell_listener.h"
 #include "pcached/commands.h"
+#include "pcached/disk_server.h"
+#include "pcached/ending.h"
 
 namespace {
 
@@ -20,60 +19,6 @@ using pcache::Backend;
 using pcache::BackendLoop;
 
 constexpr int kDone = 0, kFailed = 3;
-
-// Whether SIGINT or SIGTERM has come. They are blocked, and a thread waits for them, which ends
-// with the process. Not the one that is ignored, as a shell has SIGINT of a job in the background:
-// a signal that is blocked comes all the same.
-class Ending {
- public:
-  // Before any other thread begins, which would take them.
-  Ending() {
-    sigset_t signals;
-    sigemptyset(&signals);
-    for (const int number : {SIGINT, SIGTERM})
-      if (!is_ignored(number)) sigaddset(&signals, number);
-    pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-    std::thread([this, signals] {
-      int number = 0;
-      sigwait(&signals, &number);
-      const std::lock_guard lock(mu_);
-      begun_ = true;
-      if (loop_) loop_->stop();
-    }).detach();
-  }
-  // It ends then.
-  pcache::Status run(BackendLoop& loop) {
-    const Watched watched(*this, loop);
-    return loop.run();
-  }
-
- private:
-  // Also of a loop that throws nothing is kept.
-  class Watched {
-   public:
-    Watched(Ending& ending, BackendLoop& loop) : ending_(ending) { ending_.watch(&loop); }
-    ~Watched() { ending_.watch(nullptr); }
-    Watched(const Watched&) = delete;
-    Watched& operator=(const Watched&) = delete;
-
-   private:
-    Ending& ending_;
-  };
-  // nullptr: it is gone.
-  void watch(BackendLoop* loop) {
-    const std::lock_guard lock(mu_);
-    loop_ = loop;
-    if (loop && begun_) loop->stop();
-  }
-  static bool is_ignored(int number) {
-    struct sigaction action = {};
-    return sigaction(number, nullptr, &action) == 0 && action.sa_handler == SIG_IGN;
-  }
-
-  std::mutex mu_;
-  BackendLoop* loop_ = nullptr;
-  bool begun_ = false;
-};
 
 int fail(const pcache::Error& error) {
   fprintf(stderr, "pcached: %s\n", error.text.c_str());
@@ -88,6 +33,24 @@ pcache::Result<std::unique_ptr<pcache::ControlServer>> begin_control(
   auto socket = pcache::ControlSocket::listen(path.value(), true);
   if (!socket) return socket.error();
   return pcache::ControlServer::start(socket.take(), commands);
+}
+
+// It is of use for one process alone, which has the disk.
+pcache::Result<std::unique_ptr<pcache::DiskServer>> begin_serving(const std::string& disk,
+                                                                  const std::string& socket) {
+  if (pcache::is_nbd_uri(disk))
+    return pcache::make_error(EINVAL,
+                              "--serve %s: the disk %s is on a server already: leave it out, and "
+                              "have the front read there",
+                              socket.c_str(), disk.c_str());
+  return pcache::DiskServer::start(disk, socket);
+}
+
+// Each second: what cannot be started is tried again.
+void keep_serving(pcache::DiskServer* server) {
+  if (!server) return;
+  if (const auto kept = server->keep(); !kept)
+    fprintf(stderr, "pcached: %s\n", kept.error().text.c_str());
 }
 
 }  // namespace
@@ -115,6 +78,20 @@ int main(int argc, char** argv) try {
                  "before it looks; default 100")
       ->check(CLI::Range(int64_t{1}, int64_t{3600000}));
   app.add_flag("--once", loop_options.once, "end when all that the log has is written back");
+  std::string serve;
+  bool until_eof = false;
+  int64_t patience_s = 60;
+  app.add_option(
+      "--serve", serve,
+      "serves the disk at this UNIX socket, for reading, by nbdkit: the front takes what "
+      "misses from there");
+  app.add_flag("--until-eof", until_eof,
+               "end with the standard input, once all that the log has is written back; with a "
+               "line \"end\" there at once");
+  app.add_option("--patience", patience_s,
+                 "with --until-eof, at its end: so many seconds without progress are waited for; "
+                 "default 60")
+      ->check(CLI::Range(int64_t{1}, int64_t{86400}));
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -126,9 +103,16 @@ int main(int argc, char** argv) try {
   loop_options.interval = BackendLoop::Milliseconds{interval_ms};
   options.log = pcache::Log(
       [](pcache::LogLevel, const char* line) { fprintf(stderr, "pcached: %s\n", line); });
-  Ending& ending = *new Ending;  // its thread outlives main()
+  pcache::Ending& ending = *new pcache::Ending;
+  if (until_eof) ending.watch_input(std::chrono::seconds{patience_s});
   auto backend = Backend::open(options);
   if (!backend) return fail(backend.error());
+  std::unique_ptr<pcache::DiskServer> server;
+  if (!serve.empty()) {
+    auto serving = begin_serving(options.disk.path, serve);
+    if (!serving) return fail(serving.error());
+    server = serving.take();
+  }
   pcache::Doorbell bell(pcache::Doorbell::Side::kBackend);
   pcache::BellFile file(options.pmem.path, bell);
   std::string unheard;  // what was said of the file last
@@ -138,14 +122,17 @@ int main(int argc, char** argv) try {
     if (text != unheard && !text.empty())
       fprintf(stderr, "pcached: %s: it looks for what the front has done\n", text.c_str());
     unheard = text;
+    keep_serving(server.get());
     bell.beat(pcache::beat_now());
   };
   loop_options.say = [](const std::string& line) {
     fprintf(stderr, "pcached: %s\n", line.c_str());
   };
   BackendLoop loop(*backend.value(), bell, loop_options);
-  pcache::BackendCommands commands(*backend.value(), loop, bell, options.pmem.path,
-                                   options.disk.path);
+  pcache::BackendCommands commands(*backend.value(), loop, bell, ending,
+                                   {.cache_path = options.pmem.path,
+                                    .disk_path = options.disk.path,
+                                    .socket = server ? server->socket() : ""});
   auto control = begin_control(options.pmem.path, commands);
   if (!control)
     fprintf(stderr, "pcached: control socket: %s: no pcachectl finds this backend\n",
