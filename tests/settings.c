@@ -96,6 +96,7 @@ static const struct {
     {"read_ahead", "5m", EINVAL, "option read_ahead=5m: expected a size in bytes"},
     {"drain", "2", EINVAL, "option drain=2: expected"},
     {"prefault", "attach", EINVAL, "option prefault: an open cache keeps it"},
+    {"backend", "auto", EINVAL, "option backend: an open cache keeps it"},
     {"cache_path", "elsewhere", EINVAL, "option cache_path: an open cache keeps it"},
     {"nonsense", "1", ENOENT, "option nonsense: there is none of this name"},
 };

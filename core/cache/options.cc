@@ -43,7 +43,13 @@ Status check_readonly(const pcache_options& raw) {
 
 // Refuses options of what the backend alone does.
 Status check_role(const pcache_options& raw) {
-  if (raw.role != PCACHE_ROLE_FRONT) return {};
+  const bool starts_backend = raw.backend && *raw.backend;
+  if (raw.role != PCACHE_ROLE_FRONT) {
+    if (!starts_backend) return {};
+    return make_error(EINVAL,
+                      "option backend: contradicts role=both, which has no other side: give "
+                      "role=front, or leave it out");
+  }
   const char* against = raw.drain                             ? "drain"
                         : raw.gc_percent != PCACHE_FROM_MEDIA ? "gc_percent"
                         : raw.cache_mode != PCACHE_FROM_MEDIA ? "cache_mode"
@@ -55,10 +61,10 @@ Status check_role(const pcache_options& raw) {
                       "option %s: contradicts role=front, whose backend has the disk and the "
                       "cache's own records: leave it out",
                       against);
-  if (is_nbd_uri(raw.backing_path)) return {};
+  if (starts_backend || is_nbd_uri(raw.backing_path)) return {};
   return make_error(EINVAL,
                     "option backing_path: with role=front the disk is the backend's: expected the "
-                    "address of a server of it (nbd://HOST/EXPORT), found %s",
+                    "address of a server of it (nbd://HOST/EXPORT), or backend=auto, found %s",
                     raw.backing_path);
 }
 
@@ -116,6 +122,7 @@ Result<Options> check_options(const pcache_options& given) {
   options.policy = static_cast<policy::PolicyKind>(raw.policy);
   options.seq_cutoff_bytes = static_cast<uint64_t>(raw.seq_cutoff);
   options.read_ahead_bytes = static_cast<uint64_t>(raw.read_ahead);
+  if (raw.backend) options.backend = raw.backend;
   if (raw.control) options.control = raw.control;
   options.strict_order = raw.backing_order == PCACHE_ORDER_STRICT;
   options.dirty = {raw.dirty_high_percent, raw.dirty_low_percent, raw.writeback_rate};

@@ -43,6 +43,7 @@ struct Options {
   policy::PolicyKind policy = policy::PolicyKind::kFifo;
   uint64_t seq_cutoff_bytes = 0;  // 0: none
   uint64_t read_ahead_bytes = 0;  // 0: none
+  std::string backend;            // a path, or BackendProcess::kFindBackend; empty: none is started
   std::string control;            // a path, or kNoControl; empty: the default one
   Log log;
 };

@@ -169,5 +169,20 @@ TEST(CheckOptions, TheLogGoesToTheCallersFunction) {
   EXPECT_THAT(lines, ElementsAre("2 number 5"));
 }
 
+TEST(CheckOptions, ABackendIsOfAFrontAlone) {
+  pcache_options raw = good();
+  raw.backend = "auto";
+  const auto both = check_options(raw);
+  ASSERT_FALSE(both.ok());
+  EXPECT_THAT(both.error().text, HasSubstr("option backend: contradicts role=both"));
+  raw.role = PCACHE_ROLE_FRONT;
+  const auto front = check_options(raw);
+  ASSERT_TRUE(front.ok());
+  EXPECT_EQ(front.value().backend, "auto");
+  EXPECT_EQ(front.value().backing.path, "/backing");
+  raw.backend = "";
+  EXPECT_FALSE(check_options(raw).ok());
+}
+
 }  // namespace
 }  // namespace pcache

@@ -14,6 +14,7 @@
 #include "cache/status.h"
 #include "capi/error.h"
 #include "capi/fork_guard.h"
+#include "control/backend_process.h"
 #include "control/bell_listener.h"
 #include "control/commands.h"
 #include "pcache.h"
@@ -23,6 +24,7 @@ struct pcache_cache final : pcache::Guarded {
     enlist();
   }
   ~pcache_cache() { delist(); }
+  std::unique_ptr<pcache::BackendProcess> backend;  // of a front; ends behind it
   std::unique_ptr<pcache::Cache> cache;
   std::unique_ptr<pcache::BellListener> bell;  // of a front
   std::unique_ptr<pcache::CacheCommands> commands;
@@ -57,6 +59,23 @@ pcache::Status listen_where_asked(const pcache::Options& options,
   if (!made)
     return pcache::make_error(made.error().code, "option control: %s", made.error().text.c_str());
   socket->emplace(made.take());
+  return {};
+}
+
+// The front reads what misses from that.
+pcache::Status have_backend(pcache::Options* options, pcache_cache* handle) {
+  if (options->backend.empty()) return {};
+  auto backend = pcache::BackendProcess::have({.program = options->backend,
+                                               .cache_path = options->pmem.path,
+                                               .disk_path = options->backing.path,
+                                               .emulate_pmem = options->pmem.emulate,
+                                               .strict = options->strict_order,
+                                               .log = options->log});
+  if (!backend)
+    return pcache::make_error(backend.error().code, "option backend: %s",
+                              backend.error().text.c_str());
+  handle->backend = backend.take();
+  options->backing.path = handle->backend->uri();
   return {};
 }
 
@@ -108,6 +127,8 @@ PCACHE_EXPORT int pcache_open(const pcache_options* options, pcache_cache** out,
     std::optional<pcache::ControlSocket> socket;
     if (auto made = listen_where_asked(checked.value(), &socket); !made)
       return fail(made.error(), err);
+    if (auto had = have_backend(&checked.value(), handle.get()); !had)
+      return fail(had.error(), err);
     auto cache = pcache::Cache::open(checked.value());
     if (!cache) return fail(cache.error(), err);
     handle->cache = cache.take();

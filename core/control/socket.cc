@@ -22,6 +22,7 @@ namespace {
 
 constexpr const char* kSuffix = ".sock";
 constexpr const char* kBackendSuffix = ".backend.sock";
+constexpr const char* kDiskSuffix = ".disk";
 constexpr const char* kUnnamed = ".new-";  // begins the name of one that is being made
 constexpr int kBacklog = 64;
 
@@ -88,7 +89,8 @@ void remove_dead(const std::string& folder) {
     if (path.ends_with(kBellSuffix)) remove_bell_if_dead(path);
     if (!is_socket(path)) continue;
     const bool is_unnamed = name_in_folder(path).starts_with(kUnnamed);
-    if (is_unnamed || (path.ends_with(kSuffix) && is_dead(path))) unlink(path.c_str());
+    const bool is_named = path.ends_with(kSuffix) || path.ends_with(kDiskSuffix);
+    if (is_unnamed || (is_named && is_dead(path))) unlink(path.c_str());
   }
 }
 
@@ -124,10 +126,22 @@ Result<std::string> default_socket(const std::string& path, bool readonly) {
   return socket + kSuffix;
 }
 
-Result<std::string> backend_socket(const std::string& path) {
-  const auto name = name_of_cache(path);
+namespace {
+
+Result<std::string> path_in_runtime_folder(const std::string& cache_path, const char* suffix) {
+  const auto name = name_of_cache(cache_path);
   if (!name) return name.error();
-  return std::string(runtime_folder()).append("/").append(name.value()).append(kBackendSuffix);
+  return std::string(runtime_folder()).append("/").append(name.value()).append(suffix);
+}
+
+}  // namespace
+
+Result<std::string> backend_socket(const std::string& path) {
+  return path_in_runtime_folder(path, kBackendSuffix);
+}
+
+Result<std::string> disk_socket(const std::string& path) {
+  return path_in_runtime_folder(path, kDiskSuffix);
 }
 
 std::vector<std::string> all_sockets() {

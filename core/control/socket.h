@@ -23,6 +23,8 @@ namespace pcache {
 Result<std::string> default_socket(const std::string& path, bool readonly);
 // The same of a backend (pcached).
 Result<std::string> backend_socket(const std::string& path);
+// Where the disk of a front is served that has started its backend.
+Result<std::string> disk_socket(const std::string& path);
 // All sockets in the runtime folders that are root's or this user's, for root all, in order of
 // their paths; dead ones, too.
 std::vector<std::string> all_sockets();
