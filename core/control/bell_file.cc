@@ -26,6 +26,18 @@ bool is_trusted(const struct stat& st, const std::string& cache_path) {
 
 std::string folder_of(const std::string& path) { return path.substr(0, path.rfind('/')); }
 
+const char* name_of(const std::string& path) { return path.c_str() + path.rfind('/') + 1; }
+
+// Needs no memory.
+void remove_if_dead(const UniqueFd& folder, const char* name) {
+  if (!folder.valid()) return;
+  const UniqueFd fd(openat(folder.get(), name, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+  struct stat st;
+  if (fd.valid() && fstat(fd.get(), &st) == 0 && S_ISREG(st.st_mode) &&
+      flock(fd.get(), LOCK_EX | LOCK_NB) == 0)
+    unlinkat(folder.get(), name, 0);
+}
+
 }  // namespace
 
 bool BellFile::is_sound() const {
@@ -38,6 +50,7 @@ Status BellFile::keep() try {
   if (is_sound()) return {};
   if (fd_.valid()) bell_.disconnect();
   fd_ = UniqueFd();
+  folder_ = UniqueFd();
   path_.clear();
   const auto name = name_of_cache(cache_path_);
   if (!name) return name.error();
@@ -53,8 +66,10 @@ Status BellFile::keep() try {
 }
 
 Status BellFile::connect(const std::string& path, bool creates) {
-  UniqueFd fd(open(path.c_str(),
-                   O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | (creates ? O_CREAT : 0), 0600));
+  UniqueFd folder = open_runtime_folder(folder_of(path));
+  if (!folder.valid()) return error_errno(errno, "doorbell %s: its folder", path.c_str());
+  UniqueFd fd(openat(folder.get(), name_of(path),
+                     O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | (creates ? O_CREAT : 0), 0600));
   struct stat st;
   if (!fd.valid() || fstat(fd.get(), &st) != 0)
     return error_errno(errno, "doorbell %s", path.c_str());
@@ -69,6 +84,7 @@ Status BellFile::connect(const std::string& path, bool creates) {
     return error_errno(errno, "doorbell %s", path.c_str());
   if (auto connected = bell_.connect(fd.get()); !connected) return connected;
   fd_ = std::move(fd);
+  folder_ = std::move(folder);
   path_ = path;
   dev_ = st.st_dev;
   ino_ = st.st_ino;
@@ -86,17 +102,14 @@ void BellFile::leave() {
   }
   const bool is_ours = is_sound();
   (void)flock(fd_.get(), LOCK_UN);  // a child that was forked meanwhile has the descriptor, too
-  if (is_ours) remove_bell_if_dead(path_);
+  if (is_ours) remove_if_dead(folder_, name_of(path_));
   fd_ = UniqueFd();
+  folder_ = UniqueFd();
   path_.clear();
 }
 
 void remove_bell_if_dead(const std::string& path) {
-  const UniqueFd fd(open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
-  struct stat st;
-  if (fd.valid() && fstat(fd.get(), &st) == 0 && S_ISREG(st.st_mode) &&
-      flock(fd.get(), LOCK_EX | LOCK_NB) == 0)
-    unlink(path.c_str());
+  remove_if_dead(open_runtime_folder(folder_of(path)), name_of(path));
 }
 
 }  // namespace pcache

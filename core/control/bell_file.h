@@ -5,7 +5,8 @@
 // that it looks into for sockets, too. While a side has it a shared flock() says so. Who leaves
 // last removes it; of a dead one the next takes it, or whoever makes a control socket in that
 // folder removes it. It has mode 0600 at first, and is root's, this user's, or of the cache's
-// owner. One thread.
+// owner. A folder that is a link is not looked into: its owner would lead root to files elsewhere.
+// One thread.
 #pragma once
 
 #include <sys/stat.h>
@@ -42,6 +43,7 @@ class BellFile {
   const std::string cache_path_;
   Doorbell& bell_;
   UniqueFd fd_;
+  UniqueFd folder_;  // in which the file was opened
   std::string path_;
   dev_t dev_ = 0;
   ino_t ino_ = 0;

@@ -92,6 +92,39 @@ TEST_F(BellFileTest, WhatHasAnotherNameIsRefused) {
   EXPECT_EQ(std::filesystem::file_size(other), 5u);
 }
 
+// Root looks into other users' folders, each of whom may put a link in the place of his.
+TEST_F(BellFileTest, AFolderThatIsALinkIsNotLookedInto) {
+  const std::string run = folder_ / "run", elsewhere = folder_ / "elsewhere";
+  BellFile of_front(cache_, front_), of_backend(cache_, backend_);
+  ASSERT_TRUE(of_front.keep().ok());
+  const std::string name = name_in_folder(of_front.path());
+  of_front.leave();
+  ASSERT_EQ(mkdir(elsewhere.c_str(), 0700), 0);
+  const std::string bell = elsewhere + "/" + name;
+  std::ofstream(bell) << "a bell";
+  std::filesystem::remove_all(run);
+  ASSERT_EQ(symlink(elsewhere.c_str(), run.c_str()), 0);
+  EXPECT_FALSE(of_backend.keep().ok());
+  EXPECT_EQ(std::filesystem::file_size(bell), 6u) << "it was made as long as a bell's page";
+  remove_bell_if_dead(run + "/" + name);
+  EXPECT_TRUE(is_there(bell));
+}
+
+// What it has opened it removes, and nothing that stands at the same path now.
+TEST_F(BellFileTest, AFolderThatIsReplacedByALinkLeadsNowhere) {
+  const std::string run = folder_ / "run", moved = folder_ / "moved",
+                    elsewhere = folder_ / "elsewhere";
+  BellFile file(cache_, front_);
+  ASSERT_TRUE(file.keep().ok());
+  const std::string name = name_in_folder(file.path());
+  ASSERT_EQ(rename(run.c_str(), moved.c_str()), 0);
+  ASSERT_EQ(mkdir(elsewhere.c_str(), 0700), 0);
+  ASSERT_EQ(link((moved + "/" + name).c_str(), (elsewhere + "/" + name).c_str()), 0);
+  ASSERT_EQ(symlink(elsewhere.c_str(), run.c_str()), 0);
+  file.leave();
+  EXPECT_TRUE(is_there(elsewhere + "/" + name));
+}
+
 // It ends a process that has no memory, too.
 TEST_F(BellFileTest, LeavingNeedsNoMemory) {
   BellFile file(cache_, front_);

@@ -73,11 +73,15 @@ Status make_runtime_folder(const std::string& folder) {
   return {};
 }
 
+UniqueFd open_runtime_folder(const std::string& folder) {
+  return UniqueFd(open(folder.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+}
+
 namespace {
 
 // Root makes nothing in another user's folder, nor where a link of that one leads.
 UniqueFd open_lock(const std::string& folder) {
-  const UniqueFd in(open(folder.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  const UniqueFd in = open_runtime_folder(folder);
   struct stat st;
   if (!in.valid() || fstat(in.get(), &st) != 0) return UniqueFd();
   const int makes = st.st_uid == geteuid() ? O_CREAT : 0;

@@ -24,6 +24,10 @@ Status make_runtime_folder(const std::string& folder);
 // "DEVICE-INODE" of a file, "MAJOR-MINOR" of a device node, which may have several paths.
 Result<std::string> name_of_cache(const std::string& path);
 
+// To open and remove what is in it, whatever becomes of its path meanwhile. Not valid, with errno:
+// it is none, or a link, by which another user would lead root elsewhere.
+UniqueFd open_runtime_folder(const std::string& folder);
+
 // The paths in a folder; none if it cannot be read.
 std::vector<std::string> paths_in(const std::string& folder);
 std::string name_in_folder(const std::string& path);
