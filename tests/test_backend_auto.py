@@ -11,8 +11,8 @@ import sys
 import pytest
 
 from ctl import Ctl
-from fio import Fio
-from measure.libpcache import BUILD, MIB, Cache, PcacheError
+from fio import FIO, Fio, environment
+from measure.libpcache import BUILD, MIB, ROOT, Cache, PcacheError
 from support import Pair, file_state, make_backing, stamp, wait_until
 from test_nbd_backing import Server
 
@@ -321,6 +321,17 @@ def test_fio_verifies_by_a_front_alone(auto, disk):
     assert jobs[0]["read"]["io_bytes"] == jobs[0]["write"]["io_bytes"] == 4 * SIZE
     assert auto.is_alone()
     auto.write_back_all()
+
+
+def test_the_example(auto, disk):
+    os.truncate(auto.disk, 512 * MIB)
+    Ctl().run("format", auto.cache_path, "--force", "--backing", auto.disk)
+    job = ROOT / "engine/examples/two-sides.fio"
+    done = subprocess.run([FIO, job], capture_output=True, text=True, check=False, timeout=400, cwd=disk,
+                          env=environment(PCACHE_LIB=str(BUILD / "lib"), CACHE_DEV=str(auto.cache_path),
+                                          BACKING=str(auto.disk)))
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert auto.is_alone()
 
 
 def test_fio_says_why_it_is_refused(auto, disk):

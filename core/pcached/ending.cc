@@ -119,6 +119,7 @@ void Ending::read_input(std::chrono::seconds patience) {
       stderr,
       "pcached: nothing was written back for %lld s: it ends, and the rest stays in the cache\n",
       static_cast<long long>(patience.count()));
+  if (!has_loop()) _exit(kUnopened);  // it hangs while it opens, or closes
   end();
 }
 
