@@ -15,6 +15,7 @@ from fio import FIO, Fio, environment
 from measure.libpcache import BUILD, MIB, ROOT, Cache, PcacheError
 from support import Pair, file_state, make_backing, stamp, wait_until
 from test_nbd_backing import Server
+from test_nbdkit import good, served, tool
 
 PCACHED = BUILD / "bin/pcached"
 SIZE = 64 * MIB
@@ -311,7 +312,22 @@ def test_options_that_contradict(auto):
     assert auto.is_alone()
 
 
-# ---- fio ----
+# ---- Front ends ----
+
+def test_nbdkits_plugin_is_a_front(auto, tmp_path):
+    pair = Pair(auto.cache_path, auto.disk)
+    source = tmp_path / "source"
+    source.write_bytes(stamp(0, SIZE, 5))
+    nbdcopy = tool("nbdcopy", "libnbd-bin")
+    with served(pair, tmp_path, "role=front", "backend=auto", "prefault=beside") as (uri, _):
+        assert len(auto.pids()["pcached"]) == 1
+        good(nbdcopy, "--flush", source, uri)
+        good(nbdcopy, uri, tmp_path / "read")
+    assert (tmp_path / "read").read_bytes() == source.read_bytes()
+    assert auto.is_alone()
+    auto.write_back_all()
+    assert auto.disk.read_bytes() == source.read_bytes()
+
 
 def test_fio_verifies_by_a_front_alone(auto, disk):
     """With nothing but the two devices named."""

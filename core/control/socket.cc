@@ -89,8 +89,7 @@ void remove_dead(const std::string& folder) {
     if (path.ends_with(kBellSuffix)) remove_bell_if_dead(path);
     if (!is_socket(path)) continue;
     const bool is_unnamed = name_in_folder(path).starts_with(kUnnamed);
-    const bool is_named = path.ends_with(kSuffix) || path.ends_with(kDiskSuffix);
-    if (is_unnamed || (is_named && is_dead(path))) unlink(path.c_str());
+    if (is_unnamed || (path.ends_with(kSuffix) && is_dead(path))) unlink(path.c_str());
   }
 }
 
