@@ -244,17 +244,22 @@ void Backend::look_ahead() {
 Result<bool> Backend::pass() try {
   if (log_ends()) return false;
   look_ahead();
-  const auto end = std::exchange(passable_, std::nullopt);
-  if (!end || *end == at_.pos) return false;
+  const auto said = std::exchange(passable_, std::nullopt);
+  if (!said || said->end == at_.pos) return false;
   LogMark at = at_;
   LogCursor cursor(*pmem_, *segments_, at_.pos, {.until = said_at_});
-  while (at.pos != *end && !hazard(Hazard::kStalePassTaken)) {
+  while (at.pos != said->end && !hazard(Hazard::kStalePassTaken)) {
     const auto item = cursor.next();
     if (!item || item.value().kind == LogItem::Kind::kEnd) return false;
     at.pos = item.value().next;
     at.ksets += item.value().kind == LogItem::Kind::kKeys;
   }
-  at.pos = *end;
+  if (const uint64_t ksets = at.ksets - at_.ksets;
+      ksets > said->ksets && !hazard(Hazard::kSetBackTailPassed)) {
+    disbelieve(*said, ksets);
+    return false;
+  }
+  at.pos = said->end;
   if (auto moved = tails_.set_dirty_tail(*pmem_, at.pos); !moved) {
     counters_.errors++;
     return moved.error();
@@ -303,6 +308,18 @@ Result<Backend::Step> Backend::step() try {
 } catch (const std::bad_alloc&) {
   counters_.errors++;
   return out_of_memory();
+}
+
+// It was said of a dirty_tail that is behind this one: this one was set back since, by hand or with
+// an older copy of its record. Of what is between the two the log alone may know.
+void Backend::disbelieve(const PassStatement& said, uint64_t ksets) {
+  if (counters_.disbelieved++ > 0) return;
+  options_.log.print(
+      LogLevel::kWarning,
+      "log at segment %u:%u: says that %u ksets up to %u:%u need not be written, and from "
+      "dirty_tail there are %llu: dirty_tail was set back; all of them are written",
+      said_at_.seg.v, said_at_.off, said.ksets, said.end.seg.v, said.end.off,
+      static_cast<unsigned long long>(ksets));
 }
 
 }  // namespace pcache

@@ -27,7 +27,8 @@
 //   refuses is not written back.
 // - The backend has no index: it writes what a later batch supersedes, but for what the front says
 //   is not needed (kKsetPasses). That stands in the log behind the keys that supersede, so who sees
-//   it sees them. It counts if its position is between dirty_tail and its own kset.
+//   it sees them. It counts if its position is between dirty_tail and its own kset, and dirty_tail
+//   is not in front of the one for which it was said.
 // - It has no log: data that is damaged cannot be appended again, and dirty_tail stays before it.
 // One thread, but for stop().
 #pragma once
@@ -84,6 +85,7 @@ class Backend {
   struct Counters {
     uint64_t batches = 0, ksets = 0, keys = 0, written_bytes = 0, flushes = 0, errors = 0;
     uint64_t passed_ksets = 0;  // that pass() has passed
+    uint64_t disbelieved = 0;   // of what the front has said: it was of another dirty_tail
   };
   const Counters& counters() const { return counters_; }
   // What is left in the log behind dirty_tail, as appended. Read beside a front, and a step, so it
@@ -104,6 +106,7 @@ class Backend {
   Status check_image() const;
   bool log_ends() const;
   void look_ahead();
+  void disbelieve(const PassStatement& said, uint64_t ksets);
   Status plan();
   Status write();
 
@@ -119,7 +122,7 @@ class Backend {
   // What a kset in front of seen_ has said last; where that stands, and what it says.
   LogMark seen_;
   CachePos said_at_;
-  std::optional<CachePos> passable_;
+  std::optional<PassStatement> passable_;
   BatchPlan plan_;
   uint32_t bad_looks_ = 0;  // in a row, at a log that seemed damaged
   Counters counters_;

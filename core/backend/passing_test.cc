@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // What a front says need not be written: superseded data, and live data that it has moved on.
+#include <gmock/gmock.h>
+
 #include "backend/two_sides_for_test.h"
 #include "keylog/log_cursor.h"
 
 namespace pcache {
 namespace {
+
+using ::testing::Contains;
+using ::testing::HasSubstr;
 
 class PassingTest : public TwoSidesTest {
  protected:
@@ -137,6 +142,91 @@ TEST_F(PassingTest, APositionInFrontOfDirtyTailIsNone) {
   EXPECT_EQ(backend_->dirty_tail(), tails.dirty_tail());
   write_back();
   EXPECT_EQ(on_disk(kElsewhere, 4096), 77);
+}
+
+// Hazard set-back-tail-passed: what dirty_tail has passed since is to be written again.
+TEST_F(PassingTest, ADirtyTailThatWasSetBackIsNotPassed) {
+  start_front();
+  start_backend();
+  const CachePos first = backend_->dirty_tail();
+  ASSERT_EQ(write(0, 4096, 1), 0);
+  close();
+  write_back();
+  EXPECT_EQ(on_disk(0, 4096), 1);
+  executor_->advance(milliseconds(5000));  // the front follows
+  ASSERT_EQ(write(8192, 4096, 2), 0);
+  close();
+  move();
+  detach();
+  backend_.reset();
+  disk_.poke(0, MemoryDevice::pattern(0, 4096));  // an older copy of it
+  auto pmem = memory_.make_pmem();
+  Tails tails;
+  ASSERT_TRUE(tails.load(*pmem, {31, kLogicalBytes}).ok());
+  ASSERT_FALSE(tails.dirty_tail() == first);
+  ASSERT_TRUE(tails.set_dirty_tail(*pmem, first).ok());
+  start_backend();
+  EXPECT_FALSE(pass());
+  EXPECT_EQ(backend_->counters().disbelieved, 1u);
+  EXPECT_THAT(lines_.lines, Contains(HasSubstr("dirty_tail was set back")));
+  EXPECT_EQ(backend_->dirty_tail(), first);
+  write_back();
+  EXPECT_EQ(on_disk(0, 4096), 1);
+  EXPECT_EQ(on_disk(8192, 4096), 2);
+}
+
+// Where it was said, and what a backend has written meanwhile, does not matter.
+TEST_F(PassingTest, ADirtyTailThatHasMovedOnIsPassedFrom) {
+  start_front();
+  start_backend();
+  for (uint64_t i = 0; i < 4; i++) {
+    ASSERT_EQ(write(i * 8192, 4096, 1), 0);
+    close();
+  }
+  move();
+  auto pmem = memory_.make_pmem();
+  const SegmentTable segments(*pmem, {load_frame(*pmem, Log()).value().chain});
+  Tails tails;
+  ASSERT_TRUE(tails.load(*pmem, {31, kLogicalBytes}).ok());
+  LogCursor cursor(*pmem, segments, tails.dirty_tail());
+  ASSERT_TRUE(cursor.next().ok());
+  ASSERT_TRUE(tails.set_dirty_tail(*pmem, cursor.pos()).ok());
+  start_backend();
+  EXPECT_TRUE(pass());
+  EXPECT_EQ(backend_->counters().passed_ksets, 3u);
+}
+
+// As an older version leaves it: without a number of ksets, and without a check.
+TEST_F(PassingTest, WhatHasNoCheckIsNotBelieved) {
+  start_front();
+  ASSERT_EQ(write(0, 4096, 1), 0);
+  close();
+  move();
+  auto pmem = memory_.make_pmem();
+  const SegmentTable segments(*pmem, {load_frame(*pmem, Log()).value().chain});
+  Tails tails;
+  ASSERT_TRUE(tails.load(*pmem, {31, kLogicalBytes}).ok());
+  LogCursor cursor(*pmem, segments, tails.dirty_tail());
+  for (;;) {
+    const auto item = cursor.next();
+    ASSERT_TRUE(item.ok() && item.value().kind == LogItem::Kind::kKeys);
+    if (!item.value().passes) continue;
+    struct {
+      media::KsetHeader header;
+      media::Key keys[media::kKeysPerKset];
+    } kset;
+    const size_t bytes = kset_bytes(static_cast<uint32_t>(item.value().keys.size()));
+    const MediaOff at = segments.media(item.value().pos);
+    ASSERT_TRUE(pmem->load(&kset, at, bytes));
+    seal_kset(&kset.header, {kset.keys, kset.header.key_num},
+              kset.header.flags & ((uint64_t{1} << media::kKsetPassKsetsShift) - 1));
+    ASSERT_TRUE(pmem->store(at, &kset, bytes));
+    break;
+  }
+  start_backend();
+  EXPECT_FALSE(pass());
+  write_back();
+  EXPECT_EQ(on_disk(0, 4096), 1);
 }
 
 // A write of these waits until the disk has it.

@@ -79,7 +79,7 @@ bool Writeback::state_passable(const LogMark& until, const Size& size) {
   if (live == LiveData::kLeaveAll) return true;
   PlanOptions options;
   options.from = settler_.settled();
-  options.end_ksets = until.ksets;
+  options.end_ksets = std::min(until.ksets, options.from.ksets + media::kMostPassedKsets);
   options.batch_bytes = size.bytes;
   if (options.from.ksets >= options.end_ksets) return false;
   BatchPlan plan = std::exchange(spare_, {});
@@ -93,7 +93,8 @@ bool Writeback::state_passable(const LogMark& until, const Size& size) {
   if (!passes || !(pays || live == LiveData::kMoveAnyhow)) return false;
   if (!move(plan)) return false;
   const Status durable = hazard(Hazard::kPassedBeforeMoved) ? Status() : superseded_.make_durable();
-  if (!durable || !parts_.log.state_passable(plan.end.pos, plan.passed_from)) return false;
+  const auto ksets = static_cast<uint32_t>(plan.end.ksets - options.from.ksets);
+  if (!durable || !parts_.log.state_passable({plan.end.pos, ksets}, plan.passed_from)) return false;
   stated_of_.reset();
   if (!plan.moves.empty()) stated_of_ = {plan.moves.front().off, plan.moves.front().len};
   stated_.store(plan.end.ksets, std::memory_order_release);

@@ -79,6 +79,7 @@ constexpr struct {
     {"barrier-not-in-log", Hazard::kBarrierNotInLog},
     {"passed-before-moved", Hazard::kPassedBeforeMoved},
     {"stale-pass-taken", Hazard::kStalePassTaken},
+    {"set-back-tail-passed", Hazard::kSetBackTailPassed},
 };
 
 std::optional<Hazard> hazard_named(std::string_view name) {

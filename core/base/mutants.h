@@ -68,6 +68,7 @@ enum class Hazard : uint8_t {
   kBarrierNotInLog,
   kPassedBeforeMoved,
   kStalePassTaken,
+  kSetBackTailPassed,
 };
 
 // A place in the code that stores to media or fences. A function that does this for several callers

@@ -154,7 +154,11 @@ class KsetPrinter {
         json["keys"] = kset.keys.size();
         json["behind_dirty_tail"] = kset.behind_dirty_tail;
         json["same_epoch"] = kset.item.same_epoch;
-        if (kset.item.passes) json["passes"] = position_text(*kset.item.passes);
+        if (kset.item.passes) {
+          json["passes"] = position_text(kset.item.passes->end);
+          json["passes_ksets"] = kset.item.passes->ksets;
+        }
+        if (kset.item.passes_unchecked) json["passes"] = "not believed";
       } else {
         json[kset.item.kind == LogItem::Kind::kLast ? "last_to" : "lost_to"] =
             position_text(kset.item.next);

@@ -162,28 +162,68 @@ void seal_kset(KsetHeader* header, std::span<const Key> keys, uint64_t flags) {
 namespace {
 
 constexpr uint64_t low_bits(uint32_t n) { return (uint64_t{1} << n) - 1; }
-constexpr uint64_t kPassPosition = low_bits(kKsetPassOffBits) << kKsetPassOffShift |
-                                   low_bits(kKsetPassSegBits) << kKsetPassSegShift;
+uint32_t pass_field(uint64_t flags, uint32_t shift, uint32_t bits) {
+  return static_cast<uint32_t>(flags >> shift & low_bits(bits));
+}
+
+// Of all that belongs to the statement.
+uint64_t pass_check(uint64_t flags) {
+  const uint64_t statement = flags & low_bits(kKsetPassCheckShift) & ~(kKsetLast | kKsetSameEpoch);
+  return crc32c(kCrcSeed, &statement, sizeof statement) & low_bits(kKsetPassCheckBits);
+}
+
+bool has_pass_check(uint64_t flags) {
+  return pass_field(flags, kKsetPassKsetsShift, kKsetPassKsetsBits) > 0 &&
+         flags >> kKsetPassCheckShift == pass_check(flags);
+}
 
 }  // namespace
 
-uint64_t pass_flags(CachePos end) {
+uint64_t pass_flags(const PassStatement& statement) {
+  const auto [end, ksets] = statement;
   PCACHE_CHECK(end.off % 8 == 0 && end.off < kSegDataBytes && end.seg.v < kMaxSegments);
-  return kKsetPasses | uint64_t{end.off / 8} << kKsetPassOffShift |
-         uint64_t{end.seg.v} << kKsetPassSegShift;
+  PCACHE_CHECK(ksets > 0 && ksets <= kMostPassedKsets);
+  const uint64_t flags = kKsetPasses | uint64_t{end.off / 8} << kKsetPassOffShift |
+                         uint64_t{end.seg.v} << kKsetPassSegShift |
+                         uint64_t{ksets} << kKsetPassKsetsShift;
+  return flags | pass_check(flags) << kKsetPassCheckShift;
 }
 
-std::optional<CachePos> passed_by(uint64_t flags) {
-  if (!(flags & kKsetPasses) || !known_kset_flags(flags)) return std::nullopt;
-  return CachePos{
-      SegId{static_cast<uint32_t>(flags >> kKsetPassSegShift & low_bits(kKsetPassSegBits))},
-      static_cast<uint32_t>(flags >> kKsetPassOffShift & low_bits(kKsetPassOffBits)) * 8};
+std::optional<PassStatement> passed_by(uint64_t flags) {
+  if (flags & kKsetLast || !(flags & kKsetPasses) || !has_pass_check(flags)) return std::nullopt;
+  return PassStatement{{SegId{pass_field(flags, kKsetPassSegShift, kKsetPassSegBits)},
+                        pass_field(flags, kKsetPassOffShift, kKsetPassOffBits) * 8},
+                       pass_field(flags, kKsetPassKsetsShift, kKsetPassKsetsBits)};
 }
 
 bool known_kset_flags(uint64_t flags) {
   if (flags & kKsetLast) return flags == kKsetLast;
-  const uint64_t position = flags & kKsetPasses ? kPassPosition : 0;
-  return (flags & ~(kKsetSameEpoch | kKsetPasses | position)) == 0;
+  if (!(flags & kKsetPasses)) return (flags & ~kKsetSameEpoch) == 0;
+  return flags >> kKsetPassKsetsShift == 0 || has_pass_check(flags);
+}
+
+// A crc over four bytes is the crc before them, xor-ed with them, over four zeros.
+LostPassFlags::LostPassFlags(std::span<const std::byte> kset) {
+  KsetHeader header;
+  memcpy(&header, kset.data(), sizeof header);
+  PCACHE_CHECK(header.key_num <= kKeysPerKset && kset.size() >= kset_bytes(header.key_num));
+  before_ = crc32c(kCrcSeed, kset.data() + kCrcStart, offsetof(KsetHeader, flags) - kCrcStart);
+  half_ = header.crc;
+  for (size_t at = kset_bytes(header.key_num); at > sizeof header;) {
+    uint32_t word;
+    memcpy(&word, kset.data() + (at -= sizeof word), sizeof word);
+    half_ = crc_before_zeros(half_) ^ word;
+  }
+  half_ = crc_before_zeros(half_);
+}
+
+// The crc and the first half, which the position gives, say what the other half is.
+std::optional<uint64_t> LostPassFlags::find(CachePos end, bool same_epoch) const {
+  const uint64_t known = pass_flags({end, 1}) | (same_epoch ? kKsetSameEpoch : 0);
+  const auto first = static_cast<uint32_t>(known);
+  const uint64_t flags = uint64_t{crc32c(before_, &first, sizeof first) ^ half_} << 32 | first;
+  const auto passed = passed_by(flags);
+  return passed && passed->end == end ? std::optional(flags) : std::nullopt;
 }
 
 KsetHeader make_last_kset(SegId next) {

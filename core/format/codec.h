@@ -73,12 +73,32 @@ inline uint64_t off_of_key(const media::Key& key) { return key.off; }
 void seal_kset(media::KsetHeader* header, std::span<const media::Key> keys, uint64_t flags = 0);
 media::KsetHeader make_last_kset(SegId next);
 
-// kKsetPasses with its position, and back; nothing: the flags do not say so, or have bits that no
-// version sets.
-uint64_t pass_flags(CachePos end);
-std::optional<CachePos> passed_by(uint64_t flags);
+// What a kset with kKsetPasses says: nothing in front of `end` is needed, of so many ksets with
+// keys. What is farther in front than these it says nothing of.
+struct PassStatement {
+  CachePos end;
+  uint32_t ksets = 0;  // 1..kMostPassedKsets
+  friend bool operator==(const PassStatement&, const PassStatement&) = default;
+};
+// As flags, and back; nothing: the flags do not say so, fail their check, have none (as those of an
+// older version), or have bits that no version sets.
+uint64_t pass_flags(const PassStatement& statement);
+std::optional<PassStatement> passed_by(uint64_t flags);
 // Whether a kset with keys, or a LAST one, may have them.
 bool known_kset_flags(uint64_t flags);
+
+// For a kset whose flags are damaged, and nothing else: its flags, if they named a certain
+// position. That they fit its crc, and their own check, by chance, is one in 2^20.
+class LostPassFlags {
+ public:
+  // Header and keys; the header's key_num fits.
+  explicit LostPassFlags(std::span<const std::byte> kset);
+  std::optional<uint64_t> find(CachePos end, bool same_epoch) const;
+
+ private:
+  uint32_t before_;  // the crc of what is in front of them
+  uint32_t half_;    // what the crc has to be after their first half, xor-ed with the other
+};
 
 inline uint32_t kset_bytes(uint32_t key_num) {
   return static_cast<uint32_t>(sizeof(media::KsetHeader) + key_num * sizeof(media::Key));

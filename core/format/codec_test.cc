@@ -322,21 +322,47 @@ TEST_F(KsetBytes, EveryFlippedBit) {
 }
 
 TEST_F(KsetBytes, AKsetSaysUpToWhereNothingIsNeeded) {
-  for (const CachePos end : {CachePos{SegId{0}, 0}, CachePos{SegId{30}, 5144},
-                             CachePos{SegId{kMaxSegments - 1}, kSegDataBytes - 24}}) {
-    const uint64_t flags = pass_flags(end);
-    EXPECT_EQ(passed_by(flags), end);
-    EXPECT_EQ(passed_by(flags | kKsetSameEpoch), end);
-    EXPECT_EQ(passed_by(flags & ~kKsetPasses), std::nullopt);
-    EXPECT_EQ(passed_by(flags | uint64_t{1} << 44), std::nullopt) << "another version's";
+  for (const PassStatement said :
+       {PassStatement{{SegId{0}, 0}, 1}, PassStatement{{SegId{30}, 5144}, 17},
+        PassStatement{{SegId{kMaxSegments - 1}, kSegDataBytes - 24}, kMostPassedKsets}}) {
+    const uint64_t flags = pass_flags(said);
+    EXPECT_EQ(passed_by(flags), said);
+    EXPECT_EQ(passed_by(flags | kKsetSameEpoch), said);
     EXPECT_EQ(passed_by(flags | kKsetLast), std::nullopt);
     EXPECT_FALSE(flags & (kKsetLast | kKsetSameEpoch));
+    EXPECT_TRUE(known_kset_flags(flags | kKsetSameEpoch));
+    for (int bit = 2; bit < 64; bit++) {
+      EXPECT_EQ(passed_by(flags ^ uint64_t{1} << bit), std::nullopt) << bit;
+      EXPECT_FALSE(known_kset_flags(flags ^ uint64_t{1} << bit)) << bit;
+    }
+    const uint64_t older = flags & ((uint64_t{1} << kKsetPassKsetsShift) - 1);
+    EXPECT_EQ(passed_by(older), std::nullopt) << "an older version's";
+    EXPECT_TRUE(known_kset_flags(older));
   }
   EXPECT_EQ(passed_by(0), std::nullopt);
   for (const uint64_t flags : {uint64_t{0}, kKsetSameEpoch, kKsetLast, kKsetPasses | 8})
     EXPECT_TRUE(known_kset_flags(flags)) << flags;
   for (const uint64_t flags : {uint64_t{8}, kKsetLast | kKsetSameEpoch, kKsetSameEpoch | 1u << 24})
     EXPECT_FALSE(known_kset_flags(flags)) << flags;
+}
+
+TEST_F(KsetBytes, LostFlagsAreFoundByTheirPosition) {
+  for (const uint32_t n : {1u, 2u, 128u}) {
+    auto bytes = sealed(n);
+    auto& kset = header(bytes);
+    const PassStatement said{{SegId{30}, 5144}, 17};
+    for (const uint64_t epoch : {uint64_t{0}, kKsetSameEpoch}) {
+      const uint64_t flags = pass_flags(said) | epoch;
+      seal_kset(&kset, {reinterpret_cast<const Key*>(&kset + 1), n}, flags);
+      for (const uint64_t found : {uint64_t{0}, ~uint64_t{0}, uint64_t{0x123456789abcdef0}}) {
+        kset.flags = found;
+        EXPECT_EQ(LostPassFlags(bytes).find(said.end, epoch != 0), flags);
+        EXPECT_EQ(LostPassFlags(bytes).find(said.end, epoch == 0), std::nullopt);
+        EXPECT_EQ(LostPassFlags(bytes).find({SegId{30}, 5152}, epoch != 0), std::nullopt);
+        EXPECT_EQ(LostPassFlags(bytes).find({SegId{31}, 5144}, epoch != 0), std::nullopt);
+      }
+    }
+  }
 }
 
 TEST_F(KsetBytes, ClearedIsNone) {

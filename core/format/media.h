@@ -110,10 +110,15 @@ inline constexpr uint64_t kKsetLast = 1u << 0;
 inline constexpr uint64_t kKsetSameEpoch = 1u << 1;
 // Likewise: of what is in the log in front of a position nothing is needed, since later keys, which
 // are in front of this kset and of the same epoch, have its data. The position is in the flags,
-// too: offset / 8 and segment.
+// too: offset / 8 and segment. So is how many ksets with keys are in front of it, up to the
+// dirty_tail for which that was said; and a check of all this. An older version of ours leaves
+// these two 0, and is not believed.
 inline constexpr uint64_t kKsetPasses = 1u << 2;
 inline constexpr uint32_t kKsetPassOffShift = 3, kKsetPassOffBits = 21;
 inline constexpr uint32_t kKsetPassSegShift = 24, kKsetPassSegBits = 20;
+inline constexpr uint32_t kKsetPassKsetsShift = 44, kKsetPassKsetsBits = 12;
+inline constexpr uint32_t kKsetPassCheckShift = 56, kKsetPassCheckBits = 8;
+inline constexpr uint32_t kMostPassedKsets = (1u << kKsetPassKsetsBits) - 1;
 static_assert(kMaxSegments <= 1u << kKsetPassSegBits &&
               kSegmentBytes / 8 <= 1u << kKsetPassOffBits);
 

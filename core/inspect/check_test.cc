@@ -339,6 +339,25 @@ TEST_F(CheckTest, DeadDirtyKeysBehindDirtyTailAreLost) {
   EXPECT_EQ(check().exit_code(), 1) << "all was written again";
 }
 
+TEST_F(CheckTest, WhatIsSaidOfAnotherDirtyTailIsANote) {
+  const CachePos second = image_.kset({}, {page(0, {kA, 0})});
+  const CachePos third = image_.kset(second, {page(1, {kA, 4096})});
+  const CachePos at = image_.kset(third, {page(0, {kA, 8192}), page(1, {kA, 12288})});
+  const uint64_t flags = pass_flags({third, 1});
+  image_.kset(at, {page(2, {kA, 16384})}, flags);
+  EXPECT_TRUE(check().findings.has("dirty-tail-set-back")) << "it was said from the second on";
+  EXPECT_EQ(check().exit_code(), 0);
+  image_.dirty_tail(second);
+  EXPECT_FALSE(check().findings.has("dirty-tail-set-back"));
+  image_.dirty_tail(at);
+  EXPECT_FALSE(check().findings.has("dirty-tail-set-back")) << "it has passed that";
+  EXPECT_FALSE(check().findings.has("pass-unchecked"));
+  image_.kset(at, {page(2, {kA, 16384})},
+              flags & ((uint64_t{1} << media::kKsetPassKsetsShift) - 1));
+  EXPECT_TRUE(check().findings.has("pass-unchecked"));
+  EXPECT_EQ(check().exit_code(), 0);
+}
+
 TEST_F(CheckTest, DirtyBytesAreCountedOnce) {
   image_.kset({}, {page(0, {kA, 0}), page(0, {kA, 4096}), page(1, {kA, 8192})});
   const CheckReport report = check();

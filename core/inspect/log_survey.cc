@@ -47,6 +47,7 @@ class LogReader {
     }
     if (!start || cut_short_) search();
     report_lost();
+    judge_statements();
     places_.judge(pmem_, *out_.segments, frame_.frame.info.data_crc, &findings_);
     PCACHE_CHECK(out_.dirty_ksets <= out_.ksets && out_.dirty_keys <= out_.keys &&
                  out_.dirty_key_bytes <= out_.key_bytes);
@@ -166,7 +167,29 @@ class LogReader {
         for (size_t i = 0; i < item.keys.size(); i++) keys_.push_back(judge(item, i));
         break;
     }
+    if (dirty_) dirty_ksets_before_[item.next] = out_.dirty_ksets;
+    unchecked_ += item.passes_unchecked;
+    if (item.passes) said_ = {item.pos, *item.passes};
     if (visit_) visit_({item, dirty_, keys_});
+  }
+
+  // Of what a front has said need not be written (kKsetPasses), what a backend would not believe.
+  void judge_statements() {
+    if (unchecked_ > 0)
+      findings_.add(
+          Severity::kNote, "pass-unchecked", "log",
+          "%llu ksets say that nothing in front of a position need be written, and have no "
+          "check, as those of an older version: pcached does not believe them",
+          static_cast<unsigned long long>(unchecked_));
+    if (!said_ || damaged_) return;
+    const auto& [at, statement] = *said_;
+    const auto ksets = dirty_ksets_before_.find(statement.end);
+    if (ksets == dirty_ksets_before_.end() || ksets->second <= statement.ksets) return;
+    findings_.add(Severity::kNote, "dirty-tail-set-back", "log at " + position_text(at),
+                  "says that %u ksets up to %s need not be written, and from dirty_tail there are "
+                  "%llu: dirty_tail was set back; pcached writes all of them",
+                  statement.ksets, position_text(statement.end).c_str(),
+                  static_cast<unsigned long long>(ksets->second));
   }
 
   // A cursor's error without its place, which the finding has in a field of its own.
@@ -337,6 +360,9 @@ class LogReader {
   bool cut_short_ = false;                   // the walk has ended at damage
   std::map<uint32_t, uint64_t> dead_dirty_;  // by segment: keys
   std::vector<uint64_t> named_end_;  // by SegId: end of the last place that a live key names
+  std::map<CachePos, uint64_t> dirty_ksets_before_;         // by where a kset may begin
+  std::optional<std::pair<CachePos, PassStatement>> said_;  // by the last kset that says so
+  uint64_t unchecked_ = 0;
   std::vector<SurveyedKey> keys_;
   Places places_;
 };

@@ -321,10 +321,10 @@ void KeyLog::end_epoch() {
   last_epoch_from_.store(head_.ksets, std::memory_order_release);
 }
 
-bool KeyLog::state_passable(CachePos end, uint64_t from) {
+bool KeyLog::state_passable(const PassStatement& statement, uint64_t from) {
   BorrowedLock lock(writer_mu_);
   if (from < last_epoch_from() && !hazard(Hazard::kSupersededAcrossABarrier)) return false;
-  unstated_ = end;
+  unstated_ = statement;
   has_unstated_.store(true, std::memory_order_release);
   return true;
 }

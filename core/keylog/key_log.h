@@ -97,10 +97,10 @@ class KeyLog {
   // was committed. Any thread.
   uint64_t last_epoch_from() const { return last_epoch_from_.load(std::memory_order_acquire); }
 
-  // The kset that is appended next says that nothing of the log in front of `end` is needed
-  // (kKsetPasses). The caller has committed the later keys that have its data. False: the ksets
-  // from the `from`-th on, of which data is passed so, are not all of the last epoch.
-  bool state_passable(CachePos end, uint64_t from) EXCLUDES(writer_mu_);
+  // The kset that is appended next says so (kKsetPasses). The caller has committed the later keys
+  // that have the data of the ksets that are not needed. False: the ksets from the `from`-th on, of
+  // which data is passed so, are not all of the last epoch.
+  bool state_passable(const PassStatement& statement, uint64_t from) EXCLUDES(writer_mu_);
   // No kset was appended since. Any thread.
   bool has_unstated() const { return has_unstated_.load(std::memory_order_acquire); }
 
@@ -175,7 +175,7 @@ class KeyLog {
   std::function<void(const Error&)> on_failed_;
 
   std::atomic<uint64_t> last_epoch_from_;  // in ksets; written under writer_mu_
-  std::optional<CachePos> unstated_ GUARDED_BY(writer_mu_);
+  std::optional<PassStatement> unstated_ GUARDED_BY(writer_mu_);
   std::atomic<bool> has_unstated_{false};  // written under writer_mu_
 
   BiasedMutex free_mu_ ACQUIRED_AFTER(writer_mu_){LockRank::kLogQueue};

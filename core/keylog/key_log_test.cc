@@ -304,15 +304,16 @@ TEST_F(KeyLogAppend, OneKsetSaysWhatIsNotNeeded) {
   const CachePos first = log_->head();
   ASSERT_TRUE(log_->commit(seal_named(*log_, 0, 2)).ok());
   const CachePos end = log_->head();
-  EXPECT_TRUE(log_->state_passable(first, 3));
-  EXPECT_TRUE(log_->state_passable(end, 3)) << "the later one counts";
+  const PassStatement statement{end, 7};
+  EXPECT_TRUE(log_->state_passable({first, 1}, 3));
+  EXPECT_TRUE(log_->state_passable(statement, 3)) << "the later one counts";
   EXPECT_TRUE(log_->has_unstated());
   seal_named(*log_, 1, kAlone);
   ASSERT_TRUE(log_->commit(seal_named(*log_, 2, kAlone)).ok());
   EXPECT_FALSE(log_->has_unstated());
   log_->end_epoch();
-  EXPECT_FALSE(log_->state_passable(end, 5)) << "of an epoch that is over";
-  EXPECT_TRUE(log_->state_passable(end, 6));
+  EXPECT_FALSE(log_->state_passable(statement, 5)) << "of an epoch that is over";
+  EXPECT_TRUE(log_->state_passable(statement, 6));
   ASSERT_TRUE(log_->commit(seal_named(*log_, 3, media::kKeysPerKset)).ok());
   LogCursor cursor(image_->pmem(), *table_, from_);
   std::string said;
@@ -321,7 +322,7 @@ TEST_F(KeyLogAppend, OneKsetSaysWhatIsNotNeeded) {
     ASSERT_TRUE(item.ok()) << item.error().text;
     if (item.value().kind == LogItem::Kind::kEnd) break;
     said += item.value().same_epoch ? "-" : "|";
-    if (item.value().passes) said += *item.value().passes == end ? "P" : "?";
+    if (item.value().passes) said += *item.value().passes == statement ? "P" : "?";
   }
   EXPECT_EQ(said, "|-P-|P");
 }

@@ -14,7 +14,12 @@ using media::KsetHeader;
 
 LogCursor::LogCursor(const Pmem& pmem, const SegmentTable& segments, CachePos from,
                      const Options& options)
-    : pmem_(pmem), segments_(segments), pos_(from), options_(options), passed_(segments.size()) {
+    : pmem_(pmem),
+      segments_(segments),
+      from_(from),
+      pos_(from),
+      options_(options),
+      passed_(segments.size()) {
   PCACHE_CHECK(from.seg.v < segments.size() && from.off <= media::kSegDataBytes);
   pass(from.seg);
 }
@@ -84,6 +89,7 @@ Result<LogItem> LogCursor::read_kset(KsetState state) {
     item.crc = header.crc;
     item.same_epoch = header.flags & media::kKsetSameEpoch;
     item.passes = passed_by(header.flags);
+    item.passes_unchecked = !item.passes && header.flags & media::kKsetPasses;
     item.next = pos_ + kset_bytes(header.key_num);
   }
   // Each step leads on in the segment or to one not yet passed, so the log comes to an end.
@@ -92,11 +98,28 @@ Result<LogItem> LogCursor::read_kset(KsetState state) {
   return item;
 }
 
-namespace {
+// Of a kset that names a position: one to which the log has led. Behind key_tail, or from
+// dirty_tail on, it may have led there before.
+std::optional<uint64_t> LogCursor::lost_pass_flags(std::span<const std::byte> window) const {
+  KsetHeader header;
+  memcpy(&header, window.data(), sizeof header);
+  if (header.key_num == 0 || header.key_num > media::kKeysPerKset ||
+      kset_bytes(header.key_num) > window.size())
+    return std::nullopt;
+  const LostPassFlags lost(window);
+  LogCursor before(pmem_, segments_, from_, {.until = pos_});
+  for (CachePos end = from_;;) {
+    for (const bool same_epoch : {true, false})
+      if (const auto flags = lost.find(end, same_epoch)) return flags;
+    const auto item = before.next();
+    if (!item || item.value().kind == LogItem::Kind::kEnd) return std::nullopt;
+    end = item.value().next;
+  }
+}
 
 // Whether the bytes become a valid kset if one field of the header is put right. Then it was a
 // whole kset, and that field was damaged: by chance no crc over the rest fits.
-bool one_field_was_damaged(std::span<std::byte> window, uint32_t n_segs) {
+bool LogCursor::one_field_was_damaged(std::span<std::byte> window) const {
   KsetHeader found;
   memcpy(&found, window.data(), sizeof found);
   const auto valid = [&](const KsetHeader& header) {
@@ -107,25 +130,30 @@ bool one_field_was_damaged(std::span<std::byte> window, uint32_t n_segs) {
   KsetHeader header = found;
   header.magic = media::kKsetMagic;
   if (valid(header)) return true;
-  for (const uint64_t flags : {uint64_t{0}, media::kKsetSameEpoch, media::kKsetLast}) {
-    header = found;
-    header.flags = flags;
-    if (valid(header)) return true;
-  }
-  for (int bit = 0; bit < 64; bit++) {  // of those with a position
-    header = found;
-    header.flags ^= uint64_t{1} << bit;
+  header = found;
+  for (header.flags = 0; header.flags <= media::kKsetSameEpoch; header.flags++)
+    if (known_kset_flags(header.flags) && valid(header)) return true;
+  // Of those with a position.
+  const auto flip = [&header](int bit) { header.flags ^= uint64_t{1} << bit; };
+  header = found;
+  for (int bit = 0; bit < 64; bit++)
+    for (int other = bit; other < 64; other++) {  // the same: one bit alone
+      flip(bit);
+      if (other != bit) flip(other);
+      if (known_kset_flags(header.flags) && valid(header)) return true;
+      header.flags = found.flags;
+    }
+  if (const auto flags = lost_pass_flags(window)) {
+    header.flags = *flags;
     if (valid(header)) return true;
   }
   header = found;
-  const uint32_t most = found.flags & media::kKsetLast ? n_segs - 1 : media::kKeysPerKset;
+  const uint32_t most = found.flags & media::kKsetLast ? segments_.size() - 1 : media::kKeysPerKset;
   for (header.key_num = 0; header.key_num <= most; header.key_num++)
     if (valid(header)) return true;
   memcpy(window.data(), &found, sizeof found);
   return false;
 }
-
-}  // namespace
 
 // Our own commit writes the first header last, over zeros, in 8-byte words: in a torn one, one of
 // the first two words is still zero. A header that is whole and wrong was damaged later, or torn by
@@ -143,7 +171,7 @@ Result<LogItem> LogCursor::end_or_damage() {
   if (first_word == 0 || header.magic == 0) return item;
   if (const auto impossible = sealed_with_wrong_count(header)) return *impossible;
   if (!pmem_.load(buffer_, segments_.media(pos_), room)) return past_unreadable();
-  if (one_field_was_damaged({buffer_, room}, segments_.size()))
+  if (one_field_was_damaged({buffer_, room}))
     return past_damage(
         make_error(EUCLEAN,
                    "log at segment %u:%u: one field of the kset's header is damaged: the log "

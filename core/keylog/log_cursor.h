@@ -34,8 +34,10 @@ struct LogItem {
   std::span<const media::Key> keys;  // valid until the next call
   uint32_t crc = 0;                  // of the kset
   bool same_epoch = false;           // kKeys: as kKsetSameEpoch
-  std::optional<CachePos> passes;    // kKeys: as kKsetPasses
-  bool torn = false;                 // kEnd: a header is there, and it is not valid
+  // kKeys: as kKsetPasses, if it can be believed.
+  std::optional<PassStatement> passes;
+  bool passes_unchecked = false;  // kKeys: has kKsetPasses, as an older version of ours sets it
+  bool torn = false;              // kEnd: a header is there, and it is not valid
   // Salvage: what was wrong. A kset that comes with it had one damaged field in its header; its crc
   // has confirmed the corrected value.
   std::optional<Error> damage;
@@ -64,9 +66,12 @@ class LogCursor {
   std::optional<CachePos> live_follower(const media::KsetHeader& header) const;
   bool is_of_this_life(CachePos at) const;
   std::optional<Error> sealed_with_wrong_count(const media::KsetHeader& header) const;
+  bool one_field_was_damaged(std::span<std::byte> window) const;
+  std::optional<uint64_t> lost_pass_flags(std::span<const std::byte> window) const;
 
   const Pmem& pmem_;
   const SegmentTable& segments_;
+  const CachePos from_;
   CachePos pos_;
   const Options options_;
   // A cache may grow meanwhile, and a log lead on into what is new.

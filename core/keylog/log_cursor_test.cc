@@ -142,20 +142,32 @@ TEST_F(Cursor, OneDamagedFieldIsDamageEvenAtTheEnd) {
   }
 }
 
-TEST_F(Cursor, ADamagedBitOfAPositionIsDamage) {
+// Where the log has led to it in front of the kset, whatever is left of the flags; elsewhere up to
+// two bits.
+TEST_F(Cursor, ADamagedPositionIsDamage) {
   const CachePos at = put({}, 1, 1);
   put(at, 2, 2);
   alignas(8) std::byte bytes[media::kMaxKsetBytes];
   ASSERT_TRUE(image_.pmem().load(bytes, image_.off(at), kset_bytes(2)));
   auto* const header = reinterpret_cast<KsetHeader*>(bytes);
-  seal_kset(header, {reinterpret_cast<const media::Key*>(header + 1), 2},
-            pass_flags({SegId{3}, 4096}) | media::kKsetSameEpoch);
-  change(at, [&](KsetHeader& h) { h = *header; });
-  EXPECT_THAT(read(), ElementsAre("1x1", "2x2"));
-  for (const int bit : {0, 1, 2, 12, 24, 63}) {
-    change(at, [&](KsetHeader& h) { h.flags ^= uint64_t{1} << bit; });
-    EXPECT_THAT(read(), ElementsAre("1x1", HasSubstr("one field"))) << bit;
-    change(at, [&](KsetHeader& h) { h = *header; });
+  const auto damaged = [&](uint64_t flags) {
+    change(at, [&](KsetHeader& h) { h = *header, h.flags = flags; });
+    return read();
+  };
+  for (const CachePos end : {CachePos{SegId{3}, 4096}, at, CachePos{}}) {
+    seal_kset(header, {reinterpret_cast<const media::Key*>(header + 1), 2},
+              pass_flags({end, 5}) | media::kKsetSameEpoch);
+    const uint64_t flags = header->flags;
+    EXPECT_THAT(damaged(flags), ElementsAre("1x1", "2x2"));
+    const auto is_damage = ElementsAre("1x1", HasSubstr("one field"));
+    for (const int bit : {0, 1, 2, 12, 24, 50, 63}) {
+      EXPECT_THAT(damaged(flags ^ uint64_t{1} << bit), is_damage) << bit;
+      EXPECT_THAT(damaged(flags ^ uint64_t{1} << bit ^ uint64_t{1} << 40), is_damage) << bit;
+    }
+    if (end.seg.v == 3) continue;
+    for (const uint64_t left :
+         {uint64_t{0}, ~uint64_t{0}, media::kKsetSameEpoch, ~flags, uint64_t{0x123456789abcdef0}})
+      EXPECT_THAT(damaged(left), is_damage) << left;
   }
 }
 

@@ -35,11 +35,11 @@ std::unique_ptr<SegmentTable> Image::table(Pmem& pmem, uint32_t log_reserve) con
   return std::make_unique<SegmentTable>(pmem, SegmentTable::Options{chain(), log_reserve});
 }
 
-CachePos Image::kset(CachePos at, const std::vector<Key>& keys) {
+CachePos Image::kset(CachePos at, const std::vector<Key>& keys, uint64_t flags) {
   std::vector<std::byte> bytes(kset_bytes(static_cast<uint32_t>(keys.size())));
   memcpy(bytes.data() + sizeof(KsetHeader), keys.data(), keys.size() * sizeof(Key));
   auto* header = reinterpret_cast<KsetHeader*>(bytes.data());
-  seal_kset(header, {reinterpret_cast<const Key*>(header + 1), keys.size()});
+  seal_kset(header, {reinterpret_cast<const Key*>(header + 1), keys.size()}, flags);
   memory_.poke(off(at), bytes.data(), bytes.size());
   return at + static_cast<uint32_t>(bytes.size());
 }

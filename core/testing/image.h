@@ -37,7 +37,7 @@ class Image {
   std::unique_ptr<SegmentTable> table(Pmem& pmem, uint32_t log_reserve = 2) const;
 
   // A valid kset at `at`; returns the place behind it.
-  CachePos kset(CachePos at, const std::vector<media::Key>& keys);
+  CachePos kset(CachePos at, const std::vector<media::Key>& keys, uint64_t flags = 0);
   // `n` keys of one sector each, at logical sectors 0, 1, ...
   CachePos kset_of(CachePos at, uint32_t n, SegId data = SegId{1});
   CachePos last(CachePos at, SegId next);
