@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "backend/backend.h"
 
+#include <algorithm>
 #include <cstring>
 #include <new>
 #include <utility>
 
 #include "background/plan.h"
 #include "base/mutants.h"
+#include "base/range_set.h"
 #include "keylog/log_cursor.h"
 #include "recovery/recover.h"
 #include "segment/identity.h"
@@ -62,6 +64,12 @@ class SeenKsets final : public KsetSource {
   const Bounds bounds_;
   LogCursor cursor_;
 };
+
+// Whether two keys name one byte of pmem, and so the same data.
+bool share_a_place(const media::Key& a, const media::Key& b) {
+  return a.cache_seg_id == b.cache_seg_id && a.seg_gen == b.seg_gen &&
+         a.cache_seg_off < b.cache_seg_off + b.len && b.cache_seg_off < a.cache_seg_off + a.len;
+}
 
 }  // namespace
 
@@ -163,11 +171,11 @@ void Backend::give_up() {
   disk_->give_up();
 }
 
-Status Backend::plan() {
+Status Backend::plan(uint64_t end_ksets) {
   SeenKsets log(*pmem_, *segments_, at_.pos, bounds_);
   PlanOptions options;
   options.from = at_;
-  options.end_ksets = UINT64_MAX;
+  options.end_ksets = end_ksets;
   options.batch_bytes = kBatchBytes;
   options.zeros_count = !out_->makes_holes();
   options.strict = options_.strict;
@@ -175,17 +183,75 @@ Status Backend::plan() {
   return make_plan(log, options, &plan_);
 }
 
-Status Backend::write() {
+// The first key of the plan whose data is damaged and still counts. Of what later keys of the log
+// have overwritten dirty_tail passes the damage, as if the disk had it: these are durable then. A
+// key that names damaged data again has overwritten nothing.
+std::optional<media::Key> Backend::find_damaged(const WrittenBatch& written) {
+  const std::vector<media::Key>& keys = plan_.batch.keys();
+  RangeSet left;
+  for (const DirtyBatch::Piece& piece : plan_.pieces)
+    if (std::binary_search(written.bad_keys.begin(), written.bad_keys.end(), piece.key))
+      left.add(piece.extent);
+  SeenKsets log(*pmem_, *segments_, plan_.end.pos, bounds_);
+  while (!left.empty()) {
+    const auto item = log.next();
+    // What is wrong there a plan meets.
+    if (!item || item.value().kind == LogItem::Kind::kEnd) break;
+    for (const media::Key& key : item.value().keys) {
+      if (key.flags & media::kKeyClean || !log.is_live(key)) continue;
+      const bool again = std::any_of(written.bad_keys.begin(), written.bad_keys.end(),
+                                     [&](uint32_t bad) { return share_a_place(keys[bad], key); });
+      if (!again) left.remove({key.off, key.len});
+    }
+  }
+  for (const uint32_t bad : written.bad_keys)
+    for (const auto& [first, end] : left.ranges())
+      if (keys[bad].off < end && first < keys[bad].off + keys[bad].len) return keys[bad];
+  return std::nullopt;
+}
+
+// From dirty_tail up to the kset that has the key.
+uint64_t Backend::ksets_in_front_of(const media::Key& key) const {
+  LogCursor cursor(*pmem_, *segments_, at_.pos, {.until = plan_.end.pos});
+  for (uint64_t ksets = 0;;) {
+    const auto item = cursor.next();
+    if (!item || item.value().kind == LogItem::Kind::kEnd) return 0;
+    for (const media::Key& each : item.value().keys)
+      if (memcmp(&each, &key, sizeof key) == 0) return ksets;
+    ksets += item.value().kind == LogItem::Kind::kKeys;
+  }
+}
+
+// All that the log has, or one batch of it; where data is damaged, what is in front of that.
+Status Backend::write_up_to_damage() {
+  std::optional<media::Key> damaged;
+  if (auto written = write(&damaged); !written || !damaged) return written;
+  const uint64_t ksets = ksets_in_front_of(*damaged);
+  std::optional<media::Key> more;
+  if (ksets == 0) {
+    stuck_at_ = at_.ksets;
+  } else {
+    if (auto planned = plan(at_.ksets + ksets); !planned) return planned;
+    if (auto written = write(&more); !written || !more) return written;
+    damaged = more;
+  }
+  return make_error(
+      EIO,
+      "the data of range %llu+%u is damaged (segment %u:%u), is not written to the disk, and keeps "
+      "what is behind it: overwrite it; or end the front, and attach with role=both, which goes on",
+      static_cast<unsigned long long>(damaged->off), damaged->len, damaged->cache_seg_id,
+      damaged->cache_seg_off);
+}
+
+Status Backend::write(std::optional<media::Key>* damaged) {
   WrittenBatch written = nothing_written(plan_);
   const WriteResult result = write_plan(*out_, plan_, WriteOut::kDepth, &written);
   if (result.error)
     return error_errno(result.error, "disk %s: writing back failed", options_.disk.path.c_str());
   if (!written.bad_keys.empty()) {
-    const media::Key& bad = plan_.batch.keys()[written.bad_keys.front()];
-    return make_error(EIO,
-                      "the data of range %llu+%u is damaged: end the front, and attach the cache "
-                      "with role=both, which goes on behind it",
-                      static_cast<unsigned long long>(bad.off), bad.len);
+    *damaged = find_damaged(written);
+    if (*damaged) return {};
+    counters_.overwritten_keys += written.bad_keys.size();
   }
   if (written.unflushed && !hazard(Hazard::kBackendSkipsFlush)) {
     counters_.flushes++;
@@ -239,6 +305,18 @@ void Backend::look_ahead() {
   }
 }
 
+// It was said of a dirty_tail that is behind this one: this one was set back since, by hand or with
+// an older copy of its record. Of what is between the two the log alone may know.
+void Backend::disbelieve(const PassStatement& said, uint64_t ksets) {
+  if (counters_.disbelieved++ > 0) return;
+  options_.log.print(
+      LogLevel::kWarning,
+      "log at segment %u:%u: says that %u ksets up to %u:%u need not be written, and from "
+      "dirty_tail there are %llu: dirty_tail was set back; all of them are written",
+      said_at_.seg.v, said_at_.off, said.ksets, said.end.seg.v, said.end.off,
+      static_cast<unsigned long long>(ksets));
+}
+
 // The keys that supersede what is passed were durable before that kset was stored. A position that
 // is not met on the way there is behind dirty_tail: another one of its name may come.
 Result<bool> Backend::pass() try {
@@ -279,7 +357,9 @@ Result<Backend::Step> Backend::step() try {
   const auto passed = pass();
   if (!passed) return passed.error();
   if (passed.value()) return Step::kPassed;
-  if (auto planned = plan(); !planned) {
+  // What is behind damage is not written again and again.
+  const bool is_stuck = stuck_at_ == at_.ksets;
+  if (auto planned = plan(is_stuck ? at_.ksets + 1 : UINT64_MAX); !planned) {
     // What of a segment's former life stands there looks valid to who knows its former generation.
     segments_->load_generations();
     if (planned.error().code == EUCLEAN && ++bad_looks_ < kMostBadLooks) return Step::kUnclear;
@@ -291,7 +371,7 @@ Result<Backend::Step> Backend::step() try {
     at_.pos = plan_.end.pos;  // the log has gone on to another segment, and has nothing there yet
     return Step::kNothing;
   }
-  if (auto written = write(); !written) {
+  if (auto written = write_up_to_damage(); !written) {
     counters_.errors++;
     return written.error();
   }
@@ -308,18 +388,6 @@ Result<Backend::Step> Backend::step() try {
 } catch (const std::bad_alloc&) {
   counters_.errors++;
   return out_of_memory();
-}
-
-// It was said of a dirty_tail that is behind this one: this one was set back since, by hand or with
-// an older copy of its record. Of what is between the two the log alone may know.
-void Backend::disbelieve(const PassStatement& said, uint64_t ksets) {
-  if (counters_.disbelieved++ > 0) return;
-  options_.log.print(
-      LogLevel::kWarning,
-      "log at segment %u:%u: says that %u ksets up to %u:%u need not be written, and from "
-      "dirty_tail there are %llu: dirty_tail was set back; all of them are written",
-      said_at_.seg.v, said_at_.off, said.ksets, said.end.seg.v, said.end.off,
-      static_cast<unsigned long long>(ksets));
 }
 
 }  // namespace pcache

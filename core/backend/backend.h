@@ -29,7 +29,9 @@
 //   is not needed (kKsetPasses). That stands in the log behind the keys that supersede, so who sees
 //   it sees them. It counts if its position is between dirty_tail and its own kset, and dirty_tail
 //   is not in front of the one for which it was said.
-// - It has no log: data that is damaged cannot be appended again, and dirty_tail stays before it.
+// - It has no log: data that is damaged cannot be appended again. dirty_tail goes up to its kset,
+// and
+//   stays there until later keys of the log have all of its range.
 // One thread, but for stop().
 #pragma once
 
@@ -73,8 +75,8 @@ class Backend {
     kUnclear,  // what is at its end looks damaged, or is just being stored: look again
   };
   static bool has_moved(Step step) { return step == Step::kMoved || step == Step::kPassed; }
-  // Writes back one batch of what the log has. EIO: some of the data is damaged, and stays;
-  // EUCLEAN: the log is, or a key in it; EINVAL: a range does not fit the disk.
+  // Writes back one batch of what the log has. EIO: the data of its first kset is damaged, and
+  // stays; EUCLEAN: the log is, or a key in it; EINVAL: a range does not fit the disk.
   Result<Step> step();
   // Moves dirty_tail to where a kset of the front says that nothing in front is needed, and writes
   // nothing. False: there is no such place. A step begins with it.
@@ -84,8 +86,9 @@ class Backend {
 
   struct Counters {
     uint64_t batches = 0, ksets = 0, keys = 0, written_bytes = 0, flushes = 0, errors = 0;
-    uint64_t passed_ksets = 0;  // that pass() has passed
-    uint64_t disbelieved = 0;   // of what the front has said: it was of another dirty_tail
+    uint64_t passed_ksets = 0;      // that pass() has passed
+    uint64_t overwritten_keys = 0;  // whose data was damaged, and of no account any more
+    uint64_t disbelieved = 0;       // of what the front has said: it was of another dirty_tail
   };
   const Counters& counters() const { return counters_; }
   // What is left in the log behind dirty_tail, as appended. Read beside a front, and a step, so it
@@ -107,8 +110,12 @@ class Backend {
   bool log_ends() const;
   void look_ahead();
   void disbelieve(const PassStatement& said, uint64_t ksets);
-  Status plan();
-  Status write();
+  Status plan(uint64_t end_ksets);
+  // Of the plan. `damaged`: of that it cannot, and nothing is flushed.
+  Status write(std::optional<media::Key>* damaged);
+  Status write_up_to_damage();
+  std::optional<media::Key> find_damaged(const WrittenBatch& written);
+  uint64_t ksets_in_front_of(const media::Key& key) const;
 
   const Options options_;
   const std::unique_ptr<Pmem> pmem_;
@@ -124,7 +131,8 @@ class Backend {
   CachePos said_at_;
   std::optional<PassStatement> passable_;
   BatchPlan plan_;
-  uint32_t bad_looks_ = 0;  // in a row, at a log that seemed damaged
+  uint64_t stuck_at_ = UINT64_MAX;  // the kset where damaged data was met at dirty_tail
+  uint32_t bad_looks_ = 0;          // in a row, at a log that seemed damaged
   Counters counters_;
 };
 

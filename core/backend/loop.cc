@@ -146,6 +146,7 @@ Status BackendLoop::run() {
   Milliseconds pause = kShortestPause, backoff{0};
   bool listens = false;
   uint32_t heard = 0;
+  std::string said;  // what is wrong
   while (!stopping_.load()) {
     beat_if_due();
     if (is_not_wanted()) {
@@ -159,7 +160,7 @@ Status BackendLoop::run() {
     if (!stepped) {
       if (stopping_.load()) break;
       if (finishing()) return stepped.error();
-      if (backoff.count() == 0) options_.say(stepped.error().text);
+      if (stepped.error().text != said) options_.say(said = stepped.error().text);
       backoff = backoff.count() == 0 ? kFirstBackoff : std::min(2 * backoff, kLongestBackoff);
       note(Doing::kRetrying, stepped.error().text);
       back_off(backoff);
@@ -175,6 +176,7 @@ Status BackendLoop::run() {
       note(Doing::kWriting);
       bell_.ring();
       if (std::exchange(backoff, Milliseconds{0}).count() > 0) options_.say("goes on");
+      said.clear();
       pause = kShortestPause;
       continue;
     }

@@ -103,9 +103,15 @@ std::string BackendCommands::status() const {
   json["dirty"] = {{"ksets", left.ksets}, {"bytes", left.bytes}, {"is_all", left.is_all}};
   json["log"] = {{"dirty_tail", std::to_string(tail.seg.v) + ":" + std::to_string(tail.off)}};
   const Backend::Counters& n = state.counters;
-  json["writeback"] = {{"batches", n.batches}, {"ksets", n.ksets},
-                       {"keys", n.keys},       {"written_bytes", n.written_bytes},
-                       {"flushes", n.flushes}, {"errors", n.errors}};
+  json["writeback"] = {{"batches", n.batches},
+                       {"ksets", n.ksets},
+                       {"keys", n.keys},
+                       {"written_bytes", n.written_bytes},
+                       {"flushes", n.flushes},
+                       {"errors", n.errors},
+                       {"passed_ksets", n.passed_ksets},
+                       {"disbelieved", n.disbelieved},
+                       {"overwritten_keys", n.overwritten_keys}};
   json["doorbell"] = {{"rings", bell_.rings()}};
   return json.dump();
 }
