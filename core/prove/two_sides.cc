@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "prove/two_sides.h"
 
-#include <algorithm>
-#include <array>
-#include <cstring>
-
+#include "segment/format_device.h"
 #include "testing/lent_device.h"
 
 namespace pcache {
@@ -13,49 +10,23 @@ using namespace media;
 
 namespace {
 
-constexpr uint64_t kPage = kPageBytes;
 constexpr uint64_t kWordBytes = 8;
-// Where the front writes: pages that have data of an earlier life in some bases, a boundary of
-// ranges, a place in the third range. And what it only reads.
-constexpr Extent kWritten[] = {
-    {0, 8 * kPage}, {kRangeBytes - kPage, 2 * kPage}, {2 * uint64_t{kRangeBytes}, kPage}};
-constexpr Extent kMissed{2 << 20, 16384};
-// A kset of one key takes two or three events, an attach a dozen.
-constexpr unsigned kMostEvents = 24;
-
-std::vector<uint64_t> known_sectors(const Oracle& oracle) {
-  std::vector<uint64_t> sectors = oracle.sectors();
-  const auto add = [&](const Extent& extent) {
-    for (uint64_t at = extent.off; at < extent.end(); at += kSectorBytes)
-      sectors.push_back(at / kSectorBytes);
-  };
-  for (const Extent& extent : kWritten) add(extent);
-  add(kMissed);
-  std::sort(sectors.begin(), sectors.end());
-  sectors.erase(std::unique(sectors.begin(), sectors.end()), sectors.end());
-  return sectors;
-}
-
-bool is_in(const ReplicaPlace& place, size_t record_bytes, const TraceEvent& store) {
-  for (int i = 0; i < 2; i++) {
-    const uint64_t at = place.base.v + static_cast<uint64_t>(i) * place.stride;
-    if (at <= store.off && store.off + store.len <= at + record_bytes) return true;
-  }
-  return false;
-}
 
 }  // namespace
 
-TwoSides::TwoSides(Base& base, uint64_t seed, Totals* totals)
+TwoSides::TwoSides(Base& base, uint64_t seed, Totals* totals, const Options& options)
     : base_(base),
+      options_(options),
       start_(base.pmem->memory().mark()),
       begun_(start_),
       random_(seed),
       totals_(*totals),
       judge_(base, known_sectors(base.oracle), seed, totals),
-      hash_(base.hash),
+      hash_(base.hash + static_cast<uint64_t>(options.mode) * 0x9e3779b97f4a7c15),
       device_(base.device),
-      oracle_(base.oracle) {
+      oracle_(base.oracle),
+      faults_(random_(), options.fault_one_in) {
+  set_mode();
   make_disk();
   base_.pmem->set_trace(&trace_);
   base_.pmem->set_interleave([this](uint32_t process) { on_event(process); });
@@ -77,6 +48,15 @@ void TwoSides::check() const {
   if (!wrong_.empty()) throw Failure(wrong_);
 }
 
+void TwoSides::set_mode() {
+  if (options_.mode == CacheMode::kWriteback) return;
+  const auto pmem = base_.pmem->make_pmem();
+  DeviceFrame frame = load_frame(*pmem, Log()).take();
+  frame.info.mode = options_.mode;
+  PCACHE_CHECK(write_cache_info(*pmem, frame).ok());
+  begun_ = base_.pmem->memory().mark();
+}
+
 void TwoSides::make_disk() {
   content_.clear();
   in_flight_.clear();
@@ -89,6 +69,9 @@ void TwoSides::make_disk() {
   }
   disk_->hold();
   disk_->set_release_on_wait(true);
+  disk_->set_fate([this](BlockOp op, const Extent& extent) {
+    return disk_fails_ && !dead_ ? faults_.fate(op, extent) : MemoryDevice::Fate{};
+  });
   disk_->set_on_change([this](const MemoryDevice::Change& change) { on_disk(change); });
 }
 
@@ -161,11 +144,18 @@ void TwoSides::in_backend(const std::function<void()>& what) {
   in_backend_ = was;
 }
 
+// Whether that is the disk's error, which has failed something since this was asked last.
+bool TwoSides::is_by_the_disk(int error) {
+  return faults_.take_failed() && (error == EIO || error == ENOSPC);
+}
+
 void TwoSides::step() {
+  (void)faults_.take_failed();
   const uint64_t before = backend_->counters().passed_ksets;
   const auto stepped = backend_->step();
   counts_.passed += backend_->counters().passed_ksets - before;
-  if (!stepped) note("lost: the backend: " + stepped.error().text);
+  if (!stepped && !is_by_the_disk(stepped.error().code))
+    note("lost: the backend: " + stepped.error().text);
 }
 
 // What is under way on the disk is done, as the kernel does it, before the process is gone.
@@ -230,7 +220,7 @@ void TwoSides::start_front() {
                                   .disk = disk_.get(),
                                   .process = front_process_,
                                   .pass_time = [this] {
-                                    if (!in_front_ || !backend_ || dead_) return;
+                                    if (!in_front_ || in_backend_ || !backend_ || dead_) return;
                                     quiet_ = true;
                                     in_backend([this] {
                                       for (int i = 0; i < 100 && wrong_.empty(); i++) step();
@@ -289,129 +279,6 @@ void TwoSides::backend_steps(unsigned most) {
   check();
 }
 
-void TwoSides::write() {
-  const Extent& where = kWritten[random_() % std::size(kWritten)];
-  const uint64_t sectors = where.len / kSectorBytes;
-  const uint64_t first = random_() % sectors;
-  const uint64_t n = 1 + random_() % std::min<uint64_t>(sectors - first, 16);
-  static constexpr uint32_t kFlags[] = {0,
-                                        0,
-                                        PCACHE_REQ_FUA,
-                                        PCACHE_REQ_FUA,
-                                        PCACHE_REQ_PREFLUSH,
-                                        PCACHE_REQ_PREFLUSH | PCACHE_REQ_FUA};
-  static constexpr uint32_t kOps[] = {PCACHE_OP_WRITE, PCACHE_OP_WRITE,   PCACHE_OP_WRITE,
-                                      PCACHE_OP_WRITE, PCACHE_OP_DISCARD, PCACHE_OP_WRITE_ZEROES};
-  const int error =
-      session_->write({where.off + first * kSectorBytes, n * kSectorBytes},
-                      kFlags[random_() % std::size(kFlags)], kOps[random_() % std::size(kOps)]);
-  // Without a backend that has the time it waits for space.
-  if (error == ETIMEDOUT && (!backend_ || !in_front_)) return;
-  if (error) note("lost: a write failed: " + std::string(strerror(error)));
-}
-
-void TwoSides::read(const Extent& extent) {
-  Oracle::Found found;
-  const Session::ReadResult result = session_->read(extent, &found);
-  if (const std::string wrong = result.text(extent); !wrong.empty()) return note(wrong);
-  for (const auto& [sector, version] : found)
-    if (!oracle_.may_read(sector, version))
-      note("resurrected: a read of sector " + std::to_string(sector) + " gives version " +
-           std::to_string(version) + ", written was " + std::to_string(oracle_.newest(sector)));
-}
-
-// All that is in the log is written back, if there is a backend: behind a barrier nothing can be
-// stated of what is in front of it.
-void TwoSides::begin_epoch() {
-  if (backend_)
-    in_backend([this] {
-      for (int i = 0; i < 8 && !dead_ && wrong_.empty(); i++) step();
-    });
-  session_->advance(6000);
-}
-
-// Without a barrier, and of few places.
-void TwoSides::write_plain() {
-  const Extent& where = kWritten[random_() % std::size(kWritten)];
-  const int error = session_->write({where.off, kSectorBytes << random_() % 3});
-  if (error && error != ETIMEDOUT) note("lost: a write failed: " + std::string(strerror(error)));
-}
-
-// What need not be written is stated, where the barriers allow it.
-void TwoSides::move() {
-  if (const auto moved = session_->cache().move_step(); !moved && !dead_)
-    note("lost: a move failed: " + moved.error().text);
-  counts_.stated += session_->cache().writeback().stated_ksets() > 0;
-}
-
-// While a backend is in the middle of a step.
-void TwoSides::small_operation() {
-  switch (random_() % 5) {
-    case 0:
-      return write();
-    case 4:
-      return move();
-    case 1:
-      if (const int error = session_->flush(); error && error != ETIMEDOUT)
-        note("lost: a flush failed: " + std::string(strerror(error)));
-      return;
-    case 2:
-      return session_->advance(random_() % 2 ? 1000 : 6000);
-    default:
-      return read(kWritten[random_() % std::size(kWritten)]);
-  }
-}
-
-void TwoSides::front_operation() {
-  quiet_ = false;
-  in_front_ = true;
-  switch (random_() % 12) {
-    case 10:
-    case 11:
-      begin_epoch();
-      for (uint64_t n = 1 + random_() % 4; n > 0; n--) write_plain();
-      move();
-      write_plain();
-      session_->advance(1000);
-      break;
-    case 0:
-    case 1:
-      if (const int error = session_->flush(); error && (error != ETIMEDOUT || backend_))
-        note("lost: a flush failed: " + std::string(strerror(error)));
-      break;
-    case 2:
-      session_->advance(1000);
-      break;
-    case 3:
-      session_->advance(6000);
-      break;
-    case 4:
-      read(random_() % 2 ? kMissed : kWritten[random_() % std::size(kWritten)]);
-      break;
-    default:
-      write();
-  }
-  in_front_ = false;
-  quiet_ = true;
-  check();
-}
-
-// Each record has one writer.
-void TwoSides::check_owners() const {
-  for (const TraceEvent& event : trace_.events()) {
-    if (event.kind != TraceEvent::Kind::kStore && event.kind != TraceEvent::Kind::kUnflushed)
-      continue;
-    const bool is_allowed =
-        backends_.contains(event.process)
-            ? is_in(dirty_tail_place(), sizeof(TailPos), event)
-            : event.off >= kSegmentsOff || is_in(key_tail_place(), sizeof(TailPos), event);
-    if (!is_allowed)
-      throw Failure(std::string("lost: the ") +
-                    (backends_.contains(event.process) ? "backend" : "front") +
-                    " has stored to what is not its own, at " + std::to_string(event.off));
-  }
-}
-
 void TwoSides::take_down() {
   dead_ = quiet_ = true;
   base_.pmem->set_trace(nullptr);
@@ -420,193 +287,6 @@ void TwoSides::take_down() {
   if (backend_) in_backend([this] { backend_.reset(); });
   victim_ = 0;
   dead_ = false;
-}
-
-UndoMemory& TwoSides::rewind() {
-  check();
-  take_down();
-  check_owners();
-  if (const std::string wrong = missing_order(trace_); !wrong.empty())
-    throw Failure("lost: " + wrong);
-  base_.pmem->memory().rollback(begun_);
-  return base_.pmem->memory();
-}
-
-void TwoSides::lose_power(PowerLoss::Survive survive) {
-  UndoMemory& memory = rewind();
-  PowerLoss loss(memory, trace_, device_, {.seed = random_(), .hash = hash_});
-  loss.walk(trace_.now() + 1, nullptr);
-  Sectors left = loss.lose_power(survive);
-  hash_ = loss.hash();
-  for (auto& [sector, bytes] : left) {
-    device_bytes_.emplace_back(bytes, bytes + kSectorBytes);
-    bytes = device_bytes_.back().data();
-  }
-  device_ = std::move(left);
-  const auto time = static_cast<Oracle::Time>(trace_.now());
-  trace_.clear();
-  eras_.clear();
-  begun_ = memory.mark();
-  const Oracle::Found found = judge_.recover(device_);
-  if (const std::string wrong = oracle_.judge(found, time); !wrong.empty()) throw Failure(wrong);
-  oracle_.collapse(found, time);
-  base_.pmem->set_trace(&trace_);
-  make_disk();
-  counts_.power_losses++;
-}
-
-Oracle::Found TwoSides::read_all(Session& session) const {
-  Oracle::Found found;
-  for (const Extent& extent : extents_of(judge_.sectors()))
-    if (const std::string wrong = session.read(extent, &found).text(extent); !wrong.empty())
-      throw Failure(wrong);
-  return found;
-}
-
-void TwoSides::settle() {
-  start(Side::kFront);
-  start(Side::kBackend);
-  if (const int error = session_->flush(); error && error != ETIMEDOUT)
-    throw Failure("lost: a flush failed: " + std::string(strerror(error)));
-  // What reclaim moves is in the log anew.
-  for (int i = 0; i < 10; i++) {
-    backend_steps(100);
-    session_->advance(20000);
-    if (session_->cache().dirty().live_bytes == 0) break;
-  }
-  if (session_->cache().dirty().live_bytes > 0)
-    throw Failure("lost: the backend has written all, and the front does not know it");
-  Oracle::Found on_disk;
-  std::string wrong = read_device(disk_sectors(), judge_.sectors(), &on_disk);
-  if (wrong.empty() && on_disk != read_all(*session_))
-    wrong = "lost: what is written back is not what the front has";
-  for (const auto& [sector, version] : on_disk)
-    if (wrong.empty() && !oracle_.may_read(sector, version))
-      wrong = "lost: the disk's sector " + std::to_string(sector) + " holds version " +
-              std::to_string(version) + ", written was " + std::to_string(oracle_.newest(sector));
-  if (!wrong.empty()) throw Failure(wrong);
-}
-
-const Oracle& TwoSides::oracle_at(size_t event) const {
-  for (const Era& era : eras_)
-    if (event <= era.end) return era.oracle;
-  return oracle_;
-}
-
-// The same state by a front and a backend, in either order: nobody may refuse it.
-void TwoSides::attach_two_sides(const Sectors& device, const Oracle::Found& found) {
-  UndoMemory& memory = base_.pmem->memory();
-  const UndoMemory::Mark mark = memory.mark();
-  std::map<uint64_t, std::vector<std::byte>> now;
-  MemoryDevice disk(kProveLogicalBytes);
-  disk.set_identity(prove_backing().text, prove_backing().unique);
-  for (const auto& [sector, bytes] : device)
-    disk.poke(sector * kSectorBytes, {bytes, kSectorBytes});
-  {
-    std::unique_ptr<Session> session;
-    std::unique_ptr<Backend> backend;
-    const auto start_one = [&](bool front) {
-      if (front) {
-        auto attached = Session::attach(
-            *base_.pmem, {}, {.data_crc = base_.data_crc, .disk = &disk, .process = ++processes_});
-        if (!attached) throw Failure("refused: by a front: " + attached.error().text);
-        session = attached.take();
-        return;
-      }
-      Backend::Options options;
-      options.strict = base_.strict;
-      options.log = Log([](LogLevel, const char*) {});
-      auto attached = Backend::attach(options, base_.pmem->make_pmem(++processes_),
-                                      std::make_unique<LentDevice>(disk));
-      if (!attached) throw Failure("refused: by a backend: " + attached.error().text);
-      backend = attached.take();
-    };
-    const bool front_first = random_() % 2;
-    start_one(front_first);
-    start_one(!front_first);
-    if (read_all(*session) != found) throw Failure("lost: a front finds something else");
-    for (int i = 0; i < 10; i++) {
-      for (auto step = backend->step();; step = backend->step()) {
-        if (!step) throw Failure("lost: the backend: " + step.error().text);
-        if (!Backend::has_moved(step.value())) break;
-      }
-      session->advance(20000);
-      if (session->cache().dirty().live_bytes == 0) break;
-    }
-    if (session->cache().dirty().live_bytes > 0)
-      throw Failure("lost: the backend has written all, and the front does not know it");
-    if (read_all(*session) != found)
-      throw Failure("lost: written back, a front finds something else");
-  }
-  for (const uint64_t sector : judge_.sectors()) {
-    const auto bytes = disk.peek(sector * kSectorBytes, kSectorBytes);
-    if (Oracle::version_of(sector, bytes.data()) != found.at(sector))
-      throw Failure("lost: written back, the disk's sector " + std::to_string(sector) +
-                    " holds something else");
-  }
-  memory.rollback(mark);
-}
-
-void TwoSides::examine(size_t most_points) {
-  UndoMemory& memory = rewind();
-  PowerLoss::Options options;
-  options.most_points = most_points;
-  options.seed = random_();
-  options.hash = hash_;
-  PowerLoss loss(memory, trace_, device_, options);
-  loss.walk(0, [&](const CrashPoint& point) {
-    const Oracle& oracle = oracle_at(point.event);
-    judge_.look(point, oracle);
-    if (random_() % 32 != 0) return;
-    totals_.again++;
-    attach_two_sides(point.device, judge_.recover(point.device));
-  });
-  totals_.points += loss.points();
-  totals_.sequences++;
-}
-
-void run_two_sides(Base& base, uint64_t seed, Totals* totals, TwoSides::Counts* counts) {
-  std::mt19937_64 random(seed);
-  TwoSides sides(base, random(), totals);
-  sides.set_interleaving(std::array<uint64_t, 4>{0, 2, 4, 16}[seed % 4]);
-  using Side = TwoSides::Side;
-  const auto one_of = [&random] { return random() % 2 ? Side::kFront : Side::kBackend; };
-  const auto do_something = [&](Side side) {
-    if (!sides.is_there(side))
-      sides.start(side);
-    else if (side == Side::kFront)
-      sides.front_operation();
-    else
-      sides.backend_steps(1 + random() % 3);
-  };
-  sides.start(one_of());
-  for (size_t n = 4 + random() % 16; n > 0; n--) {
-    const uint64_t die = random() % 32;
-    if (die < 18) {
-      do_something(Side::kFront);
-    } else if (die < 26) {
-      do_something(Side::kBackend);
-    } else if (die < 29) {
-      const Side side = one_of();
-      sides.kill(side, 1 + random() % kMostEvents, [&] { do_something(side); });
-    } else if (die < 30) {
-      sides.end(one_of());
-    } else if (die < 31) {
-      using Survive = PowerLoss::Survive;
-      sides.lose_power(std::array{Survive::kNothing, Survive::kSome, Survive::kAll}[random() % 3]);
-    } else {
-      sides.settle();
-    }
-  }
-  if (random() % 2) sides.settle();
-  const TwoSides::Counts& now = sides.counts();
-  counts->interleaved += now.interleaved;
-  counts->stated += now.stated;
-  counts->passed += now.passed;
-  counts->killed_fronts += now.killed_fronts;
-  counts->killed_backends += now.killed_backends;
-  counts->power_losses += now.power_losses;
-  sides.examine(32);
 }
 
 }  // namespace pcache

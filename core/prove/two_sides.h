@@ -8,12 +8,19 @@
 // asked for; what it has not fenced may be lost with the power. Its memory is put back to the
 // moment of its death, so nothing of how it is taken down is left.
 //
+// The disk may fail requests, tear writes and fail flushes, at times; what of it a loss of power
+// leaves is as PowerLoss has it. The cache may be in any mode that roles offer.
+//
+// two_sides.cc says how the two are run, killed and started, two_sides_course.cc what they are
+// asked to do, two_sides_judged.cc what must hold.
+//
 // Each side has a thread of its own, and one runs at a time: a seed repeats all of it.
 #pragma once
 
 #include <set>
 
 #include "backend/backend.h"
+#include "prove/faults.h"
 #include "prove/handoff.h"
 #include "prove/judge.h"
 
@@ -23,8 +30,20 @@ class TwoSides {
  public:
   enum class Side : uint8_t { kFront, kBackend };
 
+  struct Options {
+    CacheMode mode = CacheMode::kWriteback;
+    uint64_t fault_one_in = 0;  // about one request of the disk in so many fails; 0: none
+  };
+  // Where the front writes: pages that have data of an earlier life in some bases, a boundary of
+  // ranges, a place in the third range. And what it only reads.
+  static constexpr uint64_t kPage = kPageBytes;
+  static constexpr Extent kWritten[] = {
+      {0, 8 * kPage}, {kRangeBytes - kPage, 2 * kPage}, {2 * uint64_t{kRangeBytes}, kPage}};
+  static constexpr Extent kMissed{2 << 20, 16384};
+
   // Of a base of make_two_sides_base(). Neither side is there yet.
-  TwoSides(Base& base, uint64_t seed, Totals* totals);
+  TwoSides(Base& base, uint64_t seed, Totals* totals, const Options& options);
+  TwoSides(Base& base, uint64_t seed, Totals* totals) : TwoSides(base, seed, totals, Options()) {}
   ~TwoSides();  // leaves the base as it was
 
   // All of these throw Failure.
@@ -46,7 +65,9 @@ class TwoSides {
   void set_interleaving(uint64_t one_in) { one_in_ = one_in; }
   struct Counts {
     uint64_t interleaved = 0, killed_fronts = 0, killed_backends = 0, power_losses = 0;
-    uint64_t stated = 0, passed = 0;  // what need not be written: moves of the front, the backend's
+    // What need not be written: moves of the front, ksets that the backend has passed by that, and
+    // courses in which it has.
+    uint64_t stated = 0, passed = 0, met = 0;
   };
   const Counts& counts() const { return counts_; }
 
@@ -58,6 +79,8 @@ class TwoSides {
   void on_event(uint32_t process);
   void on_disk(const MemoryDevice::Change& change);
   size_t tear(uint64_t off, size_t len_bytes);
+  static std::vector<uint64_t> known_sectors(const Oracle& oracle);
+  void set_mode();
   void make_disk();
   void start_front();
   void start_backend();
@@ -69,6 +92,7 @@ class TwoSides {
   // have kept to the rules.
   UndoMemory& rewind();
   void step();
+  bool is_by_the_disk(int error);
   void note(const std::string& wrong);
   void check() const;
   void check_owners() const;
@@ -79,12 +103,14 @@ class TwoSides {
   void begin_epoch();
   void write_plain();
   void move();
+  void pass_some();
   Sectors disk_sectors() const;
   const Oracle& oracle_at(size_t event) const;
   Oracle::Found read_all(Session& session) const;
   void attach_two_sides(const Sectors& device, const Oracle::Found& found);
 
   Base& base_;
+  const Options options_;
   const UndoMemory::Mark start_;
   UndoMemory::Mark begun_;
   std::mt19937_64 random_;
@@ -98,6 +124,8 @@ class TwoSides {
   std::vector<Era> eras_;
 
   Handoff handoff_;
+  Faults faults_;
+  bool disk_fails_ = options_.fault_one_in > 0;
   std::unique_ptr<MemoryDevice> disk_;
   std::map<uint64_t, std::vector<std::byte>> content_;  // of the disk's sectors that were written
   std::set<uint64_t> in_flight_;                        // writes of the disk
@@ -118,6 +146,9 @@ class TwoSides {
   std::string wrong_;
   Counts counts_;
 };
+
+// What a seed's course has of it.
+TwoSides::Options options_of_course(uint64_t seed);
 
 // A random course of all this. Throws Failure.
 void run_two_sides(Base& base, uint64_t seed, Totals* totals, TwoSides::Counts* counts);

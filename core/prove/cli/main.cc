@@ -297,6 +297,7 @@ void sides(const Common& common, std::optional<uint64_t> one) {
                  {"interleaved", counts.interleaved},
                  {"stated", counts.stated},
                  {"passed_ksets", counts.passed},
+                 {"met", counts.met},
                  {"killed_fronts", counts.killed_fronts},
                  {"killed_backends", counts.killed_backends},
                  {"power_losses", counts.power_losses}});
