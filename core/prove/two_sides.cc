@@ -144,17 +144,23 @@ void TwoSides::in_backend(const std::function<void()>& what) {
   in_backend_ = was;
 }
 
-// Whether that is the disk's error, which has failed something since this was asked last.
-bool TwoSides::is_by_the_disk(int error) {
-  return faults_.take_failed() && (error == EIO || error == ENOSPC);
+uint64_t TwoSides::disk_failures() {
+  uint64_t all = 0;
+  for (const auto& [kind, n] : faults_.counts()) all += n;
+  return all;
+}
+
+// Whether that is the disk's error, which has failed something since.
+bool TwoSides::is_by_the_disk(int error, uint64_t failures_before) {
+  return disk_failures() > failures_before && (error == EIO || error == ENOSPC);
 }
 
 void TwoSides::step() {
-  (void)faults_.take_failed();
+  const uint64_t failures = disk_failures();
   const uint64_t before = backend_->counters().passed_ksets;
   const auto stepped = backend_->step();
   counts_.passed += backend_->counters().passed_ksets - before;
-  if (!stepped && !is_by_the_disk(stepped.error().code))
+  if (!stepped && !is_by_the_disk(stepped.error().code, failures))
     note("lost: the backend: " + stepped.error().text);
 }
 

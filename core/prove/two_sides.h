@@ -92,7 +92,8 @@ class TwoSides {
   // have kept to the rules.
   UndoMemory& rewind();
   void step();
-  bool is_by_the_disk(int error);
+  uint64_t disk_failures();  // so far
+  bool is_by_the_disk(int error, uint64_t failures_before);
   void note(const std::string& wrong);
   void check() const;
   void check_owners() const;

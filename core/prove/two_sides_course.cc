@@ -38,9 +38,9 @@ void TwoSides::write() {
 
 void TwoSides::read(const Extent& extent) {
   Oracle::Found found;
-  (void)faults_.take_failed();
+  const uint64_t failures = disk_failures();
   const Session::ReadResult result = session_->read(extent, &found);
-  if (result.error && is_by_the_disk(result.error)) return;
+  if (result.error && is_by_the_disk(result.error, failures)) return;
   if (const std::string wrong = result.text(extent); !wrong.empty()) return note(wrong);
   for (const auto& [sector, version] : found)
     if (!oracle_.may_read(sector, version))
