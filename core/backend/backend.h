@@ -30,8 +30,7 @@
 //   it sees them. It counts if its position is between dirty_tail and its own kset, and dirty_tail
 //   is not in front of the one for which it was said.
 // - It has no log: data that is damaged cannot be appended again. dirty_tail goes up to its kset,
-// and
-//   stays there until later keys of the log have all of its range.
+//   and stays there until later keys of the log have all of its range.
 // One thread, but for stop().
 #pragma once
 
