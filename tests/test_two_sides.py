@@ -46,10 +46,10 @@ class Sides:
         self.backend = None
         return said
 
-    def write_back_all(self):
+    def write_back_all(self, seconds=120):
         """By a backend alone."""
         done = subprocess.run(list(map(str, [PCACHED, self.cache_path, "--backing", self.disk, "--emulate-pmem",
-                                             "--once"])), capture_output=True, text=True, check=False, timeout=120)
+                                             "--once"])), capture_output=True, text=True, check=False, timeout=seconds)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

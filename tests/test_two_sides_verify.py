@@ -140,7 +140,7 @@ def test_either_side_is_killed_over_and_over_under_fio_verify(sides, disk, tmp_p
             sides.start_backend()
     assert all(acknowledged), acknowledged
     sides.stop_backend()
-    sides.write_back_all()
+    sides.write_back_all(seconds=600)  # with sync=1 a flush of the disk for each block that is left
     sides.check()
     for known in parts.values():
         verify(fio, known, ioengine="psync", filename=sides.disk, cache_dev=None, emulate_pmem=None, prefault=None)
