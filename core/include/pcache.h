@@ -393,9 +393,10 @@ int pcache_queue_create(pcache_cache* cache, uint32_t depth, pcache_queue** out,
                         struct pcache_error* err);
 
 /*
- * Waits for what is in flight and drops its completions; a WRITE that waits for space, or to be
- * acknowledged on the backing device, is given up (-ECANCELED, any part of it may have been
- * written), and so is a READ that has not begun all of its I/O. NULL is allowed.
+ * Waits for what is in flight, and for what is read ahead, and drops its completions; a WRITE that
+ * waits for space, or to be acknowledged on the backing device, is given up (-ECANCELED, any part
+ * of it may have been written), and so is a READ that has not begun all of its I/O. NULL is
+ * allowed.
  */
 void pcache_queue_destroy(pcache_queue* queue);
 
@@ -440,7 +441,8 @@ int pcache_queue_cancel(pcache_queue* queue);
  * has something to do, whatever has completed it: the backing device, another queue, who made
  * space, pcache_queue_cancel(). When it is readable call pcache_reap() until it returns less than
  * `max`. It may be readable with nothing to take, at times; once nothing is queued, and that is
- * reaped, it is not. What pcache_submit() returns 1 for does not show in it.
+ * reaped, it is not, but once more for what is read ahead (option read_ahead). What pcache_submit()
+ * returns 1 for does not show in it.
  *
  * Returns the same one each time, or a negative errno (-EPERM in a forked child). Called by the
  * queue's thread; from then on each asynchronous completion costs some more. Any thread may wait

@@ -2,7 +2,8 @@
 // Retention: the eviction policy of a cache, and the marks of what it holds: a byte for each 4 KiB
 // of the cache device.
 //
-// A mark is 0 (not hit), 1 (hit), or more: hit, and of the policy's sample. Of hits of the latter
+// A mark is 0 (not hit), 1 (hit), kAhead (not hit, and nobody has asked for it yet: it was read
+// ahead), or another: hit, and of the policy's sample. Of hits of the latter
 // the policy is told the first since the data was stored here, and one in kTellOneIn: what is hit
 // often is hit under every rule. The marks of a segment are 0 when it is taken for new data.
 //
@@ -58,7 +59,9 @@ class Retention {
   [[gnu::cold, gnu::noinline]] void hit(MediaOff at, uint64_t off) {
     std::atomic<uint8_t>& mark = marks_[at.v / kPageBytes];
     uint8_t now = mark.load(std::memory_order_relaxed);
-    if (now > kSample)
+    if (now == kAhead)
+      (void)policy_->told_of_hit(off / kPageBytes, has_room()), now = 0;
+    else if (now > kSample)
       now--;
     else
       now = policy_->told_of_hit(off / kPageBytes, has_room()) == Mark::kHit
@@ -82,6 +85,8 @@ class Retention {
   bool admits(const Extent& extent) {
     return policy_->admits(extent.off / kPageBytes, pages_of(extent), has_room());
   }
+  // Whether every miss is to be cached, as admits() has it. Any thread.
+  bool keeps_all() const { return rule() != Rule::kReuse || has_room(); }
   // The log's tail has passed so many bytes, with what is superseded, and given so many of them up
   // that were cached. Where that is none for a whole capacity, there is room. The thread of the
   // log's tail.
@@ -97,8 +102,16 @@ class Retention {
   // The mark of what is at these places. Any thread.
   Mark mark(MediaOff at, uint32_t len_bytes) const {
     for (uint64_t page = at.v / kPageBytes; page <= (at.v + len_bytes - 1) / kPageBytes; page++)
-      if (marks_[page].load(std::memory_order_relaxed) != 0) return Mark::kHit;
+      if (const uint8_t mark = marks_[page].load(std::memory_order_relaxed);
+          mark != 0 && mark != kAhead)
+        return Mark::kHit;
     return Mark::kNotHit;
+  }
+  // What is at these places was read ahead, and nobody sees it yet. Any thread.
+  void came_ahead(MediaOff at, uint32_t len_bytes) {
+    for (uint64_t page = at.v / kPageBytes; page <= (at.v + len_bytes - 1) / kPageBytes; page++)
+      if (marks_[page].load(std::memory_order_relaxed) == 0)
+        marks_[page].store(kAhead, std::memory_order_relaxed);
   }
   // These places will hold something else. Any thread.
   void forget_marks(MediaOff at, uint64_t len_bytes) {
@@ -116,7 +129,7 @@ class Retention {
   uint64_t changes() const { return policy_->changes(); }
 
  private:
-  static constexpr uint8_t kSample = 2, kTellOneIn = 32;
+  static constexpr uint8_t kSample = 2, kTellOneIn = 32, kAhead = 255;
 
   static constexpr uint64_t marks_of(uint64_t media_bytes) { return media_bytes / kPageBytes + 1; }
   uint64_t capacity_bytes() const { return capacity_bytes_.load(std::memory_order_relaxed); }

@@ -23,17 +23,23 @@ class SequentialMisses {
   static constexpr uint64_t kSkippedBytes = 64 << 10;
 
   // The bytes that the run of this miss has missed, with it.
-  uint64_t run_bytes(const Extent& miss) {
+  uint64_t run_bytes(const Extent& miss) { return goes_on_with(miss).bytes; }
+  struct Went {
+    uint64_t bytes = 0;    // that its run has missed, with it
+    uint64_t skipped = 0;  // between the run's end and it
+  };
+  Went goes_on_with(const Extent& miss) {
     const auto goes_on = [&miss](const Run& run) {
       return run.bytes > 0 && run.end <= miss.off && miss.off - run.end <= kSkippedBytes;
     };
     // In front is the one that was gone on with last.
     auto run = std::find_if(runs_.begin(), runs_.end(), goes_on);
-    if (run == runs_.end()) *--run = {};
+    if (run == runs_.end()) *--run = {miss.off, 0};
+    const uint64_t skipped = miss.off - run->end;
     run->bytes += miss.len;
     run->end = miss.end();
     std::rotate(runs_.begin(), run, run + 1);
-    return runs_.front().bytes;
+    return {runs_.front().bytes, skipped};
   }
 
  private:

@@ -16,6 +16,8 @@ namespace {
 
 constexpr size_t kRuns = 16;  // entered in one go
 
+bool is_ahead(const Fill& fill) { return fill.owner->queue->ahead.is(&fill); }
+
 // One CLEAN key for a run of what was mapped; `data`: of the stored extent.
 void enter_run(const Parts& parts, Stripe& stripe, const StoredExtent& stored,
                const std::byte* data, const Extent& run, KeyLog::Ticket* ticket)
@@ -78,6 +80,9 @@ Fill* end_fill(QueueState& queue, Fill* fill, bool good) {
       n = now.extents;
       todo = {todo.off + now.bytes, todo.len - now.bytes};
     }
+    if (parts.retention && is_ahead(*fill))
+      for (size_t i = 0; i < n; i++)
+        parts.retention->came_ahead(parts.segments.media(stored[i].pos()), stored[i].len);
     if (n > 0) parts.pmem.fence();
     const bool last = todo.len == 0 || n < kMostStored;
     KeyLog::Ticket ticket = 0;
@@ -110,17 +115,21 @@ bool overlap(const Fill& join, const Fill& fill) {
   return join.dst < fill.dst + fill.extent.len && fill.dst < join.dst + join.extent.len;
 }
 
-// Of a part of what could not be read: it may be sound, and its reader alone asked for no more.
+// What its reader asked for may be sound, where more could not be read. A part of the read is held
+// meanwhile: else its thread might end the queue as soon as the device has the request.
 void read_alone(Fill* join) {
-  QueueState& queue = *join->owner->queue;
+  PendingRequest* const read = join->owner;
+  QueueState& queue = *read->queue;
+  read->parts_to_come.fetch_add(1, std::memory_order_relaxed);
   join->token = {};
   start_fill(queue, join);
   queue.device->kick();
+  queue.completions.finish_part(read, 0);
 }
 
 void finish_join(const Fill& fill, Fill* join, int error) {
   PCACHE_DCHECK(join->extent.off >= fill.extent.off && join->extent.end() <= fill.extent.end());
-  if (error && !(join->extent == fill.extent)) return read_alone(join);
+  if (error && (is_ahead(fill) || !(join->extent == fill.extent))) return read_alone(join);
   // The buffers overlap where two reads were given one: hence memmove().
   if (!error) memmove(join->dst, fill.dst + (join->extent.off - fill.extent.off), join->extent.len);
   PendingRequest* const read = join->owner;
@@ -153,9 +162,10 @@ void on_device_done(BlockIo* io) {
   QueueState& queue = *owner->queue;
   const int error = io->result;
   PCACHE_DCHECK(error >= 0 && io->buf == fill->dst);
-  if (error) queue.cache.counters().backing_errors.add();
+  const bool ahead = is_ahead(*fill);  // nobody has asked for it
+  if (error && !ahead) queue.cache.counters().backing_errors.add();
   if (fill->token.v != 0) finish_joins(*fill, end_fill(queue, fill, !error), error);
-  if (queue.ahead.is(fill)) return queue.ahead.end();
+  if (ahead) return queue.ahead.end(error);
   queue.completions.return_fill(fill);
   queue.completions.finish_part(owner, error);
 }

@@ -7,11 +7,12 @@
 //   read starts, and a second reader joins the fill instead.
 // - A fill puts its data only where its token still stands: a write in between has taken it off.
 // - A joined reader gets its bytes from the first reader's buffer before that request is completed.
-// - Where the device read fails, who joined it for all of it fails, too; who joined it for a part
-//   reads that by itself, uncached.
+// - Where the device read fails, who joined it for all of it fails, too. Who joined it for a part,
+//   or one that was read ahead, reads that by itself, uncached.
 // - A fill that finds no free segment, or whose device read fails, takes its tokens off; a full
 //   cache never fails a read.
-// Threads: started by its queue's; completed by whoever polls that queue's device.
+// Threads: started by its queue's, or by whoever completes the one that it had joined; completed by
+// whoever polls its queue's device.
 #pragma once
 
 #include <cstddef>

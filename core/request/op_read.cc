@@ -95,11 +95,11 @@ int copy_hits(RequestState& cache, ReadProgress* at, Found* found, const Piece**
   return 0;
 }
 
-// The bytes that the run of this miss has missed, with it; 0 where nobody asks.
-uint64_t run_bytes(QueueState& queue, const Extent& miss) {
+// The run that this miss goes on with; nothing where nobody asks.
+policy::SequentialMisses::Went run_of(QueueState& queue, const Extent& miss) {
   const RequestState& cache = queue.cache;
   const bool asks = cache.seq_cutoff_bytes() != 0 || cache.read_ahead_bytes() != 0;
-  return asks ? queue.sequential_misses.run_bytes(miss) : 0;
+  return asks ? queue.sequential_misses.goes_on_with(miss) : policy::SequentialMisses::Went{};
 }
 
 // Whether a miss is cached.
@@ -120,7 +120,7 @@ bool fetch(QueueState& queue, pcache_request* request, Piece gap, const Index::S
   Stripe& stripe = parts.stripes.of(gap.extent.off);
   Fill* fill = nullptr;
   bool kept = false;
-  uint64_t run = 0;
+  policy::SequentialMisses::Went run;
   {
     StripeLock lock(stripe);
     if (!parts.index.still_valid(seen)) {
@@ -151,8 +151,8 @@ bool fetch(QueueState& queue, pcache_request* request, Piece gap, const Index::S
       cache.counters().fill_joins.add();
       return true;
     }
-    run = run_bytes(queue, gap.extent);
-    fill->is_kept = kept = keeps(cache, gap.extent, run);
+    run = run_of(queue, gap.extent);
+    fill->is_kept = kept = keeps(cache, gap.extent, run.bytes);
     fill->token = stripe.fills.add(fill);
     if (fill->token.v != 0 && !parts.index.begin_fill(gap.extent, fill->token)) {
       stripe.fills.remove(fill->token);
@@ -162,7 +162,8 @@ bool fetch(QueueState& queue, pcache_request* request, Piece gap, const Index::S
   // Without room for its token or its marks: it is read all the same, uncached and unshared.
   if (fill->token.v == 0) cache.counters().fills_uncached.add();
   start_fill(queue, fill);
-  if (kept && at->todo.len == 0) read_ahead(queue, gap.extent, run);
+  // Over what was skipped a program may go on skipping.
+  if (kept && at->todo.len == 0 && run.skipped == 0) read_ahead(queue, gap.extent, run.bytes);
   return true;
 }
 

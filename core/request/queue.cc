@@ -115,7 +115,8 @@ int Queue::reap(pcache_request** done, uint32_t min, uint32_t max, int64_t timeo
   const Deadline deadline(timeout_ns);
   resume_reads();
   uint32_t n = take_done(done, max);
-  if (n < max && (in_flight() > 0 || state_.all_rings_fd >= 0)) {
+  const bool has_more = in_flight() > 0 || state_.ahead.under_way();
+  if (n < max && (has_more || state_.all_rings_fd >= 0)) {
     poll_rings();
     resume_reads();
     n += take_done(done + n, max - n);
@@ -168,6 +169,10 @@ void Queue::wait_for_wake(int64_t timeout_ns) {
   pollfd fds[] = {{state_.completions.wake_fd(), POLLIN, 0},
                   {joined ? set_.fd() : state_.device->fd(), POLLIN, 0}};
   if (!state_.completions.begin_wait(!state_.parked_reads.empty())) return;
+  // The fill that it waits for may be one that the kernel had no memory to take, and whose queue's
+  // thread does something else: then only poll_all() gives it to the kernel.
+  constexpr int64_t kMostJoinedNs = 100'000'000;
+  if (joined && (timeout_ns < 0 || timeout_ns > kMostJoinedNs)) timeout_ns = kMostJoinedNs;
   const timespec timeout{timeout_ns / 1000000000, timeout_ns % 1000000000};
   ppoll(fds, std::size(fds), timeout_ns < 0 ? nullptr : &timeout, nullptr);
   state_.completions.end_wait();

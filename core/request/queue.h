@@ -13,7 +13,8 @@
 //   write that waits for the backing device is in DeviceAcks; the destructor gives it up.
 // - All memory that its requests need on their way is there from create() on: a PendingRequest for
 //   each of `depth`, and fills_for(depth) fills. Between submit() and reap() nothing is allocated,
-//   so what has begun ends, and what it holds comes back, however short memory is.
+//   so what has begun ends, and what it holds comes back, however short memory is. (A buffer for
+//   what is read ahead is, and where there is none nothing is.)
 // - A read that finds no fill free is parked; reap() and submit() go on with it. When the queue is
 //   destroyed it ends with ECANCELED.
 #pragma once

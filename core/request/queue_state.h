@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // QueueState: what an operation sees of the queue that its request came by. Belongs to the queue's
-// thread but for `completions`, and for `cache`, `head` and `device.poll()`, which take any.
+// thread but for `completions`, and for `cache`, `head`, `device` and `ahead.end()`, which take
+// any.
 #pragma once
 
 #include <memory>

@@ -7,7 +7,9 @@
 // Invariants
 // - A queue has one under way at most, into a buffer of its own, which is made at the first one and
 //   again when a larger one is asked for. Without memory nothing is read ahead.
-// - Where it fails nobody fails: who has joined it reads for itself.
+// - Where it fails nobody fails: who has joined it reads for itself, and none is read over that
+//   place again.
+// - The policy sees the reads that somebody asks for: what came ahead is hit from its second on.
 // Threads: begun by its queue's; ended by whoever polls that queue's device.
 #pragma once
 
@@ -26,11 +28,20 @@ class ReadAhead {
   explicit ReadAhead(QueueState* queue) { owner_.queue = queue; }
 
   bool under_way() const { return under_way_.load(std::memory_order_acquire); }
-  // While none is under way. nullptr: there is no memory for so much. `align`: a power of two.
-  Fill* prepare(const Extent& extent, uint64_t align);
+  // While none is under way. False: there is no memory for so much. `align`: a power of two.
+  bool make_buffer(uint64_t len_bytes, uint64_t align);
+  // Whether it has failed there.
+  bool has_failed(const Extent& extent) const {
+    return extent.off < failed_.end() && failed_.off < extent.end();
+  }
+  // While none is under way, and the buffer has room.
+  Fill* prepare(const Extent& extent);
   void begin() { under_way_.store(true, std::memory_order_relaxed); }
-  // From then on the queue may be gone.
-  void end() { under_way_.store(false, std::memory_order_release); }
+  // From then on the queue may be gone. `error`: a positive errno, or 0.
+  void end(int error) {
+    if (error) failed_ = fill_.extent;
+    under_way_.store(false, std::memory_order_release);
+  }
   bool is(const Fill* fill) const { return fill == &fill_; }
 
  private:
@@ -41,11 +52,13 @@ class ReadAhead {
   Fill fill_;
   std::unique_ptr<std::byte, Free> buffer_;
   uint64_t buffer_bytes_ = 0;
+  Extent failed_;  // the last that has
   std::atomic<bool> under_way_{false};
 };
 
-// Behind `miss`, which is to be cached and whose run of misses has missed so much with it. Nothing
-// may be begun: the option, space or the policy say no, one is under way, or what follows is there.
+// Behind `miss`, which is to be cached and goes on with a run that has missed so much with it.
+// Nothing may be begun: the option, space or the policy say no, one is under way, or what follows
+// is there.
 void read_ahead(QueueState& queue, const Extent& miss, uint64_t run_bytes);
 
 }  // namespace pcache
