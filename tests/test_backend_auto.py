@@ -320,7 +320,7 @@ def test_nbdkits_plugin_is_a_front(auto, tmp_path):
     source.write_bytes(stamp(0, SIZE, 5))
     nbdcopy = tool("nbdcopy", "libnbd-bin")
     with served(pair, tmp_path, "role=front", "backend=auto", "prefault=beside") as (uri, _):
-        assert len(auto.pids()["pcached"]) == 1
+        wait_until(lambda: len(auto.pids().get("pcached", [])) == 1)  # nbdkit listens before it opens the cache
         good(nbdcopy, "--flush", source, uri)
         good(nbdcopy, uri, tmp_path / "read")
     assert (tmp_path / "read").read_bytes() == source.read_bytes()
