@@ -27,7 +27,6 @@ constexpr uint64_t kAlignBytes = 2 << 20;
 Pmem::Mapping::~Mapping() {
   prefaulting.clear();
   unmap();
-  if (room) pmem2_vm_reservation_delete(&room);
   if (fd < 0) return;
   const bool undo = locked && !kept;
   if (undo && created)
@@ -228,12 +227,10 @@ Status Pmem::Mapping::take_room() {
   const uint64_t bytes = std::max(static_cast<uint64_t>(st.st_size), opt.create_bytes);
   if (bytes > UINT64_MAX / (2 * kRoomTimes)) return {};
   const uint64_t most = std::max(kRoomTimes * bytes, kLeastRoomBytes) / kPageSize * kPageSize;
-  if (pmem2_vm_reservation_new(&room, nullptr, most + kAlignBytes) != 0) {
-    room = nullptr;
-    return {};
-  }
+  room = AddressRoom::take(most + kAlignBytes);
+  if (!room) return {};
   room_bytes = most;
-  const auto at = reinterpret_cast<uintptr_t>(pmem2_vm_reservation_get_address(room));
+  const auto at = reinterpret_cast<uintptr_t>(pmem2_vm_reservation_get_address(room.get()));
   room_off = (kAlignBytes - at % kAlignBytes) % kAlignBytes;
   return {};
 }
@@ -261,7 +258,8 @@ Status Pmem::Mapping::new_map(struct pmem2_source* source, struct pmem2_config* 
   if (rc == 0) rc = pmem2_config_set_offset(config, mapped_bytes);
   if (rc == 0) rc = pmem2_config_set_length(config, end - mapped_bytes);
   if (rc == 0) rc = pmem2_config_set_protection(config, protection);
-  if (rc == 0 && room) rc = pmem2_config_set_vm_reservation(config, room, room_off + mapped_bytes);
+  if (rc == 0 && room)
+    rc = pmem2_config_set_vm_reservation(config, room.get(), room_off + mapped_bytes);
   if (rc == 0) rc = pmem2_map_new(&made, config, source);
   if (rc == PMEM2_E_GRANULARITY_NOT_SUPPORTED) return not_dax(path());
   if (rc != 0) return pmem2_error(rc, path(), "cannot be mapped");
@@ -292,11 +290,13 @@ Status Pmem::Mapping::map_up_to(uint64_t most_bytes) {
   return mapped;
 }
 
+void Pmem::Mapping::unmap_last() {
+  if (pmem2_map_delete(&maps.back()) != 0) room.abandon();
+  maps.pop_back();
+}
+
 void Pmem::Mapping::unmap() {
-  while (!maps.empty()) {
-    pmem2_map_delete(&maps.back());
-    maps.pop_back();
-  }
+  while (!maps.empty()) unmap_last();
   mapped_bytes = 0;
 }
 
@@ -321,8 +321,7 @@ Status Pmem::Mapping::grow(uint64_t size_bytes) {
   if (mapped && mapped_bytes < size_bytes / kPageSize * kPageSize) {
     mapped = make_error(EINVAL, "cache device %s: was cut to %" PRIu64 " bytes while it grew",
                         path(), mapped_bytes);
-    pmem2_map_delete(&maps.back());
-    maps.pop_back();
+    unmap_last();
     mapped_bytes = before;
   }
   if (!mapped) more.cut();

@@ -13,6 +13,7 @@
 #include <optional>
 #include <vector>
 
+#include "pmem/address_room.h"
 #include "pmem/file_space.h"
 #include "pmem/pmem.h"
 #include "pmem/prefault.h"
@@ -48,6 +49,7 @@ struct Pmem::Mapping {
   Status new_map(struct pmem2_source* source, struct pmem2_config* config, uint64_t most_bytes);
   Status map_up_to(uint64_t most_bytes);
   void unmap();
+  void unmap_last();
   Status grow(uint64_t size_bytes);
   std::byte* base() const {
     return maps.empty() ? nullptr : static_cast<std::byte*>(pmem2_map_get_address(maps.front()));
@@ -61,13 +63,13 @@ struct Pmem::Mapping {
   const PersistOps* ops = nullptr;
   int fd = -1;
   struct stat st = {};
-  bool locked = false;                          // without the lock nothing is changed or undone
-  bool created = false;                         // by us: removed again if a later step fails
-  bool may_grow = true;                         // to opt.create_bytes
-  bool writable = false;                        // mapped for stores
-  bool kept = false;                            // ~Mapping() undoes nothing any more
-  std::optional<FileSpace> space;               // of a regular file that is opened for writing
-  struct pmem2_vm_reservation* room = nullptr;  // in which the maps are, one behind the other
+  bool locked = false;             // without the lock nothing is changed or undone
+  bool created = false;            // by us: removed again if a later step fails
+  bool may_grow = true;            // to opt.create_bytes
+  bool writable = false;           // mapped for stores
+  bool kept = false;               // ~Mapping() undoes nothing any more
+  std::optional<FileSpace> space;  // of a regular file that is opened for writing
+  AddressRoom room;                // in which the maps are, one behind the other
   uint64_t room_bytes = 0;
   uint64_t room_off = 0;  // of the first map in it
   std::vector<struct pmem2_map*> maps;

@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <cinttypes>
 #include <cstring>
 #include <thread>
 
@@ -126,6 +127,32 @@ TEST_F(PmemGrows, NotWithoutRoom) {
   ASSERT_EQ(setrlimit(RLIMIT_AS, &much), 0);
   EXPECT_EQ(open(with_room()).take()->most_bytes(), kMiB) << "others may need it";
   ASSERT_EQ(setrlimit(RLIMIT_AS, &before), 0);
+}
+
+// Bytes that are mapped in this process, and that nobody may access.
+uint64_t reserved_bytes() {
+  uint64_t bytes = 0, first = 0, end = 0;
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);)
+    if (line.find(" ---p ") != line.npos &&
+        sscanf(line.c_str(), "%" SCNx64 "-%" SCNx64, &first, &end) == 2)
+      bytes += end - first;
+  return bytes;
+}
+
+TEST_F(PmemGrows, TheSameAddressSpaceServesTheNextOne) {
+  const auto open_two = [&] {
+    const auto pmem = open(with_room()).take();
+    ASSERT_TRUE(pmem->grow(2 * kMiB).ok());
+    PmemOptions other = with_room();
+    other.path += ".other";
+    EXPECT_GT(open(other).take()->most_bytes(), kMiB) << "beside the first";
+    std::filesystem::remove(other.path);
+  };
+  open_two();
+  const uint64_t before = reserved_bytes();
+  for (int i = 0; i < 4; i++) open_two();
+  EXPECT_LT(reserved_bytes(), before + (uint64_t{1} << 30));
 }
 
 TEST_F(PmemGrows, BadPagesOfWhatIsNewAreNoted) {
