@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 
 import pytest
 
@@ -111,19 +112,22 @@ def test_the_frame_goes_on(grows, ctl):
 
 def test_under_writers_and_readers(grows, ctl):
     """Each overwrites its part of the device, more than the cache holds in all, and reads what it has written."""
-    sizes = [32, 33, 36, 48]
+    sizes, grown = [32, 33, 36, 48], threading.Event()
     with grows.open(writeback_interval_ms=20) as cache:
         def use(rest):
             round_ = 0
-            while cache.info.segments < sizes[-1] or round_ < 300:
+            while not grown.is_set() or round_ < 300:
                 off = (4 * round_ + rest) * MIB // 4 % (16 * MIB)
                 cache.write(off, stamp(off, MIB // 4, round_))
                 assert cache.read(off, MIB // 4) == stamp(off, MIB // 4, round_)
                 round_ += 1
 
         def grow():
-            for segments in sizes:
-                assert ctl.json("resize", grows.cache_path, "--size", bytes_of(segments))["segments"] == segments
+            try:
+                for segments in sizes:
+                    assert ctl.json("resize", grows.cache_path, "--size", bytes_of(segments))["segments"] == segments
+            finally:
+                grown.set()
 
         run_threads(lambda: use(0), lambda: use(1), lambda: use(2), grow)
         now = read_all(cache)

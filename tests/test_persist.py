@@ -29,7 +29,8 @@ def test_it_is_measured_once_and_remembered(pair):
         cache.write(0, stamp(0, MIB, 1))
     with pair.open() as cache:
         assert said(cache) == []
-        assert cache.status["cache"] == first
+        again = cache.status["cache"]
+        assert again | {"huge_bytes": 0} == first | {"huge_bytes": 0}, "pages are made meanwhile"
         assert cache.read(0, MIB) == stamp(0, MIB, 1)
 
 
