@@ -143,7 +143,7 @@ def test_libraries_of_several_commits_are_not_measured(tmp_path):
 @pytest.mark.parametrize("options, says", [
     (["--out=."], "--out .: expected a file in a folder that can be written to"),
     (["--out=nowhere/file"], "--out nowhere/file: expected a file in a folder"),
-    (["pieces"], "pieces: expected large, beside, memory, attach, foreground, miss, fragments, spread, keys"),
+    (["pieces"], "pieces: expected large, beside, memory, attach, foreground, miss, ahead, fragments, spread, keys"),
 ])
 def test_wrong_use_is_one_line_before_anything_is_measured(options, says, tmp_path):
     done = subprocess.run([sys.executable, ROOT / "bench" / "limits.py", *options], capture_output=True, text=True,
