@@ -113,8 +113,9 @@ bool keeps(const RequestState& cache, const Extent& miss, uint64_t run) {
 // Starts a fill for `gap`, which `seen` has shown at the front of `at`, or joins the one that
 // fetches it. The request is in flight then; `pending` is taken for its first gap. False: no fill
 // is free.
-bool fetch(QueueState& queue, pcache_request* request, Piece gap, const Index::Snapshot& seen,
-           ReadProgress* at, PendingRequest** pending) {
+[[gnu::noinline]] bool fetch(QueueState& queue, pcache_request* request, Piece gap,
+                             const Index::Snapshot& seen, ReadProgress* at,
+                             PendingRequest** pending) {
   RequestState& cache = queue.cache;
   const Parts& parts = cache.parts();
   Stripe& stripe = parts.stripes.of(gap.extent.off);
