@@ -59,14 +59,15 @@ class Retention {
   [[gnu::cold, gnu::noinline]] void hit(MediaOff at, uint64_t off) {
     std::atomic<uint8_t>& mark = marks_[at.v / kPageBytes];
     uint8_t now = mark.load(std::memory_order_relaxed);
-    if (now == kAhead)
-      (void)policy_->told_of_hit(off / kPageBytes, has_room()), now = 0;
-    else if (now > kSample)
+    if (now == kAhead) {  // its first read, as if it had been missed
+      (void)policy_->told_of_hit(off / kPageBytes, has_room());
+      now = 0;
+    } else if (now > kSample) {
       now--;
-    else
-      now = policy_->told_of_hit(off / kPageBytes, has_room()) == Mark::kHit
-                ? kHit
-                : kSample + kTellOneIn - 1;
+    } else {
+      const bool is_told_no_more = policy_->told_of_hit(off / kPageBytes, has_room()) == Mark::kHit;
+      now = is_told_no_more ? kHit : kSample + kTellOneIn - 1;
+    }
     mark.store(now, std::memory_order_relaxed);
   }
   // The same of an extent that begins with these two, in this 4 KiB of the media.
