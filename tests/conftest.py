@@ -10,6 +10,7 @@ import os
 import pathlib
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 
@@ -183,6 +184,27 @@ def shm(shm_parent):
     folder = _own_folder(shm_parent)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def small_shm(shm):
+    """makes(size_mib): a folder on a tmpfs of its own, to be filled. /dev/shm itself is never filled: it may be larger
+    than what the machine has of memory, and other tests run on it."""
+    mounted = []
+
+    def makes(size_mib):
+        folder = shm / f"of-{size_mib}-mib"
+        folder.mkdir()
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_mib}m", "pcache-test", str(folder)],
+                          capture_output=True, check=False).returncode:
+            pytest.skip("mount -t tmpfs is not permitted here (needs root with CAP_SYS_ADMIN): a file system "
+                        "without space cannot be made")
+        mounted.append(folder)
+        return folder
+
+    yield makes
+    for folder in mounted:
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.fixture

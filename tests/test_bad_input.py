@@ -460,44 +460,26 @@ def test_two_processes(pair):
 
 # ---- No space for the cache file ----
 
-def test_no_space_for_the_cache_file(pair, shm):
+def test_no_space_for_the_cache_file(small_shm, pair):
     """On a full file system creating fails at once, and not by SIGBUS in the middle of a write."""
-    mount = shm / "mnt"
-    mount.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300m", "pcache-test", str(mount)],
-                      capture_output=True, check=False).returncode:
-        pytest.skip("mount -t tmpfs is not permitted here (needs root with CAP_SYS_ADMIN): a file system "
-                    "without space cannot be made")
-    try:
-        pair.cache_path = mount / "cache"
-        refused(pair, errno.ENOSPC, pair.cache_path, 512 * MIB, cache_size=512 * MIB)
-        assert not pair.cache_path.exists(), "half a file was left"
-        with open(pair.cache_path, "wb") as f:  # a sparse one that cannot be filled
-            f.truncate(512 * MIB)
-        refused(pair, errno.ENOSPC, pair.cache_path)
-        assert pair.cache_path.stat().st_size == 512 * MIB
-    finally:
-        subprocess.run(["umount", str(mount)], check=True)
+    pair.cache_path = small_shm(300) / "cache"
+    refused(pair, errno.ENOSPC, pair.cache_path, 512 * MIB, cache_size=512 * MIB)
+    assert not pair.cache_path.exists(), "half a file was left"
+    with open(pair.cache_path, "wb") as f:  # a sparse one that cannot be filled
+        f.truncate(512 * MIB)
+    refused(pair, errno.ENOSPC, pair.cache_path)
+    assert pair.cache_path.stat().st_size == 512 * MIB
 
 
-def test_extending_without_space_leaves_the_file(pair, shm):
-    mount = shm / "mnt"
-    mount.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=530m", "pcache-test", str(mount)],
-                      capture_output=True, check=False).returncode:
-        pytest.skip("mount -t tmpfs is not permitted here (needs root with CAP_SYS_ADMIN): a file system "
-                    "without space cannot be made")
-    try:
-        pair.cache_path = mount / "cache"
-        with open(pair.cache_path, "wb") as f:  # blank, a part of it in blocks
-            f.truncate(512 * MIB)
-            f.seek(SEGMENTS_AT)
-            f.write(b"e" * MIB)
-        refused(pair, errno.ENOSPC, pair.cache_path, cache_size=600 * MIB)
-        with pair.open() as cache:
-            assert read_all(cache) == stamp(0, 16 * MIB, 0)
-    finally:
-        subprocess.run(["umount", str(mount)], check=True)
+def test_extending_without_space_leaves_the_file(small_shm, pair):
+    pair.cache_path = small_shm(530) / "cache"
+    with open(pair.cache_path, "wb") as f:  # blank, a part of it in blocks
+        f.truncate(512 * MIB)
+        f.seek(SEGMENTS_AT)
+        f.write(b"e" * MIB)
+    refused(pair, errno.ENOSPC, pair.cache_path, cache_size=600 * MIB)
+    with pair.open() as cache:
+        assert read_all(cache) == stamp(0, 16 * MIB, 0)
 
 
 # ---- Errors while it runs ----

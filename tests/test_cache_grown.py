@@ -82,20 +82,25 @@ def test_what_is_refused(grows, ctl):
                            ("490M", "512 MiB or more")):
             assert said in ctl.refused("resize", grows.cache_path, "--size", size), size
         assert grows.cache_path.stat().st_size == CACHE_BYTES and total(grows) == 31
-        with open("/dev/shm/fills", "wb") as f:
-            free = os.statvfs("/dev/shm").f_bavail * os.statvfs("/dev/shm").f_frsize
-            os.posix_fallocate(f.fileno(), 0, free - 64 * MIB)
-            try:
-                line = ctl.refused("resize", grows.cache_path, "--size", "2G")
-            finally:
-                os.unlink("/dev/shm/fills")
-        assert "cannot allocate" in line and grows.cache_path.stat().st_size == CACHE_BYTES
-        assert total(grows) == 31
         ctl.run("resize", grows.cache_path, "--size", bytes_of(33))
         line = ctl.refused("resize", grows.cache_path, "--size", "512M")
         assert "has 33 segments" in line and "is not made smaller" in line
     with grows.open(readonly=1):
         assert "readonly=1" in ctl.refused("resize", grows.cache_path, "--size", "1G")
+
+
+def test_a_full_file_system(small_shm, pair, ctl):
+    """It stays as large as it is, and goes on; it grows to what there is room for."""
+    folder = small_shm(600)
+    pair.cache_path = folder / "cache"
+    with pair.open(cache_size=CACHE_BYTES, writeback_interval_ms=NEVER) as cache:
+        line = ctl.refused("resize", pair.cache_path, "--size", "2G")
+        assert "cannot allocate" in line and pair.cache_path.stat().st_size == CACHE_BYTES
+        assert total(pair) == 31
+        cache.write(0, stamp(0, MIB, 1), flags=FUA)
+        ctl.run("resize", pair.cache_path, "--size", bytes_of(33))
+        assert total(pair) == 33 and cache.read(0, MIB) == stamp(0, MIB, 1)
+    assert sound(pair)
 
 
 def test_the_frame_goes_on(grows, ctl):

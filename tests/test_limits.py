@@ -214,15 +214,9 @@ def test_a_folder_that_cannot_be_written_to(limits):
 
 
 @pytest.fixture
-def small(disk):
+def small(small_shm):
     """A file system of 700 MiB."""
-    (disk / "small").mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700m", "limits", disk / "small"], check=False,
-                             capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"mount -t tmpfs is not permitted here: {mounted.stderr.strip()}")
-    yield disk / "small"
-    subprocess.run(["umount", disk / "small"], check=True)
+    return small_shm(700)
 
 
 @pytest.mark.parametrize("what, need", [(["miss", "attach"], 1472), (["large", "keys"], 1184), (["memory"], 864)])
