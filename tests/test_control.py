@@ -100,11 +100,17 @@ def test_options_are_changed_while_it_runs(ctl, pair):
         assert cache.status["cache"]["gc_percent"] == 50 and cache.status["policy"]["seq_cutoff"] == 0
 
 
-@pytest.mark.parametrize("attached,asked", [("fifo", "adaptive"), ("second_chance", "adaptive")])
-def test_a_policy_without_its_record_is_refused(ctl, pair, attached, asked):
+@pytest.mark.parametrize("attached", ["fifo", "second_chance", "adaptive"])
+def test_any_policy_follows_any_other(ctl, pair, attached):
     with pair.open(policy=attached) as cache:
-        assert f"attach it again with policy={asked}" in ctl.refused("set", pair.cache_path, "policy", asked)
-        assert cache.status["policy"]["kind"] == attached
+        for asked in ("second_chance", "adaptive", "fifo", "adaptive", attached):
+            ctl.run("set", pair.cache_path, "policy", asked)
+            assert cache.status["policy"]["kind"] == asked
+            cache.write(0, stamp(0, 2 * MIB, 1))
+            assert cache.read(0, 2 * MIB) == stamp(0, 2 * MIB, 1)
+    with pair.open(readonly=1, policy=attached) as cache:
+        assert "readonly" in ctl.refused("set", pair.cache_path, "policy", "adaptive")
+        assert cache.status["policy"]["kind"] == "fifo"
 
 
 def test_drained_and_flushed(ctl, pair):

@@ -50,10 +50,13 @@ def scan_beside(cache, hot):
     return (cache.status["requests"]["read_hits"] - before) / ((DISK - NUMBERED) // (16 * 1024))
 
 
-@pytest.mark.parametrize("policy,stays", [("fifo", False), ("second_chance", True), ("adaptive", True)])
-def test_what_is_read_often_stays(wide, policy, stays):
-    """1 MiB is read again after each 16 MiB of what is read once."""
-    cache = wide.open(policy=policy, gc_percent=PERCENT, writeback_interval_ms=NEVER)
+@pytest.mark.parametrize("attached,policy,stays", [
+    ("fifo", "fifo", False), ("second_chance", "second_chance", True), ("adaptive", "adaptive", True),
+    ("fifo", "second_chance", True), ("fifo", "adaptive", True), ("second_chance", "adaptive", True)])
+def test_what_is_read_often_stays(wide, attached, policy, stays):
+    """1 MiB is read again after each 16 MiB of what is read once; also where the policy was set after the attach."""
+    cache = wide.open(policy=attached, gc_percent=PERCENT, writeback_interval_ms=NEVER)
+    cache.set("policy", policy)
     assert cache.status["policy"]["kind"] == policy
     hot = range(256)
     read_pages(cache, hot)

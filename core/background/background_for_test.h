@@ -66,13 +66,10 @@ class Rig {
         pmem, *table, LogMark{replayed.head, replayed.dirty_ksets, replayed.dirty_bytes});
     log->clear_head();
     stripes = std::make_unique<Stripes>(4, *log);
-    parts = std::make_unique<Parts>(
-        Parts{pmem, *table, *index, *log, *stripes, tails, device, messages, o.data_crc});
-    if (o.policy != policy::PolicyKind::kFifo)
-      retention = std::make_unique<policy::Retention>(o.policy, pmem.size_bytes(), o.kept_bytes);
+    retention = std::make_unique<policy::Retention>(o.policy, pmem.size_bytes(), o.kept_bytes);
+    parts = std::make_unique<Parts>(Parts{pmem, *table, *index, *log, *stripes, tails, device,
+                                          *retention, messages, o.data_crc});
     table->set_events({[this](SegId seg) { forget_marks(seg); }});
-    parts->retention = retention.get();
-    parts->hit_marks = retention ? retention->marks() : nullptr;
     parts->mode = &mode;
     parts->follows = o.follows;
     parts->max_extent_bytes = o.data_crc ? kCrcExtentBytes : kRangeBytes;
@@ -165,11 +162,11 @@ class Rig {
   }
   // As a read that has hit it.
   void hit(uint64_t off, uint64_t len = kSectorBytes) {
-    policy::note_hit(parts->retention, parts->hit_marks, media(off), off, len);
+    policy::note_hit(*retention, media(off), off, len);
   }
   // As for a segment that is taken.
   void forget_marks(SegId seg) {
-    if (retention) retention->forget_marks(table->media({seg, 0}), media::kSegDataBytes);
+    retention->forget_marks(table->media({seg, 0}), media::kSegDataBytes);
   }
   int device_value(uint64_t off) const { return value_of(off, on_device({off, kSectorBytes})); }
   // What a read of the sector gives.

@@ -20,7 +20,7 @@ CachePos data_of(const Key& key) { return {SegId{key.cache_seg_id}, key.cache_se
 }  // namespace
 
 Reclaim::Reclaim(const Parts& parts) : parts_(parts) {
-  if (!parts.retention || parts.readonly) return;
+  if (parts.readonly) return;
   mover_ = std::make_unique<Mover>(parts);
   stay_.reserve(Stripes::kMostInOneGo);
 }
@@ -42,10 +42,11 @@ Result<bool> Reclaim::step(Keep keep) {
   PCACHE_CHECK(end.value().seg != dirty_tail.seg || end.value().off <= dirty_tail.off);
   const bool frees_first = hazard(Hazard::kFreedBeforeMoved);
   if (frees_first) drop_references();
-  if (mover_ && keep != Keep::kNothing) keep_what_stays(keep);
+  if (keep != Keep::kNothing && parts_.retention.kind() != policy::PolicyKind::kFifo)
+    keep_what_stays(keep);
   // Takes no memory.
   const uint64_t forgotten_bytes = forget_keys();
-  if (mover_) parts_.retention->passed(passed_bytes_, forgotten_bytes);
+  parts_.retention.passed(passed_bytes_, forgotten_bytes);
   if (auto moved = parts_.tails.set_key_tail(parts_.pmem, end.value()); !moved) {
     counters_.errors.add();
     return moved.error();
@@ -108,10 +109,10 @@ void Reclaim::keep_what_stays(Keep keep) {
     parts_.index.prefetch_each(run, off_of_key);
     stay_.clear();
     for (const Key& key : run) {
-      policy::Mark mark = parts_.retention->mark(parts_.segments.media(data_of(key)), key.len);
+      policy::Mark mark = parts_.retention.mark(parts_.segments.media(data_of(key)), key.len);
       // What is superseded uses up nothing of what may stay.
       if (mark != policy::Mark::kNotHit && !is_cached(key)) mark = policy::Mark::kNotHit;
-      if (parts_.retention->stays(mark, key.len, keep == Keep::kLittle)) stay_.push_back(key);
+      if (parts_.retention.stays(mark, key.len, keep == Keep::kLittle)) stay_.push_back(key);
     }
     if (!stay_.empty()) (void)mover_->move(stay_);
     at += run.size();

@@ -68,7 +68,7 @@ class Reclaim {
   // Of a step, those keys that hold a reference: as in the log, and those of a stripe in a row.
   std::vector<media::Key> keys_, by_stripe_;
   std::vector<SegId> log_segments_;
-  std::unique_ptr<Mover> mover_;                           // where there is a policy
+  std::unique_ptr<Mover> mover_;                           // nullptr: readonly
   std::vector<media::Key> stay_;                           // of one stripe
   uint64_t ksets_ = 0, dead_keys_ = 0, passed_bytes_ = 0;  // of a step
   Counters counters_;

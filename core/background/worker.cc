@@ -143,7 +143,7 @@ void Worker::mode_changed() { wake(writing_, writeback_id_); }
 void Worker::set_gc_percent(uint32_t percent) {
   PCACHE_CHECK(percent <= media::kGcPercentMax);
   const uint32_t before = gc_percent_.exchange(percent, std::memory_order_relaxed);
-  if (percent > before && parts_.retention) parts_.retention->grew();
+  if (percent > before) parts_.retention.grew();
   wake(main_, room_id_);
 }
 

@@ -43,7 +43,9 @@ Status Reservation::map(uint64_t bytes, uint64_t most_bytes, Pages pages, const 
 void Reservation::map(uint64_t bytes, uint64_t most_bytes, const char* what) {
   if (map(bytes, most_bytes, Pages::kSmall, what)) return;
   unmap();
-  if (most_bytes == bytes || !map(bytes, bytes, Pages::kSmall, what)) throw std::bad_alloc();
+  if (most_bytes != bytes && map(bytes, bytes, Pages::kSmall, what)) return;
+  unmap();
+  throw std::bad_alloc();
 }
 
 Status Reservation::grow(uint64_t bytes) {

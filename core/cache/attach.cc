@@ -233,10 +233,11 @@ Status Cache::wire() {
       std::make_unique<KeyLog>(*devices_.pmem, *recovered_.segments, head,
                                options_.readonly ? KeyLog::Use::kReadOnly : KeyLog::Use::kAppend);
   stripes_ = std::make_unique<Stripes>(kStripes, *log_);
-  if (options_.policy != policy::PolicyKind::kFifo && !options_.readonly)
-    retention_ = std::make_unique<policy::Retention>(
-        options_.policy, devices_.pmem->size_when_ready(),
-        kept_bytes(frame_.info.n_segs, frame_.info.gc_percent), devices_.pmem->most_bytes());
+  // What is attached readonly keeps what it has.
+  retention_ = std::make_unique<policy::Retention>(
+      options_.readonly ? policy::PolicyKind::kFifo : options_.policy,
+      devices_.pmem->size_when_ready(), kept_bytes(frame_.info.n_segs, frame_.info.gc_percent),
+      devices_.pmem->most_bytes());
   zeros_ = std::make_unique<ZeroBacklog>(uint64_t{frame_.info.n_segs} * media::kSegDataBytes,
                                          recovered_.replayed.dirty_zero_bytes);
   parts_ = std::make_unique<const Parts>(
@@ -247,6 +248,7 @@ Status Cache::wire() {
             .stripes = *stripes_,
             .tails = recovered_.tails,
             .backing = *devices_.backing,
+            .retention = *retention_,
             .messages = messages_,
             .data_crc = frame_.info.data_crc,
             .readonly = options_.readonly,
@@ -254,8 +256,6 @@ Status Cache::wire() {
             .logical_bytes = devices_.backing->size_bytes(),
             .block_bytes = devices_.backing->logical_block_bytes(),
             .max_extent_bytes = frame_.info.data_crc ? kCrcExtentBytes : kRangeBytes,
-            .retention = retention_.get(),
-            .hit_marks = retention_ ? retention_->marks() : nullptr,
             .zeros = zeros_.get(),
             .mode = &mode_});
   requests_ = std::make_unique<RequestState>(*parts_, data_heads(frame_.info.n_segs));
@@ -302,8 +302,7 @@ Status Cache::wire_background() {
   requests_->acks().set_wake([this] { worker_->device_awaited(); });
   recovered_.segments->set_events(
       {[this](SegId seg) {
-         if (retention_)
-           retention_->forget_marks(recovered_.segments->media({seg, 0}), media::kSegDataBytes);
+         retention_->forget_marks(recovered_.segments->media({seg, 0}), media::kSegDataBytes);
          worker_->space_taken();
        },
        [this] { worker_->space_freed(); },

@@ -78,7 +78,6 @@ class Cache {
   Status check_front() const;
   // EOPNOTSUPP, and what is asked, of a front.
   Status refuse_if_front(const char* what) const;
-  Status set_policy(policy::PolicyKind kind);
   CacheMode mode() const { return mode_.mode(); }
   // Uses all of a backing device that has grown. In this order, each step complete before the next:
   // the device takes requests beyond the old end, its new size outlasts a power failure, the index
@@ -153,7 +152,7 @@ class Cache {
   const Writeback& writeback() const { return *writeback_; }
   const Reclaim& reclaim() const { return *reclaim_; }
   const Worker& worker() const { return *worker_; }
-  const policy::Retention* retention() const { return retention_.get(); }
+  const policy::Retention& retention() const { return *retention_; }
   bool drains_at_close() const { return drains_at_close_; }
   uint64_t seq_cutoff_bytes() const { return requests_->seq_cutoff_bytes(); }
   uint64_t read_ahead_bytes() const { return requests_->read_ahead_bytes(); }
@@ -220,7 +219,7 @@ class Cache {
   Recovered recovered_;
   std::unique_ptr<KeyLog> log_;
   std::unique_ptr<Stripes> stripes_;
-  std::unique_ptr<policy::Retention> retention_;  // nullptr: first in, first out
+  std::unique_ptr<policy::Retention> retention_;
   std::unique_ptr<ZeroBacklog> zeros_;
   ModeSwitch mode_;
   std::unique_ptr<const Parts> parts_;

@@ -120,8 +120,7 @@ Status Cache::grow_to(uint64_t bytes) {
   if (bytes > pmem.size_bytes())
     if (auto grown = pmem.grow(bytes); !grown) return grown;
   if (auto room = table.make_room(segments); !room) return room;
-  if (retention_)
-    if (auto room = retention_->make_room(pmem.size_bytes()); !room) return room;
+  if (auto room = retention_->make_room(pmem.size_bytes()); !room) return room;
   return store_grown(segments);
 }
 
@@ -153,7 +152,7 @@ Status Cache::store_grown(uint32_t segments) {
     gc_percent = frame_.info.gc_percent;
   }
   zeros_->set_most(uint64_t{segments} * media::kSegDataBytes);  // before who waits is woken
-  if (retention_) retention_->set_capacity(kept_bytes(segments, gc_percent));
+  retention_->set_capacity(kept_bytes(segments, gc_percent));
   if (!hazard(Hazard::kGrownBeforeCounted))
     publish(std::span<const uint32_t>(frame_.chain).subspan(before));
   try {

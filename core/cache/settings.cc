@@ -90,23 +90,14 @@ Status Cache::set(const char* name, const char* text) {
     drains_at_close_ = options.drain != 0;
     return {};
   }
-  if (option == "policy") return set_policy(static_cast<policy::PolicyKind>(options.policy));
+  if (option == "policy")
+    return retention_->set_kind(static_cast<policy::PolicyKind>(options.policy));
   return make_error(
       EINVAL,
       "option %s: an open cache keeps it; gc_percent, cache_mode, backing_order, policy, "
       "dirty_high_percent, dirty_low_percent, writeback_rate, seq_cutoff, read_ahead, "
       "flush_delay_ms, writeback_interval_ms and drain can be changed",
       name);
-}
-
-// What a policy goes by is in memory that a cache has from its attach, or has not.
-Status Cache::set_policy(policy::PolicyKind kind) {
-  const policy::PolicyKind now = retention_ ? retention_->kind() : policy::PolicyKind::kFifo;
-  if (kind == now || (retention_ && retention_->set_kind(kind))) return {};
-  return make_error(EINVAL,
-                    "option policy: the cache was attached with %s, which keeps no record of what "
-                    "%s goes by: attach it again with policy=%s",
-                    policy::name_of(options_.policy), policy::name_of(kind), policy::name_of(kind));
 }
 
 Status Cache::set_dirty_option(int64_t DirtyOptions::*option, int64_t value) {

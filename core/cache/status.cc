@@ -230,22 +230,16 @@ void add_sides(Fields* fields) {
 }
 
 void add_policy(Fields* fields) {
-  fields->add("policy", "kind", "the option policy", [](View& v) {
-    const policy::Retention* const retention = v.cache.retention();
-    return Json(policy::name_of(retention ? retention->kind() : policy::PolicyKind::kFifo));
-  });
+  fields->add("policy", "kind", "the option policy",
+              [](View& v) { return Json(policy::name_of(v.cache.retention().kind())); });
   fields->add("policy", "seq_cutoff", "0: none",
               [](View& v) { return Json(v.cache.seq_cutoff_bytes()); });
   fields->add("policy", "read_ahead", "0: none",
               [](View& v) { return Json(v.cache.read_ahead_bytes()); });
-  fields->add("policy", "rule", "by which data stays in the cache, now", [](View& v) {
-    const policy::Retention* const retention = v.cache.retention();
-    return Json(policy::name_of(retention ? retention->rule() : policy::Rule::kFifo));
-  });
-  fields->count("policy", "changes", "of the rule", [](View& v) {
-    const policy::Retention* const retention = v.cache.retention();
-    return retention ? uint64_t{retention->changes()} : uint64_t{0};
-  });
+  fields->add("policy", "rule", "by which data stays in the cache, now",
+              [](View& v) { return Json(policy::name_of(v.cache.retention().rule())); });
+  fields->count("policy", "changes", "of the rule",
+                [](View& v) { return uint64_t{v.cache.retention().changes()}; });
   fields->count("policy", "kept_keys", "appended for clean data that stayed", [](View& v) {
     const Mover::Counters* const kept = v.cache.reclaim().kept();
     return kept ? kept->moved_keys.load() : uint64_t{0};

@@ -27,6 +27,7 @@ struct Parts {
   Stripes& stripes;
   Tails& tails;
   BlockDevice& backing;
+  policy::Retention& retention;
   const Log& messages;
   bool data_crc = false;
   bool readonly = false;       // nothing may be stored: a data head gets no segment
@@ -36,9 +37,7 @@ struct Parts {
   // An extent is no longer than this, a power of two. With data_crc extents are short, since a read
   // of a part of one has to check all of it.
   uint32_t max_extent_bytes = kRangeBytes;
-  policy::Retention* retention = nullptr;           // nullptr: first in, first out
-  const std::atomic<uint8_t>* hit_marks = nullptr;  // the retention's
-  ZeroBacklog* zeros = nullptr;                     // nullptr: without a bound
+  ZeroBacklog* zeros = nullptr;  // nullptr: without a bound
   const ModeSwitch* mode = &kAlwaysWriteback;
 };
 

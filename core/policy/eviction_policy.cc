@@ -8,20 +8,31 @@ std::unique_ptr<EvictionPolicy> EvictionPolicy::make(PolicyKind kind, uint64_t c
 }
 
 EvictionPolicy::EvictionPolicy(PolicyKind kind, uint64_t capacity_pages)
-    : kind_(kind), keeper_(capacity_pages, kind == PolicyKind::kAdaptive) {
-  if (kind == PolicyKind::kAdaptive) duel_ = std::make_unique<SampledDuel>(capacity_pages);
+    : keeper_(capacity_pages), kind_(PolicyKind::kFifo) {
+  set_kind(kind, capacity_pages);
+}
+
+void EvictionPolicy::set_kind(PolicyKind kind, uint64_t capacity_pages) {
+  MutexLock lock(mu_);
+  if (kind == PolicyKind::kAdaptive && made_ == nullptr) {
+    made_ = std::make_unique<Sample>(capacity_pages);
+    sample_.store(made_.get(), std::memory_order_release);
+  }
+  kind_.store(kind, std::memory_order_release);
 }
 
 bool EvictionPolicy::admits(uint64_t page, uint64_t pages, bool has_room) {
-  if (duel_ == nullptr) return true;
-  (void)show_sample(page, pages, /*write=*/false, has_room);
+  Sample* const sample = this->sample();
+  if (sample == nullptr) return true;
+  (void)show(*sample, page, pages, /*write=*/false, has_room);
   return kind() != PolicyKind::kAdaptive ||
-         keeper_.admits(duel_->leader(), page, page_hash(page), pages) || has_room;
+         sample->admission.admits(sample->duel.leader(), page, page_hash(page), pages) || has_room;
 }
 
 Mark EvictionPolicy::told_of_hit(uint64_t page, bool has_room) {
-  return duel_ != nullptr && show_sample(page, 1, /*write=*/false, has_room) ? Mark::kHitSample
-                                                                             : Mark::kHit;
+  Sample* const sample = this->sample();
+  return sample && show(*sample, page, 1, /*write=*/false, has_room) ? Mark::kHitSample
+                                                                     : Mark::kHit;
 }
 
 const char* name_of(PolicyKind kind) {

@@ -20,14 +20,16 @@
 // pages the cache holds.
 //
 // Memory: 2 bytes for each page of the capacity and 100 KiB (kAdaptive), else next to nothing; all
-// of it from make(). Nothing fails or blocks after that. As long as one thread alone calls it, it
-// answers the same sequence of calls with the same answers.
+// of it from make() and set_kind(). Nothing else fails or blocks. As long as one thread alone calls
+// it, it answers the same sequence of calls with the same answers.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <memory>
 
+#include "base/mutex.h"
+#include "policy/admission.h"
 #include "policy/keeper.h"
 #include "policy/page_hash.h"
 #include "policy/sampled_duel.h"
@@ -54,7 +56,8 @@ class EvictionPolicy {
 
   // A write has stored so many pages. Any thread.
   void wrote(uint64_t page, uint64_t pages) {
-    if (duel_ != nullptr) (void)show_sample(page, pages, /*write=*/true, /*has_room=*/false);
+    if (Sample* const sample = this->sample())
+      (void)show(*sample, page, pages, /*write=*/true, /*has_room=*/false);
   }
 
   // A read has hit the page: its new mark. `has_room` as above. Any thread.
@@ -69,41 +72,56 @@ class EvictionPolicy {
   }
 
   // Writes of pages whose sample_place() is at most that need be told, of others not.
-  uint64_t sample_limit() const { return duel_ != nullptr ? duel_->sample_limit() : 0; }
-
-  PolicyKind kind() const { return kind_.load(std::memory_order_relaxed); }
-  // Follows another from now on; what was made as kAdaptive goes on with the sample meanwhile.
-  // False: kAdaptive, and it was not made so. Any thread.
-  bool set_kind(PolicyKind kind) {
-    if (kind == PolicyKind::kAdaptive && duel_ == nullptr) return false;
-    kind_.store(kind, std::memory_order_relaxed);
-    return true;
+  uint64_t sample_limit() const {
+    const Sample* const sample = this->sample();
+    return sample ? sample->duel.sample_limit() : 0;
   }
+
+  PolicyKind kind() const { return kind_.load(std::memory_order_acquire); }
+  // Follows another from now on. What kAdaptive goes by is made the first time, for a log of so
+  // many pages, and goes on with its sample under another kind. Any thread. Throws std::bad_alloc:
+  // nothing has changed.
+  void set_kind(PolicyKind kind, uint64_t capacity_pages);
 
   // What it follows now, and how often that has changed. Any thread.
   Rule rule() const {
     const PolicyKind now = kind();
-    if (now == PolicyKind::kAdaptive) return duel_->leader();
+    if (now == PolicyKind::kAdaptive) return sample()->duel.leader();
     return now == PolicyKind::kFifo ? Rule::kFifo : Rule::kSecondChance;
   }
-  uint64_t changes() const { return duel_ != nullptr ? duel_->changes() : 0; }
+  uint64_t changes() const {
+    const Sample* const sample = this->sample();
+    return sample ? sample->duel.changes() : 0;
+  }
 
  private:
+  // What kAdaptive goes by.
+  struct Sample {
+    explicit Sample(uint64_t capacity_pages)
+        : duel(capacity_pages), admission(capacity_pages, /*ghosts=*/true) {}
+    SampledDuel duel;
+    Admission admission;
+  };
+
   EvictionPolicy(PolicyKind kind, uint64_t capacity_pages);
-  // To the duel, those of the pages that are of its sample. Whether any is.
-  bool show_sample(uint64_t page, uint64_t pages, bool write, bool has_room) {
+  // nullptr: it was never kAdaptive.
+  Sample* sample() const { return sample_.load(std::memory_order_acquire); }
+  // Those of the pages that are of the sample. Whether any is.
+  static bool show(Sample& sample, uint64_t page, uint64_t pages, bool write, bool has_room) {
     bool any = false;
     for (uint64_t at = page; at < page + pages; at++) {
-      if (!duel_->is_sampled(at)) continue;
-      duel_->access(at, page_hash(at), write, has_room);
+      if (!sample.duel.is_sampled(at)) continue;
+      sample.duel.access(at, page_hash(at), write, has_room);
       any = true;
     }
     return any;
   }
 
-  std::atomic<PolicyKind> kind_;
   Keeper keeper_;
-  std::unique_ptr<SampledDuel> duel_;  // if made as kAdaptive
+  Mutex mu_;
+  std::unique_ptr<Sample> made_ GUARDED_BY(mu_);
+  std::atomic<Sample*> sample_{nullptr};  // made_
+  std::atomic<PolicyKind> kind_;          // stored after it
 };
 
 // For a status.

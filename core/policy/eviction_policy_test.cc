@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <deque>
 #include <string>
 #include <thread>
@@ -62,18 +63,56 @@ TEST(EvictionPolicy, AdaptiveIsToldOfAPageOnceAndOfItsSampleEachTime) {
 
 TEST(EvictionPolicy, AnotherIsFollowedFromThenOn) {
   auto policy = EvictionPolicy::make(PolicyKind::kAdaptive, kLarge);
-  ASSERT_TRUE(policy->set_kind(PolicyKind::kFifo));
+  policy->set_kind(PolicyKind::kFifo, kLarge);
   for (uint64_t page = 0; page < 10'000; page++) EXPECT_TRUE(policy->admits(page, 1, false));
   EXPECT_FALSE(policy->stays(Mark::kHit));
-  ASSERT_TRUE(policy->set_kind(PolicyKind::kSecondChance));
+  policy->set_kind(PolicyKind::kSecondChance, kLarge);
   EXPECT_TRUE(policy->stays(Mark::kHit));
-  ASSERT_TRUE(policy->set_kind(PolicyKind::kAdaptive));
+  policy->set_kind(PolicyKind::kAdaptive, kLarge);
   uint64_t admitted = 0;
   for (uint64_t page = 0; page < 10'000; page++) admitted += policy->admits(page, 1, false);
   EXPECT_LT(admitted, 1000u);
-  auto fifo = EvictionPolicy::make(PolicyKind::kFifo, 100);
-  EXPECT_FALSE(fifo->set_kind(PolicyKind::kAdaptive));
-  EXPECT_EQ(fifo->kind(), PolicyKind::kFifo);
+}
+
+TEST(EvictionPolicy, AdaptiveBeginsWhenItIsFirstSet) {
+  for (const PolicyKind first : {PolicyKind::kFifo, PolicyKind::kSecondChance}) {
+    auto policy = EvictionPolicy::make(first, kLarge);
+    EXPECT_EQ(policy->sample_limit(), 0u);
+    policy->set_kind(PolicyKind::kAdaptive, kLarge);
+    EXPECT_EQ(policy->kind(), PolicyKind::kAdaptive);
+    EXPECT_EQ(policy->sample_limit(),
+              EvictionPolicy::make(PolicyKind::kAdaptive, kLarge)->sample_limit());
+    uint64_t admitted = 0, sampled = 0;
+    for (uint64_t page = 0; page < 100'000; page++) {
+      admitted += policy->admits(page, 1, false);
+      sampled += policy->told_of_hit(page, false) == Mark::kHitSample;
+    }
+    EXPECT_LT(admitted, 3000u);
+    EXPECT_NEAR(static_cast<double>(sampled), 100'000.0 / 2048, 30);
+  }
+}
+
+TEST(EvictionPolicy, AdaptiveBeginsBesideThreadsThatAsk) {
+  auto policy = EvictionPolicy::make(PolicyKind::kFifo, 2000);
+  std::atomic<bool> set{false};
+  std::vector<std::thread> threads;
+  for (uint64_t id = 0; id < 3; id++)
+    threads.emplace_back([&policy, &set, id] {
+      for (uint64_t i = 0; i < 5000 || !set.load(); i++) {
+        const uint64_t page = id * 100'000 + i % 5000;
+        policy->admits(page, 1, false);
+        policy->told_of_hit(page, false);
+        policy->wrote(page, 1);
+        (void)policy->rule();
+        if (id == 0) policy->stays(Mark::kHit);
+      }
+    });
+  policy->set_kind(PolicyKind::kAdaptive, 2000);
+  policy->set_kind(PolicyKind::kSecondChance, 2000);
+  policy->set_kind(PolicyKind::kAdaptive, 2000);
+  set.store(true);
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(policy->kind(), PolicyKind::kAdaptive);
 }
 
 TEST(EvictionPolicy, ACapacityOfOnePageWorks) {

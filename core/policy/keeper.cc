@@ -5,46 +5,22 @@
 
 #include "base/check.h"
 #include "base/mutants.h"
-#include "policy/page_hash.h"
 
 namespace pcache::policy {
 
 namespace {
 
-constexpr uint64_t kOneMissIn = 64;
-constexpr uint64_t kNeighbours = 32;
-constexpr uint64_t kMissesOfADraw = 1024;
-constexpr uint64_t kReachPart = 4;  // the ghosts remember capacity / 4 misses
 constexpr uint64_t kMovesForOne = 2;
 constexpr uint64_t kInARowPart = 32;
 constexpr uint64_t kLeastInARow = 8;
 
-// Whether chance admits the page. Neighbours that are missed soon after each other are admitted or
-// refused together: pages here and there would cut later reads into pieces.
-bool is_lucky(uint64_t page, uint64_t miss) {
-  const uint64_t draw = page_hash(page / kNeighbours) + miss / kMissesOfADraw;
-  return page_hash(draw) % kOneMissIn == 0;
-}
-
 }  // namespace
 
-Keeper::Keeper(uint64_t capacity_pages, bool ghosts)
+Keeper::Keeper(uint64_t capacity_pages)
     : capacity_pages_(capacity_pages),
       most_in_a_row_(std::max(kLeastInARow, capacity_pages / kInARowPart)),
       moves_left_(capacity_pages) {
   PCACHE_CHECK(capacity_pages > 0);
-  if (ghosts)
-    ghosts_ = std::make_unique<GhostList>(std::max<uint64_t>(1, capacity_pages / kReachPart));
-}
-
-bool Keeper::admits(Rule rule, uint64_t page, uint64_t hash, uint64_t pages) {
-  PCACHE_DCHECK(rule != Rule::kReuse || ghosts_ != nullptr);
-  const uint64_t miss = missed_pages_.fetch_add(pages, std::memory_order_relaxed);
-  // Also under a rule that does not ask: another one may be next.
-  const bool lately = ghosts_ != nullptr && ghosts_->missed(hash, miss);
-  if (rule == Rule::kFifo || rule == Rule::kSecondChance) return true;
-  if (rule == Rule::kReuse && lately) return true;
-  return is_lucky(page, miss);
 }
 
 bool Keeper::stays(Rule rule, bool was_hit, uint64_t pages, bool in_a_hurry) {

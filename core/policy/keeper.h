@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Keeper: applies one of four rules to a cache that is one log. A rule answers two questions:
-// whether what a read has missed is appended to the log (admission), and whether what comes to the
-// log's tail is appended once more (reinsertion) or given up.
+// Keeper: what stays of what comes to the tail of a cache that is one log. One of four rules holds,
+// and answers two questions: whether what a read has missed is appended to the log (admission.h),
+// and whether what comes to the log's tail is appended once more (reinsertion) or given up.
 //
 //   kFifo          admits all; nothing stays
 //   kSecondChance  admits all; what was hit stays (CLOCK, Corbato 1968). About as good as LRU.
@@ -19,12 +19,8 @@
 //   a third of what the tail passes comes free soon, even if all of it was hit.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
-
-#include "policy/ghost_list.h"
 
 namespace pcache::policy {
 
@@ -33,12 +29,7 @@ inline constexpr size_t kRules = 4;
 
 class Keeper {
  public:
-  // Without `ghosts` it cannot apply kReuse. Throws std::bad_alloc.
-  Keeper(uint64_t capacity_pages, bool ghosts);
-
-  // Whether so many pages that a read has missed are to be appended; `page` is the first of them,
-  // and counts for all; `hash` is page_hash(page). Any thread.
-  bool admits(Rule rule, uint64_t page, uint64_t hash, uint64_t pages = 1);
+  explicit Keeper(uint64_t capacity_pages);
 
   // Whether an extent at the tail is appended once more; otherwise it is given up, or was
   // superseded. One thread.
@@ -46,10 +37,7 @@ class Keeper {
 
  private:
   const uint64_t capacity_pages_, most_in_a_row_;
-  std::unique_ptr<GhostList> ghosts_;
-  std::atomic<uint64_t> missed_pages_{0};
-
-  // In pages; of the thread at the tail.
+  // In pages.
   uint64_t moves_left_;
   uint64_t moves_in_a_row_ = 0;
 };

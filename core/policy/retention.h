@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Retention: the eviction policy of a cache, and the marks of what it holds: a byte for each 4 KiB
-// of the cache device.
+// of the cache device. As long as it was kFifo alone, which asks for none, there are no marks.
 //
 // A mark is 0 (not hit), 1 (hit), kAhead (not hit, and nobody has asked for it yet: it was read
 // ahead), or another: hit, and of the policy's sample. Of hits of the latter
@@ -18,14 +18,15 @@
 #include <memory>
 
 #include "base/ids.h"
+#include "base/mutex.h"
 #include "base/reservation.h"
 #include "format/media.h"
 #include "policy/eviction_policy.h"
 
 namespace pcache::policy {
 
-// A policy is made for what gc_percent says at attach, but for no less: where nearly nothing is
-// kept every page would be of its sample, and gc_percent may be raised.
+// A policy is made for what gc_percent says then, but for no less: where nearly nothing is kept
+// every page would be of its sample, and gc_percent may be raised.
 inline constexpr uint32_t kLeastCapacityPercent = 10;
 
 class Retention {
@@ -33,31 +34,26 @@ class Retention {
   // `capacity_bytes`: of the data that the cache keeps, about. The media may grow to
   // `most_media_bytes`, if that is more. Throws std::bad_alloc.
   Retention(PolicyKind kind, uint64_t media_bytes, uint64_t capacity_bytes,
-            uint64_t most_media_bytes = 0)
-      : policy_(EvictionPolicy::make(kind, std::max<uint64_t>(capacity_bytes / kPageBytes, 1))),
-        sample_limit_(policy_->sample_limit()),
-        capacity_bytes_(capacity_bytes),
-        passed_since_bytes_(capacity_bytes) {
-    memory_.map(marks_of(media_bytes), marks_of(std::max(media_bytes, most_media_bytes)),
-                "the marks of hits");
-    marks_ = reinterpret_cast<std::atomic<uint8_t>*>(memory_.base());
-  }
+            uint64_t most_media_bytes = 0);
 
-  // Of each 4 KiB of the media; see note_hit(). They stay where they are.
-  const std::atomic<uint8_t>* marks() const { return marks_; }
-  // For media of so many bytes from now on. EFBIG, ENOMEM. One thread at a time.
-  Status make_room(uint64_t media_bytes) { return memory_.grow(marks_of(media_bytes)); }
-  // The cache keeps so much from now on. The policy goes on with what it was made for, as it does
-  // when gc_percent changes. Any thread.
+  // nullptr: there are none. They stay where they are.
+  const std::atomic<uint8_t>* marks() const { return marks_.load(std::memory_order_acquire); }
+  // For media of so many bytes from now on. EFBIG, ENOMEM. Any thread.
+  Status make_room(uint64_t media_bytes);
+  // The cache keeps so much from now on. What kAdaptive goes by has the size that it was made with,
+  // also when gc_percent changes. Any thread.
   void set_capacity(uint64_t capacity_bytes) {
     capacity_bytes_.store(capacity_bytes, std::memory_order_relaxed);
     grew();
   }
+  // As the policy's, with the marks. ENOMEM: nothing has changed. Any thread.
+  Status set_kind(PolicyKind kind);
+
   static constexpr uint8_t kHit = 1;
   // A read has hit the page at this offset, of which a byte is at this place, and the place's mark
   // is not kHit. Any thread.
   [[gnu::cold, gnu::noinline]] void hit(MediaOff at, uint64_t off) {
-    std::atomic<uint8_t>& mark = marks_[at.v / kPageBytes];
+    std::atomic<uint8_t>& mark = own_marks()[at.v / kPageBytes];
     uint8_t now = mark.load(std::memory_order_relaxed);
     if (now == kAhead) {  // its first read, as if it had been missed
       (void)policy_->told_of_hit(off / kPageBytes, has_room());
@@ -77,9 +73,9 @@ class Retention {
   }
   // Any thread.
   [[gnu::always_inline]] void wrote(uint64_t off, uint64_t len_bytes) {
-    const uint64_t page = off / kPageBytes;
-    if (sample_place(page) <= sample_limit_ || off % kPageBytes + len_bytes > kPageBytes)
-        [[unlikely]]
+    const uint64_t limit = sample_limit_.load(std::memory_order_relaxed);
+    if (limit != 0 && (sample_place(off / kPageBytes) <= limit ||
+                       off % kPageBytes + len_bytes > kPageBytes)) [[unlikely]]
       tell_of_write(off, len_bytes);
   }
   // A read has missed it: whether it is to be cached. Any thread.
@@ -102,22 +98,28 @@ class Retention {
   void grew() { passed_since_bytes_.store(capacity_bytes(), std::memory_order_relaxed); }
   // The mark of what is at these places. Any thread.
   Mark mark(MediaOff at, uint32_t len_bytes) const {
+    const std::atomic<uint8_t>* const marks = this->marks();
+    if (marks == nullptr) return Mark::kNotHit;
     for (uint64_t page = at.v / kPageBytes; page <= (at.v + len_bytes - 1) / kPageBytes; page++)
-      if (const uint8_t mark = marks_[page].load(std::memory_order_relaxed);
+      if (const uint8_t mark = marks[page].load(std::memory_order_relaxed);
           mark != 0 && mark != kAhead)
         return Mark::kHit;
     return Mark::kNotHit;
   }
   // What is at these places was read ahead, and nobody sees it yet. Any thread.
   void came_ahead(MediaOff at, uint32_t len_bytes) {
+    std::atomic<uint8_t>* const marks = own_marks();
+    if (marks == nullptr) return;
     for (uint64_t page = at.v / kPageBytes; page <= (at.v + len_bytes - 1) / kPageBytes; page++)
-      if (marks_[page].load(std::memory_order_relaxed) == 0)
-        marks_[page].store(kAhead, std::memory_order_relaxed);
+      if (marks[page].load(std::memory_order_relaxed) == 0)
+        marks[page].store(kAhead, std::memory_order_relaxed);
   }
   // These places will hold something else. Any thread.
   void forget_marks(MediaOff at, uint64_t len_bytes) {
+    std::atomic<uint8_t>* const marks = own_marks();
+    if (marks == nullptr) return;
     for (uint64_t page = at.v / kPageBytes; page <= (at.v + len_bytes - 1) / kPageBytes; page++)
-      marks_[page].store(0, std::memory_order_relaxed);
+      marks[page].store(0, std::memory_order_relaxed);
   }
   // Whether what is at the log's tail, and clean, stays; see Keeper. The thread of the log's tail.
   bool stays(Mark mark, uint64_t len_bytes, bool in_a_hurry) {
@@ -125,7 +127,6 @@ class Retention {
   }
 
   PolicyKind kind() const { return policy_->kind(); }
-  bool set_kind(PolicyKind kind) { return policy_->set_kind(kind); }  // as the policy's
   Rule rule() const { return policy_->rule(); }
   uint64_t changes() const { return policy_->changes(); }
 
@@ -133,6 +134,8 @@ class Retention {
   static constexpr uint8_t kSample = 2, kTellOneIn = 32, kAhead = 255;
 
   static constexpr uint64_t marks_of(uint64_t media_bytes) { return media_bytes / kPageBytes + 1; }
+  std::atomic<uint8_t>* own_marks() const { return marks_.load(std::memory_order_acquire); }
+  void have_marks() REQUIRES(mu_);  // throws std::bad_alloc
   uint64_t capacity_bytes() const { return capacity_bytes_.load(std::memory_order_relaxed); }
   bool has_room() const {
     return passed_since_bytes_.load(std::memory_order_relaxed) >= capacity_bytes();
@@ -144,33 +147,36 @@ class Retention {
     policy_->wrote(off / kPageBytes, pages_of({off, len_bytes}));
   }
 
+  std::atomic<std::atomic<uint8_t>*> marks_{nullptr};  // in memory_
+  std::atomic<uint64_t> sample_limit_{0};              // of the policy
   const std::unique_ptr<EvictionPolicy> policy_;
-  const uint64_t sample_limit_;  // of the policy
-  Reservation memory_;
-  std::atomic<uint8_t>* marks_ = nullptr;  // in memory_
   std::atomic<uint64_t> capacity_bytes_;
   std::atomic<uint64_t> passed_since_bytes_;  // something was given up
+  const uint64_t most_media_bytes_;
+  Mutex mu_;
+  Reservation memory_ GUARDED_BY(mu_);
+  uint64_t media_bytes_ GUARDED_BY(mu_);
 };
 
 // A read has hit the page at this offset, or a part of it, of which a byte is at this place. Any
-// thread. `marks` are the retention's; nullptr: there is none.
-[[gnu::always_inline]] inline void note_page_hit(Retention* retention,
-                                                 const std::atomic<uint8_t>* marks, MediaOff at,
-                                                 uint64_t off) {
+// thread.
+[[gnu::always_inline]] inline void note_page_hit(Retention& retention, MediaOff at, uint64_t off) {
+  const std::atomic<uint8_t>* const marks = retention.marks();
   if (marks != nullptr &&
       marks[at.v / kPageBytes].load(std::memory_order_relaxed) != Retention::kHit) [[unlikely]]
-    retention->hit(at, off);
+    retention.hit(at, off);
 }
 
 // The same of all pages of an extent, which may have come into the cache one by one: each has a
 // mark of its own.
-[[gnu::always_inline]] inline void note_hit(Retention* retention, const std::atomic<uint8_t>* marks,
-                                            MediaOff at, uint64_t off, uint64_t len_bytes) {
+[[gnu::always_inline]] inline void note_hit(Retention& retention, MediaOff at, uint64_t off,
+                                            uint64_t len_bytes) {
+  const std::atomic<uint8_t>* const marks = retention.marks();
   if (marks == nullptr) return;
   const uint64_t last = (at.v + len_bytes - 1) / kPageBytes;
   for (uint64_t page = at.v / kPageBytes; page <= last; page++)
     if (marks[page].load(std::memory_order_relaxed) != Retention::kHit) [[unlikely]]
-      retention->hit_of_extent(at, off, page);
+      retention.hit_of_extent(at, off, page);
 }
 
 }  // namespace pcache::policy

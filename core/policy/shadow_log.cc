@@ -9,7 +9,8 @@ namespace pcache::policy {
 ShadowLog::ShadowLog(Rule rule, uint64_t capacity_pages)
     : rule_(rule),
       capacity_pages_(capacity_pages),
-      keeper_(capacity_pages, rule == Rule::kReuse),
+      admission_(capacity_pages, rule == Rule::kReuse),
+      keeper_(capacity_pages),
       slots_(2 * capacity_pages + 1, kFree) {
   PCACHE_CHECK(capacity_pages < kFree);
   ring_.reserve(capacity_pages);
@@ -21,7 +22,7 @@ bool ShadowLog::access(uint64_t page, uint64_t hash, bool write, bool has_room) 
     (write ? ring_[at].written : ring_[at].hit) = true;
     return true;
   }
-  const bool admitted = !write && keeper_.admits(rule_, page, hash);
+  const bool admitted = !write && admission_.admits(rule_, page, hash);
   if (write || admitted || (has_room && ring_.size() < capacity_pages_)) append(tag);
   return false;
 }

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "policy/admission.h"
 #include "policy/keeper.h"
 
 namespace pcache::policy {
@@ -49,6 +50,7 @@ class ShadowLog {
 
   const Rule rule_;
   const uint64_t capacity_pages_;
+  Admission admission_;
   Keeper keeper_;
   std::vector<Page> ring_;
   uint64_t tail_ = 0;

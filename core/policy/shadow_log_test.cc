@@ -17,16 +17,19 @@ bool read(ShadowLog& log, uint64_t page, bool has_room = true) {
 }
 bool write(ShadowLog& log, uint64_t page) { return log.access(page, page_hash(page), true, true); }
 
-// The same with a queue that pages are moved in, and a keeper of its own.
+// The same with a queue that pages are moved in, and rules of its own.
 class PlainLog {
  public:
   PlainLog(Rule rule, uint64_t capacity)
-      : rule_(rule), capacity_(capacity), keeper_(capacity, rule == Rule::kReuse) {}
+      : rule_(rule),
+        capacity_(capacity),
+        admission_(capacity, rule == Rule::kReuse),
+        keeper_(capacity) {}
 
   bool read(uint64_t page) {
     if (auto found = was_hit_.find(page); found != was_hit_.end()) return found->second = true;
     const bool has_room = queue_.size() < capacity_;
-    if (!keeper_.admits(rule_, page, page_hash(page)) && !has_room) return false;
+    if (!admission_.admits(rule_, page, page_hash(page)) && !has_room) return false;
     while (queue_.size() >= capacity_) {
       const uint64_t oldest = queue_.front();
       queue_.pop_front();
@@ -45,6 +48,7 @@ class PlainLog {
  private:
   const Rule rule_;
   const uint64_t capacity_;
+  Admission admission_;
   Keeper keeper_;
   std::deque<uint64_t> queue_;
   std::unordered_map<uint64_t, bool> was_hit_;

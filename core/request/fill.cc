@@ -80,9 +80,9 @@ Fill* end_fill(QueueState& queue, Fill* fill, bool good) {
       n = now.extents;
       todo = {todo.off + now.bytes, todo.len - now.bytes};
     }
-    if (parts.retention && is_ahead(*fill))
+    if (is_ahead(*fill))
       for (size_t i = 0; i < n; i++)
-        parts.retention->came_ahead(parts.segments.media(stored[i].pos()), stored[i].len);
+        parts.retention.came_ahead(parts.segments.media(stored[i].pos()), stored[i].len);
     if (n > 0) parts.pmem.fence();
     const bool last = todo.len == 0 || n < kMostStored;
     KeyLog::Ticket ticket = 0;

@@ -30,7 +30,7 @@ constexpr size_t kPieces = 8;
   const MediaOff at = seg.media(page.slot.pos().off);
   parts.pmem.prefetch(at);
   // A hit that a write makes void leaves a mark, which costs no more than a copy later.
-  policy::note_page_hit(parts.retention, parts.hit_marks, at, off);
+  policy::note_page_hit(parts.retention, at, off);
   parts.stripes.of(off).mu.settle();
   const uint64_t gen = seg.generation();
   return parts.index.still_valid(snapshot) &&
@@ -87,8 +87,8 @@ int copy_hits(RequestState& cache, ReadProgress* at, Found* found, const Piece**
     const HitResult got = copy_hit(parts, piece, gens[i], at->dst);
     if (got == HitResult::kGone) return 0;
     if (got == HitResult::kBad) return handle_bad(cache, piece);
-    policy::note_hit(parts.retention, parts.hit_marks, parts.segments.media(piece.pos),
-                     piece.extent.off, piece.extent.len);
+    policy::note_hit(parts.retention, parts.segments.media(piece.pos), piece.extent.off,
+                     piece.extent.len);
     at->pass(piece.extent.len);
   }
   if (hits < found->n) *gap = &found->pieces[hits];
@@ -107,7 +107,7 @@ bool keeps(const RequestState& cache, const Extent& miss, uint64_t run) {
   if (!cache.parts().mode->answers().fills) return false;
   const uint64_t cutoff = cache.seq_cutoff_bytes();
   if (cutoff != 0 && run > cutoff) return false;
-  return !cache.parts().retention || cache.parts().retention->admits(miss);
+  return cache.parts().retention.admits(miss);
 }
 
 // Starts a fill for `gap`, which `seen` has shown at the front of `at`, or joins the one that

@@ -74,8 +74,7 @@ int run(RequestState& cache, DataHead& head, const pcache_request& request,
   progress.try_whole = try_whole;
   const bool fua = request->flags & PCACHE_REQ_FUA;
   const uint64_t since_ns = is_timed(queue.counters.writes) ? now_ns() : 0;
-  if (queue.cache.parts().retention)
-    queue.cache.parts().retention->wrote(request->off, request->len);
+  queue.cache.parts().retention.wrote(request->off, request->len);
   progress.to_device = queue.cache.acks().promises();
   progress.admitted =
       !queue.cache.deferred().is_behind_zeros(*request) && queue.cache.admit(request->len);
@@ -104,8 +103,7 @@ int submit_write(QueueState& queue, pcache_request* request) {
       [[likely]] {
     if (write_extent(queue.cache.parts(), queue.head, request->off, request->len, request->buf))
         [[likely]] {
-      if (queue.cache.parts().retention)
-        queue.cache.parts().retention->wrote(request->off, request->len);
+      queue.cache.parts().retention.wrote(request->off, request->len);
       queue.counters.writes.add_alone();
       queue.counters.write_bytes.add_alone(request->len);
       return 1;

@@ -50,7 +50,7 @@ void read_ahead(QueueState& queue, const Extent& miss, uint64_t run_bytes) {
   RequestState& cache = queue.cache;
   const Parts& parts = cache.parts();
   if (run_bytes <= miss.len || parts.readonly || queue.ahead.under_way()) return;
-  if (!cache.deferred().empty() || (parts.retention && !parts.retention->keeps_all())) return;
+  if (!cache.deferred().empty() || !parts.retention.keeps_all()) return;
   const Extent extent = wanted(cache, miss.end(), run_bytes);
   const uint64_t align = std::max<uint64_t>(kPageBytes, parts.block_bytes);
   if (extent.len == 0 || queue.ahead.has_failed(extent)) return;

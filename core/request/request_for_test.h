@@ -52,6 +52,7 @@ class RequestTest : public ::testing::Test {
               .stripes = *stripes_,
               .tails = tails_,
               .backing = *device_,
+              .retention = retention_,
               .messages = messages_,
               .data_crc = o.data_crc,
               .readonly = o.readonly,
@@ -180,6 +181,7 @@ class RequestTest : public ::testing::Test {
 
   LogLines lines_;
   Log messages_;
+  policy::Retention retention_{policy::PolicyKind::kFifo, 1, 1};
   std::unique_ptr<Image> image_;
   std::unique_ptr<MemoryDevice> device_;
   std::unique_ptr<SegmentTable> table_;

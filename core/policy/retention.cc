@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "policy/retention.h"
+
+#include <new>
+
+namespace pcache::policy {
+
+namespace {
+
+uint64_t pages_in(uint64_t capacity_bytes) {
+  return std::max<uint64_t>(capacity_bytes / kPageBytes, 1);
+}
+
+}  // namespace
+
+Retention::Retention(PolicyKind kind, uint64_t media_bytes, uint64_t capacity_bytes,
+                     uint64_t most_media_bytes)
+    : policy_(EvictionPolicy::make(kind, pages_in(capacity_bytes))),
+      capacity_bytes_(capacity_bytes),
+      passed_since_bytes_(capacity_bytes),
+      most_media_bytes_(std::max(media_bytes, most_media_bytes)),
+      media_bytes_(media_bytes) {
+  sample_limit_.store(policy_->sample_limit(), std::memory_order_relaxed);
+  MutexLock lock(mu_);
+  if (kind != PolicyKind::kFifo) have_marks();
+}
+
+void Retention::have_marks() {
+  if (marks() != nullptr) return;
+  memory_.map(marks_of(media_bytes_), marks_of(most_media_bytes_), "the marks of hits");
+  marks_.store(reinterpret_cast<std::atomic<uint8_t>*>(memory_.base()), std::memory_order_release);
+}
+
+Status Retention::make_room(uint64_t media_bytes) {
+  MutexLock lock(mu_);
+  if (marks() != nullptr)
+    if (auto room = memory_.grow(marks_of(media_bytes)); !room) return room;
+  media_bytes_ = std::max(media_bytes_, media_bytes);
+  return {};
+}
+
+Status Retention::set_kind(PolicyKind kind) try {
+  MutexLock lock(mu_);
+  if (kind != PolicyKind::kFifo) have_marks();
+  policy_->set_kind(kind, pages_in(capacity_bytes()));
+  sample_limit_.store(policy_->sample_limit(), std::memory_order_relaxed);
+  return {};
+} catch (const std::bad_alloc&) {
+  return out_of_memory();
+}
+
+}  // namespace pcache::policy
