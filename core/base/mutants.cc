@@ -54,6 +54,7 @@ constexpr struct {
     {"cut-extents-not-verified", Hazard::kCutExtentsNotVerified},
     {"header-bytes-left", Hazard::kHeaderBytesLeft},
     {"no-identity", Hazard::kNoIdentity},
+    {"identity-in-place", Hazard::kIdentityInPlace},
     {"formatted-again", Hazard::kFormattedAgain},
     {"dead-key-references", Hazard::kDeadKeyReferences},
     {"trimmed-too-early", Hazard::kTrimmedTooEarly},

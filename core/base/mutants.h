@@ -43,6 +43,7 @@ enum class Hazard : uint8_t {
   kCutExtentsNotVerified,
   kHeaderBytesLeft,
   kNoIdentity,
+  kIdentityInPlace,
   kFormattedAgain,
   kDeadKeyReferences,
   kTrimmedTooEarly,

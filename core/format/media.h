@@ -150,7 +150,9 @@ static_assert(sizeof(Key) == 40 && offsetof(Key, seg_gen) == 24 && offsetof(Key,
 
 inline constexpr uint32_t kMaxKsetBytes = sizeof(KsetHeader) + kKeysPerKset * sizeof(Key);
 
-// Identity block, ours: which backing device the cache belongs to.
+// Identity block, ours: which backing device the cache belongs to. While it is replaced, the new
+// one stands at kIdentitySpareOff, too, and counts as long as the block is unfinished.
+inline constexpr uint64_t kIdentitySpareOff = 512;
 inline constexpr uint64_t kIdentityMagic = 0x4449454843414350;       // "PCACHEID"
 inline constexpr uint64_t kIdentityUnfinished = 0x7e49454843414350;  // "PCACHEI~", while written
 inline constexpr uint32_t kIdentityVersion = 1;

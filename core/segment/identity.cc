@@ -5,6 +5,7 @@
 #include <cstring>
 #include <random>
 
+#include "base/mutants.h"
 #include "base/one_line.h"
 #include "format/codec.h"
 
@@ -14,11 +15,14 @@ using media::Identity;
 
 namespace {
 
-constexpr MediaOff kMagicAt{media::kIdentityOff + offsetof(Identity, magic)};
+constexpr MediaOff kAt{media::kIdentityOff}, kSpareAt{media::kIdentitySpareOff};
+static_assert(kSpareAt.v >= kAt.v + sizeof(Identity) &&
+              kSpareAt.v + sizeof(Identity) <= media::kPersistOff);
 
-[[nodiscard]] bool store_magic(Pmem& pmem, uint64_t magic,
+// Of the block at this place.
+[[nodiscard]] bool store_magic(Pmem& pmem, MediaOff at, uint64_t magic,
                                const CodeSite& site = CodeSite::current()) {
-  if (!pmem.store(kMagicAt, &magic, sizeof magic, site)) return false;
+  if (!pmem.store(at + offsetof(Identity, magic), &magic, sizeof magic, site)) return false;
   pmem.fence(site);
   return true;
 }
@@ -33,6 +37,37 @@ bool is_ours(Identity identity) {
     return true;
   identity.magic = media::kIdentityMagic;
   return identity.version == media::kIdentityVersion && identity.crc == record_crc(identity);
+}
+
+bool is_whole(const Identity& identity) {
+  return identity.magic == media::kIdentityMagic && identity.crc == record_crc(identity) &&
+         identity.version == media::kIdentityVersion;
+}
+
+// Nothing: none that is whole.
+std::optional<Identity> whole_at(const Pmem& pmem, MediaOff at) {
+  Identity identity;
+  if (!pmem.load(&identity, at, sizeof identity) || !is_whole(identity)) return std::nullopt;
+  return identity;
+}
+
+// A torn block would read as damaged, or as somebody else's. So the magic first says unfinished,
+// and is stored last when the rest is durable; each time in one word.
+Status store_block(Pmem& pmem, MediaOff at, const Identity& identity) {
+  if (!store_magic(pmem, at, media::kIdentityUnfinished)) return bad_page();
+  Identity body = identity;
+  body.magic = media::kIdentityUnfinished;
+  if (!pmem.store(at, &body, sizeof body)) return bad_page();
+  pmem.fence();
+  if (!store_magic(pmem, at, identity.magic)) return bad_page();
+  return {};
+}
+
+// The spare counts for nothing from now on, whatever becomes of the block.
+Status retire_spare(Pmem& pmem) {
+  if (!whole_at(pmem, kSpareAt)) return {};
+  if (!store_magic(pmem, kSpareAt, media::kIdentityUnfinished)) return bad_page();
+  return {};
 }
 
 }  // namespace
@@ -51,10 +86,13 @@ Result<std::optional<Identity>> load_identity(const Pmem& pmem) {
   Identity identity;
   if (!pmem.load(&identity, MediaOff{media::kIdentityOff}, sizeof identity))
     return make_error(EIO, "identity block at 0: media error");
-  if (!is_ours(identity) || identity.magic == media::kIdentityUnfinished)
-    return std::optional<Identity>();
-  if (identity.magic != media::kIdentityMagic || identity.crc != record_crc(identity) ||
-      identity.version != media::kIdentityVersion)
+  if (!is_ours(identity)) return std::optional<Identity>();
+  if (identity.magic == media::kIdentityUnfinished) {
+    const auto spare = whole_at(pmem, kSpareAt);
+    if (!spare) return std::optional<Identity>();
+    identity = *spare;
+  }
+  if (!is_whole(identity))
     return make_error(
         EUCLEAN, "identity block at 0: damaged or of another version (magic %#llx, version %u)",
         static_cast<unsigned long long>(identity.magic), identity.version);
@@ -86,28 +124,24 @@ Status write_identity(Pmem& pmem, const BackingIdentity& backing, uint64_t now_u
   return write_identity(pmem, make_identity(backing, now_unix_s));
 }
 
-// A torn block would read as damaged, or as somebody else's. So the magic first says unfinished,
-// and is stored last when the rest is durable; each time in one word.
 Status write_identity(Pmem& pmem, const Identity& identity) {
-  if (!store_magic(pmem, media::kIdentityUnfinished)) return bad_page();
-  Identity body = identity;
-  body.magic = media::kIdentityUnfinished;
-  if (!pmem.store(MediaOff{media::kIdentityOff}, &body, sizeof body)) return bad_page();
-  pmem.fence();
-  if (!store_magic(pmem, identity.magic)) return bad_page();
-  return {};
+  // A spare that counts is kept until the block is whole.
+  if (whole_at(pmem, kAt) && !hazard(Hazard::kIdentityInPlace))
+    if (auto spare = store_block(pmem, kSpareAt, identity); !spare) return spare;
+  if (auto block = store_block(pmem, kAt, identity); !block) return block;
+  return retire_spare(pmem);
 }
 
 Status erase_identity(Pmem& pmem) {
   static constexpr char kZeros[media::kSuperblockOff - media::kIdentityOff] = {};
-  // As write_identity(): if all else is erased and a crash comes, only the unfinished mark is left.
-  if (!store_magic(pmem, media::kIdentityUnfinished)) return bad_page();
-  constexpr MediaOff kBehind{kMagicAt.v + sizeof(Identity::magic)};
-  const bool stored =
-      pmem.store(MediaOff{media::kIdentityOff}, kZeros, offsetof(Identity, magic)) &&
-      pmem.store(kBehind, kZeros, sizeof kZeros - kBehind.v);
+  if (auto retired = retire_spare(pmem); !retired) return retired;
+  // As store_block(): if all else is erased and a crash comes, only the unfinished mark is left.
+  if (!store_magic(pmem, kAt, media::kIdentityUnfinished)) return bad_page();
+  constexpr MediaOff kBehind{kAt.v + offsetof(Identity, magic) + sizeof(Identity::magic)};
+  const bool stored = pmem.store(kAt, kZeros, offsetof(Identity, magic)) &&
+                      pmem.store(kBehind, kZeros, sizeof kZeros - kBehind.v);
   pmem.fence();
-  if (!stored || !store_magic(pmem, 0)) return bad_page();
+  if (!stored || !store_magic(pmem, kAt, 0)) return bad_page();
   return {};
 }
 

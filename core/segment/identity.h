@@ -24,12 +24,13 @@ struct BackingIdentity {
 enum class FirstPage { kZeros, kOurs, kForeign, kUnreadable };
 FirstPage first_page(const Pmem& pmem);
 
-// Nothing if there is none, or one that a crash left unfinished. EUCLEAN: it is damaged; EIO.
+// Nothing if there is none, or a first one that a crash left unfinished. EUCLEAN: it is damaged;
+// EIO.
 Result<std::optional<media::Identity>> load_identity(const Pmem& pmem);
 // Takes a new random UUID. It and the first write_identity() may throw std::bad_alloc, and what
 // std::random_device throws.
 media::Identity make_identity(const BackingIdentity& backing, uint64_t now_unix_s);
-// EIO: the page at 0 is bad. Then there is no identity block, or still the old one.
+// A crash leaves the block that was there, or this one. EIO: the page at 0 is bad.
 Status write_identity(Pmem& pmem, const BackingIdentity& backing, uint64_t now_unix_s);
 // Stores one from make_identity(). Throws nothing.
 Status write_identity(Pmem& pmem, const media::Identity& identity);

@@ -119,6 +119,7 @@ TEST_F(IdentityBlock, AMediaErrorIsAnError) {
 
 class IdentityCrash : public IdentityBlock {
  protected:
+  static constexpr MediaOff kSpare{media::kIdentitySpareOff};
   // In every crash state the block is one of `allowed` ("none" for no block).
   void write_and_check(const BackingIdentity& backing, const std::vector<std::string>& allowed) {
     memory_.checkpoint();
@@ -149,10 +150,51 @@ TEST_F(IdentityCrash, FirstWriteTornAtAnyWord) {
   write_and_check(kDisk, {"none", "disk serial=A"});
 }
 
-// As an attach with force rewrites it: no crash may leave a cache that attaches only with force.
+// As an attach with force rewrites it: a crash leaves the one or the other, since a cache that
+// belongs to no device would go with any (hazard identity-in-place).
 TEST_F(IdentityCrash, RewriteTornAtAnyWord) {
   EXPECT_TRUE(write_identity(memory_.pmem(), kDisk, 0).ok());
-  write_and_check(kOther, {"none", "disk serial=A", "disk serial=B"});
+  write_and_check(kOther, {"disk serial=A", "disk serial=B"});
+  EXPECT_EQ(memory_.peek<uint64_t>(kSpare + offsetof(Identity, magic)), media::kIdentityUnfinished)
+      << "it counts for nothing any more";
+}
+
+// A block that a crash left unfinished, with a spare that counts; and it is replaced once more.
+TEST_F(IdentityCrash, RewriteOfWhatACrashHasLeft) {
+  EXPECT_TRUE(write_identity(memory_.pmem(), kDisk, 0).ok());
+  const auto spare = memory_.peek<Identity>(MediaOff{media::kIdentityOff});
+  memory_.poke(kSpare, spare);
+  memory_.poke(MediaOff{offsetof(Identity, magic)}, media::kIdentityUnfinished);
+  const auto loaded = load_identity(memory_.pmem());
+  ASSERT_TRUE(loaded.ok() && loaded.value());
+  EXPECT_STREQ(loaded.value()->backing, "disk serial=A");
+  write_and_check(kOther, {"disk serial=A", "disk serial=B"});
+}
+
+// A crash has left a spare beside a block that is whole: it is not asked, and never comes back.
+TEST_F(IdentityCrash, ASpareBesideAWholeBlockCountsForNothing) {
+  EXPECT_TRUE(write_identity(memory_.pmem(), kOther, 0).ok());
+  const auto spare = memory_.peek<Identity>(MediaOff{media::kIdentityOff});
+  EXPECT_TRUE(write_identity(memory_.pmem(), kDisk, 0).ok());
+  memory_.poke(kSpare, spare);
+  EXPECT_STREQ(load_identity(memory_.pmem()).value()->backing, "disk serial=A");
+  memory_.checkpoint();
+  EXPECT_TRUE(erase_identity(memory_.pmem()).ok());
+  check({"none", "disk serial=A"});
+  EXPECT_EQ(first_page(memory_.pmem()), FirstPage::kZeros);
+}
+
+TEST_F(IdentityCrash, ADamagedSpareIsNone) {
+  EXPECT_TRUE(write_identity(memory_.pmem(), kDisk, 0).ok());
+  const auto spare = memory_.peek<Identity>(MediaOff{media::kIdentityOff});
+  memory_.poke(MediaOff{offsetof(Identity, magic)}, media::kIdentityUnfinished);
+  for (uint64_t off = 0; off < sizeof(Identity); off += 8) {
+    memory_.poke(kSpare, spare);
+    memory_.flip_bit(kSpare + off);
+    const auto loaded = load_identity(memory_.pmem());
+    ASSERT_TRUE(loaded.ok()) << off;
+    EXPECT_FALSE(loaded.value()) << off;
+  }
 }
 
 // As a format over another cache erases it.
