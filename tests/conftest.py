@@ -51,7 +51,13 @@ def _sweep(folder):
     for left in folder.glob(PREFIX + "*"):
         pid = left.name[len(PREFIX):].split("-")[0]
         if pid.isdigit() and not pathlib.Path("/proc", pid).exists():
+            for mounted in left.glob("tmpfs-*"):
+                _unmount(mounted)
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _unmount(folder):
+    return subprocess.run(["umount", str(folder)], capture_output=True, text=True, check=False)
 
 
 def _own_folder(parent):
@@ -193,8 +199,7 @@ def small_shm(shm):
     mounted = []
 
     def makes(size_mib):
-        folder = shm / f"of-{size_mib}-mib"
-        folder.mkdir()
+        folder = pathlib.Path(tempfile.mkdtemp(prefix="tmpfs-", dir=shm))
         if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_mib}m", "pcache-test", str(folder)],
                           capture_output=True, check=False).returncode:
             pytest.skip("mount -t tmpfs is not permitted here (needs root with CAP_SYS_ADMIN): a file system "
@@ -203,8 +208,8 @@ def small_shm(shm):
         return folder
 
     yield makes
-    for folder in mounted:
-        subprocess.run(["umount", str(folder)], check=True)
+    left = [done.stderr for done in map(_unmount, mounted) if done.returncode]
+    assert not left, left
 
 
 @pytest.fixture

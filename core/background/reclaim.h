@@ -52,7 +52,7 @@ class Reclaim {
     PCACHE_RECLAIM_COUNTERS(PCACHE_COUNTER_MEMBER)
   };
   const Counters& counters() const { return counters_; }
-  // What stayed; nullptr: there is no policy by which anything does.
+  // What stayed; nullptr: readonly.
   const Mover::Counters* kept() const { return mover_ ? &mover_->counters() : nullptr; }
 
  private:

@@ -142,8 +142,7 @@ void Worker::mode_changed() { wake(writing_, writeback_id_); }
 
 void Worker::set_gc_percent(uint32_t percent) {
   PCACHE_CHECK(percent <= media::kGcPercentMax);
-  const uint32_t before = gc_percent_.exchange(percent, std::memory_order_relaxed);
-  if (percent > before) parts_.retention.grew();
+  gc_percent_.store(percent, std::memory_order_relaxed);
   wake(main_, room_id_);
 }
 

@@ -106,6 +106,23 @@ class CacheRetention : public CacheTest {
   MemoryDevice disk_{128 << 20};
 };
 
+// What adaptive goes by is made for what the cache keeps then.
+TEST_F(CacheRetention, GcPercentCountsForAPolicyThatIsSetLater) {
+  const auto limit_at = [&](int64_t attached, int64_t then) {
+    format(false);
+    options_.policy = policy::PolicyKind::kFifo;
+    options_.gc_percent = attached;
+    const auto cache = attach_to(memory_, std::make_unique<SteppedExecutor>());
+    EXPECT_TRUE(cache->set_gc_percent(then).ok());
+    EXPECT_TRUE(cache->set("policy", "adaptive").ok());
+    return cache->retention().sample_limit();
+  };
+  const uint64_t small = limit_at(12, 12), large = limit_at(80, 80);
+  EXPECT_NE(small, large);
+  EXPECT_EQ(limit_at(80, 12), small);
+  EXPECT_EQ(limit_at(12, 80), large);
+}
+
 // Threads that each write data of their own beside reads of one hot set. How often a hot page is
 // read depends on what is written meanwhile, and not on time.
 class HotReaders {

@@ -27,6 +27,7 @@ Status Cache::set_gc_percent(int64_t percent) {
     if (auto changed = change_info(&CacheInfoFields::gc_percent, static_cast<uint32_t>(percent));
         !changed)
       return changed;
+    retention_->set_capacity(kept_bytes(frame_.info.n_segs, static_cast<uint32_t>(percent)));
   }
   worker_->set_gc_percent(static_cast<uint32_t>(percent));
   return {};

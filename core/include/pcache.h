@@ -276,7 +276,8 @@ int pcache_set_gc_percent(pcache_cache* cache, int32_t percent, struct pcache_er
  * acknowledged there still. Such a mode makes what is dirty go there, and the first WRITE in it
  * waits for all of that: call pcache_drain() before. backing_order=strict holds when what was dirty
  * then is on the device. Any thread. On failure nothing has changed: -EINVAL, -ENOENT as there, and
- * -EINVAL for all other options; -EROFS with the option `readonly`.
+ * -EINVAL for all other options; -EROFS with the option `readonly`; -ENOMEM: there is no memory for
+ * what a policy goes by.
  */
 int pcache_set(pcache_cache* cache, const char* name, const char* text, struct pcache_error* err);
 

@@ -9,16 +9,17 @@ std::unique_ptr<EvictionPolicy> EvictionPolicy::make(PolicyKind kind, uint64_t c
 
 EvictionPolicy::EvictionPolicy(PolicyKind kind, uint64_t capacity_pages)
     : keeper_(capacity_pages), kind_(PolicyKind::kFifo) {
-  set_kind(kind, capacity_pages);
+  (void)set_kind(kind, capacity_pages);
 }
 
-void EvictionPolicy::set_kind(PolicyKind kind, uint64_t capacity_pages) {
-  MutexLock lock(mu_);
-  if (kind == PolicyKind::kAdaptive && made_ == nullptr) {
+bool EvictionPolicy::set_kind(PolicyKind kind, uint64_t capacity_pages) {
+  const bool begins = kind == PolicyKind::kAdaptive && made_ == nullptr;
+  if (begins) {
     made_ = std::make_unique<Sample>(capacity_pages);
     sample_.store(made_.get(), std::memory_order_release);
   }
   kind_.store(kind, std::memory_order_release);
+  return begins;
 }
 
 bool EvictionPolicy::admits(uint64_t page, uint64_t pages, bool has_room) {

@@ -28,7 +28,6 @@
 #include <cstdint>
 #include <memory>
 
-#include "base/mutex.h"
 #include "policy/admission.h"
 #include "policy/keeper.h"
 #include "policy/page_hash.h"
@@ -79,9 +78,10 @@ class EvictionPolicy {
 
   PolicyKind kind() const { return kind_.load(std::memory_order_acquire); }
   // Follows another from now on. What kAdaptive goes by is made the first time, for a log of so
-  // many pages, and goes on with its sample under another kind. Any thread. Throws std::bad_alloc:
-  // nothing has changed.
-  void set_kind(PolicyKind kind, uint64_t capacity_pages);
+  // many pages, and goes on with its sample under another kind. True: it is made now, and knows of
+  // nothing before. One thread at a time, beside others that ask. Throws std::bad_alloc: nothing
+  // has changed.
+  bool set_kind(PolicyKind kind, uint64_t capacity_pages);
 
   // What it follows now, and how often that has changed. Any thread.
   Rule rule() const {
@@ -118,8 +118,7 @@ class EvictionPolicy {
   }
 
   Keeper keeper_;
-  Mutex mu_;
-  std::unique_ptr<Sample> made_ GUARDED_BY(mu_);
+  std::unique_ptr<Sample> made_;          // of who sets the kind
   std::atomic<Sample*> sample_{nullptr};  // made_
   std::atomic<PolicyKind> kind_;          // stored after it
 };

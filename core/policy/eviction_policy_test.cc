@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <atomic>
 #include <deque>
 #include <string>
 #include <thread>
@@ -90,29 +89,6 @@ TEST(EvictionPolicy, AdaptiveBeginsWhenItIsFirstSet) {
     EXPECT_LT(admitted, 3000u);
     EXPECT_NEAR(static_cast<double>(sampled), 100'000.0 / 2048, 30);
   }
-}
-
-TEST(EvictionPolicy, AdaptiveBeginsBesideThreadsThatAsk) {
-  auto policy = EvictionPolicy::make(PolicyKind::kFifo, 2000);
-  std::atomic<bool> set{false};
-  std::vector<std::thread> threads;
-  for (uint64_t id = 0; id < 3; id++)
-    threads.emplace_back([&policy, &set, id] {
-      for (uint64_t i = 0; i < 5000 || !set.load(); i++) {
-        const uint64_t page = id * 100'000 + i % 5000;
-        policy->admits(page, 1, false);
-        policy->told_of_hit(page, false);
-        policy->wrote(page, 1);
-        (void)policy->rule();
-        if (id == 0) policy->stays(Mark::kHit);
-      }
-    });
-  policy->set_kind(PolicyKind::kAdaptive, 2000);
-  policy->set_kind(PolicyKind::kSecondChance, 2000);
-  policy->set_kind(PolicyKind::kAdaptive, 2000);
-  set.store(true);
-  for (std::thread& thread : threads) thread.join();
-  EXPECT_EQ(policy->kind(), PolicyKind::kAdaptive);
 }
 
 TEST(EvictionPolicy, ACapacityOfOnePageWorks) {

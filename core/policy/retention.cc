@@ -16,9 +16,9 @@ uint64_t pages_in(uint64_t capacity_bytes) {
 Retention::Retention(PolicyKind kind, uint64_t media_bytes, uint64_t capacity_bytes,
                      uint64_t most_media_bytes)
     : policy_(EvictionPolicy::make(kind, pages_in(capacity_bytes))),
+      most_media_bytes_(std::max(media_bytes, most_media_bytes)),
       capacity_bytes_(capacity_bytes),
       passed_since_bytes_(capacity_bytes),
-      most_media_bytes_(std::max(media_bytes, most_media_bytes)),
       media_bytes_(media_bytes) {
   sample_limit_.store(policy_->sample_limit(), std::memory_order_relaxed);
   MutexLock lock(mu_);
@@ -39,11 +39,20 @@ Status Retention::make_room(uint64_t media_bytes) {
   return {};
 }
 
+// What was hit before the policy had a sample is marked as what it need not be told of again.
+void Retention::tell_of_hits_anew() {
+  std::atomic<uint8_t>* const marks = own_marks();
+  for (uint64_t page = 0; page < marks_of(media_bytes_); page++)
+    if (uint8_t hit = kHit; marks[page].load(std::memory_order_relaxed) == hit)
+      (void)marks[page].compare_exchange_strong(hit, kSample, std::memory_order_relaxed);
+}
+
 Status Retention::set_kind(PolicyKind kind) try {
   MutexLock lock(mu_);
   if (kind != PolicyKind::kFifo) have_marks();
-  policy_->set_kind(kind, pages_in(capacity_bytes()));
+  const bool begins = policy_->set_kind(kind, pages_in(capacity_bytes()));
   sample_limit_.store(policy_->sample_limit(), std::memory_order_relaxed);
+  if (begins) tell_of_hits_anew();
   return {};
 } catch (const std::bad_alloc&) {
   return out_of_memory();

@@ -25,8 +25,8 @@
 
 namespace pcache::policy {
 
-// A policy is made for what gc_percent says then, but for no less: where nearly nothing is kept
-// every page would be of its sample, and gc_percent may be raised.
+// What kAdaptive goes by is made for what gc_percent says then, but for no less: where nearly
+// nothing is kept every page would be of its sample, and gc_percent may be raised.
 inline constexpr uint32_t kLeastCapacityPercent = 10;
 
 class Retention {
@@ -40,13 +40,13 @@ class Retention {
   const std::atomic<uint8_t>* marks() const { return marks_.load(std::memory_order_acquire); }
   // For media of so many bytes from now on. EFBIG, ENOMEM. Any thread.
   Status make_room(uint64_t media_bytes);
-  // The cache keeps so much from now on. What kAdaptive goes by has the size that it was made with,
-  // also when gc_percent changes. Any thread.
+  // The cache keeps so much from now on. What the policy has made goes on with the size that it was
+  // made for. Any thread.
   void set_capacity(uint64_t capacity_bytes) {
-    capacity_bytes_.store(capacity_bytes, std::memory_order_relaxed);
-    grew();
+    if (capacity_bytes > capacity_bytes_.exchange(capacity_bytes, std::memory_order_relaxed))
+      grew();
   }
-  // As the policy's, with the marks. ENOMEM: nothing has changed. Any thread.
+  // Follows another policy from now on. ENOMEM: it follows the one it did. Any thread.
   Status set_kind(PolicyKind kind);
 
   static constexpr uint8_t kHit = 1;
@@ -94,7 +94,7 @@ class Retention {
         since, given_up_bytes > 0 ? 0 : since + std::min(bytes, UINT64_MAX - since),
         std::memory_order_relaxed);
   }
-  // The cache is to keep more than it did. Any thread.
+  // There is room: the cache is to keep more than it did. Any thread.
   void grew() { passed_since_bytes_.store(capacity_bytes(), std::memory_order_relaxed); }
   // The mark of what is at these places. Any thread.
   Mark mark(MediaOff at, uint32_t len_bytes) const {
@@ -126,6 +126,8 @@ class Retention {
     return policy_->stays(mark, (len_bytes + kPageBytes - 1) / kPageBytes, in_a_hurry);
   }
 
+  // Of writes of whole pages; 0: the policy need not be told of any.
+  uint64_t sample_limit() const { return sample_limit_.load(std::memory_order_relaxed); }
   PolicyKind kind() const { return policy_->kind(); }
   Rule rule() const { return policy_->rule(); }
   uint64_t changes() const { return policy_->changes(); }
@@ -136,6 +138,7 @@ class Retention {
   static constexpr uint64_t marks_of(uint64_t media_bytes) { return media_bytes / kPageBytes + 1; }
   std::atomic<uint8_t>* own_marks() const { return marks_.load(std::memory_order_acquire); }
   void have_marks() REQUIRES(mu_);  // throws std::bad_alloc
+  void tell_of_hits_anew() REQUIRES(mu_);
   uint64_t capacity_bytes() const { return capacity_bytes_.load(std::memory_order_relaxed); }
   bool has_room() const {
     return passed_since_bytes_.load(std::memory_order_relaxed) >= capacity_bytes();
@@ -150,9 +153,10 @@ class Retention {
   std::atomic<std::atomic<uint8_t>*> marks_{nullptr};  // in memory_
   std::atomic<uint64_t> sample_limit_{0};              // of the policy
   const std::unique_ptr<EvictionPolicy> policy_;
-  std::atomic<uint64_t> capacity_bytes_;
-  std::atomic<uint64_t> passed_since_bytes_;  // something was given up
   const uint64_t most_media_bytes_;
+  // Not in the line of what each hit reads.
+  alignas(64) std::atomic<uint64_t> capacity_bytes_;
+  std::atomic<uint64_t> passed_since_bytes_;  // something was given up
   Mutex mu_;
   Reservation memory_ GUARDED_BY(mu_);
   uint64_t media_bytes_ GUARDED_BY(mu_);
