@@ -398,6 +398,28 @@ test_recovered() {
   end_server
 }
 
+test_recovered_grown() { # the disk keeps its size, whatever the cache has
+  new_devices 64M
+  serve --recoverable || return 1
+  noise 8 /tmp/noise
+  dd if=/tmp/noise of=$disk bs=4k seek=16376 oflag=direct 2>/dev/null || no write || return 1
+  truncate -s 96M /pm/backing && $ctl resize-backing /pm/cache || no "resize-backing: $?" || return 1
+  kill_server
+  serve --recover 0 || return 1
+  has_said 'keeps its 131072 sectors; the cache has 196608' || no "not said: $(cat /tmp/server.log)" || return 1
+  [ "$(cat /sys/block/ublkb0/size)" = 131072 ] || no "its size: $(cat /sys/block/ublkb0/size)" || return 1
+  reads_as /tmp/noise 16376 || no "acknowledged, recovered, and gone" || return 1
+  kill_server
+  truncate -s 48M /pm/backing
+  $server --recover 0 cache_dev=/pm/cache emulate_pmem=1 backing=/pm/backing 2>/tmp/line
+  [ $? = 3 ] || no "smaller: $(cat /tmp/line)" || return 1
+  truncate -s 96M /pm/backing
+  serve --recover 0 && end_server || return 1
+  serve || return 1
+  [ "$(cat /sys/block/ublkb0/size)" = 196608 ] || no "anew: $(cat /sys/block/ublkb0/size)" || return 1
+  end_server
+}
+
 test_recovered_mutely() { # its line has no reader: it serves all the same
   new_devices 64M
   serve --recoverable || return 1
@@ -548,7 +570,7 @@ test_deleted_while_it_waits() { # a request that does not end, and SIGKILL of it
 mkdir -p /mnt /pm /var/log
 mount -t tmpfs -o size=2500m tmpfs /pm
 chmod 1777 /pm
-all="refusals limits ext4 trim fio unaligned flush fua unflushed killed recovered recovered_mutely failed_queue ignored
+all="refusals limits ext4 trim fio unaligned flush fua unflushed killed recovered recovered_grown recovered_mutely failed_queue ignored
 end_while_mounted deleted_beside deleted_while_it_waits"
 for one in ${UBLK_VM_TESTS:-$all}; do
   judge "$one"

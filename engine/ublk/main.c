@@ -92,9 +92,13 @@ static struct ublk_params params_of(const struct pcache_info* info, uint32_t max
   return params;
 }
 
-static bool same(const struct ublk_params* a, const struct ublk_params* b) {
-  return !memcmp(&a->basic, &b->basic, sizeof(a->basic)) &&
-         !memcmp(&a->discard, &b->discard, sizeof(a->discard));
+/* A device keeps its size when the cache's has grown: it never serves more than there is. */
+static bool fits(const struct ublk_params* device, const struct ublk_params* cache) {
+  struct ublk_param_basic basic = cache->basic;
+
+  if (device->basic.dev_sectors < basic.dev_sectors) basic.dev_sectors = device->basic.dev_sectors;
+  return !memcmp(&device->basic, &basic, sizeof(basic)) &&
+         !memcmp(&device->discard, &cache->discard, sizeof(cache->discard));
 }
 
 /* ---- A device that is new, or recovered ---- */
@@ -187,12 +191,16 @@ static int begin_recovery(uint32_t id, const struct ublk_params* wanted) {
   int status = control_get_params(&control, id, &found);
 
   if (status) return fail("GET_PARAMS of %u: %s", id, strerror(-status));
-  if (!same(&found, wanted))
+  if (!fits(&found, wanted))
     return fail(
         "--recover %u: it has %llu sectors in blocks of %u, limits and access of another "
         "cache; this one has %llu in blocks of %u",
         id, (unsigned long long)found.basic.dev_sectors, 1u << found.basic.logical_bs_shift,
         (unsigned long long)wanted->basic.dev_sectors, 1u << wanted->basic.logical_bs_shift);
+  if (found.basic.dev_sectors < wanted->basic.dev_sectors)
+    fprintf(stderr, NAME ": notice: /dev/ublkb%u keeps its %llu sectors; the cache has %llu\n", id,
+            (unsigned long long)found.basic.dev_sectors,
+            (unsigned long long)wanted->basic.dev_sectors);
   while ((status = control_begin_recovery(&control, id)) == -EBUSY && time(NULL) <= end)
     pause_briefly();
   return status ? fail("START_USER_RECOVERY of %u: %s", id, strerror(-status)) : 0;
