@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What makes figures doubtful is said: on the page, on standard error, in verdicts. Over made-up results."""
 
+import argparse
 import csv
 import json
 import re
+import shutil
 
 import pytest
 
+from measure import compare
 from measure.doubts import Doubts
 from measure.estimates import Estimate
 from measure.run_folder import Run
@@ -46,6 +49,18 @@ def test_compare_says_when_it_compares_the_disk(tmp_path, waits, says, strict):
     assert run("compare", folder, "--strict").returncode == strict
 
 
+def busy(folder, builds, of_load):
+    """Results of two builds, whose first rounds began with a load above the 2 CPUs."""
+    results(folder, {"4k": builds})
+    info = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(info | {"host": {"cpu": {"online": 2}}}))
+    lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["load_average"] = 8.0 if line["repeat"] < of_load else 1.0
+    (folder / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
 @pytest.mark.parametrize("of_load, what, status, verdict", [
     (1, "slower", SLOWER, "worse"),
     (2, "cannot tell", SAME, "ok in part"),
@@ -53,18 +68,29 @@ def test_compare_says_when_it_compares_the_disk(tmp_path, waits, says, strict):
 def test_no_latency_is_called_longer_by_a_busy_machine(tmp_path, of_load, what, status, verdict):
     """Of 24 measurements 2 began with a load above the CPUs, or 4."""
     builds = {"a": list(rounds(12, p50=1000)), "b": list(rounds(12, p50=1300, seed=2))}
-    folder = results(tmp_path / "run", {"4k": builds})
-    info = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps(info | {"host": {"cpu": {"online": 2}}}))
-    lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
-    for line in lines:
-        line["load_average"] = 8.0 if line["repeat"] < of_load else 1.0
-    (folder / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    folder = busy(tmp_path / "run", builds, of_load)
     done = run("compare", folder, "--json", tmp_path / "x")
     (p50,) = [line for line in done.stdout.splitlines() if line.startswith("bs=4k ") and " p50 " in line]
     assert p50.endswith(f": {what}") and done.returncode == status
     assert json.loads((tmp_path / "x").read_text())["verdict"] == verdict
     assert ("too noisy to tell: p50 of bs=4k" in done.stdout) == (what == "cannot tell")
+
+
+@pytest.mark.parametrize("of_load, measured", [(0, [12]), (12, [12, 24, 48])])
+def test_a_latency_that_does_not_count_does_not_end_the_rounds(tmp_path, monkeypatch, of_load, measured):
+    """Requests per second are too noisy to tell, and p50 is longer: which tells of it, or does not."""
+    asked = []
+
+    def measure(*arguments, quiet):
+        asked.append(arguments[arguments.index("--repeats") + 1])
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        busy(tmp_path / "run", {"a": list(rounds(asked[-1], noise=1, p50=1000)),
+                                "b": list(rounds(asked[-1], noise=1, p50=1300, seed=2))}, of_load)
+
+    monkeypatch.setattr(compare.pcache_sweep, "run", measure)
+    options = argparse.Namespace(rounds=12, most_rounds=48, output=None, spec="gate", quiet=True)
+    found = compare.measure(("a", "b"), options, 0.05, tmp_path / "run")
+    assert asked == measured and bool(found.unclear) == (of_load > 0)
 
 
 def test_gate_does_not_judge_the_cache_by_the_disk(gate_of):  # noqa: F811

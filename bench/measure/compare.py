@@ -57,7 +57,6 @@ class Comparison:
         return {case: v for case, v in self.verdicts
                 if v.metric in MUST_BE_TOLD and v.what == "cannot tell" and case not in slower}
 
-
     def without_latencies(self):
         """Who shares a CPU waits for whole slices of time, by whichever build: no latency tells them apart then."""
         return dataclasses.replace(self, verdicts=[
@@ -77,6 +76,12 @@ def findings_of(pairs, threshold):
         if METRICS[0].name not in (v.metric for v in verdicts):
             found.untold[case] = "it has no requests per second"
     return found
+
+
+def compared_of(pairs, threshold, doubts):
+    """As findings_of(), without what the doubts rule out: so also what decides whether more rounds are needed."""
+    found = findings_of(pairs, threshold)
+    return found.without_latencies() if any(one.is_overloaded for one in doubts) else found
 
 
 def of_two_builds(run):
@@ -122,7 +127,8 @@ def measure(builds, options, threshold, folder):
     pcache_sweep.run(options.spec, *(f"--build={b}" for b in builds), "--repeats", rounds, "--output", folder, *keep,
                      quiet=options.quiet)
     while True:
-        found = findings_of(of_two_builds(Run(folder)), threshold)
+        run = Run(folder)
+        found = compared_of(of_two_builds(run), threshold, [Doubts.of(run, None)])
         if not found.unclear or rounds >= most_rounds:
             return found
         before, rounds = rounds, min(most_rounds, rounds * 2)
@@ -179,11 +185,8 @@ def say_doubts(doubts, found):
     return [one.waited_note() for one in doubts if one.is_of_the_disk]
 
 
-def conclude(compared, threshold, found, runs, cure=""):
+def conclude(compared, threshold, found, doubts, cure=""):
     """Prints it all, and fills in what was found."""
-    doubts = [Doubts.of(run, None) for run in runs]
-    if any(one.is_overloaded for one in doubts):
-        compared = compared.without_latencies()
     for case, why in compared.untold.items():
         print(f"{case:<48} {why}: cannot tell")
         found.checks.append(Check(METRICS[0].name, case, Outcome.UNJUDGED, "cannot tell", why))
@@ -219,13 +222,14 @@ def judge_kept(options, threshold, found):
     """Results that are there already."""
     runs = [Run(folder) for folder in (options.a, options.b) if folder]
     pairs = of_two_runs(*runs) if options.b else of_two_builds(runs[0])
-    compared = findings_of(pairs, threshold)
+    doubts = [Doubts.of(run, None) for run in runs]
+    compared = compared_of(pairs, threshold, doubts)
     say_sources(runs, found)
     if options.b:
         note = "two results that were not measured in turn: what drifted between them counts as a difference"
         print(f"compare: {note}", file=sys.stderr)
         found.notes.append(note)
-    conclude(compared, threshold, found, runs, cure_of(runs))
+    conclude(compared, threshold, found, doubts, cure_of(runs))
 
 
 def judge_micro(options, threshold, found):
@@ -249,7 +253,7 @@ def judge_builds(options, threshold, found):
         compared = measure((options.a, options.b), options, threshold, folder)
         runs = [Run(folder)]
     say_sources(runs, found)
-    conclude(compared, threshold, found, runs)
+    conclude(compared, threshold, found, [Doubts.of(run, None) for run in runs])
 
 
 def parse(arguments):
