@@ -126,8 +126,13 @@ Status write_identity(Pmem& pmem, const BackingIdentity& backing, uint64_t now_u
 
 Status write_identity(Pmem& pmem, const Identity& identity) {
   // A spare that counts is kept until the block is whole.
-  if (whole_at(pmem, kAt) && !hazard(Hazard::kIdentityInPlace))
-    if (auto spare = store_block(pmem, kSpareAt, identity); !spare) return spare;
+  if (whole_at(pmem, kAt)) {
+    // A killed process may have left its last word without making it durable: after a crash there
+    // would be no block, and the spare not whole.
+    pmem.persist_seen(kAt, sizeof(Identity));
+    if (!hazard(Hazard::kIdentityInPlace))
+      if (auto spare = store_block(pmem, kSpareAt, identity); !spare) return spare;
+  }
   if (auto block = store_block(pmem, kAt, identity); !block) return block;
   return retire_spare(pmem);
 }
