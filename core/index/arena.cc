@@ -41,7 +41,7 @@ bool Arena::ensure(Pool& pool, uint32_t count, Claim claim) {
   uint64_t got;
   do {
     if (start + need > end) return false;
-    got = std::min<uint64_t>(std::max<uint64_t>(need, kBatch), end - start);
+    got = std::min<uint64_t>(std::max<uint64_t>(need, batch(object_bytes_)), end - start);
   } while (!bump_.compare_exchange_weak(start, start + got, std::memory_order_relaxed));
   if (start != pool.limit) {
     while (pool.next != pool.limit) give(pool, pool.next++);

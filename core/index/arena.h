@@ -15,6 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "base/ids.h"
 #include "base/reservation.h"
 #include "base/result.h"
 
@@ -24,7 +25,10 @@ class Arena {
  public:
   // Handles have 32 bits, and one past the last handle must fit, too.
   static constexpr uint64_t kMaxObjects = UINT32_MAX - 1;
-  static constexpr uint32_t kBatch = 64;
+  // What a pool takes at a time: a page's worth, since each stripe holds such a batch.
+  static constexpr uint32_t batch(uint32_t object_bytes) {
+    return object_bytes < kPageBytes ? kPageBytes / object_bytes : 1;
+  }
 
   // The free objects of one stripe: those given back, and a batch that was never used yet.
   struct Pool {

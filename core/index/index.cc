@@ -126,7 +126,9 @@ uint64_t ranges_of(uint64_t device_bytes) { return range_of(device_bytes - 1) + 
 uint64_t directory_bytes(uint64_t device_bytes) {
   return ranges_of(device_bytes) * sizeof(uint32_t);
 }
-uint64_t slack(size_t stripes) { return stripes * index_impl::Arena::kBatch + 4096; }
+uint64_t slack(size_t stripes, uint32_t object_bytes) {
+  return stripes * index_impl::Arena::batch(object_bytes) + 4096;
+}
 
 Error no_memory(const Extent& extent) {
   return make_error(ENOMEM, "index: no room for the extent at %llu, %llu bytes",
@@ -183,11 +185,12 @@ Status Index::reserve(const IndexOptions& options) {
 // With those unused in batches and in the reserve.
 uint64_t Index::most_blocks(uint64_t device_bytes) const {
   constexpr uint64_t kBlockBytes = uint64_t{kSlotsPerBlock} * kPageBytes;
-  return device_bytes / kPageBytes + device_bytes / kBlockBytes + 2 + slack(stripes());
+  return device_bytes / kPageBytes + device_bytes / kBlockBytes + 2 +
+         slack(stripes(), 1u << block_shift_);
 }
 
 uint64_t Index::most_shards(uint64_t device_bytes) const {
-  return ranges_of(device_bytes) + slack(stripes());
+  return ranges_of(device_bytes) + slack(stripes(), sizeof(Shard));
 }
 
 Status Index::grow(uint64_t device_bytes) {
