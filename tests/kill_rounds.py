@@ -340,6 +340,12 @@ class Run:
                     raise
                 time.sleep(0.005)
 
+    def is_blank(self):
+        """No superblock: a format stores it last."""
+        with open(self.cache_path, "rb") as f:
+            f.seek(4096)
+            return not any(f.read(8))
+
     def life(self, rng):
         """One process, killed; returns its log."""
         with open(self.log_path, "wb") as f:
@@ -411,6 +417,8 @@ class Run:
 
     def judge_backing(self, noted):
         """The backing file alone has what was acknowledged on it; it was drained before this round."""
+        if self.is_blank():
+            return  # it was killed before it had a cache
         self.open(readonly=1).close()  # the kernel is done with what the process had in flight, and nothing is written
         alone = Judge(self.size)
         alone.state = self.judge.state[:]
