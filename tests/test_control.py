@@ -57,6 +57,7 @@ def test_found_by_its_path_while_it_is_attached(ctl, pair):
         assert ctl.run("status", pair.cache_path, "--line").stdout.rstrip("\n") == cache.status_line
         text = ctl.run("status", pair.cache_path).stdout
         assert f"(pid {os.getpid()})" in text and "1 MiB" in text and re.search(r"^state: +ok$", text, re.M)
+        assert re.search(rf"^pmem: +emulated, persist {cache.status['cache']['persist']}$", text, re.M), text
     assert str(pair.cache_path) not in sockets(ctl) and not os.path.exists(told["socket"])
     assert "attached" not in live(ctl, pair), "of the image, offline"
 

@@ -3,7 +3,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 
 import pytest
@@ -109,37 +108,3 @@ def test_help_has_each_key_and_option():
     page = (ROOT / "engine/ublk/pcache-ublk.1").read_text().replace("\\-", "-")
     options = set(re.findall(r"^  (--\w+)", done.stdout, re.MULTILINE))
     assert len(options) == 8 and not [option for option in options if option not in page]
-
-
-def test_each_test_of_the_machine_is_run_by_default():
-    text = (ROOT / "tests/ublk_vm.sh").read_text()
-    defined = re.findall(r"^test_(\w+)\(\)", text, re.MULTILINE)
-    listed = re.search(r'^all="([\w\s]+)"$', text, re.MULTILINE)[1].split()
-    assert defined == listed and "${UBLK_VM_TESTS:-$all}" in text
-
-
-def test_the_script_names_a_test_that_is_not_there():
-    done = subprocess.run([ROOT / "scripts/ublk-vm", "fua", "nothing"], capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and done.stderr.startswith("ublk-vm: nothing: no such test; there are: refusals ")
-
-
-@pytest.mark.parametrize("apt_get, line", [
-    ("exit 0", "ublk-vm: takes the kernel from Debian's archive, and this machine's apt names none"),
-    ("case $* in indextargets*) echo http://archive;; *update) echo E: no update; exit 100;; *) echo went on;; esac",
-     "ublk-vm: no kernel of Debian none-such: {}/build-ublk-vm/kernel.log: E: no update"),
-], ids=["no archive", "no update"])
-def test_the_script_says_why_there_is_no_kernel(disk, apt_get, line):
-    """In a copy of the tree, with other programs in place of those that it would install."""
-    for path in ("scripts", "tests/ublk_vm.sh"):
-        (disk / path).parent.mkdir(exist_ok=True)
-        (shutil.copytree if (ROOT / path).is_dir() else shutil.copy)(ROOT / path, disk / path)
-    programs = disk / "programs"
-    programs.mkdir()
-    for name in ("apt-get", "qemu-system-x86_64", "busybox", "xz"):
-        (programs / name).write_text(f"#!/bin/sh\n{apt_get if name == 'apt-get' else 'exit 1'}\n")
-        (programs / name).chmod(0o755)
-    environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "PCACHE_UBLK_VM_KERNEL": "none-such",
-                                "PCACHE_UBLK_VM_BUILD": str(BUILD)}
-    done = subprocess.run([disk / "scripts/ublk-vm"], capture_output=True, text=True, check=False, timeout=60,
-                          env=environment)
-    assert done.returncode == 1 and done.stderr.splitlines() == [line.format(disk)], done

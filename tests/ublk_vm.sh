@@ -1,45 +1,26 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# What scripts/ublk-vm runs in its virtual machine, as root, by busybox. It prints a line for each test, and a verdict as
-# the last: `ublk-vm: N of N tests have passed`. pcache-ublk's options for all: two queues, and no flush by time that
-# could save what a flush of the device has to.
+# What scripts/ublk-vm runs in its virtual machine, as root, by busybox. pcache-ublk's options for all: two queues, and no
+# flush by time that could save what a flush of the device has to.
+
+# shellcheck source=tests/vm_judge.sh
+. /tests/vm_judge.sh
 
 server=/opt/pcache/bin/pcache-ublk
 ctl=/opt/pcache/bin/pcachectl
 disk=/dev/ublkb0
-passed=0
-run=0
 pid='' fio='' writer='' preload='' # what clean_up() ends
 
 # Not busybox's own, which its shell would take.
-dd() { /usr/bin/dd "$@"; }
 blkdiscard() { /usr/sbin/blkdiscard "$@"; }
 fstrim() { /usr/sbin/fstrim "$@"; }
 
-say() { echo "ublk-vm: $*"; }
-
-# Each test is a function that returns 0, or has said why not.
-judge() { # NAME
-  run=$((run + 1))
-  rm -f /tmp/why
-  if "test_$1" >/tmp/test.log 2>&1; then
-    passed=$((passed + 1))
-    say "ok    $1$(cat /tmp/note 2>/dev/null)"
-  else
-    say "FAIL  $1: $(cat /tmp/why 2>/dev/null)"
-    sed 's/^/    /' /tmp/test.log /tmp/server.log
-    sed -n '/ublk/s/^/    /p' /var/log/kernel 2>/dev/null
-  fi
-  rm -f /tmp/note
-  clean_up
+# What a test that has failed shows beside its own output.
+show_logs() {
+  cat /tmp/server.log
+  sed -n '/ublk/p' /var/log/kernel 2>/dev/null
 }
-
-no() { # WHY
-  echo "$*" >/tmp/why
-  return 1
-}
-note() { echo ": $*" >/tmp/note; }
 
 # Whatever a test has left. What waits for a device that has no server ends when the device is deleted; so umount waits for
 # none, either.
@@ -108,20 +89,10 @@ limit() { # NAME EXPECTED
   [ "$found" = "$2" ] || no "$1 is $found, not $2"
 }
 
-# A file of so many blocks of 4 KiB that are not zeros.
-noise() { # BLOCKS FILE
-  dd if=/dev/urandom of="$2" bs=4k count="$1" 2>/dev/null
-}
-
 reads_as() { # FILE OFFSET in blocks of 4 KiB
   bytes=$(stat -c %s "$1")
   dd if=$disk of=/tmp/found bs=4k skip="$2" count=$((bytes / 4096)) iflag=direct 2>/dev/null
   cmp "$1" /tmp/found
-}
-
-# It may end with 0 and have done nothing.
-fio_is_content() { # LOG
-  grep -q 'err= 0' "$1" && grep -q 'issued rwts' "$1" || no "fio: $(tail -n 3 "$1")"
 }
 
 zeros() { # BLOCKS OFFSET in blocks of 4 KiB
@@ -567,12 +538,9 @@ test_deleted_while_it_waits() { # a request that does not end, and SIGKILL of it
   done
 }
 
+[ -e /dev/ublk-control ] || say "there is no /dev/ublk-control"
 mkdir -p /mnt /pm /var/log
 mount -t tmpfs -o size=2500m tmpfs /pm
 chmod 1777 /pm
-all="refusals limits ext4 trim fio unaligned flush fua unflushed killed recovered recovered_grown recovered_mutely failed_queue ignored
-end_while_mounted deleted_beside deleted_while_it_waits"
-for one in ${UBLK_VM_TESTS:-$all}; do
-  judge "$one"
-done
-say "$passed of $run tests have passed"
+judge_all refusals limits ext4 trim fio unaligned flush fua unflushed killed recovered recovered_grown recovered_mutely failed_queue \
+  ignored end_while_mounted deleted_beside deleted_while_it_waits

@@ -364,6 +364,8 @@ int run_live_status(ControlClient client, const Image& image, bool line) {
   printf("cache:     %s, attached by %s (pid %" PRId64 ") for %.0f s%s\n",
          text_in(i, "cache").c_str(), text_in(i, "program").c_str(), pid_in(i),
          seconds_since("attached_unix_ms"), is_readonly(i) ? ", readonly" : "");
+  printf("pmem:      %s, persist %s\n", text_in(s, "cache", "pmem_kind").c_str(),
+         text_in(s, "cache", "persist").c_str());
   printf("backing:   %s, \"%s\", %s, %s\n", text_in(i, "backing").c_str(),
          text_in(s, "backing", "identity").c_str(), bytes("backing", "bytes").c_str(),
          text_in(s, "backing", "io_mode").c_str());
