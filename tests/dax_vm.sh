@@ -360,7 +360,7 @@ test_refusals() {
   check_file_system
 }
 
-test_two_sides() { # pcached is killed, then the front; the disk then has all
+test_two_sides() { # the front is killed: pcached writes back to the end, and the disk then has all
   make_devdax && new_backing 1G || return 1
   $ctl format "$cache" --backing $backing || no "format: $?" || return 1
   start_fio --role=front --backend=auto --end_fsync=1 && has_gone_on || return 1

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Uses emulated files; devdax and fsdax need hardware (or a kernel started with memmap=).
+// Uses emulated files; tests/dax_vm.sh has devdax and fsdax, in a virtual machine.
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
