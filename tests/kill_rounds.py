@@ -417,8 +417,8 @@ class Run:
 
     def judge_backing(self, noted):
         """The backing file alone has what was acknowledged on it; it was drained before this round."""
-        if self.is_blank():
-            return  # it was killed before it had a cache
+        if self.round == 0 and not noted.writes and self.is_blank():
+            return  # it was killed before it had made a cache; blank at any other time is a loss, which open() refuses
         self.open(readonly=1).close()  # the kernel is done with what the process had in flight, and nothing is written
         alone = Judge(self.size)
         alone.state = self.judge.state[:]

@@ -6,7 +6,7 @@ from array import array
 import pytest
 
 from kill_rounds import KIND_FLUSH, RECORD, RECORDS, DEPTHS, Failed, Judge, Round, Run, expand, words_of
-from measure.libpcache import FUA, MIB
+from measure.libpcache import FUA, MIB, PcacheError
 
 SECTORS = MIB // 512
 
@@ -35,6 +35,18 @@ def test_killed_in_other_modes(cache_file, shm, disk, mode, data_crc):
               cache_mode=mode)
     lines = []
     assert run.rounds(3, lines.append) == 3, "\n".join(lines)
+
+
+def test_only_what_never_was_a_cache_may_be_blank(shm, disk):
+    """A process may be killed before it has made one. A superblock that is lost later must not go unnoticed."""
+    nothing, something = Noted().round(True), Noted((5, 0, 4096, 0, 6)).round(True)
+    run = Run(shm, disk, size=4 * MIB, cache_mode="writethrough")
+    run.judge_backing(nothing)
+    with pytest.raises(PcacheError, match="blank"):
+        run.judge_backing(something)
+    run.round = 1
+    with pytest.raises(PcacheError, match="blank"):
+        run.judge_backing(nothing)
 
 
 class Noted:
