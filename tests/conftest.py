@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 
 import pytest
 
@@ -87,7 +88,26 @@ def pytest_collection_modifyitems(config, items):
     items[:] = needed
 
 
+class WorkersNotAsked:
+    """With -v, pytest-xdist asks each worker for its version. execnet before 2.1 runs that in the worker's main thread,
+    and the tests in another one if the first is not quite done with it."""
+
+    def __init__(self, config):
+        self.option = config.option
+
+    @pytest.hookimpl(hookwrapper=True, optionalhook=True)
+    def pytest_xdist_newgateway(self):
+        verbose, self.option.verbose = self.option.verbose, 0
+        yield
+        self.option.verbose = verbose
+
+
 def pytest_configure(config):
+    # Elsewhere signal() raises, and a mount namespace is that thread's alone.
+    if threading.current_thread() is not threading.main_thread():
+        raise pytest.UsageError("pytest runs in a thread that is not the main one of its process: tests that handle "
+                                "signals or mount file systems fail there; with pytest-xdist, run it again or without -n")
+    config.pluginmanager.register(WorkersNotAsked(config))
     config.addinivalue_line("markers", "hang_seconds(n): the test hangs when it takes longer")
     config.addinivalue_line("markers", "damages_image: the image is not checked after the test")
     config.addinivalue_line("markers", "kills: the log may end in a torn kset after the test")

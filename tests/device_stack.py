@@ -41,7 +41,8 @@ def wait_for(what, condition, seconds=60):
 
 
 def is_mounted(path):
-    return f" {path} " in pathlib.Path("/proc/self/mounts").read_text()
+    """By the thread that asks: own_mounts() may be of a thread alone, and /proc/self shows those of the first."""
+    return f" {path} " in pathlib.Path("/proc/thread-self/mounts").read_text()
 
 
 @functools.cache
