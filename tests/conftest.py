@@ -106,7 +106,7 @@ def pytest_configure(config):
     # Elsewhere signal() raises, and a mount namespace is that thread's alone.
     if threading.current_thread() is not threading.main_thread():
         raise pytest.UsageError("pytest runs in a thread that is not the main one of its process: tests that handle "
-                                "signals or mount file systems fail there; with pytest-xdist, run it again or without -n")
+                                "signals or mount file systems fail there; run it without pytest-xdist")
     config.pluginmanager.register(WorkersNotAsked(config))
     config.addinivalue_line("markers", "hang_seconds(n): the test hangs when it takes longer")
     config.addinivalue_line("markers", "damages_image: the image is not checked after the test")
