@@ -55,6 +55,8 @@ PRINTED = {
               f"misses of a front at depth 32 against fio's nbd engine at the same server: {SPREAD}",
               *(f"{what}: a front against role=both: {SPREAD}" for what in (
                   "writes of four times what the cache holds", "the same within a quarter of it"))],
+    "drain": [rf"data_crc {crc}: {what}: {SPREAD}" for crc in (0, 1) for what in (
+        "all CPUs against one thread", "pages by all CPUs, millions a second")],
     "pages": [*(rf"{rw}, 512 MiB: pages of 2 MiB against {what}: {SPREAD}" for rw in ("randwrite", "randread")
                 for what in ("4 KiB", r"the bound's \(fence: none\)")),
               f"the part of the mapping in pages of 2 MiB: {SPREAD}",

@@ -131,7 +131,7 @@ Status Backend::load() try {
   if (!pmem_->front_is_there())
     if (auto sound = check_image(); !sound) return sound;
   segments_ = std::make_unique<SegmentTable>(*pmem_, SegmentTable::Options{frame_.chain});
-  auto out = WriteOut::create({*pmem_, *segments_, *disk_, frame_.info.data_crc}, {});
+  auto out = WriteOuts::create({*pmem_, *segments_, *disk_, frame_.info.data_crc}, {}, 1);
   if (!out) return out.error();
   out_ = out.take();
   at_.pos = tails_.dirty_tail();
@@ -245,7 +245,7 @@ Status Backend::write_up_to_damage() {
 
 Status Backend::write(std::optional<media::Key>* damaged) {
   WrittenBatch written = nothing_written(plan_);
-  const WriteResult result = write_plan(*out_, plan_, WriteOut::kDepth, &written);
+  const WriteResult result = write_plan(*out_, plan_, {}, &written);
   if (result.error)
     return error_errno(result.error, "disk %s: writing back failed", options_.disk.path.c_str());
   if (!written.bad_keys.empty()) {

@@ -39,7 +39,7 @@
 #include <optional>
 #include <string>
 
-#include "background/write_out.h"
+#include "background/write_outs.h"
 #include "background/written.h"
 #include "blockdev/block_device.h"
 #include "keylog/tails.h"
@@ -123,7 +123,7 @@ class Backend {
   Bounds bounds_;
   Tails tails_;
   std::unique_ptr<SegmentTable> segments_;
-  std::unique_ptr<WriteOut> out_;
+  std::unique_ptr<WriteOuts> out_;
   LogMark at_;  // what is passed, since it was opened
   // What a kset in front of seen_ has said last; where that stands, and what it says.
   LogMark seen_;

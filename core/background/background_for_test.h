@@ -248,7 +248,8 @@ class Rig {
   }
 };
 
-inline int flushed(WriteOut& out) {
+template <typename Out>
+int flushed(Out& out) {
   out.begin_flush();
   return out.end_flush();
 }

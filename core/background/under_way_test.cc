@@ -20,7 +20,7 @@ class UnderWayByHand : public WritebackTest, public ::testing::WithParamInterfac
     BatchPlan plan;
     WrittenBatch written;
     std::vector<uint32_t> order;
-    std::unique_ptr<WriteOut> out;
+    std::unique_ptr<WriteOuts> out;
   };
   void start() {
     WritebackTest::start({.data_crc = GetParam()});
@@ -49,11 +49,11 @@ class UnderWayByHand : public WritebackTest, public ::testing::WithParamInterfac
     EXPECT_TRUE(make_plan(log, options, &batch.plan).ok());
     batch.written = nothing_written(batch.plan);
     batch.order = settler_->order_of(batch.plan);
-    batch.out = WriteOut::create(rig_->out_media(), {}).take();
+    batch.out = WriteOuts::create(rig_->out_media(), {}, 1).take();
     return batch;
   }
   static void write(Batch& batch) {
-    const WriteResult result = write_plan(*batch.out, batch.plan, kDeepestQueue, &batch.written);
+    const WriteResult result = write_plan(*batch.out, batch.plan, {}, &batch.written);
     EXPECT_EQ(result.error, 0);
   }
   void flush(Batch& batch) {

@@ -30,7 +30,8 @@ uint64_t given_bytes(const Writeback::Counters& counters) {
 }
 
 Writeback::Size size_of(const SpaceActions& actions) {
-  return {actions.batch_bytes, actions.depth, actions.live, actions.reason};
+  return {actions.batch_bytes, actions.depth, actions.live, actions.reason,
+          actions.several_threads};
 }
 
 }  // namespace

@@ -223,16 +223,23 @@ bool WriteOut::add(const DirtyBatch& batch, Cursor* at, uint64_t most, bool as_d
   return true;
 }
 
-void WriteOut::add_all(const DirtyBatch& batch) {
-  while (next_.piece < pieces_.size()) {
-    if (next_.piece + 1 < pieces_.size()) prefetch(batch, pieces_[next_.piece + 1]);
-    // The loop does not ask gives_up() again: another thread may have cleared it, and the rest of
-    // this piece would be skipped.
-    if (!add(batch, &next_, UINT64_MAX, false)) break;
-    next_ = {next_.piece + 1, 0};
+void WriteOut::add_all(const DirtyBatch& batch, PieceDeal& deal) {
+  for (bool goes_on = true; goes_on;) {
+    const PieceDeal::Part part = deal.next();
+    next_ = {part.begin, 0};
+    part_end_ = part.end;
+    if (part.begin == part.end) break;
+    while (next_.piece < part_end_) {
+      if (next_.piece + 1 < part_end_) prefetch(batch, pieces_[next_.piece + 1]);
+      // The loop does not ask gives_up() again: another thread may have cleared it, and the rest of
+      // this piece would be skipped.
+      goes_on = add(batch, &next_, UINT64_MAX, false);
+      if (!goes_on) break;
+      next_ = {next_.piece + 1, 0};
+    }
+    // What it holds lies before next_, and in one part: tell_left() goes by the pieces' numbers.
+    submit_current();
   }
-  // What it holds lies before next_.
-  submit_current();
 }
 
 // The zeros that the device has not made: as data, or otherwise if it has no such request.
@@ -255,9 +262,10 @@ void WriteOut::write_unmade(const DirtyBatch& batch) {
   }
 }
 
-// The pieces, and parts of them, that `len` bytes from there on are.
-void WriteOut::tell_left(Cursor from, uint64_t len, std::vector<DirtyBatch::Piece>* to) const {
-  for (; len > 0 && from.piece < pieces_.size(); from = {from.piece + 1, 0}) {
+// The pieces before `end`, and parts of them, that `len` bytes from there on are.
+void WriteOut::tell_left(Cursor from, size_t end, uint64_t len,
+                         std::vector<DirtyBatch::Piece>* to) const {
+  for (; len > 0 && from.piece < end; from = {from.piece + 1, 0}) {
     const DirtyBatch::Piece& piece = pieces_[from.piece];
     const uint64_t part = std::min(len, piece.extent.len - from.at);
     if (part > 0) to->push_back({{piece.extent.off + from.at, part}, piece.key});
@@ -267,13 +275,19 @@ void WriteOut::tell_left(Cursor from, uint64_t len, std::vector<DirtyBatch::Piec
 
 WriteOut::Done WriteOut::write(const DirtyBatch& batch, std::span<const DirtyBatch::Piece> pieces,
                                const Limits& limits) {
+  PieceDeal all(batch, pieces, PieceDeal::kAllInOne);
+  return write(batch, all, limits);
+}
+
+WriteOut::Done WriteOut::write(const DirtyBatch& batch, PieceDeal& deal, const Limits& limits) {
   PCACHE_CHECK(limits.depth >= 1 && limits.depth <= kDepth);
   PCACHE_CHECK(limits.write_bytes >= kLeastBytes && limits.write_bytes <= kWriteBytes);
   // What the write() before has begun it has waited for.
   PCACHE_CHECK((free_.size() == slots_.size() && !current_) || hazard(Hazard::kBatchNotWaitedFor));
   limits_ = limits;
-  pieces_ = pieces;
+  pieces_ = deal.pieces();
   next_ = {};
+  part_end_ = 0;
   failed_.clear();
   unmade_.clear();
   failed_in_row_ = zeros_failed_in_row_ = 0;
@@ -282,7 +296,7 @@ WriteOut::Done WriteOut::write(const DirtyBatch& batch, std::span<const DirtyBat
   bool no_memory = false;
   try {
     verdicts_.assign(batch.keys().size(), Verdict::kUnknown);
-    add_all(batch);
+    add_all(batch, deal);
     if (!hazard(Hazard::kBatchNotWaitedFor)) wait_all();
     while (!unmade_.empty()) {
       write_unmade(batch);
@@ -298,8 +312,9 @@ WriteOut::Done WriteOut::write(const DirtyBatch& batch, std::span<const DirtyBat
       return a.begin.piece != b.begin.piece ? a.begin.piece < b.begin.piece
                                             : a.begin.at < b.begin.at;
     });
-    for (const Failed& failed : failed_) tell_left(failed.begin, failed.len, &done_.failed);
-    tell_left(next_, UINT64_MAX, &done_.untried);
+    for (const Failed& failed : failed_)
+      tell_left(failed.begin, pieces_.size(), failed.len, &done_.failed);
+    tell_left(next_, part_end_, UINT64_MAX, &done_.untried);
   } catch (const std::bad_alloc&) {
     no_memory = true;
   }

@@ -20,7 +20,7 @@
 #include <span>
 #include <vector>
 
-#include "background/dirty_batch.h"
+#include "background/piece_deal.h"
 #include "blockdev/block_device.h"
 #include "pmem/pmem.h"
 #include "segment/segment_table.h"
@@ -80,6 +80,8 @@ class WriteOut {
   bool makes_holes() const { return can_punch_; }
   Done write(const DirtyBatch& batch, std::span<const DirtyBatch::Piece> pieces,
              const Limits& limits);
+  // What it is dealt of them; of the rest nothing is told.
+  Done write(const DirtyBatch& batch, PieceDeal& deal, const Limits& limits);
   // From now on write() tries no more than what is in flight, and tells the rest as untried with
   // ECANCELED; or goes on. Any thread.
   void give_up(bool on) { given_up_.store(on, std::memory_order_relaxed); }
@@ -118,7 +120,7 @@ class WriteOut {
   BlockOp op_for(const media::Key& key) const;
   uint32_t most_bytes(BlockOp op) const;
   bool add(const DirtyBatch& batch, Cursor* at, uint64_t most, bool as_data);
-  void add_all(const DirtyBatch& batch);
+  void add_all(const DirtyBatch& batch, PieceDeal& deal);
   // Loads `len` bytes of the piece, `at` bytes into it; false: not to be written.
   bool load(const DirtyBatch& batch, const DirtyBatch::Piece& piece, uint64_t at, uint32_t len,
             std::byte* dst);
@@ -129,7 +131,7 @@ class WriteOut {
   bool gives_up() const {
     return failed_in_row_ >= kMostFailedInARow || given_up_.load(std::memory_order_relaxed);
   }
-  void tell_left(Cursor from, uint64_t len, std::vector<DirtyBatch::Piece>* to) const;
+  void tell_left(Cursor from, size_t end, uint64_t len, std::vector<DirtyBatch::Piece>* to) const;
   static void on_done(BlockIo* io);
   void on_failed(Slot* slot);
   bool find_other_way(Slot* slot, bool gives_up);
@@ -148,7 +150,8 @@ class WriteOut {
   // Of the write() under way:
   Limits limits_;
   std::span<const DirtyBatch::Piece> pieces_;
-  Cursor next_;  // up to here everything is in a slot, or was
+  Cursor next_;          // of its part up to here everything is in a slot, or was
+  size_t part_end_ = 0;  // the part goes up to that piece
   std::vector<Failed> failed_;
   std::vector<Failed> unmade_;  // zeros that the device does not make: to be written
   uint32_t zeroing_ = 0;        // in flight

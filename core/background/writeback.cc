@@ -23,13 +23,14 @@ constexpr int kMostLosses = 16;
 Result<std::unique_ptr<Writeback>> Writeback::create(const Parts& parts, const Options& options) {
   std::unique_ptr<Writeback> writeback(new Writeback(parts, options));
   if (parts.follows) return writeback;
-  auto out = WriteOut::create(
+  auto out = WriteOuts::create(
       {parts.pmem, parts.segments, parts.backing, parts.data_crc},
       {.written = [self = writeback.get()](uint64_t bytes)
                       NO_THREAD_SAFETY_ANALYSIS { self->note_written(bytes); },
        .zeroed = [self = writeback.get()](uint64_t bytes)
                      NO_THREAD_SAFETY_ANALYSIS { self->note_done(bytes); },
-       .before_wait = [self = writeback.get()]() NO_THREAD_SAFETY_ANALYSIS { self->tell_kept(); }});
+       .before_wait = [self = writeback.get()]() NO_THREAD_SAFETY_ANALYSIS { self->tell_kept(); }},
+      options.threads);
   if (!out) return out.error();
   writeback->out_ = out.take();
   return writeback;
@@ -155,7 +156,7 @@ Result<bool> Writeback::step_once(const LogMark& until, const Size& size) {
   if (written_unknown_) forget();
   if (auto planned = plan_batches(until, size); !planned) return failed(planned.error());
   if (under_way_.empty()) return false;
-  if (auto written = write_batches(size.depth); !written) return failed(written.error());
+  if (auto written = write_batches(size); !written) return failed(written.error());
   if (auto settled = settle_batches(); !settled) return failed(settled.error());
   return true;
 }
@@ -359,13 +360,13 @@ void Writeback::begin(BatchPlan plan) {
 
 // Whatever goes wrong here but a write that fails: nothing is remembered of the batches, and all of
 // them are written again.
-Status Writeback::write_batches(unsigned depth) {
+Status Writeback::write_batches(const Size& size) {
   written_unknown_ = true;
   const uint64_t failed_before = counters_.failed_writes.load();
   const uint64_t written_before = counters_.written_bytes.load();
   const uint64_t zeroes_before = counters_.zeroes.load();
   const auto begin = std::chrono::steady_clock::now();
-  if (auto written = write_left(depth); !written) return written;
+  if (auto written = write_left(size); !written) return written;
   if (unwritten_bytes() == 0) tell_repeats(failed_before);
   if (auto flushed = flush(); !flushed) return flushed;
   const std::chrono::nanoseconds took = std::chrono::steady_clock::now() - begin;
@@ -376,13 +377,14 @@ Status Writeback::write_batches(unsigned depth) {
   return {};
 }
 
-Status Writeback::write_left(unsigned depth) {
+Status Writeback::write_left(const Size& size) {
   unwritten_.store(0, std::memory_order_relaxed);
   Status first;  // of the first batch
   for (writing_ = 0; writing_ < under_way_.size(); writing_++) {
     Batch& batch = under_way_[writing_];
     if (batch.written.all_written()) continue;
-    const WriteResult result = write_plan(*out_, batch.plan, depth, &batch.written);
+    const WriteResult result = write_plan(
+        *out_, batch.plan, {.depth = size.depth, .several = size.several}, &batch.written);
     counters_.writes.add(result.ios);
     counters_.failed_writes.add(result.failed_ios);
     counters_.zeroes.add(result.zero_ios);

@@ -66,6 +66,7 @@ class Writeback {
     // So many batches may be under way: of one, a place that cannot be written keeps what is behind
     // it in the log from being written.
     uint32_t most_under_way = 1;
+    unsigned threads = 1;  // that write to the device, with the caller's
     // As Mover's `stored`; tests only.
     std::function<void()> stored = nullptr;
   };
@@ -77,6 +78,7 @@ class Writeback {
     unsigned depth = kDeepestQueue;  // of the device's queue
     LiveData live = LiveData::kWrite;
     WriteReason reason = WriteReason::kIdle;
+    bool several = false;  // threads may write it, where there are several
   };
   // Writes back what may be under way, of ksets before `until`. True: dirty_tail has moved past the
   // first batch, if not more. False: there was nothing to do, or nothing but data that is known to
@@ -195,8 +197,8 @@ class Writeback {
   std::optional<PlanOptions> next_plan(const LogMark& until, uint64_t batch_bytes) REQUIRES(mu_);
   void begin(BatchPlan plan) REQUIRES(mu_);
   // Afterwards the device has all of the first batch, durably; or an error.
-  Status write_batches(unsigned depth) REQUIRES(mu_);
-  Status write_left(unsigned depth) REQUIRES(mu_);
+  Status write_batches(const Size& size) REQUIRES(mu_);
+  Status write_left(const Size& size) REQUIRES(mu_);
   Status flush() REQUIRES(mu_);
   // Settles from the first on what the device has.
   Status settle_batches() REQUIRES(mu_);
@@ -214,7 +216,7 @@ class Writeback {
 
   const Parts& parts_;
   const Options options_;
-  std::unique_ptr<WriteOut> out_ PT_GUARDED_BY(mu_);  // nullptr: follows
+  std::unique_ptr<WriteOuts> out_ PT_GUARDED_BY(mu_);  // nullptr: follows
   Mutex mu_{LockRank::kWriteback};
   Settler settler_ GUARDED_BY(mu_);
   Superseded superseded_ GUARDED_BY(mu_);

@@ -13,8 +13,8 @@ namespace {
 using Pieces = std::vector<DirtyBatch::Piece>;
 
 // Writes `pieces`; what is bad goes to `written`, what is left is returned.
-WriteOut::Done write(WriteOut& out, const BatchPlan& plan, const Pieces& pieces,
-                     const WriteOut::Limits& limits, WrittenBatch* written, WriteResult* result) {
+WriteOut::Done write(WriteOuts& out, const BatchPlan& plan, const Pieces& pieces,
+                     const WriteOuts::Limits& limits, WrittenBatch* written, WriteResult* result) {
   WriteOut::Done done = out.write(plan.batch, pieces, limits);
   result->ios += done.ios;
   result->zero_ios += done.zero_ios;
@@ -55,18 +55,18 @@ WrittenBatch nothing_written(const BatchPlan& plan) {
   return written;
 }
 
-WriteResult write_plan(WriteOut& out, const BatchPlan& plan, unsigned depth,
+WriteResult write_plan(WriteOuts& out, const BatchPlan& plan, const WriteOuts::Limits& limits,
                        WrittenBatch* written) {
   WriteResult result;
   PCACHE_DCHECK(written->bad_keys.empty() || written->bad_keys.back() < plan.batch.keys().size());
-  WriteOut::Done done = write(out, plan, written->untried, {.depth = depth}, written, &result);
+  WriteOut::Done done = write(out, plan, written->untried, limits, written, &result);
   if (result.untold) return result;
   written->untried = std::move(done.untried);
   Pieces& failed = written->failed;
   failed.insert(failed.end(), done.failed.begin(), done.failed.end());
   if (written->untried.empty() && !failed.empty()) {
-    done = write(out, plan, failed, {.depth = depth, .write_bytes = WriteOut::kLeastBytes}, written,
-                 &result);
+    done = write(out, plan, failed, {.depth = limits.depth, .write_bytes = WriteOut::kLeastBytes},
+                 written, &result);
     if (result.untold) return result;
     failed = std::move(done.untried);  // first, next time
     failed.insert(failed.end(), done.failed.begin(), done.failed.end());

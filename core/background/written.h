@@ -6,11 +6,11 @@
 // Invariants
 // - Each piece of the plan is on the device, or is left (untried, failed), or its key is bad.
 // - What is on the device is not written again.
-// One thread for each value, and each WriteOut.
+// One thread for each value, and each WriteOuts.
 #pragma once
 
 #include "background/plan.h"
-#include "background/write_out.h"
+#include "background/write_outs.h"
 
 namespace pcache {
 
@@ -39,6 +39,8 @@ struct WriteResult {
 
 // What has failed is tried last, and in small writes: a bad place must not keep what lies beside
 // it, or behind it in the batch, from being written. May throw std::bad_alloc, which is `untold`.
-WriteResult write_plan(WriteOut& out, const BatchPlan& plan, unsigned depth, WrittenBatch* written);
+// So is what is tried last by the caller's thread alone.
+WriteResult write_plan(WriteOuts& out, const BatchPlan& plan, const WriteOuts::Limits& limits,
+                       WrittenBatch* written);
 
 }  // namespace pcache

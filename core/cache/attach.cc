@@ -269,6 +269,8 @@ Status Cache::wire() {
 Status Cache::wire_background() {
   Writeback::Options writing;
   writing.strict = options_.strict_order;
+  if (!options_.readonly)
+    writing.threads = WriteOuts::threads_for(devices_.pmem->kind(), *devices_.backing);
   writing.progress = [this](uint64_t bytes) {
     requests_->pace().grant(bytes);
     requests_->deferred().run_writes();

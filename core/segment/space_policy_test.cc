@@ -204,6 +204,23 @@ TEST(SpacePolicy, ADrainTakesLargeBatchesWhateverSpaceThereIs) {
   }
 }
 
+// They take CPUs from requests, which go on while nobody waits for writeback.
+TEST(SpacePolicy, SeveralThreadsWriteWhatSomebodyWaitsFor) {
+  const auto several = [](SpaceCounts now) {
+    now.segments = 31;
+    now.log_reserve_segments = 3;
+    return decide(space_limits(31), now).several_threads;
+  };
+  EXPECT_TRUE(several({.free_segments = 31, .draining = true}));
+  EXPECT_TRUE(several({.free_segments = 8})) << "writes are throttled";
+  EXPECT_TRUE(several({.free_segments = 31, .waiting_requests = 1}));
+  EXPECT_TRUE(several({.free_segments = 31, .waiting_requests = 1, .waits_for_writeback = true}));
+  EXPECT_FALSE(several({.free_segments = 31})) << "idle";
+  EXPECT_FALSE(several({.free_segments = 10})) << "at gc_percent";
+  EXPECT_FALSE(several({.free_segments = 31, .device_awaited = true}))
+      << "small batches, each with a flush";
+}
+
 // What is dirty and not superseded, of the smallest cache: where moving pays, throttled from 4 free
 // for data on, and moved from one more.
 TEST(SpacePolicy, LiveDataIsMovedWhenSpaceIsShort) {

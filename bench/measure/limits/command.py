@@ -2,7 +2,7 @@
 """What a sweep of equal jobs cannot show: the cache's other limits, each beside its bound in the same run.
 
     bench/limits.py [large] [beside] [memory] [attach] [foreground] [miss] [ahead] [fragments] [spread] [keys]
-                    [batches] [sides] [pages]
+                    [batches] [sides] [pages] [drain]
                     [--rounds N] [--small] [--dir DIR] [--shm DIR] [--out FILE]
 
     large       4 KiB hits in 8 GiB (2 Mi extents) against 256 MiB, and against the bound over the same 8 GiB
@@ -17,6 +17,7 @@
     sides       a front with pcached against role=both: hits, a full cache; misses against fio's nbd engine
     keys        CPU time of writeback and of reclaim for each key, data that was superseded and data that was not
     pages       4 KiB hits in 8 GiB with pages of 2 MiB against 4 KiB, and against the bound; the time of an attach
+    drain       writeback to a backing file in memory by the threads of all CPUs, against one thread
     batches     4 KiB read hits that fio submits 8 and 32 together, against the bound's, and against one by one
 
 Needs up to 11 GiB in the folder for pmem (large, pages) and 4 GiB in that of the backing file (miss, ahead). Prints
@@ -30,13 +31,14 @@ import pathlib
 from .. import fio
 from ..libpcache import BUILD
 from ..scratch import check_space, new_folders
-from . import ahead, attach, batches, beside, foreground, fragments, keys, large, memory, miss, pages, sides, spread
+from . import (ahead, attach, batches, beside, drain, foreground, fragments, keys, large, memory, miss, pages, sides,
+               spread)
 from .record import Record
 from .rig import SMALL, Rig, cache_size
 
 LIMITS = {"large": large, "beside": beside, "memory": memory, "attach": attach, "foreground": foreground, "miss": miss,
           "ahead": ahead, "fragments": fragments, "spread": spread, "keys": keys, "batches": batches, "sides": sides,
-          "pages": pages}
+          "pages": pages, "drain": drain}
 
 
 def check_place(names, divisor, shm, folder):
