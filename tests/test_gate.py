@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import shutil
 import subprocess
 
 import pytest
@@ -190,11 +191,37 @@ def test_a_build_that_is_slower_by_half_is_found_anywhere(spec, tmp_path):
     assert done.returncode == SLOWER, done.stdout + done.stderr
 
 
+@pytest.fixture
+def other_build(tmp_path):
+    """The same libraries as other files, so that both are loaded."""
+    shutil.copytree(BUILD / "lib", tmp_path / "other" / "lib", symlinks=True)
+    return tmp_path / "other"
+
+
+@pytest.mark.parametrize("seed", range(10 if os.environ.get("PCACHE_LONG") == "1" else 2))
+def test_hits_of_a_build_beside_itself_are_no_alarm(other_build, seed):
+    builds = [BUILD, other_build] if seed % 2 == 0 else [other_build, BUILD]
+    done = run("compare", *builds, "--hits", "--threshold", 5)
+    assert done.returncode in (SAME, CANNOT_TELL), done.stdout + done.stderr
+
+
+def test_hits_that_are_slower_by_a_twentieth_are_found(tmp_path):
+    slowed = make_slowed(BUILD, tmp_path / "slowed", 0.05)
+    done = run("compare", BUILD, slowed, "--hits")
+    assert done.returncode == SLOWER, done.stdout + done.stderr
+    assert "compare: SLOWER: 4 KiB read hit" in done.stdout
+    assert run("compare", slowed, BUILD, "--hits").returncode == SAME, "what is faster is no alarm"
+
+
 @pytest.mark.parametrize("arguments, says", [
     (["compare", "/nowhere"], "/nowhere/run.json: is not there"),
     (["compare", "/nowhere", "/nowhere"], "/nowhere/run.json: is not there"),
     (["compare", BUILD, BUILD, "--threshold", "0"], "expected a percentage"),
     (["compare", BUILD, BUILD, "--rounds", "3"], "expected 9 or more"),
+    (["compare", BUILD, BUILD, "--hits", "--rounds", "3"], "expected 9 or more"),
+    (["compare", BUILD, BUILD, "--hits", "--spec", "gate"], "--spec with --hits: expected one of them"),
+    (["compare", BUILD, BUILD, "--hits", "--output", "/nowhere"], "--output with --hits: expected one of them"),
+    (["compare", "/nowhere", "--hits"], "--hits is of two builds, and /nowhere is none"),
     (["compare", BUILD, BUILD, "--spec", "/nowhere.yaml"], "cannot read /nowhere.yaml"),
     (["gate"], "--baseline"),
     (["gate", "--baseline", "/nowhere.json"], "/nowhere.json: is not there; --accept REASON makes it"),

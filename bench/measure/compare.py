@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """pcache-sweep compare A B [--spec FILE] [--threshold PERCENT] [--rounds N] [--most-rounds N]
                      [--strict] [--json FILE] [--junit FILE] [--markdown FILE] [--output FOLDER]
+pcache-sweep compare A B --hits [--threshold PERCENT] [--rounds N] [--most-rounds N] [--json FILE] ...
 
 A and B are build directories: the cases of the spec (default: the preset gate) are measured with both, in
-turn, until it can be told whether they differ by the threshold. Or A is a folder of results that
-`pcache-sweep run --build A --build B` has made. Or A and B are folders of results of the same spec; those were
-not measured in turn, so what drifted between them counts as a difference. Or A and B are files that
+turn, until it can be told whether they differ by the threshold. With --hits these are 4 KiB hits, of both builds
+in one process and in turns of a fraction of a millisecond: the quickest, and the least disturbed. Or A is a folder
+of results that `pcache-sweep run --build A --build B` has made. Or A and B are folders of results of the same spec;
+those were not measured in turn, so what drifted between them counts as a difference. Or A and B are files that
 `pcache-microbench --benchmark_out=FILE` has written, with 9 repetitions or more of each benchmark.
 
 Given is the speed of the second relative to the first. Exit status: 0 no case has fewer requests per second, and
@@ -25,8 +27,10 @@ from .machine import machine_key
 from .outcome import Check, Exit, Outcome, figures_of
 from .run_folder import Run
 from .scratch import new_folder
+from .turns import Turns
 
 ROUNDS, MOST_ROUNDS, SPEC = 12, 96, "gate"  # of builds
+THRESHOLD, HITS_THRESHOLD = 5, 3  # per cent. The code's place in memory alone makes hits differ by up to two
 OUTCOMES = {"slower": Outcome.FAILED, "cannot tell": Outcome.UNJUDGED}
 MUST_BE_TOLD = (METRICS[0].name, *micro_results.METRICS)
 MOST_NAMED = 6
@@ -256,12 +260,25 @@ def judge_builds(options, threshold, found):
     conclude(compared, threshold, found, [Doubts.of(run, None) for run in runs])
 
 
+def judge_hits(options, threshold, found):
+    """Two builds in one process."""
+    measured = Turns(options.a, options.b)
+    measured.add(options.rounds)
+    while (compared := findings_of(measured.pairs, threshold)).unclear and measured.rounds < options.most_rounds:
+        measured.add(min(measured.rounds, options.most_rounds - measured.rounds))
+    found.facts |= measured.facts()
+    print(f"compare: first {found.facts['first']}, second {found.facts['second']}")
+    conclude(compared, threshold, found, [])
+
+
 def parse(arguments):
     parser = Parser("compare", __doc__)
     parser.add_argument("a", type=pathlib.Path, metavar="A")
     parser.add_argument("b", type=pathlib.Path, nargs="?", metavar="B")
     parser.add_argument("--spec", help=f"a preset or a file; default {SPEC}")
-    parser.add_argument("--threshold", type=float, default=5, metavar="PERCENT")
+    parser.add_argument("--hits", action="store_true", help="4 KiB hits in one process, in place of the spec's cases")
+    parser.add_argument("--threshold", type=float, metavar="PERCENT",
+                        help=f"default {THRESHOLD:g}, with --hits {HITS_THRESHOLD:g}")
     parser.add_argument("--rounds", type=int, help=f"at first; default {ROUNDS}")
     parser.add_argument("--most-rounds", type=int, help=f"default {MOST_ROUNDS}, or --rounds if that is more")
     parser.add_argument("--output", type=pathlib.Path, metavar="FOLDER", help="keeps the measurements there")
@@ -269,14 +286,19 @@ def parse(arguments):
     options = parser.parse_args(arguments)
     options.of_micro = bool(options.b) and options.a.is_file() and options.b.is_file()
     options.of_builds = bool(options.b) and is_build(options.a) and is_build(options.b)
+    if options.threshold is None:
+        options.threshold = HITS_THRESHOLD if options.hits else THRESHOLD
     if not 0 < options.threshold < 100:
         parser.error(f"--threshold {options.threshold:g}: expected a percentage")
     if not options.of_builds:
-        for name in ("spec", "rounds", "most_rounds", "output"):
-            if getattr(options, name) is not None:
+        for name in ("hits", "spec", "rounds", "most_rounds", "output"):
+            if getattr(options, name) not in (None, False):
                 one = next((path for path in (options.a, options.b) if path and not is_build(path)), options.a)
                 parser.error(f"--{name.replace('_', '-')} is of two builds, and {one} is none (it has no {ENGINE}); to "
                              "kept results, `pcache-sweep run --resume FOLDER --rounds N` adds rounds")
+    if options.hits and (options.spec or options.output):
+        parser.error(f"--{'spec' if options.spec else 'output'} with --hits: expected one of them, hits are measured "
+                     "without fio, and only judged")
     options.spec, options.rounds = options.spec or SPEC, ROUNDS if options.rounds is None else options.rounds
     if options.most_rounds is None:
         options.most_rounds = max(MOST_ROUNDS, options.rounds)
@@ -289,6 +311,7 @@ def main(arguments):
     options = parse(arguments)
     with outcome_files.written("compare", options) as found:
         found.facts["threshold"] = f"{options.threshold:g} %"
-        judge_them = judge_micro if options.of_micro else judge_builds if options.of_builds else judge_kept
+        judge_them = (judge_micro if options.of_micro else judge_hits if options.hits else
+                      judge_builds if options.of_builds else judge_kept)
         judge_them(options, options.threshold / 100, found)
     return int(found.status)

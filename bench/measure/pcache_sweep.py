@@ -36,6 +36,16 @@ def run(*arguments, quiet=False):
         raise MeasureError("a measurement has failed; what it said is above")
 
 
+def turns(*arguments):
+    """What `pcache-sweep turns` has measured."""
+    done = processes.run([program(), "turns", *arguments], show_stderr=True, end_with=signal.SIGTERM)
+    if done.returncode == INTERRUPTED:
+        raise KeyboardInterrupt
+    if done.returncode != 0:
+        raise SystemExit(WRONG_USE)  # it has said why
+    return json.loads(done.stdout)
+
+
 def facts(build, backing=None):
     """{host, stamps: {file of the build: what it says of itself}, source_tree}; see results/README.md."""
     command = [program(), "facts", "--build", build] + (["--backing", backing] if backing else [])

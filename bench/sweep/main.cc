@@ -16,6 +16,7 @@
 #include "sweep/run_folder.h"
 #include "sweep/shipped.h"
 #include "sweep/stamp.h"
+#include "sweep/turns_command.h"
 
 namespace pcache::sweep {
 namespace {
@@ -105,6 +106,20 @@ void add_facts(CLI::App& app, FactsOptions& options) {
   facts->callback([&] { print_facts(options); });
 }
 
+void add_turns(CLI::App& app, TurnsOptions& options, int& status) {
+  auto* command = app.add_subcommand(
+      "turns",
+      "4 KiB hits of two builds, in one process and in turns, as JSON; see compare --hits");
+  command->add_option("BUILD", options.builds, "two build directories")->expected(2);
+  command->add_option("--rounds", options.rounds, "default 12");
+  command->add_option("--seed", options.seed, "of where the requests go; default 0");
+  command->add_option("--cache-dir", options.cache_dir,
+                      "of the scratch files for pmem; default /dev/shm");
+  command->add_option("--backing-dir", options.backing_dir,
+                      "of the scratch backing files; default /var/tmp");
+  command->callback([&] { status = turns(options); });
+}
+
 int failed(std::string what) {
   std::ranges::replace(what, '\n', ' ');
   fprintf(stderr, "pcache-sweep: %s\n", what.c_str());
@@ -123,8 +138,10 @@ int main(int argc, char** argv) try {
   int status = 0;
   RunOptions options;
   FactsOptions facts_options;
+  TurnsOptions turns_options;
   add_run(app, options, status);
   add_facts(app, facts_options);
+  add_turns(app, turns_options, status);
   app.add_subcommand("parameters", "of a case, and what they may be")->callback(print_parameters);
   app.add_subcommand("presets", "that `run` knows by name")->callback(print_presets);
   add_measure(app, "report", "draws results: pcache-sweep report FOLDER...");
