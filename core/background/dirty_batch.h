@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // DirtyBatch: the keys of some ksets, and what of their data has to be written back:
-// of each sector the newest, in the order of the backing device. One thread.
+// of each sector the newest, in the order of the backing device. One thread
+// changes it; any may look at it then.
 #pragma once
 
 #include <cstdint>

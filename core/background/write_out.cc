@@ -119,7 +119,7 @@ void WriteOut::submit_current() {
   }
   PCACHE_DCHECK(slot->io.len % kSectorBytes == 0 && slot->io.len <= most_bytes(slot->io.op));
   if (makes_zeros(slot->io.op)) {
-    while (zeroing_ >= kMostZeroing) wait();
+    while (zeroing_ >= limits_.zeroing) wait();
     zeroing_++;
   }
   slot->io.buf = slot->buffer;

@@ -44,6 +44,7 @@ class WriteOut {
   struct Limits {
     unsigned depth = kDepth;             // writes in flight: 1 to kDepth
     uint32_t write_bytes = kWriteBytes;  // of one: kLeastBytes to kWriteBytes
+    uint32_t zeroing = kMostZeroing;     // requests for zeros in flight, at least 1
   };
   struct Done {
     // Positive errno of the first in `failed`, ENOMEM or ECANCELED; 0: all is written but what is
@@ -80,6 +81,8 @@ class WriteOut {
   bool makes_holes() const { return can_punch_; }
   Done write(const DirtyBatch& batch, std::span<const DirtyBatch::Piece> pieces,
              const Limits& limits);
+  // Memory for a write() of so many keys: afterwards one that has no memory has begun, at least.
+  void reserve(size_t keys) { verdicts_.reserve(keys); }
   // What it is dealt of them; of the rest nothing is told.
   Done write(const DirtyBatch& batch, PieceDeal& deal, const Limits& limits);
   // From now on write() tries no more than what is in flight, and tells the rest as untried with

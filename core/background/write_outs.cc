@@ -47,18 +47,24 @@ Result<std::unique_ptr<WriteOuts>> WriteOuts::create(const WriteOut::Media& medi
 
 WriteOut::Hooks WriteOuts::own_hooks() {
   WriteOut::Hooks hooks = hooks_;
-  if (hooks.before_wait)
-    hooks.before_wait = [this] {
-      pass_on();
-      hooks_.before_wait();
-    };
+  hooks.before_wait = [this] { meanwhile(); };
   return hooks;
 }
 
 WriteOut::Hooks WriteOuts::helper_hooks() {
   return {
       .written = [this](uint64_t bytes) { written_.fetch_add(bytes, std::memory_order_relaxed); },
-      .zeroed = [this](uint64_t bytes) { zeroed_.fetch_add(bytes, std::memory_order_relaxed); }};
+      .zeroed = [this](uint64_t bytes) { zeroed_.fetch_add(bytes, std::memory_order_relaxed); },
+      // The caller does what none of the others has begun.
+      .before_wait =
+          [this] {
+            if (std::this_thread::get_id() == caller_) meanwhile();
+          }};
+}
+
+void WriteOuts::meanwhile() {
+  pass_on();
+  if (hooks_.before_wait) hooks_.before_wait();
 }
 
 void WriteOuts::pass_on() {
@@ -83,44 +89,56 @@ void WriteOuts::give_up(bool on) {
 // How many of them have something to do.
 size_t WriteOuts::useful(const DirtyBatch& batch, std::span<const Piece> pieces,
                          const Limits& limits) const {
-  if (!limits.several || outs_.size() == 1) return 1;
-  PieceDeal parts(batch, pieces, kLeastBytes / 2);
-  (void)parts.next();
-  const auto second = parts.next();
-  if (second.begin == second.end) return 1;
-  return std::min<size_t>(outs_.size(), limits.depth);
+  const size_t most = std::min<size_t>(outs_.size(), limits.depth / kLeastDepth);
+  if (!limits.several || most <= 1) return 1;
+  PieceDeal least(batch, pieces, kLeastBytes);
+  if (const auto first = least.next(); first.end == pieces.size()) return 1;
+  size_t parts = 0;
+  PieceDeal deal(batch, pieces, kPartBytes);
+  for (auto part = deal.next(); part.begin < part.end && parts < most; part = deal.next()) parts++;
+  return parts;
 }
 
 WriteOut::Done WriteOuts::write(const DirtyBatch& batch, std::span<const Piece> pieces,
                                 const Limits& limits) {
-  const size_t n = useful(batch, pieces, limits);
-  if (n == 1)
-    return outs_[0]->write(batch, pieces,
-                           {.depth = limits.depth, .write_bytes = limits.write_bytes});
-  const WriteOut::Limits each{.depth = limits.depth / static_cast<unsigned>(n),
-                              .write_bytes = limits.write_bytes};
+  const auto n = static_cast<unsigned>(useful(batch, pieces, limits));
+  const WriteOut::Limits each{.depth = limits.depth / n,
+                              .write_bytes = limits.write_bytes,
+                              .zeroing = WriteOut::kMostZeroing / n};
+  if (n == 1) return outs_[0]->write(batch, pieces, each);
   PieceDeal deal(batch, pieces, kPartBytes);
-  const auto write = [&](size_t i) { done_[i] = outs_[i]->write(batch, deal, each); };
-  crew_.begin(n - 1, [&write](size_t i) { write(i + 1); });
+  for (WriteOut::Done& done : done_) done = {};
+  // Who has no memory has done nothing, and leaves it to the others.
+  const auto help = [&](size_t i) {
+    try {
+      outs_[i]->reserve(batch.keys().size());
+    } catch (const std::bad_alloc&) {
+      return;
+    }
+    done_[i] = outs_[i]->write(batch, deal, each);
+  };
+  caller_ = std::this_thread::get_id();
+  crew_.begin(n - 1, [&help](size_t i) { help(i + 1); });
   try {
-    write(0);
+    done_[0] = outs_[0]->write(batch, deal, each);
+    crew_.finish([this] { meanwhile(); }, kTold);
+    pass_on();
   } catch (...) {
     crew_.finish();
+    written_ = zeroed_ = 0;
     throw;
   }
-  crew_.finish();
-  pass_on();
   return merged(std::span(done_).first(n), deal);
 }
 
-WriteOut::Done WriteOuts::merged(std::span<WriteOut::Done> parts, PieceDeal& deal) {
+WriteOut::Done WriteOuts::merged(std::span<const WriteOut::Done> parts, PieceDeal& deal) {
   const auto by_off = [](const Piece& a, const Piece& b) { return a.extent.off < b.extent.off; };
   WriteOut::Done all;
   const auto append = [](auto& to, const auto& from) {
     to.insert(to.end(), from.begin(), from.end());
   };
   uint64_t first_failed = UINT64_MAX;
-  for (WriteOut::Done& part : parts) {
+  for (const WriteOut::Done& part : parts) {
     all.bytes += part.bytes;
     all.ios += part.ios;
     all.zero_ios += part.zero_ios;
@@ -135,7 +153,6 @@ WriteOut::Done WriteOuts::merged(std::span<WriteOut::Done> parts, PieceDeal& dea
     const uint64_t at = part.failed.empty() ? UINT64_MAX : part.failed.front().extent.off;
     if (part.error && (all.error == 0 || at < first_failed)) all.error = part.error;
     first_failed = std::min(first_failed, at);
-    part = {};
   }
   if (all.untold && all.failed.empty()) all.error = ENOMEM;
   // What nobody has come to: all have stopped.

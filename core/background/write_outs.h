@@ -10,13 +10,15 @@
 // - Each tries kMostFailedInARow writes in vain before it stops; the others go on with what is
 //   left.
 // - Hooks are called by the thread that calls write(), also for what the others have done.
-// - Where threads, queues or memory cannot be had there are fewer; one there always is, the
-// caller's. One thread, but give_up(). Locks: those of the Crew and of the PieceDeal, which are
-// leaves.
+// - Where the threads, queues or memory of others cannot be had there are fewer.
+// Locks: those of the Crew and of the PieceDeal, which are leaves.
+// One thread, but give_up().
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <memory>
+#include <thread>
 #include <vector>
 
 #include "background/piece_deal.h"
@@ -32,6 +34,10 @@ class WriteOuts {
   // With less data than that one is enough: to wake another takes as long as to write some pages.
   static constexpr uint64_t kLeastBytes = 2 * kPartBytes;
   static constexpr unsigned kMost = 4;  // the device is the limit then, or what is done alone
+  // Of each one's queue: what is given to the device together costs one system call.
+  static constexpr unsigned kLeastDepth = 16;
+  // In which the hooks are told at the latest what the others have done.
+  static constexpr std::chrono::milliseconds kTold{2};
 
   struct Limits {
     unsigned depth = WriteOut::kDepth;  // writes in flight, of all together
@@ -40,8 +46,8 @@ class WriteOuts {
   };
 
   // How many threads are of use: the CPUs that this process may use, kMost at most; 1 where a
-  // server has the device, since only its connections know what a flush covers, and for a
-  // simulator's memory.
+  // server has the device, which is slower than one thread, and for a simulator's memory, whose
+  // order of events would not be the same twice.
   static unsigned threads_for(PmemKind kind, const BlockDevice& backing);
   // `threads`, at least 1, with the caller's.
   static Result<std::unique_ptr<WriteOuts>> create(const WriteOut::Media& media,
@@ -63,13 +69,15 @@ class WriteOuts {
   void pass_on();
   size_t useful(const DirtyBatch& batch, std::span<const DirtyBatch::Piece> pieces,
                 const Limits& limits) const;
-  WriteOut::Done merged(std::span<WriteOut::Done> parts, PieceDeal& deal);
+  void meanwhile();
+  WriteOut::Done merged(std::span<const WriteOut::Done> parts, PieceDeal& deal);
 
   const WriteOut::Hooks hooks_;
   // Done by the crew, and not told yet, in bytes.
   std::atomic<uint64_t> written_{0}, zeroed_{0};
   std::vector<std::unique_ptr<WriteOut>> outs_;  // the first is the caller's
   std::vector<WriteOut::Done> done_;             // of each, in a write()
+  std::thread::id caller_;                       // of that write()
   Crew crew_;                                    // last: its tasks use the others
 };
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "background/write_outs.h"
 
+#include <atomic>
 #include <condition_variable>
+#include <map>
 #include <mutex>
 #include <set>
 
@@ -31,7 +33,10 @@ class Submitters {
     std::unique_lock lock(mu_);
     seen_.insert(std::this_thread::get_id());
     changed_.notify_all();
-    EXPECT_TRUE(changed_.wait_for(lock, kFarTooLong, [this] { return seen_.size() >= wanted_; }));
+    const bool all =
+        changed_.wait_for(lock, kFarTooLong, [this] { return seen_.size() >= wanted_; });
+    EXPECT_TRUE(all);
+    if (!all) wanted_ = 0;  // once is enough
   }
   std::set<std::thread::id> seen() const {
     std::lock_guard lock(mu_);
@@ -57,6 +62,7 @@ class WriteOutsTest : public BackgroundTest {
                                [this](uint64_t bytes) {
                                  EXPECT_EQ(std::this_thread::get_id(), me_);
                                  written_ += bytes;
+                                 told_ = written_;
                                },
                            .zeroed =
                                [this](uint64_t bytes) {
@@ -105,6 +111,7 @@ class WriteOutsTest : public BackgroundTest {
   std::unique_ptr<WriteOuts> outs_;
   const std::thread::id me_ = std::this_thread::get_id();
   uint64_t written_ = 0, zeroed_ = 0;
+  std::atomic<uint64_t> told_{0};  // written_, for others
 };
 
 constexpr uint32_t kPages = 1100;  // of a little more than four parts
@@ -131,9 +138,13 @@ TEST_P(WriteOutsOf, AllOfThemWriteAndAllIsOnTheDevice) {
 
 TEST_F(WriteOutsTest, LittleIsWrittenByTheCallerAlone) {
   start();
-  write_pages(0, WriteOuts::kPartBytes / kPage);
+  write_pages(0, WriteOuts::kLeastBytes / kPage);
   EXPECT_EQ(write().error, 0);
   EXPECT_THAT(submitters_.seen(), ElementsAre(me_));
+  submitters_.together(kThreads);
+  write_pages(0, WriteOuts::kLeastBytes / kPage + 1);
+  EXPECT_EQ(write().error, 0);
+  EXPECT_EQ(submitters_.seen().size(), kThreads);
 }
 
 TEST_F(WriteOutsTest, SoIsWhatIsNotForSeveral) {
@@ -172,9 +183,46 @@ TEST_F(WriteOutsTest, SoManyAreInFlightOfAllAtMost) {
   write_pages(0, kPages);
   device_->hold();
   device_->set_release_on_wait(true);
-  EXPECT_EQ(write(true, 8).error, 0);
-  EXPECT_LE(device_->most_held(), 8u);
+  constexpr unsigned kDepth = kThreads * WriteOuts::kLeastDepth;
+  EXPECT_EQ(write(true, kDepth).error, 0);
+  EXPECT_LE(device_->most_held(), kDepth);
   EXPECT_EQ(device_->held(), 0u) << "nothing is in flight afterwards";
+}
+
+TEST_F(WriteOutsTest, AShortQueueIsNotDivided) {
+  start();
+  write_pages(0, kPages);
+  EXPECT_EQ(write(true, 2 * WriteOuts::kLeastDepth - 1).error, 0);
+  EXPECT_THAT(submitters_.seen(), ElementsAre(me_));
+}
+
+// Who waits for space is let in meanwhile.
+TEST_F(WriteOutsTest, WhatOthersDoIsToldWhileTheCallerHasNothingToDo) {
+  start({}, 2);
+  constexpr uint32_t kPart = WriteOuts::kPartBytes / kPage;
+  std::atomic<uint32_t> by_caller{0}, by_other{0};
+  const auto wait_for = [](const auto& condition) {
+    const auto deadline = std::chrono::steady_clock::now() + kFarTooLong;
+    while (!condition()) {
+      ASSERT_LT(std::chrono::steady_clock::now(), deadline);
+      std::this_thread::yield();
+    }
+  };
+  device_->set_fate([&](BlockOp, const Extent&) {
+    if (std::this_thread::get_id() == me_) {
+      by_caller++;
+      // It does not take all.
+      if (by_caller == 1) wait_for([&] { return by_other > 0; });
+    } else if (++by_other == 1) {
+      wait_for([&] { return by_caller == kPages - kPart; });
+    } else if (by_other == kPart) {  // of which some are done
+      wait_for([&] { return told_ > (kPages - kPart) * kPage; });
+    }
+    return MemoryDevice::Fate{};
+  });
+  write_pages(0, kPages);
+  EXPECT_EQ(write().error, 0);
+  EXPECT_EQ(written_, kPages * kPage);
 }
 
 TEST_F(WriteOutsTest, WhatFailsIsToldPieceByPiece) {
@@ -199,17 +247,28 @@ TEST_F(WriteOutsTest, WhatFailsIsToldPieceByPiece) {
   expect_pages(kPages);
 }
 
-// The errors of two ranges differ: the first of them is told.
+// Two of them fail, with other errors: the first by place is told, whoever has met it.
 TEST_F(WriteOutsTest, TheErrorIsThatOfTheFirstThatFailed) {
-  start();
-  submitters_.together(kThreads);
-  write_pages(0, kPages);
-  set_fate([](const Extent& extent) {
-    return extent.off == off_of(100) ? ENOSPC : extent.off == off_of(900) ? EREMOTEIO : 0;
-  });
-  const auto done = write();
-  EXPECT_THAT(offs(done.failed), ElementsAre(off_of(100), off_of(900)));
-  EXPECT_EQ(done.error, ENOSPC);
+  for (const bool caller_is_first : {false, true}) {
+    start({}, 2);
+    std::map<bool, uint64_t> failed;  // by whether the caller has met it
+    std::mutex mu;
+    submitters_.together(2);
+    write_pages(0, kPages);
+    set_fate([&](const Extent& extent) {
+      const bool mine = std::this_thread::get_id() == me_;
+      std::lock_guard lock(mu);
+      const auto [at, is_new] = failed.emplace(mine, extent.off);
+      if (at->second != extent.off) return 0;
+      return mine == caller_is_first ? ENOSPC : EREMOTEIO;
+    });
+    const auto done = write();
+    ASSERT_EQ(failed.size(), 2u);
+    EXPECT_THAT(offs(done.failed), ElementsAre(std::min(failed[false], failed[true]),
+                                               std::max(failed[false], failed[true])));
+    EXPECT_EQ(done.error, (failed[true] < failed[false]) == caller_is_first ? ENOSPC : EREMOTEIO);
+    outs_.reset();
+  }
 }
 
 TEST_F(WriteOutsTest, ADeviceThatFailsEverythingIsNotAskedForAll) {
@@ -349,6 +408,7 @@ class WritebackBySeveral : public WritebackTest {
   void write_back() {
     Writeback::Size size = rig_->batch();
     size.several = true;
+    size.depth = WriteOut::kDepth;
     const LogMark until = rig_->log->mark();
     for (;;) {
       const auto moved = rig_->writeback->step(until, size);
@@ -394,6 +454,7 @@ TEST_F(WritebackBySeveral, WhatFailedIsWrittenByALaterStep) {
   const CachePos before = dirty_tail();
   Writeback::Size size = rig_->batch();
   size.several = true;
+  size.depth = WriteOut::kDepth;
   EXPECT_FALSE(rig_->writeback->step(rig_->log->mark(), size).ok());
   EXPECT_EQ(dirty_tail(), before);
   EXPECT_EQ(flushes(), 0u);

@@ -112,7 +112,7 @@ class Writeback {
   // Of the batches that the last step has not finished: not on the device yet. 0: there are none.
   uint64_t unwritten_bytes() const { return unwritten_.load(std::memory_order_relaxed); }
   // A step under way ends at once, as one that fails, and so does each later one; or does no more.
-  // Any thread, also while a step has the lock: it only sets an atomic.
+  // Any thread, also while a step has the lock: it only sets atomics.
   void give_up(bool on) NO_THREAD_SAFETY_ANALYSIS {
     if (out_) out_->give_up(on);
   }

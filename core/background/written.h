@@ -38,8 +38,8 @@ struct WriteResult {
 };
 
 // What has failed is tried last, and in small writes: a bad place must not keep what lies beside
-// it, or behind it in the batch, from being written. May throw std::bad_alloc, which is `untold`.
-// So is what is tried last by the caller's thread alone.
+// it, or behind it in the batch, from being written; the caller's thread writes that alone. May
+// throw std::bad_alloc, which is `untold`.
 WriteResult write_plan(WriteOuts& out, const BatchPlan& plan, const WriteOuts::Limits& limits,
                        WrittenBatch* written);
 

@@ -48,10 +48,29 @@ void Crew::begin(size_t n, Task task) {
   changed_.notify_all();
 }
 
-void Crew::finish() {
+void Crew::finish(const std::function<void()>& meanwhile, std::chrono::milliseconds interval) {
   MutexLock lock(mu_);
   work();
-  while (running_ > 0) changed_.wait(mu_);
+  std::exception_ptr by_caller;
+  while (running_ > 0) {
+    if (!meanwhile || by_caller) {
+      changed_.wait(mu_);
+      continue;
+    }
+    changed_.wait_for(mu_, interval);
+    if (running_ == 0) break;
+    mu_.unlock();
+    try {
+      meanwhile();
+    } catch (...) {
+      by_caller = std::current_exception();
+    }
+    mu_.lock();
+  }
+  if (by_caller) {
+    thrown_ = nullptr;
+    std::rethrow_exception(by_caller);
+  }
   if (std::exception_ptr thrown = std::exchange(thrown_, nullptr)) std::rethrow_exception(thrown);
 }
 

@@ -10,6 +10,7 @@
 // Locks: the crew's is a leaf.
 #pragma once
 
+#include <chrono>
 #include <exception>
 #include <functional>
 #include <thread>
@@ -39,7 +40,11 @@ class Crew {
   void begin(size_t n, Task task) EXCLUDES(mu_);
   // Takes part, and returns when all have been. Throws what one of them has thrown, the first.
   // Without a begin() it does nothing.
-  void finish() EXCLUDES(mu_);
+  void finish() EXCLUDES(mu_) { finish(nullptr, {}); }
+  // Calls `meanwhile` every `interval` while it waits for the others. What that throws comes first,
+  // once all tasks have been.
+  void finish(const std::function<void()>& meanwhile, std::chrono::milliseconds interval)
+      EXCLUDES(mu_);
 
  private:
   void run() EXCLUDES(mu_);

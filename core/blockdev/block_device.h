@@ -32,7 +32,7 @@ enum class BlockOp : uint8_t {
   kWrite,
   // Makes what completed before its submit() durable; it orders nothing else. kWritesLost: some of
   // that may be lost, with the server that had it. Written again and flushed, it is durable.
-  kFlush,
+  kFlush,      // covers what has completed, of all queues of the device
   kZero,       // reads as zeros afterwards; the device keeps its room for it where it can
   kPunchHole,  // the same; the device gives its room back where it can
 };

@@ -137,7 +137,7 @@ SpaceActions decide(const SpaceLimits& limits, const SpaceCounts& now) {
   if (actions.bytes_per_second > 0) most_bytes = std::min(most_bytes, actions.bytes_per_second);
   if (most_bytes < actions.batch_bytes)
     actions.batch_bytes = std::max(most_bytes, kLeastLimitedBatchBytes);
-  actions.several_threads = now.draining || wanted || for_writeback;
+  actions.several_threads = now.draining || ((wanted || for_writeback) && !now.device_failing);
   actions.depth = hurry && !now.draining ? kHurriedDepth : kDeepestQueue;
   return actions;
 }

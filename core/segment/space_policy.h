@@ -179,7 +179,8 @@ struct SpaceActions {
   uint64_t bytes_per_second = 0;   // at most so many; 0: no limit
   uint64_t batch_bytes = 0;        // of the next batch of writeback, whenever it is
   unsigned depth = kDeepestQueue;  // of the device's queue for it
-  // Several threads write it: somebody waits for its end. Else they would take CPUs from requests.
+  // Several threads write it: requests wait for space, or who drains waits for the end. Else they
+  // would take CPUs from requests.
   bool several_threads = false;
 };
 SpaceActions decide(const SpaceLimits& limits, const SpaceCounts& now);

@@ -215,6 +215,7 @@ TEST(SpacePolicy, SeveralThreadsWriteWhatSomebodyWaitsFor) {
   EXPECT_TRUE(several({.free_segments = 8})) << "writes are throttled";
   EXPECT_TRUE(several({.free_segments = 31, .waiting_requests = 1}));
   EXPECT_TRUE(several({.free_segments = 31, .waiting_requests = 1, .waits_for_writeback = true}));
+  EXPECT_FALSE(several({.free_segments = 8, .device_failing = true}));
   EXPECT_FALSE(several({.free_segments = 31})) << "idle";
   EXPECT_FALSE(several({.free_segments = 10})) << "at gc_percent";
   EXPECT_FALSE(several({.free_segments = 31, .device_awaited = true}))
