@@ -201,7 +201,7 @@ def other_build(tmp_path):
 @pytest.mark.parametrize("seed", range(10 if os.environ.get("PCACHE_LONG") == "1" else 2))
 def test_hits_of_a_build_beside_itself_are_no_alarm(other_build, seed):
     builds = [BUILD, other_build] if seed % 2 == 0 else [other_build, BUILD]
-    done = run("compare", *builds, "--hits", "--threshold", 5)
+    done = run("compare", *builds, "--hits")
     assert done.returncode in (SAME, CANNOT_TELL), done.stdout + done.stderr
 
 
@@ -210,7 +210,7 @@ def test_hits_that_are_slower_by_a_twentieth_are_found(tmp_path):
     done = run("compare", BUILD, slowed, "--hits")
     assert done.returncode == SLOWER, done.stdout + done.stderr
     assert "compare: SLOWER: 4 KiB read hit" in done.stdout
-    assert run("compare", slowed, BUILD, "--hits").returncode == SAME, "what is faster is no alarm"
+    assert run("compare", slowed, BUILD, "--hits").returncode in (SAME, CANNOT_TELL), "what is faster is no alarm"
 
 
 @pytest.mark.parametrize("arguments, says", [

@@ -16,7 +16,16 @@ from test_sweep_signals import hear_ctrl_c
 SWEEP = BUILD / "bin" / "pcache-sweep"
 CASES = [f"{rw} hit{crc}" for crc in ("", " data_crc=1") for rw in ("read", "write")]
 NO_CACHE = "int pcache_open(void) { return 0; }\n"
-QUEUES = "int pcache_submit(void* queue, void* request) { return 0; }\n"
+# A WRITE is dropped, so what is read is a miss.
+QUEUES = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+int pcache_submit(void* queue, unsigned* request) {
+  if (request[0] == 1) return 1;
+  return ((int (*)(void*, unsigned*))dlsym(RTLD_NEXT, "pcache_submit"))(queue, request);
+}
+"""
+DIES = "#include <stdlib.h>\nint pcache_submit(void* queue, void* request) { abort(); }\n"
 
 
 def turns(*arguments):
@@ -88,17 +97,29 @@ def test_a_library_that_is_none_is_refused(other_library, places, shm, disk):
     assert not left_in(shm, disk)
 
 
-def test_a_request_that_is_no_hit_ends_it(tmp_path, places, shm, disk):
-    """The library hands all but pcache_submit() on to the real one."""
-    (tmp_path / "queues.c").write_text(QUEUES)
+def over_the_real_one(tmp_path, submit):
+    """A build whose library hands all but pcache_submit() on to the real one."""
+    (tmp_path / "submit.c").write_text(submit)
+    (tmp_path / "submit.map").write_text("PCACHE_2 { global: pcache_*; local: *; };\n")
     build = tmp_path / "build"
     shutil.copytree(BUILD / "lib", build / "lib", symlinks=True)
-    subprocess.run(["cc", "-shared", "-fPIC", "-w", "-o", build / "lib" / "libpcache.so", tmp_path / "queues.c",
-                    "-Wl,--no-as-needed", (BUILD / "lib" / "libpcache.so.2").resolve(),
+    subprocess.run(["cc", "-shared", "-fPIC", "-w", "-o", build / "lib" / "libpcache.so", tmp_path / "submit.c",
+                    f"-Wl,--version-script={tmp_path / 'submit.map'}", "-Wl,--no-as-needed",
+                    (BUILD / "lib" / "libpcache.so.2").resolve(),
                     f"-Wl,-rpath,{(BUILD / 'lib').resolve()}"], check=True)
-    done = turns(BUILD, build, *places)
-    assert done.returncode == 2 and "a request is no hit" in done.stderr, done.stderr
+    return build
+
+
+def test_a_request_that_is_no_hit_ends_it(tmp_path, places, shm, disk):
+    done = turns(BUILD, over_the_real_one(tmp_path, QUEUES), *places)
+    assert done.returncode == 2 and "libpcache.so: a request is no hit" in done.stderr, done.stderr
     assert not left_in(shm, disk)
+
+
+def test_a_library_that_dies_is_an_error_with_a_cause(tmp_path):
+    done = subprocess.run([SWEEP, "compare", BUILD, over_the_real_one(tmp_path, DIES), "--hits"], capture_output=True,
+                          text=True, timeout=200, check=False)
+    assert done.returncode == 2 and "turns: ended with -6" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])

@@ -164,7 +164,7 @@ def written(command, options):
 
 def _said_by(error):
     if isinstance(error, SystemExit):
-        return "pcache-sweep run has refused it; its line is on standard error"
+        return "pcache-sweep has refused it; its line is on standard error"
     if not isinstance(error, Exception):
         return "interrupted"
     return str(getattr(error, "text", None) or error) or type(error).__name__

@@ -41,8 +41,10 @@ def turns(*arguments):
     done = processes.run([program(), "turns", *arguments], show_stderr=True, end_with=signal.SIGTERM)
     if done.returncode == INTERRUPTED:
         raise KeyboardInterrupt
-    if done.returncode != 0:
+    if done.returncode == WRONG_USE:
         raise SystemExit(WRONG_USE)  # it has said why
+    if done.returncode != 0:
+        raise MeasureError(f"pcache-sweep turns: ended with {done.returncode}; one of the two builds has ended it")
     return json.loads(done.stdout)
 
 

@@ -9,9 +9,15 @@
 
 namespace pcache::sweep {
 
+namespace {
+
+constexpr const char* kAbi = "PCACHE_2";  // of pcache.h; see core/capi/ABI.md
+
+}  // namespace
+
 template <typename Function>
 void CacheLibrary::find(Function*& function, const char* name) {
-  function = reinterpret_cast<Function*>(dlsym(handle_, name));
+  function = reinterpret_cast<Function*>(dlvsym(handle_, name, kAbi));
   if (!function)
     throw Wrong(path_ + ": has no " + name +
                 "(); expected a libpcache.so with the C ABI of this build");
@@ -58,11 +64,16 @@ void OpenCache::do_each(uint32_t op, std::span<const uint64_t> offsets, uint64_t
   request.buf = buffer;
   for (const uint64_t off : offsets) {
     request.off = off;
-    if (library_.submit(queue_, &request) != 1)
-      throw Wrong(library_.path_ + ": a request is no hit");
-    if (request.result != 0)
-      throw Wrong(library_.path_ + ": a request failed: " + strerror(-request.result));
+    const int submitted = library_.submit(queue_, &request);
+    if (submitted != 1 || request.result != 0) fail(submitted, request.result);
   }
+}
+
+void OpenCache::fail(int submitted, int result) {
+  library_.queue_destroy(std::exchange(queue_, nullptr));  // waits for what is in flight
+  if (submitted == 0) throw Wrong(library_.path_ + ": a request is no hit");
+  const int error = submitted < 0 ? submitted : result;
+  throw Wrong(library_.path_ + ": a request failed: " + strerror(-error));
 }
 
 }  // namespace pcache::sweep

@@ -46,10 +46,13 @@ class OpenCache {
   OpenCache& operator=(const OpenCache&) = delete;
 
   // A request of `len_bytes` at each of the offsets, one after the other, of or to `buffer`. `op`
-  // of enum pcache_op.
+  // of enum pcache_op. After a
+  // Wrong nothing is in flight, and nothing more can be done.
   void do_each(uint32_t op, std::span<const uint64_t> offsets, uint64_t len_bytes, void* buffer);
 
  private:
+  [[noreturn]] void fail(int submitted, int result);
+
   const CacheLibrary& library_;
   pcache_cache* cache_ = nullptr;
   pcache_queue* queue_ = nullptr;

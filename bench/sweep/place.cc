@@ -43,11 +43,12 @@ void need_room(const std::string& folder, uint64_t bytes) {
   if (statvfs(folder.c_str(), &fs) != 0) throw Wrong(folder + ": " + strerror(errno));
   const uint64_t free_bytes = fs.f_bavail * uint64_t{fs.f_frsize};
   if (free_bytes < bytes)
-    throw Wrong(folder + ": " + std::to_string(bytes >> 20) + " MiB are needed, " +
-                std::to_string(free_bytes >> 20) +
-                " MiB are free; --cache-dir and --backing-dir "
-                "name other places, cache_size and working_set make it smaller, of a trace "
-                "cache_share, block_bytes and requests");
+    throw Wrong(
+        folder + ": " + std::to_string(bytes >> 20) + " MiB are needed, " +
+        std::to_string(free_bytes >> 20) +
+        " MiB are free; --cache-dir and --backing-dir "
+        "name other places; in a spec cache_size and working_set make it smaller, of a trace "
+        "cache_share, block_bytes and requests");
 }
 
 }  // namespace

@@ -3,8 +3,11 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <numeric>
@@ -15,6 +18,7 @@
 #include "sweep/fio_process.h"
 #include "sweep/parameter.h"
 #include "sweep/place.h"
+#include "sweep/scratch.h"
 
 namespace pcache::sweep {
 
@@ -37,21 +41,24 @@ constexpr size_t kRequests = 1000;
 struct Case {
   const char* name;
   uint32_t op;
-  size_t turns;  // of each build. What they write is to find room in the cache.
+  size_t turns;  // of each build, in each half of a round; what they write is to find room
 };
-constexpr Case kCases[] = {{"read hit", PCACHE_OP_READ, 300}, {"write hit", PCACHE_OP_WRITE, 80}};
+constexpr Case kCases[] = {{"read hit", PCACHE_OP_READ, 150}, {"write hit", PCACHE_OP_WRITE, 40}};
 
-struct Side {
-  std::unique_ptr<CacheLibrary> library;
-  std::unique_ptr<OpenCache> cache;
-};
-using Sides = std::array<Side, 2>;
+// Of the two builds, in their order.
+using Libraries = std::array<std::unique_ptr<CacheLibrary>, 2>;
+using Caches = std::array<std::unique_ptr<OpenCache>, 2>;
+using Places = std::array<std::unique_ptr<LocalPlace>, 2>;
 
 double median(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
+  std::ranges::sort(values);
+  const size_t n = values.size();
+  return (values[(n - 1) / 2] + values[n / 2]) / 2;
 }
+
+struct Measured {
+  double ns, speed;  // see the header
+};
 
 std::unique_ptr<OpenCache> format(const CacheLibrary& library, const Place& place, bool data_crc) {
   place.blank_cache(kCacheBytes);
@@ -70,7 +77,7 @@ std::unique_ptr<OpenCache> format(const CacheLibrary& library, const Place& plac
 
 class Turns {
  public:
-  Turns(Sides& sides, uint64_t seed) : sides_(sides), random_(seed) {}
+  Turns(Caches& caches, uint64_t seed) : caches_(caches), random_(seed) {}
 
   // Every page of the working set, in an order of its own.
   void fill() {
@@ -78,12 +85,11 @@ class Turns {
     std::iota(pages.begin(), pages.end(), 0);
     for (uint64_t& page : pages) page *= kPageBytes;
     std::shuffle(pages.begin(), pages.end(), random_);
-    for (Side& side : sides_)
-      side.cache->do_each(PCACHE_OP_WRITE, pages, kPageBytes, buffer_.data());
+    for (auto& cache : caches_) cache->do_each(PCACHE_OP_WRITE, pages, kPageBytes, buffer_.data());
   }
 
   // Both do the same requests, and who begins is drawn for each turn.
-  Json measure(const Case& what) {
+  Measured measure(const Case& what) {
     std::uniform_int_distribution<uint64_t> page(0, kWorkingSetBytes / kPageBytes - 1);
     Offsets offsets(kRequests);
     std::vector<double> first_ns, speeds;
@@ -92,23 +98,24 @@ class Turns {
       for (uint64_t& off : offsets) off = page(random_) * kPageBytes;
       const size_t begins = random_() % 2;
       std::array<double, 2> ns{};
-      for (const size_t side : {begins, 1 - begins}) ns[side] = ns_of(sides_[side], what, offsets);
+      for (const size_t side : {begins, 1 - begins})
+        ns[side] = ns_of(*caches_[side], what, offsets);
       first_ns.push_back(ns[0]);
       speeds.push_back(ns[0] / ns[1]);
     }
-    return {{"ns", median(std::move(first_ns))}, {"speed", median(std::move(speeds))}};
+    return {median(std::move(first_ns)), median(std::move(speeds))};
   }
 
  private:
   // Of a request.
-  double ns_of(Side& side, const Case& what, const Offsets& offsets) {
+  double ns_of(OpenCache& cache, const Case& what, const Offsets& offsets) {
     const auto begin = std::chrono::steady_clock::now();
-    side.cache->do_each(what.op, offsets, kPageBytes, buffer_.data());
+    cache.do_each(what.op, offsets, kPageBytes, buffer_.data());
     const std::chrono::duration<double, std::nano> took = std::chrono::steady_clock::now() - begin;
     return took.count() / static_cast<double>(offsets.size());
   }
 
-  Sides& sides_;
+  Caches& caches_;
   Random random_;
   alignas(kPageBytes) std::array<std::byte, kPageBytes> buffer_{};
 };
@@ -127,27 +134,41 @@ void check(const TurnsOptions& options) {
   if (options.rounds < 1 || options.rounds > kMostRounds)
     throw Wrong("--rounds " + std::to_string(options.rounds) + ": expected 1 to " +
                 std::to_string(kMostRounds));
+  Scratch::remove_left_over(options.cache_dir);
+  Scratch::remove_left_over(options.backing_dir);
   LocalPlace::check(place_of(options), 2 * kCacheBytes, 2 * kWorkingSetBytes, {});
 }
 
-Json measure_all(const TurnsOptions& options, Sides& sides) {
-  std::array<std::unique_ptr<LocalPlace>, 2> places;
+// All cases, with the first build on the first of the places, or on the second: where a file lies
+// in memory makes as much of its speed as what is looked for. Who comes first changes, too.
+std::vector<Measured> measure_half(const Libraries& libraries, const Places& places, bool swapped,
+                                   bool data_crc, uint64_t seed) {
+  Caches caches;
+  for (const size_t i : {size_t{swapped}, size_t{!swapped}})
+    caches[i] = format(*libraries[i], *places[i ^ size_t{swapped}], data_crc);
+  const auto turns = std::make_unique<Turns>(caches, seed);
+  turns->fill();
+  std::vector<Measured> measured;
+  for (const Case& what : kCases) measured.push_back(turns->measure(what));
+  return measured;
+}
+
+Json measure_all(const TurnsOptions& options, const Libraries& libraries) {
+  Places places;
   for (auto& place : places)
     place = std::make_unique<LocalPlace>(place_of(options), kCacheBytes, kWorkingSetBytes,
                                          std::map<std::string, uint64_t>{});
   Json cases = Json::object();
-  for (uint32_t round = 0; round < options.rounds; round++) {
+  uint64_t seed = options.seed * kMostRounds * 4;
+  for (uint32_t round = 0; round < options.rounds; round++)
     for (const bool data_crc : {false, true}) {
-      for (size_t i = 0; i < 2; i++)
-        sides[i].cache = format(*sides[i].library, *places[(i + round) % 2], data_crc);
-      auto turns = std::make_unique<Turns>(sides, options.seed + 2 * round + data_crc);
-      turns->fill();
-      for (const Case& what : kCases)
-        cases[std::string(what.name) + (data_crc ? " data_crc=1" : "")].push_back(
-            turns->measure(what));
-      for (Side& side : sides) side.cache.reset();
+      const auto half = measure_half(libraries, places, round % 2 != 0, data_crc, seed++);
+      const auto other = measure_half(libraries, places, round % 2 == 0, data_crc, seed++);
+      for (size_t i = 0; i < std::size(kCases); i++)
+        cases[std::string(kCases[i].name) + (data_crc ? " data_crc=1" : "")].push_back(
+            {{"ns", (half[i].ns + other[i].ns) / 2},
+             {"speed", std::sqrt(half[i].speed * other[i].speed)}});
     }
-  }
   return cases;
 }
 
@@ -157,15 +178,17 @@ int turns(const TurnsOptions& options) {
   check(options);
   const std::vector<Build> builds = find_builds(options.builds);
   say_other_source_trees(builds);
-  Sides sides;
+  Libraries libraries;
   Json said = Json::array();
   for (size_t i = 0; i < 2; i++) {
-    sides[i].library = std::make_unique<CacheLibrary>(builds[i].dir + "/lib/libpcache.so");
+    libraries[i] = std::make_unique<CacheLibrary>(builds[i].dir + "/lib/libpcache.so");
     said.push_back(builds[i].stamp ? builds[i].stamp->text() : "");
   }
   watch_signals();
   try {
-    puts(Json{{"builds", said}, {"cases", measure_all(options, sides)}}.dump().c_str());
+    const Json found = {{"builds", said}, {"cases", measure_all(options, libraries)}};
+    if (puts(found.dump().c_str()) < 0 || fflush(stdout) != 0)
+      throw Wrong(std::string("standard output: ") + strerror(errno));
     return 0;
   } catch (const Interrupted&) {
     fprintf(stderr, "pcache-sweep: interrupted\n");

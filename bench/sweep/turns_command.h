@@ -7,7 +7,8 @@
 //   builds  [of each: what its libraries say of themselves, "" where they say nothing]
 //   cases   {name: [of each round: {ns: the time of a request of the first build, the median;
 //                                   speed: of the second relative to it, the median of all turns}]}
-// In each round both caches are formatted anew, and which build has which of two files changes.
+// Each round has two halves: in the second each build has the file that the other one had. Given is
+// their mean, of the speeds the geometric one.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +21,7 @@ struct TurnsOptions {
   std::vector<std::string> builds;                               // two directories
   std::string cache_dir = "/dev/shm", backing_dir = "/var/tmp";  // of the scratch files
   uint32_t rounds = 12;
-  uint64_t seed = 0;  // of where the requests go
+  uint64_t seed = 0;  // each has other requests
 };
 
 // The exit status: 0, or 130: it was told to end. Throws Wrong.
