@@ -116,10 +116,20 @@ def test_a_request_that_is_no_hit_ends_it(tmp_path, places, shm, disk):
     assert not left_in(shm, disk)
 
 
+def left_by_the_dead():
+    """Scratch folders in /dev/shm whose process is gone."""
+    return [path for path in pathlib.Path("/dev/shm").glob("pcache-sweep-*")
+            if not pathlib.Path("/proc", path.name.split("-")[2]).exists()]
+
+
 def test_a_library_that_dies_is_an_error_with_a_cause(tmp_path):
+    """What it has left, the next one removes before it looks for room."""
     done = subprocess.run([SWEEP, "compare", BUILD, over_the_real_one(tmp_path, DIES), "--hits"], capture_output=True,
                           text=True, timeout=200, check=False)
     assert done.returncode == 2 and "turns: ended with -6" in done.stderr, done.stderr
+    left = left_by_the_dead()
+    assert turns(BUILD, BUILD, "--rounds", 1).returncode == 0
+    assert not [path for path in left if path.exists()]
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
